@@ -1,0 +1,42 @@
+# make demo   analyse a forest on real data with real prices, from nothing; ends with a picture in demo/
+# make test   run the test suite, from nothing
+# make check  ruff, mypy, and a wheel that is built and imported elsewhere
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check bench clean
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo-ready: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[plot]'
+	touch $@
+
+.venv/test-ready: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[dev]'
+	touch $@ .venv/demo-ready
+
+.venv/bench-ready: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[bench]'
+	touch $@
+
+demo: .venv/demo-ready
+	.venv/bin/prunopt forest --out demo
+	@echo "The picture: demo/pareto.png"
+
+test: .venv/test-ready
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	.venv/bin/python -m pytest --nbmake --nbmake-timeout=60 -W default notebooks
+
+check: .venv/test-ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.ci/wheel
+
+bench: .venv/bench-ready
+	.venv/bin/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist demo *.egg-info

@@ -1,0 +1,8 @@
+"""One pruning task a file, each with ``objective``, ``violation`` and ``reduce``."""
+
+if __name__ != "prunopt.problems":
+    raise ImportError(f"this folder is the package prunopt.problems: import prunopt.problems, not {__name__}")
+
+from prunopt.problems.forest_budget import ForestBudget as ForestBudget
+
+__all__ = ["ForestBudget"]

@@ -1,0 +1,1 @@
+"""The shared language: problems, solutions, solvers, budgets and certificates."""

@@ -1,0 +1,113 @@
+"""What every solve returns: a value, its objective, and a bound that proves how good it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+
+
+class Status(Enum):
+    """How a solve ended; the value is the message to the user."""
+
+    OPTIMAL = "optimal: the proven gap is within the tolerance"
+    FEASIBLE = "feasible: a valid answer, not proven optimal (see bound and gap)"
+    INFEASIBLE = "infeasible: no answer can meet the constraints"
+    UNBOUNDED = "unbounded: the objective has no least value"
+    FAILED = "failed: the solver gave no answer"
+
+    @property
+    def has_value(self) -> bool:
+        """Whether a solution with this status carries a value."""
+        return self in (Status.OPTIMAL, Status.FEASIBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One line of a solver's trace: seconds since the start, best objective and best bound so far."""
+
+    seconds: float
+    objective: float
+    bound: float = -math.inf
+
+
+def relative_gap(objective: float, bound: float) -> float:
+    """Return (objective - bound) / max(1, |objective|), never below 0; infinite when either side is unknown."""
+    if math.isinf(objective) or math.isinf(bound) or math.isnan(objective) or math.isnan(bound):
+        return math.inf
+    return max(0.0, objective - bound) / max(1.0, abs(objective))
+
+
+@dataclass(frozen=True, slots=True)
+class Solution(Generic[X]):
+    """The answer to a problem. Objectives are minimised, always.
+
+    Parameters
+    ----------
+    status
+        How the solve ended.
+    value
+        The decision, in the problem's own terms; None unless ``status.has_value``.
+    objective
+        ``problem.objective(value)``.
+    bound
+        A lower bound that is valid for the whole problem; ``-inf`` where there is none.
+    duals
+        The numbers that prove the bound: ``form.bound(duals)`` recomputes it without the solver.
+    trace
+        Objective and bound against time.
+    stats
+        Counters of the solver, and everything that it changed on its own (damping, dropped work, rounding).
+    solver, message
+        Who answered, and what a person should know about the answer.
+    """
+
+    status: Status
+    value: X | None
+    objective: float = math.inf
+    bound: float = -math.inf
+    duals: Mapping[str, Any] = field(default_factory=dict)
+    trace: tuple[Step, ...] = ()
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    solver: str = ""
+    message: str = ""
+
+    @property
+    def gap(self) -> float:
+        """Relative optimality gap, (objective - bound) / max(1, |objective|)."""
+        return relative_gap(self.objective, self.bound)
+
+    def lift(
+        self, back: Callable[[X], Y], *, scale: float = 1.0, shift: float = 0.0, slack: float = 0.0
+    ) -> Solution[Y]:
+        """Carry the answer of a form over to the task it came from (see `Reduced`)."""
+        value = None if self.value is None else back(self.value)
+        steps = tuple(Step(s.seconds, scale * s.objective + shift, scale * s.bound + shift - slack) for s in self.trace)
+        return replace(  # type: ignore[return-value]
+            self,
+            value=value,  # type: ignore[arg-type]
+            objective=scale * self.objective + shift,
+            bound=scale * self.bound + shift - slack,
+            trace=steps,
+        )
+
+
+class SolveError(RuntimeError):
+    """No usable answer: the problem is infeasible, unbounded, or the solver failed. `solution` tells more."""
+
+    def __init__(self, solution: Solution[Any]) -> None:
+        text = f"{solution.solver}: {solution.status.value}"
+        super().__init__(f"{text}. {solution.message}" if solution.message else text)
+        self.solution = solution
+
+    def __reduce__(self) -> tuple[type[SolveError], tuple[Solution[Any]]]:
+        return SolveError, (self.solution,)
+
+
+class CertificateError(RuntimeError):
+    """A solution does not stand up to an independent re-check: its value, objective or bound is wrong."""

@@ -1,0 +1,1 @@
+"""scikit-learn forests: datasets, pruning paths, estimators, prediction on demand."""

@@ -1,0 +1,1 @@
+"""Forests grown for a feature budget."""

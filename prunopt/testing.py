@@ -1,0 +1,226 @@
+"""The conformance suite: every registered solver against every instance of every form that it solves.
+
+A new solver needs no test of its own to be held to the house's rules: ``conformance_cases()`` finds it in the
+registry, and `check` runs it. A package with solvers of its own parametrises one test::
+
+    @pytest.mark.parametrize("case", prunopt.testing.conformance_cases(solver="my-solver"), ids=str)
+    def test_conformance(case):
+        prunopt.testing.check(case)
+
+A new form joins by a generator of instances in `INSTANCES`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from prunopt.api import load_solvers, solve, verify
+from prunopt.core.solution import CertificateError, Solution, SolveError, Status
+from prunopt.core.solver import Limits, Solver, by_name, registered
+from prunopt.forms import Closure, LinearProgram
+
+TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A small problem whose optimum is known by brute force; ``optimum`` is None where it is infeasible."""
+
+    name: str
+    problem: Any
+    optimum: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One solver on one instance."""
+
+    solver: Solver[Any]
+    instance: Instance
+
+    def __str__(self) -> str:
+        return f"{self.solver.name}-{type(self.instance.problem).__name__}-{self.instance.name}"
+
+
+def brute_force_closure(problem: Closure) -> float:
+    """Return the optimum of a closure of at most 16 items by looking at every set."""
+    if problem.n_items > 16:
+        raise ValueError(f"problem: {problem.n_items} items; brute force looks at 2^m sets, 16 items at most")
+    best = Fraction(0)
+    for bits in itertools.product((False, True), repeat=problem.n_items):
+        x = np.array(bits, np.bool_)
+        if problem.violation(x) == 0:
+            best = min(best, problem.exact_objective(x))
+    return float(best)
+
+
+def brute_force_linear(problem: LinearProgram) -> float | None:
+    """Return the optimum of a linear program in a bounded box by looking at every vertex; None if there is none."""
+    n = len(problem.c)
+    rows = np.vstack([problem.A.toarray(), -np.eye(n), np.eye(n)])
+    sides = np.concatenate([problem.b, np.zeros(n), problem.upper])
+    best = math.inf
+    for chosen in itertools.combinations(np.flatnonzero(np.isfinite(sides)), n):
+        square = rows[list(chosen)]
+        if abs(np.linalg.det(square)) < 1e-9:
+            continue
+        x = np.linalg.solve(square, sides[list(chosen)])
+        if problem.violation(x) <= 1e-9:
+            best = min(best, problem.objective(x))
+    return None if math.isinf(best) else best
+
+
+def random_closure(rng: np.random.Generator, n_items: int, *, arcs: bool = False) -> Closure:
+    """Return a random closure: a forest, shared requirements, profits of both signs, a rational price."""
+    n_requirements = int(rng.integers(0, 8))
+    parent = np.array([rng.integers(-1, h) if h else -1 for h in range(n_items)], np.int32)
+    needs = [sorted(np.flatnonzero(rng.random(n_requirements) < 0.35).tolist()) for _ in range(n_items)]
+    pairs = rng.integers(0, max(n_items, 1), (int(rng.integers(0, 5)), 2)) if arcs and n_items else np.zeros((0, 2))
+    return Closure(
+        rng.integers(-6, 10, n_items),
+        parent,
+        np.cumsum([0, *map(len, needs)]),
+        np.array([j for r in needs for j in r], np.int32),
+        rng.integers(0, 9, n_requirements),
+        price=Fraction(int(rng.integers(0, 7)), int(rng.integers(1, 6))),
+        unit=Fraction(1, int(rng.integers(1, 50))),
+        arcs=pairs.astype(np.int32),
+    )
+
+
+def closures() -> Iterator[Instance]:
+    """Closures: random forests of items, general arcs, ties, free and empty ones."""
+    rng = np.random.default_rng(7)
+    for k in range(12):
+        problem = random_closure(rng, int(rng.integers(1, 11)))
+        yield Instance(f"forest-{k}", problem, brute_force_closure(problem))
+    for k in range(6):
+        problem = random_closure(rng, int(rng.integers(2, 9)), arcs=True)
+        yield Instance(f"arcs-{k}", problem, brute_force_closure(problem))
+    shared = Closure.of([3, 3, 3], requirements=[[0], [0], [0]], cost=[8])
+    yield Instance("shared", shared, brute_force_closure(shared))
+    tie = Closure.of([2, 2], requirements=[[0], [0]], cost=[4])
+    yield Instance("tie", tie, 0.0)
+    yield Instance("free", replace(shared, price=Fraction(0)), -9.0)
+    yield Instance("fractions", Closure.of([0.5, Fraction(1, 3)], requirements=[[0], [0]], cost=[0.75]), -1 / 12)
+    yield Instance("large", Closure.of([2**55, -(2**54)], arcs=[(0, 1)]), -float(2**54))
+    yield Instance("empty", Closure.of([]), 0.0)
+
+
+def linear_programs() -> Iterator[Instance]:
+    """Linear programs: random boxes with rows, without rows, degenerate, infeasible."""
+    rng = np.random.default_rng(11)
+    for k in range(10):
+        n, r = int(rng.integers(1, 4)), int(rng.integers(0, 4))
+        A, b = rng.integers(-4, 5, (r, n)).astype(float), rng.integers(0, 9, r).astype(float)
+        problem = LinearProgram(rng.integers(-5, 6, n).astype(float), A, b, upper=float(rng.integers(1, 4)))
+        yield Instance(f"random-{k}", problem, brute_force_linear(problem))
+    tiny = LinearProgram([-1e-6, -3e-6], [[1.0, 1.0]], [1.0])
+    yield Instance("tiny costs", tiny, -3e-6)
+    yield Instance("infeasible", LinearProgram([1.0, 1.0], [[-1.0, -1.0]], [-3.0]), None)
+
+
+INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {Closure: closures, LinearProgram: linear_programs}
+
+
+def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:
+    """Return the instances of every form that a solver accepts."""
+    for form, generate in INSTANCES.items():
+        if issubclass(form, solver.form):
+            yield from generate()
+
+
+def conformance_cases(solver: str | None = None) -> list[Case]:
+    """Return the cases of one solver by name, or of every registered solver that can run here."""
+    load_solvers()
+    chosen = [by_name(solver)] if solver is not None else registered()
+    return [Case(s(), instance) for s in chosen if not s.why_not() for instance in instances_for(s)]
+
+
+def check(case: Case) -> None:
+    """Hold a solver to every rule of the house on one instance; AssertionError says which rule it broke."""
+    solver, problem, optimum = case.solver, case.instance.problem, case.instance.optimum
+    if optimum is None:
+        _check_infeasible(solver, problem)
+        return
+    limits = Limits() if solver.exact else Limits(evaluations=50)
+    solution = solve(problem, solver, limits=limits, seed=1)
+    _check_answer(solver, problem, solution, optimum)
+    if solver.exact:
+        assert solution.status is Status.OPTIMAL, f"an exact solver ended {solution.status.name}: {solution.message}"
+        assert _close(solution.objective, optimum), f"objective {solution.objective}, brute force {optimum}"
+    again = solve(problem, solver, limits=limits, seed=1)
+    assert _same(solution.value, again.value), "the same seed gave two answers"
+    assert solution.bound == again.bound, "the same seed gave two bounds"
+    _check_limits(solver, problem, optimum)
+    _check_rejections(problem, solution)
+
+
+def _check_answer(solver: Solver[Any], problem: Any, solution: Solution[Any], optimum: float) -> None:
+    assert solution.solver == solver.name, f"the answer is signed {solution.solver!r}"
+    assert problem.violation(solution.value) <= 1e-6, "the value is infeasible"
+    assert _close(problem.objective(solution.value), solution.objective), "the objective is not that of the value"
+    scale = TOLERANCE * max(1.0, abs(optimum))
+    assert solution.objective >= optimum - scale, f"objective {solution.objective} is below the optimum {optimum}"
+    assert solution.bound <= optimum + scale, f"bound {solution.bound} is above the optimum {optimum}"
+    objectives = [step.objective for step in solution.trace]
+    bounds = [step.bound for step in solution.trace]
+    assert objectives == sorted(objectives, reverse=True), "the trace's objective rises"
+    assert bounds == sorted(bounds), "the trace's bound falls"
+    verify(problem, solution)
+
+
+def _check_limits(solver: Solver[Any], problem: Any, optimum: float) -> None:
+    """With no time at all a solver may fail, but must not lie."""
+    for limits in (Limits(seconds=0.0), Limits(evaluations=0)):
+        solution = solve(problem, solver, limits=limits, seed=1, throw=False)
+        assert solution.status is not Status.INFEASIBLE, "out of time was reported as infeasible"
+        if solution.status.has_value:
+            _check_answer(solver, problem, solution, optimum)
+
+
+def _check_rejections(problem: Any, solution: Solution[Any]) -> None:
+    """A forged answer must not pass."""
+    size = max(1.0, abs(solution.objective))
+    forged = {
+        "objective": replace(solution, objective=solution.objective - 0.1 * size),
+        "bound": replace(solution, bound=solution.objective + 0.1 * size),
+        "no value": replace(solution, value=None),
+    }
+    for what, forgery in forged.items():
+        try:
+            verify(problem, forgery)
+        except CertificateError:
+            continue
+        raise AssertionError(f"a forged solution passed: {what}")
+
+
+def _check_infeasible(solver: Solver[Any], problem: Any) -> None:
+    solution = solve(problem, solver, throw=False)
+    assert solution.status is Status.INFEASIBLE, f"an infeasible problem ended {solution.status.name}"
+    assert solution.value is None, "an infeasible problem has a value"
+    verify(problem, solution)
+    raised: SolveError | None = None
+    try:
+        solve(problem, solver)
+    except SolveError as error:
+        raised = error
+    assert raised is not None, "solve did not raise SolveError"
+    assert raised.solution.status is Status.INFEASIBLE, "SolveError carries another status"
+
+
+def _close(a: float, b: float) -> bool:
+    return abs(a - b) <= TOLERANCE * max(1.0, abs(a), abs(b))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return bool(a == b)

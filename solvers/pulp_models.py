@@ -1,0 +1,87 @@
+"""Any problem that writes itself as a PuLP model, by any solver that PuLP reaches."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prunopt.core.problem import Modelled
+from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Limits, Run, Solver
+from prunopt.solvers.highs import objective_scale
+
+
+@dataclass(frozen=True)
+class Pulp(Solver[Any]):
+    """Write the problem as a linear or integer model and hand it to a solver of PuLP's (CBC comes with PuLP).
+
+    PuLP hands back no bound. Where the engine says "optimal" the bound is the engine's claim; ``stats["bound"]`` says
+    so, and `prunopt.verify` holds it against another exact solver.
+
+    Parameters
+    ----------
+    engine
+        PuLP's name of a solver: ``"PULP_CBC_CMD"``, ``"HiGHS"``, ``"GUROBI"``, ``"CPLEX_PY"`` ...; None takes the
+        first available of CBC and HiGHS.
+    """
+
+    name: ClassVar[str] = "pulp"
+    form: ClassVar[type] = Modelled
+    exact: ClassVar[bool] = True
+    rank: ClassVar[int] = 90
+    requires: ClassVar[tuple[str, ...]] = ("pulp",)
+    reference: ClassVar[str] = "Forrest & Lougee-Heimer, CBC User Guide, 2005"
+
+    engine: str | None = None
+
+    def solve(self, problem: Any, limits: Limits, seed: int) -> Solution[Any]:
+        """Solve the model; a time limit returns the engine's best solution, without a bound."""
+        import pulp
+
+        run = Run(limits)
+        engine, label = self._engine(limits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # PuLP's own, about names it will drop
+            model = problem.to_pulp()
+            scale = objective_scale(model.objective.values())
+            model.setObjective(model.objective * scale)
+            model.solve(engine)
+        kind, found = pulp.LpStatus[model.status], model.sol_status
+        stats = {"engine": label, "objective scaled by": scale}
+        if kind in ("Infeasible", "Unbounded"):
+            status = Status.INFEASIBLE if kind == "Infeasible" else Status.UNBOUNDED
+            return Solution(status, None, solver=self.name, stats=stats, message=f"{label} says {kind.lower()}")
+        if found not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            message = f"{label} stopped with {kind.lower()!r} and no solution; give it more time"
+            return Solution(Status.FAILED, None, solver=self.name, stats=stats, message=message)
+        value = problem.read_pulp(model)
+        objective = problem.objective(value)
+        done = found == pulp.LpSolutionOptimal
+        run.report(objective, objective if done else run.bound)
+        stats["bound"] = f"claimed by {label}" if done else "none"
+        return Solution(
+            Status.OPTIMAL if done else Status.FEASIBLE,
+            value,
+            objective=objective,
+            bound=run.bound,
+            trace=run.trace,
+            stats=stats,
+            solver=self.name,
+            message=f"optimal by the word of {label}" if done else f"{label} ran out of time; no bound",
+        )
+
+    def _engine(self, limits: Limits) -> tuple[Any, str]:
+        import pulp
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            available = pulp.listSolvers(onlyAvailable=True)
+            wanted = [self.engine] if self.engine is not None else ["PULP_CBC_CMD", "COIN_CMD", "HiGHS"]
+            for label in wanted:
+                if label in available:
+                    options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
+                    if limits.seconds is not None:
+                        options["timeLimit"] = max(float(limits.seconds), 0.01)
+                    return pulp.getSolver(label, **options), label
+        raise ValueError(f"engine={self.engine!r}: PuLP finds {', '.join(available) or 'no solver'} here")
