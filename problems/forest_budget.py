@@ -324,7 +324,7 @@ class ForestBudget:
 
         e = self.ensemble
         model = pulp.LpProblem("forest_budget", pulp.LpMinimize)
-        z = [pulp.LpVariable(f"z_{h}", cat="Binary") for h in range(e.n_nodes)]
+        z = [model.add_variable(f"z_{h}", 0, 1, "Integer") for h in range(e.n_nodes)]
         factor = float(self.price) * self.weight / self.weight.sum()
         total = self.tree_weight[e.tree] * e.n_trees
         share = np.divide(self.node_error, total, out=np.zeros_like(total), where=total > 0)
@@ -342,7 +342,7 @@ class ForestBudget:
                     value, g = row[e.feature[h]], int(self.prices.group_of[e.feature[h]])
                     if self._first[h] and self.weight[i] > 0:
                         if (i, g) not in w:
-                            w[i, g] = pulp.LpVariable(f"w_{i}_{g}", cat="Binary")
+                            w[i, g] = model.add_variable(f"w_{i}_{g}", 0, 1, "Integer")
                             terms.append((w[i, g], float(factor[i] * self.prices.group_cost[g])))
                         model.addConstraint(w[i, g] + pulp.lpSum(z[u] for u in paths[h]) >= 1)
                     left = e.missing_left[h] if np.isnan(value) else value <= e.threshold[h]

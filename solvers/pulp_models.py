@@ -41,12 +41,10 @@ class Pulp(Solver[Any]):
 
         run = Run(limits)
         engine, label = self._engine(limits)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # PuLP's own, about names it will drop
-            model = problem.to_pulp()
-            scale = objective_scale(model.objective.values())
-            model.setObjective(model.objective * scale)
-            model.solve(engine)
+        model = problem.to_pulp()
+        scale = objective_scale(model.objective.values())
+        model.setObjective(model.objective * scale)
+        model.solve(engine)
         kind, found = pulp.LpStatus[model.status], model.sol_status
         stats = {"engine": label, "objective scaled by": scale}
         if kind in ("Infeasible", "Unbounded"):
@@ -74,14 +72,15 @@ class Pulp(Solver[Any]):
     def _engine(self, limits: Limits) -> tuple[Any, str]:
         import pulp
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            available = pulp.listSolvers(onlyAvailable=True)
-            wanted = [self.engine] if self.engine is not None else ["PULP_CBC_CMD", "COIN_CMD", "HiGHS"]
-            for label in wanted:
-                if label in available:
-                    options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
-                    if limits.seconds is not None:
-                        options["timeLimit"] = max(float(limits.seconds), 0.01)
+        available = pulp.listSolvers(onlyAvailable=True)
+        wanted = [self.engine] if self.engine is not None else ["PULP_CBC_CMD", "COIN_CMD", "HiGHS"]
+        for label in wanted:
+            if label in available:
+                options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
+                if limits.seconds is not None:
+                    options["timeLimit"] = max(float(limits.seconds), 0.01)
+                with warnings.catch_warnings():
+                    # PuLP 3 warns that its bundled CBC leaves with PuLP 4; it is what a plain install has.
+                    warnings.simplefilter("ignore", DeprecationWarning)
                     return pulp.getSolver(label, **options), label
         raise ValueError(f"engine={self.engine!r}: PuLP finds {', '.join(available) or 'no solver'} here")

@@ -316,8 +316,8 @@ class Closure:
         import pulp
 
         model = pulp.LpProblem("closure", pulp.LpMinimize)
-        x = [pulp.LpVariable(f"x_{h}", cat="Binary") for h in range(self.n_items)]
-        w = [pulp.LpVariable(f"w_{j}", cat="Binary") for j in range(self.n_requirements)]
+        x = [model.add_variable(f"x_{h}", 0, 1, "Integer") for h in range(self.n_items)]
+        w = [model.add_variable(f"w_{j}", 0, 1, "Integer") for j in range(self.n_requirements)]
         unit, factor = float(self.unit), float(self.unit * self.price)
         terms = [(v, -unit * int(a)) for v, a in zip(x, self.profit, strict=True)]
         model.setObjective(

@@ -119,13 +119,12 @@ class LinearProgram:
 
         model = pulp.LpProblem("linear_program", pulp.LpMinimize)
         tops = [None if math.isinf(u) else float(u) for u in self.upper]
-        x = [pulp.LpVariable(f"x_{i}", 0, top) for i, top in enumerate(tops)]
+        x = [model.add_variable(f"x_{i}", 0, top) for i, top in enumerate(tops)]
         model.setObjective(pulp.LpAffineExpression([(v, float(k)) for v, k in zip(x, self.c, strict=True)]))
         for r in range(len(self.b)):
             span = slice(self.A.indptr[r], self.A.indptr[r + 1])
             terms = [(x[i], float(k)) for i, k in zip(self.A.indices[span], self.A.data[span], strict=True)]
-            row = pulp.LpAffineExpression(terms)
-            model.addConstraint(pulp.LpConstraint(row, pulp.LpConstraintLE, f"row_{r}", float(self.b[r])))
+            model.addConstraint(pulp.LpAffineExpression(terms) <= float(self.b[r]), f"row_{r}")
         return model
 
     def read_pulp(self, model: pulp.LpProblem) -> Floats:
