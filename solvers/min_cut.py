@@ -47,7 +47,7 @@ class MinCut(Solver[Closure]):
         supply, capacity = integer_capacities(problem)
         indptr, indices, of_arc = arcs_merged(problem)
         graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
-        flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS)
+        flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
         done, interrupted = False, False
         try:
             while not done and not run.out_of_time:

@@ -215,8 +215,15 @@ class Closure:
         return chosen
 
     def bound(self, duals: Mapping[str, Any]) -> float:
-        """Return the lower bound that Lagrange multipliers prove (see `exact_bound`)."""
-        return float(self.exact_bound(duals))
+        """Return the lower bound that Lagrange multipliers prove (see `exact_bound`).
+
+        Multipliers in units finer than 62 bits can add up exactly are summed in extended floating point, and the most
+        that its rounding can amount to is taken off the bound.
+        """
+        try:
+            return float(self.exact_bound(duals))
+        except OverflowError:
+            return self._rounded_bound(duals)
 
     def exact_bound(self, duals: Mapping[str, Any]) -> Fraction:
         r"""Return the Lagrangian lower bound of ``duals``, as an exact rational.
@@ -234,17 +241,21 @@ class Closure:
         ----------
         duals
             ``"requirements"``: (E,) integers, ``"arcs"``: (k,) integers (may be left out without arcs), and
-            ``"denominator"``: all of them are in units of ``unit / denominator``; a multiple of the price's
-            denominator.
+            ``"denominator"``: all of them are in units of ``unit / denominator``; for an exact bound, a multiple of
+            the price's denominator.
 
         Raises
         ------
         CertificateError
-            If the multipliers are of the wrong shape or sign, or too large to be added in 64 bits.
+            If the multipliers are of the wrong shape or sign.
+        OverflowError
+            If they, or the price's terms, are too large to be added in 64 bits.
         """
         scale = int(duals.get("denominator", self.price.denominator))
-        if scale <= 0 or scale % self.price.denominator:
-            raise CertificateError(f"denominator {scale} is no multiple of the price's, {self.price.denominator}")
+        if scale <= 0:
+            raise CertificateError(f"denominator {scale}: a positive integer is needed")
+        if scale % self.price.denominator:
+            raise OverflowError(f"denominator {scale} is no multiple of the price's, {self.price.denominator}")
         edge = _multipliers("requirements", duals.get("requirements", ()), self.n_edges)
         arc = _multipliers("arcs", duals.get("arcs", ()), len(self.arcs))
         factor = self.price.numerator * (scale // self.price.denominator)
@@ -253,7 +264,7 @@ class Closure:
             factor * exact_sum(self.cost),
         )
         if largest >= INT64_SAFE:
-            raise CertificateError(f"the multipliers add up to {largest}, too large for an exact check in 64 bits")
+            raise OverflowError(f"the multipliers add up to {largest}, too large for an exact check in 64 bits")
         running = np.concatenate([[0], np.cumsum(edge)])
         weight = scale * self.profit - (running[self.indptr[1:]] - running[self.indptr[:-1]])
         np.subtract.at(weight, self.arcs[:, 0], arc)
@@ -263,21 +274,43 @@ class Closure:
         profit = exact_sum(self._tree_values(weight)) + exact_sum(np.maximum(surplus, 0))
         return -self.unit * Fraction(profit, scale)
 
-    def tree_closure(self, weight: Ints) -> Bools:
-        """Return the best closure of each tree for the item weights ``weight``, requirements left aside."""
-        value = weight.copy()
-        for level in reversed(self._levels[1:]):
-            np.add.at(value, self.parent[level], np.maximum(value[level], 0))
-        chosen = value > 0
+    def _rounded_bound(self, duals: Mapping[str, Any]) -> float:
+        wide = np.longdouble
+        scale = wide(int(duals.get("denominator", self.price.denominator)))
+        edge = _multipliers("requirements", duals.get("requirements", ()), self.n_edges).astype(wide) / scale
+        arc = _multipliers("arcs", duals.get("arcs", ()), len(self.arcs)).astype(wide) / scale
+        price = wide(self.price.numerator) / wide(self.price.denominator)
+        running = np.concatenate([np.zeros(1, wide), np.cumsum(edge)])
+        weight = self.profit.astype(wide) - (running[self.indptr[1:]] - running[self.indptr[:-1]])
+        np.subtract.at(weight, self.arcs[:, 0], arc)
+        np.add.at(weight, self.arcs[:, 1], arc)
+        surplus = -price * self.cost.astype(wide)
+        np.add.at(surplus, self.indices, edge)
+        size = wide(exact_sum(np.abs(self.profit))) + edge.sum() + arc.sum() + price * wide(exact_sum(self.cost))
+        terms = self.n_edges + len(self.arcs) + self.n_items + self.n_requirements + 8
+        rounding = size * terms * np.finfo(wide).eps
+        profit = self._tree_values(weight).sum() + np.maximum(surplus, 0).sum() + rounding
+        return float(-profit * (wide(self.unit.numerator) / wide(self.unit.denominator)))
+
+    def tree_closure(self, weight: Ints, *, ties: bool = False) -> Bools:
+        """Return the best closure of each tree for the item weights ``weight``, requirements left aside.
+
+        The least of the best by default, the largest with ``ties``.
+        """
+        value = self._subtree_values(weight)
+        chosen = value >= 0 if ties else value > 0
         for level in self._levels[1:]:
             chosen[level] &= chosen[self.parent[level]]
         return chosen
 
-    def _tree_values(self, weight: Ints) -> Ints:
+    def _tree_values(self, weight: NDArray[Any]) -> NDArray[Any]:
+        return np.maximum(self._subtree_values(weight)[self._levels[0]], 0)
+
+    def _subtree_values(self, weight: NDArray[Any]) -> NDArray[Any]:
         value = weight.copy()
         for level in reversed(self._levels[1:]):
             np.add.at(value, self.parent[level], np.maximum(value[level], 0))
-        return np.maximum(value[self._levels[0]], 0)
+        return value
 
     @cached_property
     def _levels(self) -> list[NDArray[np.intp]]:

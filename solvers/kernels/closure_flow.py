@@ -83,9 +83,9 @@ def build_graph(parent: Ints, indptr: Longs, indices: Ints, n_requirements: int)
 
 @njit
 def start_flow(
-    graph: Graph, supply: Longs, capacity: Longs, guess_edge: Floats, guess_up: Floats, guess_lost: Floats
+    graph: Graph, supply: Longs, capacity: Longs, guess_edge: Floats, guess_up: Floats, guess_lost: Floats, unit: float
 ) -> Flow:
-    """Return a feasible preflow near a guess, given in units of the capacities; without one (size 0) a greedy one.
+    """Return a feasible preflow near ``unit`` times a guess; without a guess (size 0) a greedy one.
 
     Children come before parents: what an item has goes to its own sink, its requirements and its parent, up to the
     guess and the room that is left.
@@ -100,7 +100,7 @@ def start_flow(
         if supply[h] < 0 and have > 0:
             x = min(have, -supply[h])
             if guessed:
-                x = min(x, np.int64(guess_lost[h]))
+                x = min(x, np.int64(guess_lost[h] * unit))
             lost[h] = x
             have -= x
         for e in range(graph.indptr[h], graph.indptr[h + 1]):
@@ -111,13 +111,13 @@ def start_flow(
                 continue
             x = min(have, capacity[j] - paid[j])
             if guessed:
-                x = min(x, np.int64(guess_edge[e]))
+                x = min(x, np.int64(guess_edge[e] * unit))
             edge[e] = x
             paid[j] += x
             have -= x
         p = graph.parent[h]
         if p >= 0 and have > 0:
-            x = min(have, np.int64(guess_up[h])) if guessed else have
+            x = min(have, np.int64(guess_up[h] * unit)) if guessed else have
             up[h] = x
             excess[w + p] += x
             have -= x
