@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 GRID = 2**59  # integers of a rounded closure add up to at most this
+PATH_GRID = 2**56  # the same for the path, whose cuts scale them further
+
+
+class PathClosure(NamedTuple):
+    """A `ForestBudget` as a closure whose price is left open.
+
+    A price p of the closure is the price ``p * price_unit`` of the task. Rounding may move the task's objective at
+    price q by at most ``error_slack + q * cost_slack``; both are 0 where the closure is exact.
+    """
+
+    closure: Closure
+    price_unit: Fraction
+    error_slack: float
+    cost_slack: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +204,7 @@ class ForestBudget:
 
     def closure(self) -> tuple[Closure, float]:
         """Return the closure at this price, and how far rounding may move its objective (0 = exact integers)."""
-        exact = self.priceless_closure()
+        exact = self._integer_closure()
         if exact is not None:
             closure = replace(exact, price=self.price * self.cost_factor / exact.unit)
             whole = int(np.abs(closure.profit).sum()) * closure.price.denominator
@@ -212,11 +226,22 @@ class ForestBudget:
         )
         return rounded, (len(profit) + len(spent)) * step / 2 + float(size) * 2**-50
 
-    def priceless_closure(self) -> Closure | None:
-        """Return the closure with integer profits and costs, its price to be set; None if they are no integers.
+    def path_closure(self) -> PathClosure:
+        """Return the closure whose price is left open, for the path over all prices."""
+        exact = self._integer_closure()
+        if exact is not None:
+            return PathClosure(exact, exact.unit / self.cost_factor, 0.0, 0.0)
+        indptr, indices, cost = self._requirements
+        step = max(float(np.abs(self._profits).sum()), 1e-300) / PATH_GRID
+        grain = max(float(cost.sum()), 1e-300) / PATH_GRID
+        profit, whole = np.rint(self._profits / step).astype(np.int64), np.rint(cost / grain).astype(np.int64)
+        closure = Closure(profit, self._parents, indptr, indices, whole, unit=Fraction(step))
+        per_cost = Fraction(grain) * self.cost_factor
+        slack = len(cost) / 2 * float(per_cost)
+        return PathClosure(closure, Fraction(step) / per_cost, len(profit) * step / 2, slack)
 
-        A price p of this closure is the price ``p * unit / cost_factor`` of the task.
-        """
+    def _integer_closure(self) -> Closure | None:
+        """The closure with integer profits and costs, its price left open; None if they are no integers."""
         totals = np.unique(self.tree_weight)
         if not self._weights_are_whole or self.loss != "misclassification" or len(totals) != 1:
             return None
@@ -229,23 +254,6 @@ class ForestBudget:
         if np.abs(profit).sum() >= 2**53 or cost.sum() >= 2**53:
             return None
         return Closure(profit.astype(np.int64), self._parents, indptr, indices, cost.astype(np.int64), unit=unit)
-
-    def rounded_closure(self) -> tuple[Closure, float]:
-        """Return the closure with profits and costs rounded to a fine grid, its price to be set, and the grid's slack.
-
-        The slack bounds, for every pruning, the error of the profits plus price times that of the costs at prices
-        up to 1; a price p of this closure is the price ``p * unit / cost_factor`` of the task.
-        """
-        indptr, indices, cost = self._requirements
-        profit = self._profits
-        step = max(float(np.abs(profit).sum()), 1e-300) / 2**50
-        grain = max(float(cost.sum()), 1e-300) / 2**50
-        whole = np.rint(cost / grain).astype(np.int64)
-        closure = Closure(
-            np.rint(profit / step).astype(np.int64), self._parents, indptr, indices, whole, unit=Fraction(step)
-        )
-        object.__setattr__(closure, "unit", Fraction(step))
-        return closure, (len(profit) * step + len(cost) * grain * float(self.cost_factor)) / 2
 
     @property
     def cost_factor(self) -> Fraction:

@@ -87,7 +87,10 @@ class MinCut(Solver[Closure]):
 def integer_capacities(problem: Closure) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return profits and costs times the price, as integers in units of ``1 / price.denominator``."""
     price = problem.price
-    for what, numbers, factor in (("profit", problem.profit, price.denominator), ("cost", problem.cost, price.numerator)):
+    for what, numbers, factor in (
+        ("profit", problem.profit, price.denominator),
+        ("cost", problem.cost, price.numerator),
+    ):
         total = exact_sum(np.abs(numbers)) * factor
         if total >= INT64_SAFE:
             raise ValueError(

@@ -141,9 +141,7 @@ class Model:
         mirror = np.where(~has_low & has_high, -1.0, 1.0)
         split = np.flatnonzero(~has_low & ~has_high)  # a free variable is a difference of two
         n = len(self.c)
-        back = sparse.hstack(
-            [sparse.diags_array(mirror), -sparse.eye_array(n, format="csc")[:, split]], format="csr"
-        )
+        back = sparse.hstack([sparse.diags_array(mirror), -sparse.eye_array(n, format="csc")[:, split]], format="csr")
         rows = self.A @ back
         level = self.A @ base
         top, bottom = np.isfinite(self.row_upper), np.isfinite(self.row_lower)

@@ -117,9 +117,7 @@ class PricePath:
         left = Block(Fraction(0), np.flatnonzero(outside).astype(np.int32), nothing, np.zeros(0, np.int64), 1)
         return tuple(self._prove(block, place, number) for block in (left, *self.blocks))
 
-    def _prove(
-        self, block: Block, place: NDArray[np.int32], number: NDArray[np.int32]
-    ) -> tuple[Fraction, Fraction]:
+    def _prove(self, block: Block, place: NDArray[np.int32], number: NDArray[np.int32]) -> tuple[Fraction, Fraction]:
         """The block as a closure of its own: links to other blocks are dropped, which can only raise the profit."""
         whole, items = self.closure, block.items
         place[items] = np.arange(len(items))

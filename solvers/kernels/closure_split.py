@@ -31,9 +31,7 @@ class Part(NamedTuple):
 
 
 @njit
-def restrict(
-    part: Part, keep: Bools, taken: Bools, edge: Longs, up: Longs, lost: Longs, per_profit: float
-) -> Part:
+def restrict(part: Part, keep: Bools, taken: Bools, edge: Longs, up: Longs, lost: Longs, per_profit: float) -> Part:
     """Return the part made of the items ``keep``, with the requirements of the items ``taken`` paid for.
 
     ``edge``, ``up`` and ``lost`` (or arrays of size 0) are a flow of ``part`` in units of ``1 / per_profit`` profit,

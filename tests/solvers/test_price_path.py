@@ -1,0 +1,173 @@
+"""The exact path: every breakpoint, nested, certified; and the cut that it is made of."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunopt as po
+from prunopt.forms import Closure
+from prunopt.forms.price_path import Block, PricePath
+from prunopt.solvers import price_path as module
+from prunopt.solvers.min_cut import MinCut
+from prunopt.solvers.price_path import closure_path
+from prunopt.testing import brute_force_closure, random_closure
+
+
+def large_closure(rng: np.random.Generator, n_items: int, n_requirements: int, factor: int = 1) -> Closure:
+    """Many trees of up to 10 items, whose requirements are shared with neighbours only: a path with many steps."""
+    parent = np.array([rng.integers(h - h % 10, h) if h % 10 else -1 for h in range(n_items)], np.int32)
+    middle = np.arange(n_items) * n_requirements // n_items
+    needs = [np.unique(np.clip(m + rng.integers(-6, 7, rng.integers(0, 6)), 0, n_requirements - 1)) for m in middle]
+    return Closure(
+        rng.integers(-20, 40, n_items) * factor,
+        parent,
+        np.cumsum([0, *map(len, needs)]),
+        np.concatenate(needs).astype(np.int32),
+        rng.integers(0, 30, n_requirements) * factor,
+    )
+
+
+def check_path(problem: Closure, path: PricePath, prices: list[Fraction]) -> None:
+    assert path.complete
+    breaks = [b.price for b in path.blocks]
+    assert breaks == sorted(breaks, reverse=True)
+    items = np.concatenate([b.items for b in path.blocks] or [np.zeros(0, int)])
+    assert len(items) == len(set(items.tolist()))
+    previous = None
+    for price in sorted({*prices, *breaks}):
+        kept = path.kept(price)
+        priced = replace(problem, price=price)
+        best = po.solve(priced, "min-cut")
+        assert priced.violation(kept) == 0
+        assert path.objective(price) == priced.exact_objective(kept) == priced.exact_objective(best.value)
+        assert np.array_equal(kept, best.value), "the largest optimum"
+        assert path.gap(price) == 0
+        if previous is not None:
+            assert not np.any(kept & ~previous), "nested"
+        previous = kept
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_path_is_the_direct_cut_at_every_price(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = random_closure(rng, int(rng.integers(0, 14)))
+    prices = [Fraction(int(a), int(b)) for a, b in zip(rng.integers(0, 30, 8), rng.integers(1, 9, 8), strict=True)]
+    path = closure_path(problem)
+    check_path(problem, path, prices)
+    if problem.n_items <= 9:
+        for price in prices[:3]:
+            assert float(path.objective(price)) == pytest.approx(brute_force_closure(replace(problem, price=price)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_path_of_larger_closures(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = large_closure(rng, 300, 120)
+    path = closure_path(problem)
+    assert len(path.blocks) >= 5
+    assert path.stats["cuts"] == 2 * len(path.blocks) - 1
+    check_path(problem, path, [Fraction(k, 7) for k in range(0, 20, 3)])
+
+
+def test_cut_agrees_with_networkx_on_larger_closures() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        problem = replace(large_closure(rng, 80, 40), price=Fraction(int(rng.integers(1, 9)), 4))
+        cut, _ = nx.minimum_cut(problem.to_networkx(), "s", "t")
+        supply = int(np.maximum(problem.profit, 0).sum()) * problem.price.denominator
+        solution = po.solve(problem, "min-cut")
+        assert solution.objective == float(Fraction(int(cut) - supply, problem.price.denominator))
+        po.verify(problem, solution)
+
+
+def test_numbers_beyond_62_bits_are_cut_rounded_and_the_gap_says_so() -> None:
+    rng = np.random.default_rng(2)
+    small = large_closure(rng, 300, 120)
+    exact = closure_path(small)
+    factor = 2**45
+    path = closure_path(replace(small, profit=small.profit * factor, cost=small.cost * factor))
+    assert path.stats["rounded cuts"] > 0
+    assert [b.price for b in path.blocks] == [b.price for b in exact.blocks]
+    gaps = [path.gap(b.price) for b in path.blocks]
+    assert all(0 <= gap < 1e-12 for gap in gaps)
+
+
+def test_overflow_is_refused() -> None:
+    problem = Closure.of([2**40, 5], requirements=[[0], [0]], cost=[3], price=Fraction(1, 2**30))
+    with pytest.raises(ValueError, match=r"beyond 2\*\*62; use a coarser unit"):
+        po.solve(problem, "min-cut")
+
+
+def test_arcs_are_refused_by_the_path() -> None:
+    with pytest.raises(ValueError, match="a path needs a forest alone"):
+        closure_path(Closure.of([1, 1], arcs=[(0, 1)]))
+
+
+def test_a_wrong_path_shows_in_its_gap() -> None:
+    problem = large_closure(np.random.default_rng(1), 200, 80)
+    path = closure_path(problem)
+    first, second, *rest = path.blocks
+    none = np.zeros_like(second.multipliers)
+    without_proof = replace(path, blocks=(first, second._replace(multipliers=none), *rest))
+    assert without_proof.gap(second.price) > 0
+    swapped = (Block(second.price, *first[1:]), Block(first.price, *second[1:]), *rest)
+    assert max(replace(path, blocks=swapped).gap(p) for p in (first.price, second.price)) > 0
+
+
+def test_time_limit_gives_a_coarser_path_with_valid_bounds() -> None:
+    problem = large_closure(np.random.default_rng(3), 400, 150)
+    path = closure_path(problem, po.Limits(seconds=0.0))
+    assert not path.complete
+    for price in (Fraction(0), Fraction(1, 3), Fraction(2), Fraction(10)):
+        best = po.solve(replace(problem, price=price), "min-cut")
+        assert path.bound(price) <= best.objective + 1e-9
+        assert float(path.objective(price)) >= best.objective - 1e-9
+        assert path.gap(price) >= 0
+
+
+def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
+    """Make the kernel take tiny slices, and raise SIGINT in the middle of one."""
+    real, count = where.advance, [0]
+
+    def advance(*arguments: Any) -> Any:
+        count[0] += 1
+        if count[0] == calls:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments[:-1], 50)
+
+    monkeypatch.setattr(where, "advance", advance)
+
+
+def test_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = replace(large_closure(np.random.default_rng(4), 600, 300), price=Fraction(1, 2))
+    best = po.solve(problem, "min-cut")
+    interrupt_after(3, monkeypatch, module.flows)
+    solution = MinCut().solve(problem, po.Limits(), 0)
+    assert solution.status is po.Status.FEASIBLE
+    assert solution.message.startswith("interrupted")
+    assert solution.value is not None
+    assert problem.violation(solution.value) == 0
+    assert problem.objective(solution.value) == solution.objective >= best.objective
+    assert solution.bound <= best.objective
+    assert problem.bound(solution.duals) <= best.objective
+
+
+def test_interrupted_path_is_marked_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = large_closure(np.random.default_rng(5), 600, 700)
+    whole = closure_path(problem)
+    interrupt_after(12, monkeypatch, module.flows)
+    path = closure_path(problem)
+    assert not path.complete
+    assert 1 < len(path.blocks) < len(whole.blocks)
+    for price in [b.price for b in whole.blocks][::5]:
+        assert path.bound(price) <= float(whole.objective(price)) + 1e-9 <= float(path.objective(price)) + 2e-9
