@@ -30,9 +30,9 @@ class Reduced(Generic[X]):
 
     For every feasible form solution u::
 
-        | task.objective(back(u)) - (scale * form.objective(u) + shift) |  <=  slack
+        | task.objective(back(u)) - (form.objective(u) + shift) |  <=  slack
 
-    so that a lower bound b of the form gives the lower bound ``scale * b + shift - slack`` of the task.
+    so that a lower bound b of the form gives the lower bound ``b + shift - slack`` of the task.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class Reduced(Generic[X]):
         A problem of `prunopt.forms`.
     back
         Carries a value of the form back to a value of the task.
-    shift, scale
-        The affine link between the two objectives; ``scale`` is positive.
+    shift
+        What the task's objective has on top of the form's.
     slack
         How far rounding to the form's numbers can move the objective (0 when the reduction is exact).
     exact
@@ -51,7 +51,6 @@ class Reduced(Generic[X]):
     form: Any
     back: Callable[[Any], X]
     shift: float = 0.0
-    scale: float = 1.0
     slack: float = 0.0
     exact: bool = True
 

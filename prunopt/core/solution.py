@@ -68,7 +68,7 @@ class Solution(Generic[X]):
     """
 
     status: Status
-    value: X | None
+    value: Any
     objective: float = math.inf
     bound: float = -math.inf
     duals: Mapping[str, Any] = field(default_factory=dict)
@@ -82,19 +82,13 @@ class Solution(Generic[X]):
         """Relative optimality gap, (objective - bound) / max(1, |objective|)."""
         return relative_gap(self.objective, self.bound)
 
-    def lift(
-        self, back: Callable[[X], Y], *, scale: float = 1.0, shift: float = 0.0, slack: float = 0.0
-    ) -> Solution[Y]:
+    def lift(self, back: Callable[[X], Y], *, shift: float = 0.0, slack: float = 0.0) -> Solution[Y]:
         """Carry the answer of a form over to the task it came from (see `Reduced`)."""
         value = None if self.value is None else back(self.value)
-        steps = tuple(Step(s.seconds, scale * s.objective + shift, scale * s.bound + shift - slack) for s in self.trace)
-        return replace(  # type: ignore[return-value]
-            self,
-            value=value,  # type: ignore[arg-type]
-            objective=scale * self.objective + shift,
-            bound=scale * self.bound + shift - slack,
-            trace=steps,
-        )
+        objective, bound = self.objective + shift, self.bound + shift - slack
+        steps = tuple(Step(s.seconds, s.objective + shift, s.bound + shift - slack) for s in self.trace)
+        lifted: Any = replace(self, value=value, objective=objective, bound=bound, trace=steps)
+        return lifted  # type: ignore[no-any-return]
 
 
 class SolveError(RuntimeError):

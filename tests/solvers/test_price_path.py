@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import prunopt as po
 from prunopt.forms import Closure
 from prunopt.forms.price_path import Block, PricePath
-from prunopt.solvers import price_path as module
+from prunopt.solvers.kernels import closure_flow as kernel
 from prunopt.solvers.min_cut import MinCut
 from prunopt.solvers.price_path import closure_path
 from prunopt.testing import brute_force_closure, random_closure
@@ -135,23 +135,23 @@ def test_time_limit_gives_a_coarser_path_with_valid_bounds() -> None:
         assert path.gap(price) >= 0
 
 
-def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch, where: Any) -> None:
-    """Make the kernel take tiny slices, and raise SIGINT in the middle of one."""
-    real, count = where.advance, [0]
+def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch, slice_: int) -> None:
+    """Raise SIGINT in the kernel's call number ``calls``, with slices of ``slice_`` arc scans."""
+    real, count = kernel.advance, [0]
 
     def advance(*arguments: Any) -> Any:
         count[0] += 1
         if count[0] == calls:
             signal.raise_signal(signal.SIGINT)
-        return real(*arguments[:-1], 50)
+        return real(*arguments[:-1], slice_)
 
-    monkeypatch.setattr(where, "advance", advance)
+    monkeypatch.setattr(kernel, "advance", advance)
 
 
 def test_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = replace(large_closure(np.random.default_rng(4), 600, 300), price=Fraction(1, 2))
     best = po.solve(problem, "min-cut")
-    interrupt_after(3, monkeypatch, module.flows)
+    interrupt_after(3, monkeypatch, 50)
     solution = MinCut().solve(problem, po.Limits(), 0)
     assert solution.status is po.Status.FEASIBLE
     assert solution.message.startswith("interrupted")
@@ -165,7 +165,7 @@ def test_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> N
 def test_interrupted_path_is_marked_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = large_closure(np.random.default_rng(5), 600, 700)
     whole = closure_path(problem)
-    interrupt_after(12, monkeypatch, module.flows)
+    interrupt_after(40, monkeypatch, 10**6)
     path = closure_path(problem)
     assert not path.complete
     assert 1 < len(path.blocks) < len(whole.blocks)
