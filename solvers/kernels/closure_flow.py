@@ -23,7 +23,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 FAR = np.int32(2**30)  # the label of vertices that cannot reach the sink
-RELABEL_AFTER = 6  # a global relabelling is due after this many times its own work
+RELABEL_AFTER = 1  # a global relabelling is due after this many times its own work
 
 
 class Graph(NamedTuple):

@@ -1,0 +1,196 @@
+"""Time and memory of the exact cut and the exact path, against HiGHS and OR-tools on the same closures.
+
+    python -m benchmarks.forest_speed            # the whole table, about 10 minutes on one core
+    python -m benchmarks.forest_speed magic      # one part: magic, highs, letter, memory, primal-dual
+
+The forests: magic, 10,000 rows, 40 trees of depth 8; letter, 15,000 rows, 100 trees of depth 10; costs are integers 1 to
+20. A "single cut" is the cut of the full instance at the median of the path's breakpoints.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from benchmarks.datasets import fetch
+from benchmarks.machine import described, in_fresh_process, interleaved, median, peak_bytes, save, seconds
+from prunopt.core.solver import Limits
+from prunopt.forms import Closure, LinearProgram
+from prunopt.problems import ForestBudget
+from prunopt.solvers.highs import Highs
+from prunopt.solvers.min_cut import MinCut, integer_capacities
+from prunopt.solvers.price_path import closure_path
+from prunopt.solvers.primal_dual import PrimalDual
+
+SHAPES = {"magic": (10_000, 40, 8), "letter": (15_000, 100, 10)}
+MAGIC_PRICE = Fraction(1, 20)
+
+
+def task(name: str) -> ForestBudget:
+    """The forest of one set, pruned on its training rows."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    n_rows, n_trees, depth = SHAPES[name]
+    X, y, _ = fetch(name)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(X))[:n_rows]
+    costs = rng.integers(1, 21, X.shape[1])
+    forest = RandomForestClassifier(n_trees, max_depth=depth, random_state=0).fit(X[order], y[order])
+    return ForestBudget.from_forest(forest, X[order], y[order], costs, 0)
+
+
+def ortools_cut(closure: Closure) -> int:
+    """The optimum profit of a closure by OR-tools' push-relabel: building the graph and solving it."""
+    from ortools.graph.python import max_flow
+
+    supply, capacity = integer_capacities(closure)
+    m, w = closure.n_items, closure.n_requirements
+    source, sink, endless = m + w, m + w + 1, 2**60
+    gain, loss, child = np.flatnonzero(supply > 0), np.flatnonzero(supply < 0), np.flatnonzero(closure.parent >= 0)
+    owner = np.repeat(np.arange(m), np.diff(closure.indptr))
+    tails = [np.full(len(gain), source), loss, child, owner, m + np.arange(w)]
+    heads = [gain, np.full(len(loss), sink), closure.parent[child], m + closure.indices, np.full(w, sink)]
+    room = [supply[gain], -supply[loss], np.full(len(child), endless), np.full(len(owner), endless), capacity]
+    solver = max_flow.SimpleMaxFlow()
+    solver.add_arcs_with_capacity(*(np.concatenate(column) for column in (tails, heads, room)))
+    if solver.solve(source, sink) != solver.OPTIMAL:
+        raise RuntimeError("OR-tools did not solve the flow")
+    return int(supply[gain].sum()) - solver.optimal_flow()
+
+
+def speed(name: str) -> dict[str, Any]:
+    """Cut and path against OR-tools on one instance."""
+    closure = task(name).path_closure().closure
+    path = closure_path(closure)
+    prices = sorted(b.price for b in path.blocks)
+    middle = prices[len(prices) // 2]
+    at = {"middle": middle, "quarter": prices[len(prices) // 4], "three quarters": prices[3 * len(prices) // 4]}
+    if name == "magic":
+        at["1/20"] = MAGIC_PRICE
+    cuts: dict[str, Any] = {}
+    for label, price in at.items():
+        priced = replace(closure, price=price)
+        ours = MinCut().solve(priced, Limits(), 0)
+        assert Fraction(ortools_cut(priced), price.denominator) * closure.unit == -priced.exact_objective(ours.value)
+        taken = interleaved({"cut": lambda p=priced: MinCut().solve(p, Limits(), 0), "ortools": lambda p=priced: ortools_cut(p)})
+        cuts[label] = {"price": float(price), **{k: median(v) for k, v in taken.items()}}
+    both = interleaved(
+        {
+            "path": lambda: closure_path(closure),
+            "cut": lambda: MinCut().solve(replace(closure, price=middle), Limits(), 0),
+        },
+        runs=3,
+    )
+    certify = seconds(lambda: max(path.gap(p) for p in prices))
+    return {
+        "items": closure.n_items,
+        "edges": closure.n_edges,
+        "requirements": closure.n_requirements,
+        "breakpoints": len(prices),
+        "cuts": cuts,
+        "path seconds": median(both["path"]),
+        "single cut seconds": median(both["cut"]),
+        "path in single cuts": median(both["path"]) / median(both["cut"]),
+        "certify seconds": certify,
+        "largest certified gap": max(path.gap(p) for p in prices),
+    }
+
+
+def highs() -> dict[str, Any]:
+    """The linear program of the magic closure by HiGHS' interior point method, beside the cut."""
+    closure = replace(task("magic").path_closure().closure, price=MAGIC_PRICE)
+    linear: LinearProgram = closure.to_linear_program()
+    MinCut().solve(closure, Limits(), 0)
+    answers: dict[str, Any] = {}
+
+    def by_highs() -> None:
+        answers["highs"] = Highs(method="ipm").solve(linear, Limits(), 0)
+
+    def by_cut() -> None:
+        answers["cut"] = MinCut().solve(closure, Limits(), 0)
+
+    cut = [seconds(by_cut) for _ in range(3)]
+    lp = seconds(by_highs)
+    cut += [seconds(by_cut) for _ in range(2)]
+    ours, theirs = answers["cut"].objective, answers["highs"].objective
+    return {
+        "rows": len(linear.b),
+        "highs seconds": lp,
+        "cut seconds": median(cut),
+        "ratio": lp / median(cut),
+        "cut objective": ours,
+        "highs objective": theirs,
+        "relative difference": abs(ours - theirs) / abs(ours),
+    }
+
+
+def memory_of(name: str, what: str) -> dict[str, float]:
+    """Growth of the peak memory of this process over one cut or path, in bytes for each edge."""
+    tiny = Closure.of([3, 2], requirements=[[0], [0]], cost=[1])
+    MinCut().solve(tiny, Limits(), 0)
+    closure_path(tiny)
+    closure = task(name).path_closure().closure
+    edges = closure.n_edges
+    held = closure.indices.nbytes + closure.indptr.nbytes + closure.profit.nbytes + closure.cost.nbytes
+    before = peak_bytes()
+    # The peak of building the closure is over; what the solver adds shows only above it, so fill that up first.
+    with open("/proc/self/statm") as statm:
+        resident = int(statm.read().split()[1]) * 4096
+    ballast = np.ones(max(before - resident, 0), np.uint8)
+    start = peak_bytes()
+    if what == "cut":
+        MinCut().solve(replace(closure, price=Fraction(1, 20)), Limits(), 0)
+    else:
+        closure_path(closure)
+    grown = peak_bytes() - start
+    return {"edges": edges, "ballast": len(ballast), "solver": grown / edges, "with the closure": (grown + held) / edges}
+
+
+def primal_dual(budget: float = 20.0) -> dict[str, Any]:
+    """The gap of the subgradient method after 20 s on magic, with the authors' step rule and with ours."""
+    whole = task("magic")
+    factor = whole.path_closure()
+    priced = whole.at_price(MAGIC_PRICE * factor.price_unit)
+    import prunopt as po
+
+    exact = po.solve(priced, "min-cut")
+    rows = {}
+    for label, solver in {"authors": PrimalDual(rule="authors"), "ours": PrimalDual()}.items():
+        po.solve(priced, solver, limits=Limits(evaluations=2))
+        found = po.solve(priced, solver, limits=Limits(seconds=budget))
+        rows[label] = {
+            "objective": found.objective,
+            "bound": found.bound,
+            "gap": (found.objective - found.bound) / found.objective,
+            "above optimum": found.objective / exact.objective - 1,
+            "bound below optimum": 1 - found.bound / exact.objective,
+            "seconds": found.trace[-1].seconds,
+        }
+    return {"optimum": exact.objective, "after seconds": budget, "rules": rows}
+
+
+def main(parts: list[str]) -> None:
+    """Measure the parts asked for and save them."""
+    jobs = {
+        "magic": lambda: speed("magic"),
+        "letter": lambda: speed("letter"),
+        "highs": highs,
+        "memory": lambda: {
+            f"{name} {what}": in_fresh_process("benchmarks.forest_speed", "memory_of", name, what)
+            for name in SHAPES
+            for what in ("cut", "path")
+        },
+        "primal-dual": primal_dual,
+    }
+    for part in parts or list(jobs):
+        figures = jobs[part]()
+        save(f"forest_speed_{part}", {"figures": figures, "machine": described("highspy", "ortools")})
+        print(part, figures, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
