@@ -24,7 +24,7 @@ import numpy as np
 from prunopt.api import load_solvers, solve, verify
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
-from prunopt.forms import Closure, LinearProgram
+from prunopt.forms import BudgetedClosure, Closure, LinearProgram
 
 TOLERANCE = 1e-7
 
@@ -59,6 +59,12 @@ def brute_force_closure(problem: Closure) -> float:
         if problem.violation(x) == 0:
             best = min(best, problem.exact_objective(x))
     return float(best)
+
+
+def brute_force_budget(problem: BudgetedClosure) -> float:
+    """Return the optimum of a budgeted closure of at most 16 items by looking at every set."""
+    values = (np.array(bits, np.bool_) for bits in itertools.product((False, True), repeat=problem.closure.n_items))
+    return min(problem.objective(x) for x in values if problem.violation(x) == 0)
 
 
 def brute_force_linear(problem: LinearProgram) -> float | None:
@@ -127,7 +133,22 @@ def linear_programs() -> Iterator[Instance]:
     yield Instance("infeasible", LinearProgram([1.0, 1.0], [[-1.0, -1.0]], [-3.0]), None)
 
 
-INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {Closure: closures, LinearProgram: linear_programs}
+def budgeted_closures() -> Iterator[Instance]:
+    """Closures under a budget: tight, loose and zero ones."""
+    rng = np.random.default_rng(13)
+    for k in range(14):
+        closure = random_closure(rng, int(rng.integers(1, 11)))
+        problem = BudgetedClosure(closure, int(rng.integers(0, 20)) if k % 4 else 0)
+        yield Instance(f"budget-{k}", problem, brute_force_budget(problem))
+    knapsack = Closure.of([7, 8, 9], requirements=[[0], [1], [2]], cost=[4, 5, 6])
+    yield Instance("knapsack", BudgetedClosure(knapsack, 10), -16.0)
+
+
+INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
+    Closure: closures,
+    LinearProgram: linear_programs,
+    BudgetedClosure: budgeted_closures,
+}
 
 
 def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:

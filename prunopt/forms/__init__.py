@@ -1,8 +1,9 @@
 """The mathematical forms: frozen dataclasses of arrays, each with ``objective`` and ``violation``."""
 
+from prunopt.forms.budgeted_closure import BudgetedClosure as BudgetedClosure
 from prunopt.forms.closure import Closure as Closure
 from prunopt.forms.linear import LinearProgram as LinearProgram
 from prunopt.forms.storage import load_form as load_form
 from prunopt.forms.storage import save_form as save_form
 
-__all__ = ["Closure", "LinearProgram", "load_form", "save_form"]
+__all__ = ["BudgetedClosure", "Closure", "LinearProgram", "load_form", "save_form"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from math import lcm
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -152,7 +152,7 @@ class Closure:
         needs = [[] for _ in range(m)] if requirements is None else [sorted(set(map(int, r))) for r in requirements]
         if len(needs) != m:
             raise ValueError(f"requirements: {len(needs)} lists given for {m} items")
-        denominator = lcm(*(v.denominator for v in profits + costs), 1)
+        denominator = math.lcm(*(v.denominator for v in profits + costs), 1)
         parent, extra = np.full(m, -1, np.int32), []
         for a, b in arcs:
             if 0 <= b < a < m and parent[a] < 0:
@@ -214,16 +214,44 @@ class Closure:
             raise ValueError(f"x: {chosen.dtype} of shape {chosen.shape} given, bool of shape ({self.n_items},) needed")
         return chosen
 
+    def part(self, items: NDArray[Any], requirements: NDArray[Any], price: Fraction) -> Closure:
+        """Return the closure of some items (ascending) and requirements, at a price; links to others are dropped.
+
+        Dropping links relaxes the problem: a closure's profit is at most the sum over the parts that divide it. The
+        edges of the part are those of the whole between the two, in the same order; its unit is 1.
+        """
+        place = np.full(self.n_items + 1, -1, np.int32)  # the last entry answers for the parent -1
+        place[items] = np.arange(len(items))
+        number = np.full(self.n_requirements, -1, np.int32)
+        number[requirements] = np.arange(len(requirements))
+        sizes = self.indptr[items + 1] - self.indptr[items]
+        starts = np.repeat(self.indptr[items] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+        heads = number[self.indices[starts + np.arange(len(starts))]]
+        inside = heads >= 0
+        count = np.bincount(np.repeat(np.arange(len(items)), sizes)[inside], minlength=len(items))
+        return Closure(
+            self.profit[items],
+            place[self.parent[items]],
+            np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
+            heads[inside],
+            self.cost[requirements],
+            price=price,
+        )
+
     def bound(self, duals: Mapping[str, Any]) -> float:
         """Return the lower bound that Lagrange multipliers prove (see `exact_bound`).
 
         Multipliers in units finer than 62 bits can add up exactly are summed in extended floating point, and the most
         that its rounding can amount to is taken off the bound.
         """
+        return float(self.rational_bound(duals))
+
+    def rational_bound(self, duals: Mapping[str, Any]) -> Fraction:
+        """Return the bound as a rational that is safe to compute with: exact, or a little below what is proven."""
         try:
-            return float(self.exact_bound(duals))
+            return self.exact_bound(duals)
         except OverflowError:
-            return self._rounded_bound(duals)
+            return Fraction(math.nextafter(self._rounded_bound(duals), -math.inf))
 
     def exact_bound(self, duals: Mapping[str, Any]) -> Fraction:
         r"""Return the Lagrangian lower bound of ``duals``, as an exact rational.
@@ -298,7 +326,7 @@ class Closure:
         The least of the best by default, the largest with ``ties``.
         """
         value = self._subtree_values(weight)
-        chosen = value >= 0 if ties else value > 0
+        chosen: Bools = value >= 0 if ties else value > 0
         for level in self._levels[1:]:
             chosen[level] &= chosen[self.parent[level]]
         return chosen

@@ -108,43 +108,32 @@ class PricePath:
 
         The first entry is for the items in no block. Costs two passes over all edges; no flow algorithm takes part.
         """
-        place = np.full(self.closure.n_items, -1, np.int32)
-        number = np.full(self.closure.n_requirements, -1, np.int32)
         outside = np.ones(self.closure.n_items, np.bool_)
         for block in self.blocks:
             outside[block.items] = False
         nothing = np.zeros(0, np.int32)
         left = Block(Fraction(0), np.flatnonzero(outside).astype(np.int32), nothing, np.zeros(0, np.int64), 1)
-        return tuple(self._prove(block, place, number) for block in (left, *self.blocks))
+        return tuple(self._prove(block) for block in (left, *self.blocks))
 
-    def _prove(self, block: Block, place: NDArray[np.int32], number: NDArray[np.int32]) -> tuple[Fraction, Fraction]:
-        """The block as a closure of its own: links to other blocks are dropped, which can only raise the profit."""
-        whole, items = self.closure, block.items
-        place[items] = np.arange(len(items))
-        number[block.requirements] = np.arange(len(block.requirements))
-        above = whole.parent[items]
-        sizes = whole.indptr[items + 1] - whole.indptr[items]
-        starts = np.repeat(whole.indptr[items] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-        heads = number[whole.indices[starts + np.arange(len(starts))]]
-        inside = heads >= 0
-        owner = np.repeat(np.arange(len(items)), sizes)[inside]
-        part = Closure(
-            whole.profit[items],
-            np.where(above >= 0, place[above], -1).astype(np.int32),
-            np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(items)))]).astype(np.int64),
-            heads[inside],
-            whole.cost[block.requirements],
-            price=block.price,
-        )
-        place[items] = -1
-        number[block.requirements] = -1
+    def _prove(self, block: Block) -> tuple[Fraction, Fraction]:
+        part = self.closure.part(block.items, block.requirements, block.price)
         none = {"requirements": np.zeros(part.n_edges, np.int64), "denominator": block.price.denominator}
         own = {"requirements": block.multipliers, "denominator": block.denominator}
-        return _profit_bound(part, own), _profit_bound(part, none)
+        return -part.rational_bound(own), -part.rational_bound(none)
 
-
-def _profit_bound(part: Closure, duals: dict[str, object]) -> Fraction:
-    try:
-        return -part.exact_bound(duals)
-    except OverflowError:
-        return -Fraction(part.bound(duals))
+    def multipliers(self, price: Fraction, denominator: int) -> NDArray[np.int64]:
+        """Return the multipliers that prove `bound` at ``price``, one for each edge, rounded down to 1 / denominator."""
+        item_block = np.full(self.closure.n_items, -1, np.int32)
+        requirement_block = np.full(self.closure.n_requirements, -2, np.int32)
+        for k, block in enumerate(self.blocks):
+            item_block[block.items] = k
+            requirement_block[block.requirements] = k
+        owner = np.repeat(item_block, np.diff(self.closure.indptr))
+        owner[owner != requirement_block[self.closure.indices]] = -1
+        out = np.zeros(self.closure.n_edges, np.int64)
+        for k, block in enumerate(self.blocks):
+            share = price / block.price if block.price > price else Fraction(1)
+            factor = np.longdouble(share.numerator) / np.longdouble(share.denominator)
+            factor *= np.longdouble(denominator) / np.longdouble(block.denominator)
+            out[owner == k] = np.floor(block.multipliers * factor).astype(np.int64)
+        return out

@@ -1,0 +1,20 @@
+"""``python -m prunopt`` and the ``prunopt`` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave with its exit status."""
+    try:
+        from prunopt.cli import app
+
+        app()
+    except KeyboardInterrupt:  # before a command has begun; commands report their own
+        print("prunopt: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

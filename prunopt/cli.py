@@ -1,0 +1,50 @@
+"""The command line: ``prunopt COMMAND``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from prunopt.commands.solve import solve, solvers
+
+app = typer.Typer(
+    name="prunopt",
+    help="Every pruning task is an optimization problem, solved with a proof.",
+    epilog="Exit status: 0 done, 1 a problem in the input (one line says which), 2 usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+EXAMPLES: list[tuple[Callable[..., None], str]] = [
+    (solve, "prunopt solve model.mps --seconds 60 --json"),
+    (solvers, "prunopt solvers"),
+]
+for _function, _example in EXAMPLES:
+    app.command(epilog=f"Example: {_example}")(_function)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from prunopt import __version__
+
+        print(f"prunopt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Every pruning task is an optimization problem, solved with a proof."""
+
+
+def command_names() -> list[str]:
+    """Return the names of all commands."""
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+    return sorted(commands)

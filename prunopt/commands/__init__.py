@@ -1,0 +1,1 @@
+"""The commands of ``prunopt``, one a file; `prunopt.cli` puts them together."""
