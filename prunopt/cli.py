@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands.forest import forest
 from prunopt.commands.solve import solve, solvers
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 EXAMPLES: list[tuple[Callable[..., None], str]] = [
+    (forest, "prunopt forest --data patients.csv --target diagnosis --costs prices.json --budget 20 --out out"),
     (solve, "prunopt solve model.mps --seconds 60 --json"),
     (solvers, "prunopt solvers"),
 ]

@@ -24,7 +24,7 @@ import numpy as np
 from prunopt.api import load_solvers, solve, verify
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
-from prunopt.forms import BudgetedClosure, Closure, LinearProgram
+from prunopt.forms import BudgetedClosure, Closure, LinearProgram, SubsetSum
 
 TOLERANCE = 1e-7
 
@@ -81,6 +81,26 @@ def brute_force_linear(problem: LinearProgram) -> float | None:
         if problem.violation(x) <= 1e-9:
             best = min(best, problem.objective(x))
     return None if math.isinf(best) else best
+
+
+def brute_force_subset_sum(problem: SubsetSum) -> float | None:
+    """Return the optimum of a subset sum of at most 12 candidates by adding up every subset, as exact fractions."""
+    if problem.n_candidates > 12:
+        raise ValueError(f"problem: {problem.n_candidates} candidates; brute force adds up 2^n subsets, 12 at most")
+    shape, total = (problem.n_targets, problem.n_candidates), 0
+    for target, row in zip(problem.targets, np.broadcast_to(problem.candidates, shape), strict=True):
+        items = [Fraction(a) for a in row.tolist()]
+        sizes = (
+            sum(bits)
+            for bits in itertools.product((0, 1), repeat=len(items))
+            if abs(sum(a for a, b in zip(items, bits, strict=True) if b) - Fraction(float(target)))
+            <= Fraction(problem.epsilon)
+        )
+        least = min(sizes, default=None)
+        if least is None:
+            return None
+        total += least
+    return float(total)
 
 
 def random_closure(rng: np.random.Generator, n_items: int, *, arcs: bool = False) -> Closure:
@@ -144,10 +164,33 @@ def budgeted_closures() -> Iterator[Instance]:
     yield Instance("knapsack", BudgetedClosure(knapsack, 10), -16.0)
 
 
+def subset_sums() -> Iterator[Instance]:
+    """Subset sums: shared and own candidates, sums exactly at the tolerance, duplicates, targets out of reach."""
+    rng = np.random.default_rng(13)
+    for k in range(12):
+        m, n, own = int(rng.integers(1, 6)), int(rng.integers(6, 10)), bool(k % 2)
+        candidates = rng.uniform(-1, 1, (m, n) if own else n)
+        problem = SubsetSum(rng.uniform(-1, 1, m), candidates, float(rng.choice([0.02, 0.1, 0.3])))
+        yield Instance(f"{'own' if own else 'shared'}-{k}", problem, brute_force_subset_sum(problem))
+    for k in range(6):
+        m, n = int(rng.integers(1, 5)), int(rng.integers(1, 8))
+        problem = SubsetSum(rng.integers(-8, 9, m) / 4, rng.integers(-5, 6, n) / 4, 0.25)
+        yield Instance(f"quarters-{k}", problem, brute_force_subset_sum(problem))
+    yield Instance("at the tolerance", SubsetSum([1.0, -1.0], [[0.75, 0.5], [-1.25, -0.5]], 0.25), 2.0)
+    yield Instance("nothing kept", SubsetSum([0.0, 0.1, -0.1], [1.0, -1.0], 0.125), 0.0)
+    yield Instance("cancelling", SubsetSum([0.25], [4.0, -3.75, 1.0], 0.125), 2.0)
+    yield Instance("all of them", SubsetSum([6.0], [1.0, 2.0, 3.0], 0.5), 3.0)
+    yield Instance("beyond the sum", SubsetSum([0.5, 9.0], [1.0, 2.0, 0.5], 0.25), None)
+    yield Instance("between the sums", SubsetSum([1.5], [1.0, 2.0], 0.25), None)
+    yield Instance("wrong sign", SubsetSum([-1.0], [1.0, 2.0], 0.25), None)
+    yield Instance("empty", SubsetSum(np.zeros(0), [1.0], 0.5), 0.0)
+
+
 INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
     Closure: closures,
     LinearProgram: linear_programs,
     BudgetedClosure: budgeted_closures,
+    SubsetSum: subset_sums,
 }
 
 

@@ -91,7 +91,9 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence
     cells = [list(heads), *map(list, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
     lines = [
-        "  ".join(cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i in left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in cells
     ]
     lines.insert(1, "  ".join("-" * w for w in widths))

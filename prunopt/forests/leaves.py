@@ -254,7 +254,7 @@ class _Logistic:
             return float(ridge / 2 * np.square(moved).sum() - weight @ log_likelihood[at]), gradient
 
         x0 = np.zeros((L + 1) * C) if warm is None else np.concatenate([(warm[0] - anchor).ravel(), warm[1]])
-        stop = {"maxiter": 60, "ftol": 1e-5} if rough else {"maxiter": ITERATIONS, "ftol": 1e-9}
+        stop: Any = {"maxiter": 60, "ftol": 1e-5} if rough else {"maxiter": ITERATIONS, "ftol": 1e-9}
         x = optimize.minimize(loss, x0, jac=True, method="L-BFGS-B", options=stop).x
         return anchor + x[: L * C].reshape(L, C), x[L * C :]
 

@@ -369,8 +369,11 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     """Compute the path of a task, and check it in the task's own terms."""
     closure, price_unit, error_slack, cost_slack = task.path_closure()
     found: PricePath = closure_path(closure, limits)
-    # Blocks leave by rising price. One that costs without gaining (price 0) is never worth having.
-    leaving = sorted({block.price for block in found.blocks if block.price > 0})
+    # Blocks leave by rising price. One that costs without gaining (price 0), or whose gain is no more than what
+    # rounding may have made of nothing, is never worth having.
+    noise = Fraction(error_slack) / closure.unit
+    worth = [block.price for block, profit in zip(found.blocks, found.profits, strict=True) if profit > noise]
+    leaving = sorted(set(worth))
     starts = [Fraction(0), *leaving]
     rank = {price: r for r, price in enumerate(leaving, start=1)}
     lifetime = np.zeros(closure.n_items, np.int64)
@@ -387,18 +390,19 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     costs = [float(closure.unit / price_unit * int(c)) for c in spent]
     shift = float(nothing)
 
-    def proven(k: int, start: Fraction) -> tuple[float, float]:
-        """The certified bound on the task's optimum at a closure price, and the gap of point k there."""
-        price = float(start * price_unit)
-        bound = found.bound(start) + shift - error_slack - price * cost_slack
+    proofs = [shift - float(closure.unit * a) for a in _proven_profits(found, starts)]
+
+    def proven(k: int, start: int) -> tuple[float, float]:
+        """The certified bound on the task's optimum where point ``start`` begins, and the gap of point k there."""
+        price = float(starts[start] * price_unit)
+        bound = proofs[start] - error_slack - price * cost_slack
         objective = errors[k] + price * costs[k]
         # Sums of rationals were rounded to floats on both sides: within that, a proven optimum has gap 0.
         rounding = 1e-13 * max(1.0, abs(objective))
         return min(bound, objective), relative_gap(objective, bound + rounding)
 
-    ends = [*starts[1:], starts[-1]]
-    at_start = [proven(k, p) for k, p in enumerate(starts)]
-    at_end = [proven(k, p) for k, p in enumerate(ends)]
+    at_start = [proven(k, k) for k in range(len(starts))]
+    at_end = [proven(k, min(k + 1, len(starts) - 1)) for k in range(len(starts))]
     bought = _asked_groups(task, lifetime, len(starts))
     points = tuple(
         PathPoint(
@@ -416,6 +420,23 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     _recheck(task, points, lifetime, error_slack, cost_slack)
     bounds = np.array([bound for bound, _ in at_start])
     return BudgetPath(forest, task.ensemble, task.prices, points, lifetime, bounds, found.complete, dict(found.stats))
+
+
+def _proven_profits(found: PricePath, prices: Sequence[Fraction]) -> list[Fraction]:
+    """`PricePath.bound` at many rising prices, as profits: one pass over the blocks instead of one for each price."""
+    rest, *proofs = found.proofs
+    rows = list(zip(found.blocks, proofs, strict=True))
+    # A block's bound is that at its own price for every higher price, and linear in the price below it.
+    constant = rest[1] + sum(own for _, (own, _) in rows)
+    slope = Fraction(0)
+    out: list[Fraction] = []
+    for price in reversed(prices):
+        while rows and rows[0][0].price >= price and rows[0][0].price > 0:
+            block, (own, free) = rows.pop(0)
+            constant += free - own
+            slope += (own - free) / block.price
+        out.append(constant + price * slope)
+    return out[::-1]
 
 
 def _asked_groups(task: ForestBudget, lifetime: NDArray[np.int64], n_points: int) -> list[tuple[str, ...]]:

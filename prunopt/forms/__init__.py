@@ -5,5 +5,6 @@ from prunopt.forms.closure import Closure as Closure
 from prunopt.forms.linear import LinearProgram as LinearProgram
 from prunopt.forms.storage import load_form as load_form
 from prunopt.forms.storage import save_form as save_form
+from prunopt.forms.subset_sum import SubsetSum as SubsetSum
 
-__all__ = ["BudgetedClosure", "Closure", "LinearProgram", "load_form", "save_form"]
+__all__ = ["BudgetedClosure", "Closure", "LinearProgram", "SubsetSum", "load_form", "save_form"]

@@ -36,7 +36,7 @@ def proven_sizes(targets: Ints, pool: Ints, pools: Ints, epsilon: int, least: In
     sizes = [sum(math.comb(h, j) for j in range(min(h, largest) + 1)) for h in parts]
     even, odd = _levels(parts[0], largest), _levels(parts[1], largest)
     room = [np.empty(s, np.int64) for s in sizes]
-    last = np.empty(max(sizes), np.int8)
+    last = np.empty(max(sizes), np.int32)
     out = least.copy()
     _check(targets, pool, pools, order, epsilon, claims, largest, even, odd, room[0], room[1], last, out)
     return out
@@ -49,7 +49,7 @@ def _levels(items: int, largest: int) -> Ints:
 
 
 @njit
-def _fill(items: Ints, begin: Ints, first: int, upto: int, sums: Ints, last: NDArray[np.int8]) -> None:
+def _fill(items: Ints, begin: Ints, first: int, upto: int, sums: Ints, last: NDArray[np.int32]) -> None:
     """List the sums of ``first`` to ``upto`` items by adding a later item to every shorter sum; unsorted."""
     if first == 0:
         sums[0], last[0] = 0, -1
@@ -62,7 +62,7 @@ def _fill(items: Ints, begin: Ints, first: int, upto: int, sums: Ints, last: NDA
 
 
 @njit
-def _list(items: Ints, begin: Ints, upto: int, sums: Ints, last: NDArray[np.int8]) -> None:
+def _list(items: Ints, begin: Ints, upto: int, sums: Ints, last: NDArray[np.int32]) -> None:
     top = min(upto, len(begin) - 2)
     _fill(items, begin, 0, top, sums, last)
     for level in range(1, top + 1):
@@ -101,7 +101,7 @@ def _check(
     right: Ints,
     a: Ints,
     b: Ints,
-    last: NDArray[np.int8],
+    last: NDArray[np.int32],
     out: Ints,
 ) -> None:
     held, upto = -1, -1

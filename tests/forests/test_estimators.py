@@ -47,7 +47,7 @@ def expected_failures(model: Any) -> dict[str, str]:
     return {} if isinstance(model.estimator, DecisionTreeClassifier | DecisionTreeRegressor) else WITH_DRAWS
 
 
-@parametrize_with_checks(
+@parametrize_with_checks(  # type: ignore[untyped-decorator]
     [
         BudgetedForestClassifier(),
         BudgetedForestRegressor(),
