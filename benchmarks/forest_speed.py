@@ -3,8 +3,8 @@
     python -m benchmarks.forest_speed            # the whole table, about 10 minutes on one core
     python -m benchmarks.forest_speed magic      # one part: magic, highs, letter, memory, primal-dual
 
-The forests: magic, 10,000 rows, 40 trees of depth 8; letter, 15,000 rows, 100 trees of depth 10; costs are integers 1 to
-20. A "single cut" is the cut of the full instance at the median of the path's breakpoints.
+The forests: magic, 10,000 rows, 40 trees of depth 8; letter, 15,000 rows, 100 trees of depth 10; costs are integers
+1 to 20. A "single cut" is the cut of the full instance at the median of the path's breakpoints.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,12 +77,14 @@ def speed(name: str) -> dict[str, Any]:
         priced = replace(closure, price=price)
         ours = MinCut().solve(priced, Limits(), 0)
         assert Fraction(ortools_cut(priced), price.denominator) * closure.unit == -priced.exact_objective(ours.value)
-        taken = interleaved({"cut": lambda p=priced: MinCut().solve(p, Limits(), 0), "ortools": lambda p=priced: ortools_cut(p)})
+        taken = interleaved(
+            {"cut": partial(MinCut().solve, priced, Limits(), 0), "ortools": partial(ortools_cut, priced)}
+        )
         cuts[label] = {"price": float(price), **{k: median(v) for k, v in taken.items()}}
     both = interleaved(
         {
             "path": lambda: closure_path(closure),
-            "cut": lambda: MinCut().solve(replace(closure, price=middle), Limits(), 0),
+            "cut": partial(MinCut().solve, replace(closure, price=middle), Limits(), 0),
         },
         runs=3,
     )
@@ -147,7 +150,12 @@ def memory_of(name: str, what: str) -> dict[str, float]:
     else:
         closure_path(closure)
     grown = peak_bytes() - start
-    return {"edges": edges, "ballast": len(ballast), "solver": grown / edges, "with the closure": (grown + held) / edges}
+    return {
+        "edges": edges,
+        "ballast": len(ballast),
+        "solver": grown / edges,
+        "with the closure": (grown + held) / edges,
+    }
 
 
 def primal_dual(budget: float = 20.0) -> dict[str, Any]:

@@ -89,7 +89,9 @@ class PrimalDual(Solver[Closure]):
         bound = problem.bound(duals)
         gap_closed = run.gap <= limits.gap
         if not gap_closed:
-            stopped = f"{stopped or 'stopped'} after {search.iterations} iterations; the bound is valid, the gap is open"
+            stopped = (
+                f"{stopped or 'stopped'} after {search.iterations} iterations; the bound is valid, the gap is open"
+            )
         return Solution(
             Status.OPTIMAL if gap_closed else Status.FEASIBLE,
             search.best,
@@ -141,9 +143,9 @@ class _Prices:
         self.iterations += 1
         p, columns = self.problem, (self.problem.indptr, self.problem.indices)
         gap = max(self.current - self.profit, 0.0)
-        arc_step = np.zeros(len(self.arcs))
+        arc_step: Floats = np.zeros(len(self.arcs))
         if len(self.arcs):
-            arc_step = self.chosen[p.arcs[:, 0]] * 1.0 - self.chosen[p.arcs[:, 1]]
+            arc_step = self.chosen[p.arcs[:, 0]].astype(np.float64) - self.chosen[p.arcs[:, 1]]
         if self.options.rule == "authors":
             square = self.square + float(arc_step @ arc_step)
             if square == 0:
@@ -197,7 +199,7 @@ class _Prices:
             self.profit, self.best = profit, chosen.copy()
 
     def _improved(self, chosen: Bools) -> Bools:
-        """Drop what is worth less than it alone uses, add what is worth more than it newly needs, until nothing moves."""
+        """Drop what is worth less than it alone uses, add what is worth more than it newly needs, to a fixpoint."""
         p = self.problem
         current, price = chosen.copy(), float(p.price)
         arrays = (self.roots, p.parent, p.profit, p.indptr, p.indices, p.cost)
@@ -215,7 +217,9 @@ class _Prices:
     def duals(self) -> dict[str, Any]:
         """The best prices as integers, in a unit fine enough for the range of 62 bits."""
         p = self.problem
-        total = float(np.abs(self.supply).sum() + self.best_price.sum() + 2 * self.best_arcs.sum() + self.capacity.sum())
+        total = float(
+            np.abs(self.supply).sum() + self.best_price.sum() + 2 * self.best_arcs.sum() + self.capacity.sum()
+        )
         room = max(int(2**60 / max(total, 1.0)), 1)
         denominator = max(room // p.price.denominator, 1) * p.price.denominator
         return {

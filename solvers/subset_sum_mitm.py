@@ -1,4 +1,4 @@
-"""Subset sums solved exactly by meeting in the middle: the fewest candidates, the nearest sum, and the front between."""
+"""Subset sums solved exactly by meeting in the middle: fewest candidates, nearest sum, and the front between."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 GOALS = ("size", "error")
 SLICE = 0.2  # seconds between two looks at the clock
+MOST = 128  # candidates that the masks of the kernel hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +40,8 @@ class Subsets:
         Whether the search came to its end: the subset is the smallest, or no subset is within epsilon.
     lower : (m,) int64
         A proven lower bound on the number of candidates of any subset within epsilon.
-    masks : (m, 2) uint64
-        The subset: bits of the first ``n - n // 2`` candidates, and of the others.
+    kept : (m, n) bool
+        The subset.
     interrupted : bool
         Whether Ctrl-C ended the search.
     """
@@ -51,17 +52,13 @@ class Subsets:
     reached: Bools
     settled: Bools
     lower: Ints
-    masks: NDArray[np.uint64]
+    kept: Bools
     interrupted: bool = False
 
     @property
     def impossible(self) -> Ints:
         """The numbers of the targets that no subset reaches."""
         return np.flatnonzero(self.settled & ~self.reached)
-
-    def mask(self) -> Bools:
-        """Return the subsets as truth values, shape (m, n)."""
-        return spread(self.masks, self.problem.n_candidates)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +74,7 @@ class Fronts:
     error : (m, K + 1) float
         Its distance from the target; falls in k.
     masks : (m, K + 1, 2) uint64
-        The subset, as in `Subsets`.
+        The subset: bits of the first ``n - n // 2`` candidates, and of the others.
     """
 
     problem: SubsetSum
@@ -87,7 +84,7 @@ class Fronts:
 
     def mask(self, sizes: Ints) -> Bools:
         """Return the nearest subset of at most ``sizes[i]`` candidates for every target i, shape (m, n)."""
-        return spread(self.masks[np.arange(len(self.masks)), sizes], self.problem.n_candidates)
+        return _spread(self.masks[np.arange(len(self.masks)), sizes], self.problem.n_candidates)
 
     def trade(self, prices: Floats) -> tuple[Ints, Floats]:
         """Return, for each price of a candidate, the number kept in all and the root mean square error.
@@ -148,7 +145,9 @@ class SubsetSumMitm(Solver[SubsetSum]):
         """Return the subsets; targets left open by the limits are answered greedily, where that is near enough."""
         run = Run(limits)
         subsets = _search(problem, self.objective, run)
-        return answer(problem, self.name, run, subsets, goal=self.objective)
+        n, most = problem.n_candidates, problem.provable_size
+        why = f"more than {MOST} candidates" if n > MOST else f"of {n} candidates, subsets up to {most} were looked at"
+        return answer(problem, self.name, run, subsets, goal=self.objective, why=why)
 
 
 def smallest_subsets(problem: SubsetSum, *, objective: str = "size", limits: Limits | None = None) -> Subsets:
@@ -177,18 +176,13 @@ def size_error_fronts(problem: SubsetSum, largest: int | None = None) -> Fronts:
     top = problem.n_candidates if largest is None else int(largest)
     if not 0 <= top <= problem.provable_size:
         raise ValueError(f"largest={top}: give 0 to {problem.provable_size} for {problem.n_candidates} candidates")
+    if problem.n_candidates > MOST:
+        raise ValueError(f"problem: {problem.n_candidates} candidates, {MOST} at most")
     fixed = problem.fixed
     out = kernel.found(problem.n_targets, top + 1)
     order = np.argsort(fixed.pool, kind="stable")
     kernel.fronts(order, fixed.targets, fixed.pool, fixed.pools, top, kernel.room(problem.n_candidates, top), out)
-    return Fronts(problem, out.size, out.distance * fixed.unit, out.masks)
-
-
-def spread(masks: NDArray[np.uint64], n: int) -> Bools:
-    """Return masks of two halves as truth values, shape (m, n)."""
-    out = np.zeros((len(masks), n), np.bool_)
-    kernel.spread(masks, n, out)
-    return out
+    return Fronts(problem, out.size, problem.in_targets_unit(out.distance), out.masks)
 
 
 def greedy_subsets(
@@ -233,8 +227,13 @@ def answer(
     goal: str = "size",
     stats: dict[str, Any] | None = None,
     how: str = "",
+    why: str = "",
 ) -> Solution[Bools]:
-    """Turn what a solver knows of each target into a solution: of all targets, or an account of what is missing."""
+    """Turn what a solver knows of each target into a solution: of all targets, or an account of what is missing.
+
+    ``how`` describes an answer that is not proven smallest, ``why`` the reason for targets without a subset, where it
+    is neither the limits nor Ctrl-C.
+    """
     fixed, m = problem.fixed, problem.n_targets
     stats = {"pools": len(fixed.pools), "settled targets": int(subsets.settled.sum()), **(stats or {})}
     if not fixed.exact:
@@ -246,11 +245,10 @@ def answer(
         ray = {"ray": impossible[np.argsort(-distances, kind="stable")[:1]]}
         message = problem.explain(impossible, distances)
         return Solution(Status.INFEASIBLE, None, duals=ray, trace=run.trace, stats=stats, solver=name, message=message)
-    mask, rest = subsets.mask(), np.zeros(m, np.int64)
+    mask, rest = subsets.kept.copy(), np.zeros(m, np.int64)
     unreached = np.flatnonzero(~subsets.reached)
-    why = "interrupted" if subsets.interrupted else "stopped by its limits"
-    if not subsets.interrupted and not run.out_of_time:
-        why = f"no subset of up to {problem.provable_size} candidates will do, larger ones are too many to look at"
+    if subsets.interrupted or run.out_of_time:
+        why = "interrupted" if subsets.interrupted else "stopped by its limits"
     if len(unreached):
         by_hand, rest = greedy_subsets(problem, unreached)
         mask[unreached] = by_hand[unreached]
@@ -258,8 +256,8 @@ def answer(
     left = np.flatnonzero(rest > fixed.epsilon)
     if len(left):
         message = (
-            f"{why}: {int(subsets.settled.sum())} of {m} targets are settled, and taking what fits misses {len(left)} of "
-            f"the others, target {left[0]} by {rest[left[0]] * fixed.unit:.6g}; give it more time or more candidates"
+            f"{why}: {int(subsets.settled.sum())} of {m} targets are settled, and taking what fits misses {len(left)} "
+            f"of the others, target {left[0]} by {rest[left[0]] * fixed.unit:.6g}; give it more time or more candidates"
         )
         return Solution(Status.FAILED, None, trace=run.trace, stats=stats, solver=name, message=message)
     duals = {"sizes": subsets.lower}
@@ -291,7 +289,7 @@ def out_of_reach(problem: SubsetSum, subsets: Subsets) -> None:
         row = fixed.pools[fixed.pool[i]]
         sign = row > 0 if fixed.targets[i] > 0 else row < 0
         subsets.error[i] = abs(int(fixed.targets[i]) - int(row[sign].sum())) * fixed.unit
-        subsets.settled[i] = True
+        subsets.kept[i], subsets.size[i], subsets.settled[i] = sign, sign.sum(), True
 
 
 def _search(problem: SubsetSum, goal: str, run: Run) -> Subsets:
@@ -301,10 +299,9 @@ def _search(problem: SubsetSum, goal: str, run: Run) -> Subsets:
     out = kernel.found(m)
     order = np.argsort(fixed.pool, kind="stable")
     job = _fewest_job(problem, out) if goal == "size" else _nearest_job(problem, out)
-    interrupted, done = False, 0
+    interrupted, done, step = False, 0, 256
     try:
-        done, step = 0, 256
-        while done < m and not run.out_of_time:
+        while done < m and n <= MOST and not run.out_of_time:
             room = m - done
             if run.limits.evaluations is not None:
                 room = min(room, run.limits.evaluations - run.evaluations)
@@ -325,11 +322,19 @@ def _search(problem: SubsetSum, goal: str, run: Run) -> Subsets:
         lower = np.where(reached, out.size, lower)
         unsettled = seen & (out.size == kernel.UNSETTLED)
         lower = np.where(unsettled, np.maximum(lower, problem.provable_size + 1), lower)
-    error = np.where(out.distance < kernel.FAR, out.distance * fixed.unit, np.inf)
+    error = np.where(out.distance < kernel.FAR, problem.in_targets_unit(out.distance), np.inf)
     settled = seen & (out.size != kernel.UNSETTLED)
-    subsets = Subsets(problem, out.size, error, reached, settled, lower, out.masks, interrupted)
+    kept = _spread(out.masks, n)
+    kept[~seen] = False
+    subsets = Subsets(problem, kept.sum(axis=1), error, reached, settled, lower, kept, interrupted)
     out_of_reach(problem, subsets)
     return subsets
+
+
+def _spread(masks: NDArray[np.uint64], n: int) -> Bools:
+    out = np.zeros((len(masks), n), np.bool_)
+    kernel.spread(masks, n, out)
+    return out
 
 
 def _fewest_job(problem: SubsetSum, out: kernel.Found) -> Callable[[Ints], None]:
@@ -344,9 +349,9 @@ def _fewest_job(problem: SubsetSum, out: kernel.Found) -> Callable[[Ints], None]
 
 def _nearest_job(problem: SubsetSum, out: kernel.Found) -> Callable[[Ints], None]:
     fixed, n = problem.fixed, problem.n_candidates
-    entries = (2 ** (n - n // 2), 2 ** (n // 2), 2 ** (n - n // 2))
-    sums = tuple(np.zeros(e, np.int64) for e in entries)
-    masks = tuple(np.zeros(e, np.uint64) for e in entries)
+    left, right = 2 ** (n - n // 2), 2 ** (n // 2)
+    sums = (np.zeros(left, np.int64), np.zeros(right, np.int64), np.zeros(left, np.int64))
+    masks = (np.zeros(left, np.uint64), np.zeros(right, np.uint64), np.zeros(left, np.uint64))
     held = np.full(3, -1, np.int64)
 
     def job(part: Ints) -> None:

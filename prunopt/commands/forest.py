@@ -85,6 +85,7 @@ def forest(
     _show(report)
     if out is not None:
         print(f"Written: {', '.join(str(out / name) for name in report['files'])}")
+        print(f"Load the forest: skops.io.load({str(out / 'forest.skops')!r}, trusted=['sklearn.tree._tree.Tree'])")
 
 
 def _read(data: str, target: str | None, costs: Path | None) -> _Case:

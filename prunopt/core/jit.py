@@ -1,4 +1,4 @@
-"""The one way that prunopt compiles a kernel: numba's ``njit`` with an on-disk cache, its types kept."""
+"""The one way that prunopt compiles a kernel: numba's ``njit`` with an on-disk cache."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any, TypeVar
 
 import numba
 
-F = TypeVar("F", bound=Callable[..., object])
+R = TypeVar("R")
 
 
-def njit(function: F) -> F:
-    """Compile ``function`` with numba in no-python mode, the GIL released, the machine code cached on disk."""
+def njit(function: Callable[..., R]) -> Callable[..., R]:
+    """Compile ``function`` with numba in no-python mode, the GIL released, the machine code cached on disk.
+
+    The result type is kept for type checkers; arguments are left to numba, which checks them when it compiles.
+    """
     compiled: Any = numba.njit(cache=True, nogil=True)(function)
     return compiled  # type: ignore[no-any-return]

@@ -332,7 +332,7 @@ class Closure:
         return chosen
 
     def _tree_values(self, weight: NDArray[Any]) -> NDArray[Any]:
-        return np.maximum(self._subtree_values(weight)[self._levels[0]], 0)
+        return np.asarray(np.maximum(self._subtree_values(weight)[self._levels[0]], 0))
 
     def _subtree_values(self, weight: NDArray[Any]) -> NDArray[Any]:
         value = weight.copy()

@@ -72,7 +72,8 @@ class Model:
         from scipy import sparse
 
         c = np.asarray(self.c, np.float64)
-        A = sparse.csr_array(self.A if sparse.issparse(self.A) else np.asarray(self.A, np.float64).reshape(-1, len(c)))
+        given: Any = self.A if sparse.issparse(self.A) else np.asarray(self.A, np.float64).reshape(-1, len(c))
+        A = sparse.csr_array(given)
         rows, n = A.shape
         if c.shape != (n,):
             raise ValueError(f"c: shape {c.shape} given for {n} columns of A")

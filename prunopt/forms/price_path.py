@@ -122,7 +122,7 @@ class PricePath:
         return -part.rational_bound(own), -part.rational_bound(none)
 
     def multipliers(self, price: Fraction, denominator: int) -> NDArray[np.int64]:
-        """Return the multipliers that prove `bound` at ``price``, one for each edge, rounded down to 1 / denominator."""
+        """Return the multipliers that prove `bound` at ``price``, one an edge, rounded down to 1 / denominator."""
         item_block = np.full(self.closure.n_items, -1, np.int32)
         requirement_block = np.full(self.closure.n_requirements, -2, np.int32)
         for k, block in enumerate(self.blocks):

@@ -155,7 +155,11 @@ class SubsetSum:
 
     def errors(self, x: ArrayLike) -> Floats:
         """Return for each target how far its sum is from it, signed (sum - target), shape (m,)."""
-        return self._misses(self._as_value(x)) * self.fixed.unit
+        return self.in_targets_unit(self._misses(self._as_value(x)))
+
+    def in_targets_unit(self, whole: Ints) -> Floats:
+        """Return whole numbers of units of `fixed` in the unit of the targets."""
+        return whole.astype(np.float64) * self.fixed.unit
 
     def violation(self, x: ArrayLike, /) -> float:
         r"""Return 0 if every sum is within epsilon, else by how much the worst is not.
@@ -168,7 +172,7 @@ class SubsetSum:
         excess = int(np.abs(self._misses(kept)).max(initial=0)) - self.fixed.epsilon
         if excess <= 0:
             return 0.0
-        return excess * self.fixed.unit / self.epsilon * max(1, np.count_nonzero(kept))
+        return excess * self.fixed.unit / self.epsilon * max(1, int(np.count_nonzero(kept)))
 
     def _misses(self, kept: Bools) -> Ints:
         fixed, out = self.fixed, np.empty(self.n_targets, np.int64)
@@ -288,7 +292,8 @@ class SubsetSum:
             f"target {missed[w]} ({self.targets[missed[w]]:.6g}) comes no nearer than {distances[w]:.6g}" for w in worst
         )
         more = f"; and {len(missed) - len(worst)} more" if len(missed) > len(worst) else ""
-        request = math.nextafter(float(distances.max()), math.inf)
+        request = float(f"{distances.max():.6g}")
+        request = request if request >= distances.max() else request * (1 + 1e-5)
         estimates = [self.enough_candidates(int(missed[w])) for w in worst]
         if None in estimates:
             samples = "more candidates like these would not help"

@@ -56,7 +56,7 @@ def respond(
 def subgradient_step(
     indptr: Longs, indices: Ints, capacity: Floats, paid: Floats, chosen: Bools, step: float, price: Floats
 ) -> None:
-    """Move every price against its subgradient and back to >= 0: beta <- max(0, beta + step ([h chosen] - [j overpaid]))."""
+    """Move every price along its subgradient: beta <- max(0, beta + step ([h chosen] - [j overpaid]))."""
     for h in range(len(chosen)):
         for e in range(indptr[h], indptr[h + 1]):
             over = paid[indices[e]] > capacity[indices[e]]
@@ -104,9 +104,7 @@ def equal_shares(indices: Ints, capacity: Floats, price: Floats) -> None:
 
 
 @njit
-def greedy_prices(
-    parent: Ints, indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, price: Floats
-) -> None:
+def greedy_prices(parent: Ints, indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, price: Floats) -> None:
     """Dual ascent in one pass: children first, each item pays for its requirements as far as its profit goes."""
     room = capacity.copy()
     have = np.maximum(supply, 0.0)
@@ -125,9 +123,7 @@ def greedy_prices(
 
 
 @njit
-def profit_of(
-    indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, chosen: Bools, users: Ints
-) -> float:
+def profit_of(indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, chosen: Bools, users: Ints) -> float:
     """Return the profit of a closure after the cost of what it needs; counts the users of every requirement."""
     users[:] = 0
     total = 0.0
