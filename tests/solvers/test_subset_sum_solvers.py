@@ -140,8 +140,8 @@ def test_many_candidates_are_solved_as_far_as_enumeration_goes() -> None:
 
 
 def test_limits_leave_a_valid_bound() -> None:
-    problem = network(1, 3000, 18, 0.005, own=True)
-    best = po.solve(problem, "subset-sum-mitm")
+    problem = network(1, 3000, 24, 0.001)
+    assert po.solve(problem, "subset-sum-mitm").status is po.Status.OPTIMAL
     some = SubsetSumMitm().solve(problem, po.Limits(evaluations=300), 0)
     assert some.stats["settled targets"] == 300
     assert some.status is po.Status.FAILED
@@ -151,7 +151,6 @@ def test_limits_leave_a_valid_bound() -> None:
     whole = po.solve(easy, "subset-sum-mitm")
     assert some.status is po.Status.FEASIBLE
     assert some.bound < whole.objective <= some.objective
-    assert best.status is po.Status.OPTIMAL
 
 
 @pytest.mark.parametrize("name", ["fewest", "nearest"])
@@ -199,35 +198,40 @@ def test_golden_decomposition_reaches_every_weight_with_any_numbers_in_the_inter
     edges = width.high * GAMMA ** np.arange(k + 1)
     worst = 0.0
     for trial in range(40):
-        u = rng.random(k) if trial % 2 else rng.integers(0, 2, k).astype(float)
+        inside = bool(trial % 2)
+        u = rng.uniform(0.01, 0.99, k) if inside else rng.integers(0, 2, k).astype(float)
         ladder = edges[1:] + u * (edges[:-1] - edges[1:])
         targets = np.r_[rng.uniform(-1, 1, 50), 1.0, -1.0]
         problem = SubsetSum(targets, np.r_[ladder, -ladder], 0.01)
-        solution = po.solve(problem, GoldenRatio(repair=False))
+        solver = GoldenRatio(spares=not inside, top=width.high, repair=False)
+        solution = po.solve(problem, solver)
         assert solution.stats["decomposed"] == len(targets)
         worst = max(worst, float(np.abs(problem.errors(solution.value)).max()))
     assert 0.007 < worst <= 0.01
 
 
 def test_golden_takes_one_of_each_interval_and_spares_help() -> None:
-    # 0.5 and 0.45 share an interval, below them is nothing.
-    problem = SubsetSum([0.95], [0.5, 0.45], 0.01)
+    problem = SubsetSum([0.95, 0.5], [0.5, 0.45], 0.01)  # one interval holds both, the others are empty
+    paper = GoldenRatio(spares=False, repair=False)
     with pytest.raises(po.SolveError, match="an interval is empty"):
-        GoldenRatioOnly = GoldenRatio(repair=False)
-        solution = GoldenRatioOnly.solve(SubsetSum([0.31], [0.5, 0.45], 0.01), po.Limits(), 0)
-        assert solution.status is po.Status.FAILED
-        raise po.SolveError(solution)
-    assert po.solve(problem, GoldenRatio(spares=True, repair=False)).stats["decomposed"] == 1
-    assert po.solve(problem, GoldenRatio()).stats["repaired"] == 1
+        po.solve(SubsetSum([0.95, 0.31], [0.5, 0.45, -0.19], 0.01), paper)
+    # What the paper's rule misses is taken greedily from all candidates before the solver gives up.
+    assert po.solve(problem, paper).stats["answered greedily"] == 1
+    assert po.solve(problem, GoldenRatio(repair=False)).stats["decomposed"] == 2
+    assert po.solve(problem, GoldenRatio(spares=False)).stats["repaired"] == 1
+    with pytest.raises(ValueError, match="top=0: give the upper end"):
+        GoldenRatio(top=0)
 
 
 def test_golden_width_is_enough() -> None:
-    """Failures among 200 seeds stay below delta, for one weight and for a batch, plain and product weights."""
+    """Failures among 200 seeds stay near delta, for one weight and for a batch, plain and product weights."""
+    delta, seeds = 0.05, 200
+    noise = 3 * np.sqrt(delta * (1 - delta) * seeds)
     for n_weights, product in ((1, False), (20, False), (1, True)):
-        width = golden_width(0.01, 0.05, n_weights=n_weights, product=product)
+        width = golden_width(0.01, delta, n_weights=n_weights, product=product)
         assert n_weights * width.levels < width.samples <= min(width.closed_form, width.separate)
         failed = 0
-        for seed in range(200):
+        for seed in range(seeds):
             if product:
                 u, v = product_samples(width.samples, width.low, width.high, seed=seed)
                 samples = u * v
@@ -236,7 +240,7 @@ def test_golden_width_is_enough() -> None:
             dealt = batch_assignment(samples, width, n_weights)
             assert len(set(dealt[dealt >= 0].tolist())) == np.count_nonzero(dealt >= 0), "a sample serves one weight"
             failed += bool(np.any(dealt < 0))
-        assert failed <= 0.05 * 200
+        assert 0 < failed <= delta * seeds + noise
 
 
 def test_dealt_samples_lie_in_their_intervals() -> None:
@@ -276,7 +280,7 @@ def test_bad_widths(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_bad_samples() -> None:
-    with pytest.raises(ValueError, match="low=0.0"):
+    with pytest.raises(ValueError, match=r"low=0\.0"):
         hyperbolic_samples(3, 0.0, 1.0, seed=0)
     with pytest.raises(ValueError, match="take each sign by itself"):
         batch_assignment([-0.1], golden_width(0.1, 0.1), 1)

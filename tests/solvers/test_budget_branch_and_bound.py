@@ -1,0 +1,109 @@
+"""Budgets met exactly: against brute force, against the 0-1 program, and with a proof that covers every branch."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunopt as po
+from prunopt.forms import BudgetedClosure, Closure
+from prunopt.forms.closure import exact_sum
+from prunopt.solvers import budget_branch_and_bound as module
+from prunopt.solvers.budget_branch_and_bound import BudgetBranchAndBound
+from prunopt.testing import brute_force_budget, random_closure
+
+
+def problem_of(seed: int, n_items: int = 60, share: float = 0.3) -> BudgetedClosure:
+    rng = np.random.default_rng(seed)
+    parent = np.array([rng.integers(h - h % 10, h) if h % 10 else -1 for h in range(n_items)], np.int32)
+    needs = [np.unique(np.clip(h + rng.integers(-6, 7, rng.integers(0, 6)), 0, n_items - 1)) for h in range(n_items)]
+    closure = Closure(
+        rng.integers(-20, 40, n_items),
+        parent,
+        np.cumsum([0, *map(len, needs)]),
+        np.concatenate(needs).astype(np.int32),
+        rng.integers(0, 30, n_items),
+        unit=Fraction(1, 7),
+    )
+    return BudgetedClosure(closure, int(share * exact_sum(closure.cost)))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = BudgetedClosure(random_closure(rng, int(rng.integers(1, 10))), int(rng.integers(0, 25)))
+    solution = po.solve(problem)
+    assert solution.status is po.Status.OPTIMAL
+    assert solution.objective == pytest.approx(brute_force_budget(problem), abs=1e-12)
+    po.verify(problem, solution)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.4, 0.7, 1.0])
+def test_the_01_program_with_the_budget_row(share: float) -> None:
+    problem = problem_of(1, share=share)
+    solution, other = po.solve(problem), po.solve(problem, "pulp")
+    assert solution.objective == pytest.approx(other.objective, abs=1e-9)
+    assert solution.gap == 0
+    assert problem.cost(solution.value) <= problem.budget
+
+
+def test_the_proof_covers_every_branch() -> None:
+    problem = problem_of(2)
+    solution = po.solve(problem)
+    leaves = solution.duals["leaves"]
+    assert len(leaves) >= 3
+    assert problem.bound({"leaves": leaves}) >= solution.objective - 1e-12
+    for k in range(len(leaves)):
+        with pytest.raises(po.CertificateError, match="no leaf"):
+            problem.bound({"leaves": leaves[:k] + leaves[k + 1 :]})
+    with pytest.raises(po.CertificateError, match="overlap"):
+        problem.bound({"leaves": (*leaves, leaves[0])})
+    weakened = [leaf._replace(multipliers=np.zeros_like(leaf.multipliers)) for leaf in leaves]
+    assert problem.bound({"leaves": weakened}) < solution.objective
+    with pytest.raises(po.CertificateError):
+        po.verify(problem, replace(solution, duals={"leaves": tuple(weakened)}))
+
+
+def test_a_node_limit_leaves_a_valid_gap() -> None:
+    problem = problem_of(3, 200)
+    best = po.solve(problem)
+    few = po.solve(problem, BudgetBranchAndBound(nodes=3))
+    assert few.stats["nodes"] <= 4
+    assert few.bound <= best.objective <= few.objective
+    assert problem.violation(few.value) == 0
+    po.verify(problem, few)
+
+
+def test_interrupt_keeps_the_proof_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problem_of(3, 200)
+    best = po.solve(problem)
+    real, count = module.closure_path, [0]
+
+    def path(*arguments: Any) -> Any:
+        count[0] += 1
+        if count[0] == 8:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "closure_path", path)
+    solution = BudgetBranchAndBound().solve(problem, po.Limits(), 0)
+    assert solution.message.startswith("interrupted")
+    assert problem.bound(solution.duals) <= best.objective <= solution.objective
+
+
+def test_bad_input() -> None:
+    closure = Closure.of([1, 1], requirements=[[0], [0]], cost=[2])
+    with pytest.raises(ValueError, match="budget=-1"):
+        BudgetedClosure(closure, -1)
+    with pytest.raises(ValueError, match=r"budget=0\.5"):
+        BudgetedClosure(closure, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="arcs"):
+        BudgetedClosure(Closure.of([1, 1], arcs=[(0, 1)]), 3)

@@ -1,0 +1,102 @@
+"""The subgradient method: the authors' step by hand, valid bounds at any stop, a smaller gap by the other rule."""
+
+from __future__ import annotations
+
+import math
+import signal
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
+
+import prunopt as po
+from prunopt.forms import Closure
+from prunopt.problems import ForestBudget
+from prunopt.solvers.kernels import dual_prices
+from prunopt.solvers.primal_dual import PrimalDual
+
+
+def forest_closure() -> Closure:
+    X, y = load_breast_cancer(return_X_y=True)
+    forest = RandomForestClassifier(15, max_depth=5, random_state=0).fit(X, y)
+    closure = ForestBudget.from_forest(forest, X, y, np.arange(1, 31), 0).path_closure().closure
+    return replace(closure, price=Fraction(1, 8))
+
+
+def test_the_authors_first_step_by_hand() -> None:
+    # Two trees of one item each share a requirement of cost 6. At prices 0 both trees keep their item: the dual is
+    # 5 + 4 = 9, the closure pays 6, so the best primal is 3, and both edges have subgradient 1, |g|^2 = 2.
+    problem = Closure.of([5, 4], requirements=[[0], [0]], cost=[6])
+    zero = po.solve(problem, PrimalDual(rule="authors"), limits=po.Limits(evaluations=0))
+    assert (zero.objective, zero.bound) == (-3.0, -9.0)
+    # eta = (1 + M)(9 - 3) / (2 (1 + M)) = 3: both prices become 3, the trees gain 2 + 1, nothing is overpaid.
+    one = po.solve(problem, PrimalDual(rule="authors", offset=500), limits=po.Limits(evaluations=1))
+    assert one.bound == pytest.approx(-3.0, abs=1e-12)
+    prices = np.asarray(one.duals["requirements"]) / one.duals["denominator"]
+    assert prices == pytest.approx([3.0, 3.0])
+    assert one.status is po.Status.OPTIMAL
+
+
+def test_prices_never_fall_below_zero() -> None:
+    price = np.array([0.5, 2.0])
+    indptr, indices = np.array([0, 1, 2]), np.array([0, 0], np.int32)
+    state = (np.array([1.0]), np.array([2.5]), np.array([False, False]))
+    dual_prices.subgradient_step(indptr, indices, *state, 1.0, price)
+    assert price.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("rule", ["authors", "deflected"])
+def test_bounds_are_valid_and_proven_at_any_stop(rule: str) -> None:
+    problem = forest_closure()
+    best = po.solve(problem, "min-cut").objective
+    gaps = []
+    for evaluations in (0, 5, 50, 300):
+        solution = po.solve(problem, PrimalDual(rule=rule), limits=po.Limits(evaluations=evaluations))
+        po.verify(problem, solution)
+        assert solution.bound <= best + 1e-12 <= solution.objective + 2e-12
+        assert solution.bound == problem.bound(solution.duals)
+        assert problem.violation(solution.value) == 0
+        gaps.append(solution.objective - solution.bound)
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < gaps[0] / 3
+
+
+def test_ours_closes_the_gap_faster_than_the_authors_rule() -> None:
+    problem = forest_closure()
+    limits = po.Limits(evaluations=200)
+    found = {rule: po.solve(problem, PrimalDual(rule=rule), limits=limits) for rule in ("authors", "deflected")}
+    size = {rule: s.objective - s.bound for rule, s in found.items()}
+    assert size["deflected"] < size["authors"]
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = forest_closure()
+    real, count = dual_prices.respond, [0]
+
+    def respond(*arguments: Any) -> Any:
+        count[0] += 1
+        if count[0] == 5:
+            signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(dual_prices, "respond", respond)
+    solution = PrimalDual().solve(problem, po.Limits(), 0)
+    assert solution.status is po.Status.FEASIBLE
+    assert solution.message.startswith("interrupted after")
+    assert -math.inf < solution.bound <= solution.objective
+    assert problem.violation(solution.value) == 0
+
+
+def test_options() -> None:
+    with pytest.raises(ValueError, match="rule='newton'"):
+        PrimalDual(rule="newton")
+    with pytest.raises(ValueError, match="offset=0"):
+        PrimalDual(offset=0)
+    with pytest.raises(ValueError, match="deflection=1"):
+        PrimalDual(deflection=1)
+    with pytest.raises(TypeError):
+        PrimalDual(speed=3)  # type: ignore[call-arg]
