@@ -66,16 +66,17 @@ class GoldenRatio(Solver[SubsetSum]):
     is therefore reached within :math:`s \gamma^{k-1}`, whatever the numbers are; no larger ratio between the
     intervals tolerates that.
 
-    Given any candidates, the solver takes those of the target's sign, s their largest, and of each interval the first.
-    It stops as soon as epsilon is met. A target that is not reached (an interval is empty, or the target too large)
-    is answered by `smallest_subsets`, up to 44 candidates; ``stats["repaired"]`` counts them. A heuristic: the number
-    kept is not the least.
+    Given any candidates, the solver goes through those of the target's sign and stops as soon as epsilon is met. A
+    target that is not reached (an interval is empty, or the target too large) is answered by `smallest_subsets`;
+    ``stats["repaired"]`` counts them. A heuristic: the number kept is not the least.
 
     Parameters
     ----------
     spares
-        Let the further candidates of an interval take part, too. The invariant holds all the same, so more targets
-        are reached.
+        True: all candidates take part; the invariant holds all the same for the intervals that they fill, wherever
+        these begin. False, as in the paper: of each interval only the first candidate does.
+    top
+        The upper end s of the first interval, for ``spares=False``; None: the largest candidate of the sign.
     repair
         Answer what the decomposition misses by meeting in the middle.
 
@@ -91,13 +92,18 @@ class GoldenRatio(Solver[SubsetSum]):
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     reference: ClassVar[str] = "Orseau, Hutter & Rivasplata, NeurIPS 2020"
 
-    spares: bool = False
+    spares: bool = True
+    top: float | None = None
     repair: bool = True
+
+    def __post_init__(self) -> None:
+        if self.top is not None and not 0 < self.top < math.inf:
+            raise ValueError(f"top={self.top!r}: give the upper end of the first interval, > 0, or None")
 
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the decomposition of every target, with the bound that the sizes of the candidates alone give."""
         run, m = Run(limits), problem.n_targets
-        mask, rest = greedy_subsets(problem, np.arange(m), level=None if self.spares else _intervals)
+        mask, rest = greedy_subsets(problem, np.arange(m), level=None if self.spares else self._intervals)
         reached = rest <= problem.fixed.epsilon
         subsets = Subsets(
             problem,
@@ -117,6 +123,13 @@ class GoldenRatio(Solver[SubsetSum]):
         how = f"{stats['decomposed']} of {m} targets decomposed, {stats['repaired']} repaired; not proven smallest"
         why = "an interval is empty, or a target too large for the candidates"
         return answer(problem, self.name, run, subsets, stats=stats, how=how, why=why)
+
+    def _intervals(self, sizes: Floats) -> NDArray[np.int32]:
+        """The interval of each size; -1 for what lies above the first, the largest integer for sizes of 0."""
+        top = sizes.max(axis=1, initial=0.0)[:, None] if self.top is None else self.top
+        with np.errstate(divide="ignore", invalid="ignore"):
+            level = np.floor(np.log(top / sizes) / -math.log(GAMMA))
+        return np.where(sizes > 0, np.maximum(level, -1), np.iinfo(np.int32).max).astype(np.int32)
 
 
 def golden_width(
@@ -242,14 +255,6 @@ def batch_assignment(samples: ArrayLike, width: GoldenWidth, n_weights: int) -> 
     out = np.full((n_weights, width.levels), -1, np.int64)
     out[turn[served], interval[order[served]]] = order[served]
     return out
-
-
-def _intervals(sizes: Floats) -> NDArray[np.int32]:
-    """The interval of each size, counted from the largest of its row; the largest integer for sizes of 0."""
-    top = sizes.max(axis=1, initial=0.0)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = np.floor(np.log(top / sizes) / -math.log(GAMMA))
-    return np.where(sizes > 0, level, np.iinfo(np.int32).max).astype(np.int32)
 
 
 def _repaired(subsets: Subsets, missed: Ints, limits: Limits, run: Run) -> Subsets:

@@ -28,6 +28,9 @@ from prunopt.problems.forest_errors import ERRORS, tree_weights
 # are within noise of larger forests up to half of the full cost (measured on digits, satimage, magic and spambase).
 DEFAULTS: dict[str, Any] = {"n_estimators": 40, "max_depth": 10, "max_features": None, "bootstrap": True}
 
+# Branch and bound under a budget visits so many nodes that their edges add up to about this, within these numbers.
+SEARCH_EDGES, SEARCH_NODES = 1_000_000, (5, 60)
+
 
 class _BudgetedForest(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share."""
@@ -255,13 +258,24 @@ class _BudgetedForest(BaseEstimator):  # type: ignore[misc]
         if self.price is not None:
             solution, price = path.solution(price=self.price), float(self.price)
         elif self.budget is not None:
-            solution = path.solution(budget=self.budget)
-            price = float(solution.stats["price"])
+            return self._within_budget(task, float(self.budget))
         else:
             k = self._within_one_standard_error(task, X, y, weight)
             price = path.points[k].price
             solution = path.solution(price=price)
         return solution, price, float(solution.stats["expected_cost"])
+
+    def _within_budget(self, task: ForestBudget, budget: float) -> tuple[Solution[NDArray[np.bool_]], float, float]:
+        """The pruning of least error within the budget, as far as a bounded search proves it."""
+        import prunopt as po
+        from prunopt.problems.forest_within import ForestWithin
+        from prunopt.solvers.budget_branch_and_bound import BudgetBranchAndBound
+
+        hull = self.path_.solution(budget=budget)  # refuses a budget below the cheapest pruning
+        edges = task.path_closure().closure.n_edges
+        nodes = int(np.clip(SEARCH_EDGES / max(edges, 1), *SEARCH_NODES))
+        found = po.solve(ForestWithin(task, budget), BudgetBranchAndBound(nodes=nodes))
+        return found, float(hull.stats["price"]), task.cost(found.value)
 
     def _within_one_standard_error(self, task: ForestBudget, X: Any, y: Any, weight: Any) -> int:
         """The cheapest point whose vote errs at most one standard error more than the best point's."""
@@ -292,7 +306,8 @@ class BudgetedForestClassifier(ClassifierMixin, _BudgetedForest):  # type: ignor
     feature_groups
         Features that are bought together (see `prunopt.problems.prices.FeaturePrices.of`).
     budget
-        Greatest mean cost of a row: the best pruning of the path within it.
+        Greatest mean cost of a row: the pruning of least error within it, found by branch and bound (the problem is
+        NP-hard); ``solution_.gap`` says how far it may be from the best.
     price
         Price of one unit of cost in units of error. Without budget and price, the cheapest pruning whose forest errs
         at most one standard error more than the best one of the path.

@@ -285,7 +285,7 @@ def greedy(
     out: NDArray[np.bool_],
     missed: Ints,
 ) -> None:
-    """For each target in ``chosen`` take what fits, in the order of its sign, until it is within ``window``.
+    """For each target in ``chosen`` take what fits, give or take ``window``, until it is within that.
 
     Row ``2 p + s`` of ``order`` lists the candidates of pool p that have sign s (0: positive), -1 at the end. Of
     candidates with the same ``level`` >= 0 only the first is looked at.
@@ -302,10 +302,10 @@ def greedy(
                 continue
             before = level[row, place]
             item = abs(pools[rows[i], c])
-            if item <= rest:
+            if item <= rest + window:
                 rest -= item
                 out[i, c] = True
-        missed[i] = rest
+        missed[i] = abs(rest)
 
 
 @njit

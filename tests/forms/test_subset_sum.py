@@ -77,7 +77,7 @@ def test_infeasible_by_one_target() -> None:
     assert not problem.is_infeasible_by(0)
     assert problem.is_infeasible_by(1)
     assert problem.is_infeasible_by([2])
-    for wrong in (-1, 3, 0.5, []):
+    for wrong in (np.array(-1), np.array(3), np.array(0.5), np.zeros(0, int)):
         assert not problem.is_infeasible_by(wrong)
     assert problem.nearest(2) == 0.25
     assert problem.nearest(1) == 5.5
@@ -146,7 +146,7 @@ def test_exact_units() -> None:
         ({"epsilon": 0.0}, ValueError, "epsilon=0.0: give a finite tolerance > 0"),
         ({"epsilon": -1.0}, ValueError, "epsilon=-1.0"),
         ({"epsilon": np.nan}, ValueError, "epsilon=nan"),
-        ({"epsilon": 1e-16, "targets": [0.1, 1.0]}, ValueError, "too fine beside candidates"),
+        ({"epsilon": 1e-16, "candidates": [1e-7 / 3, 0.7]}, ValueError, "too fine beside candidates"),
         ({"candidates": [1e300, 1.0]}, ValueError, "rescale them below"),
     ],
 )
