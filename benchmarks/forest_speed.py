@@ -181,24 +181,25 @@ def primal_dual(budget: float = 20.0) -> dict[str, Any]:
     return {"optimum": exact.objective, "after seconds": budget, "rules": rows}
 
 
+def part(name: str) -> dict[str, Any]:
+    """Measure one part of the table."""
+    if name in SHAPES:
+        return speed(name)
+    if name == "memory":
+        kinds = [(data, what) for data in SHAPES for what in ("cut", "path")]
+        return {" ".join(k): in_fresh_process("benchmarks.forest_speed", "memory_of", *k) for k in kinds}
+    return {"highs": highs, "primal-dual": primal_dual}[name]()
+
+
 def main(parts: list[str]) -> None:
-    """Measure the parts asked for and save them."""
-    jobs = {
-        "magic": lambda: speed("magic"),
-        "letter": lambda: speed("letter"),
-        # OR-tools brings a HiGHS of its own; in one process the two get in each other's way.
-        "highs": lambda: in_fresh_process("benchmarks.forest_speed", "highs"),
-        "memory": lambda: {
-            f"{name} {what}": in_fresh_process("benchmarks.forest_speed", "memory_of", name, what)
-            for name in SHAPES
-            for what in ("cut", "path")
-        },
-        "primal-dual": primal_dual,
-    }
-    for part in parts or list(jobs):
-        figures = jobs[part]()
-        save(f"forest_speed_{part}", {"figures": figures, "machine": described("highspy", "ortools")})
-        print(part, figures, flush=True)
+    """Measure the parts asked for, each in a process of its own, and save them.
+
+    OR-tools brings a HiGHS of its own: in one process the two get in each other's way.
+    """
+    for name in parts or [*SHAPES, "highs", "memory", "primal-dual"]:
+        figures = in_fresh_process("benchmarks.forest_speed", "part", name)
+        save(f"forest_speed_{name}", {"figures": figures, "machine": described("highspy", "ortools")})
+        print(name, figures, flush=True)
 
 
 if __name__ == "__main__":
