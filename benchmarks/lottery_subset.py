@@ -43,7 +43,7 @@ def weights() -> tuple[Floats, NDArray[np.int64]]:
     return np.concatenate([w.ravel() for w in layers]), np.concatenate([rows[0], len(layers[0]) + rows[1]])
 
 
-def network(epsilon: float, seed: int = 0, *, own: bool = False) -> SubsetSum:
+def network(epsilon: float, seed: int = 1, *, own: bool = False) -> SubsetSum:
     """The problem: candidates drawn for each row of the matrices, or (``own``) for each weight by itself."""
     targets, rows = weights()
     rng = np.random.default_rng(seed)
@@ -244,7 +244,7 @@ def table(parts: dict[str, Any]) -> str:
         )
         lines.append(
             f"| golden-ratio | 0.01 | {g['solve seconds']:.2f} | {g['kept per weight']:.3f} | | {g['rms error']:.2e} | "
-            f"{g['largest error']:.2e} | 0 ({g['repaired']} repaired) | |"
+            f"{g['largest error']:.2e} | 0 ({g['repaired']} by meeting in the middle) | |"
         )
         lines.append("| published, Gurobi | 0.01 | 77266 on 36 cores | 9.39 | | | | 0 | |")
     return "\n".join(lines)

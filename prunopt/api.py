@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 import math
-import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from dataclasses import replace
 from typing import Any
 
+from prunopt.core.dispatch import SolverRow as SolverRow
+from prunopt.core.dispatch import candidates, dispatch, load_solvers, reduced_to
+from prunopt.core.dispatch import solvers as solvers
 from prunopt.core.problem import Reduced
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status, Step, relative_gap
-from prunopt.core.solver import Limits, Solver, by_name, registered, solvers_for
+from prunopt.core.solver import Limits, Solver, by_name
 
 VALUE_TOLERANCE = 1e-6  # relative: how far a re-evaluated objective may lie from the solver's, and a violation from 0
-_loaded = False
-
-
-@dataclass(frozen=True, slots=True)
-class SolverRow:
-    """One solver as `solvers` lists it."""
-
-    name: str
-    form: str
-    exact: bool
-    available: bool
-    why_not: str
-    reference: str
-
-
-def load_solvers() -> None:
-    """Import every module of `prunopt.solvers`, and the solvers that other packages enter under that name."""
-    global _loaded
-    if _loaded:
-        return
-
-    for module in pkgutil.iter_modules(importlib.import_module("prunopt.solvers").__path__):
-        if not module.ispkg:
-            importlib.import_module(f"prunopt.solvers.{module.name}")
-    for point in entry_points(group="prunopt.solvers"):
-        try:
-            point.load()
-        except Exception as error:  # a broken third-party package must not take every solver with it
-            logging.getLogger("prunopt").warning("solver %s of %s cannot be loaded: %s", point.name, point.value, error)
-    _loaded = True
-
-
-def solvers(task_or_form: Any = None) -> list[SolverRow]:
-    """List the solvers, best first, of one task or form (an instance or a type), or of everything.
-
-    Returns
-    -------
-    list of SolverRow
-        Name, form, whether the solver is exact, whether it can run here, why not, and its paper.
-    """
-    load_solvers()
-    found: list[type[Solver[Any]]]
-    if task_or_form is None:
-        found = registered()
-    elif isinstance(task_or_form, type):
-        found = solvers_for(task_or_form)
-    else:
-        found = [solver for solver, _ in _candidates(task_or_form)]
-    return [SolverRow(s.name, s.form.__name__, s.exact, not s.why_not(), s.why_not(), s.reference) for s in found]
 
 
 def solve(
@@ -103,7 +53,7 @@ def solve(
     """
     load_solvers()
     limits = limits or Limits()
-    chosen, reduced = _dispatch(task, solver)
+    chosen, reduced = dispatch(task, solver)
     if callback is not None:
         limits = replace(limits, callback=_lifted(callback, reduced))
     form = task if reduced is None else reduced.form
@@ -166,60 +116,13 @@ def verify(task: Any, solution: Solution[Any]) -> None:
         raise CertificateError(f"{name}: says optimal with a gap of {solution.gap:.3g}, tolerance {tolerance:.3g}")
 
 
-def _candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:
-    """The solvers of a task or form, best first, each with whether the task must be reduced for it."""
-    found = {s.name: (s, False) for s in solvers_for(type(task))}
-    for form in _forms_of(task):
-        for s in solvers_for(form):
-            found.setdefault(s.name, (s, True))
-    return sorted(found.values(), key=lambda pair: (not pair[0].exact, pair[0].rank, pair[0].name))
-
-
-def _forms_of(task: Any) -> tuple[type, ...]:
-    """The forms that a task can be reduced to: those that it declares in ``forms``, else its default form."""
-    if not hasattr(task, "reduce"):
-        return ()
-    declared = getattr(task, "forms", None)
-    return (type(task.reduce().form),) if declared is None else tuple(declared)
-
-
-def _reduce(task: Any, form: type) -> Reduced[Any] | None:
-    """The task as a form of the type ``form``, None where there is no such form."""
-    if not any(issubclass(target, form) for target in _forms_of(task)):
-        return None
-    reduced: Reduced[Any] = task.reduce(form)
-    return reduced if isinstance(reduced.form, form) else None
-
-
-def _dispatch(task: Any, solver: str | Solver[Any] | None) -> tuple[Solver[Any], Reduced[Any] | None]:
-    if solver is None:
-        for candidate, must_reduce in _candidates(task):
-            if not candidate.why_not():
-                return candidate(), _reduce(task, candidate.form) if must_reduce else None
-        raise ValueError(f"task: no solver for {type(task).__name__}; prunopt.solvers() lists all of them")
-    chosen = by_name(solver)() if isinstance(solver, str) else solver
-    if not isinstance(chosen, Solver):
-        raise TypeError(f"solver={solver!r}: give a solver's name, an instance of Solver, or None")
-    if why := chosen.why_not():
-        raise ValueError(f"solver={chosen.name!r} cannot run here: it {why}")
-    if isinstance(task, chosen.form):
-        return chosen, None
-    reduced = _reduce(task, chosen.form)
-    if reduced is None:
-        fitting = ", ".join(s.name for s, _ in _candidates(task)) or "none"
-        raise ValueError(
-            f"solver={chosen.name!r}: it solves {chosen.form.__name__}, no {type(task).__name__}; fitting are {fitting}"
-        )
-    return chosen, reduced
-
-
 def _reduction_of(task: Any, solution: Solution[Any]) -> Reduced[Any] | None:
     """The reduction that a solution's multipliers belong to."""
     try:
         form = by_name(solution.solver).form
     except ValueError:
         form = type(task)
-    return None if isinstance(task, form) else _reduce(task, form)
+    return None if isinstance(task, form) else reduced_to(task, form)
 
 
 def _lifted(callback: Callable[[Step], Any], reduced: Reduced[Any] | None) -> Callable[[Step], Any]:
@@ -282,7 +185,7 @@ def _settle(solution: Solution[Any], tolerance: float, *, relaxed: bool) -> Solu
 
 def _second_opinion(task: Any, name: str) -> Solution[Any] | None:
     """Another exact solver's answer to the same task, None where there is no other."""
-    for candidate, _ in _candidates(task):
+    for candidate, _ in candidates(task):
         if candidate.exact and candidate.name != name and not candidate.why_not():
             return solve(task, candidate(), throw=False)
     return None

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from prunopt.api import load_solvers, solve, verify
+from prunopt.api import solve, verify
+from prunopt.core.dispatch import load_solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
 from prunopt.forms import BudgetedClosure, Closure, LinearProgram, SubsetSum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -273,7 +274,8 @@ def test_every_point_of_the_path_beats_all_other_prunings(loss: Loss) -> None:
     feasible = [x for x in every if closure.violation(x) == 0]
     for block in path.blocks:
         for price in (block.price, block.price * Fraction(3, 4)):
-            best = min(price * int(closure.cost[closure.covered(x)].sum()) - int(closure.profit[x].sum()) for x in feasible)
+            spent = [int(closure.cost[closure.covered(x)].sum()) for x in feasible]
+            best = min(price * c - int(closure.profit[x].sum()) for c, x in zip(spent, feasible, strict=True))
             assert path.objective(price) == best
             assert path.gap(price) <= 1e-9
 
@@ -290,6 +292,19 @@ def test_the_profit_of_a_split_is_the_fall_of_the_second_order_loss() -> None:
     split = forest.scores(data.codes)[:, 0] - forest.base[0]
     assert profit[0] == pytest.approx(loss(np.full(400, forest.value[0, 0])) - loss(split))
     assert profit[1:].tolist() == [0.0, 0.0]
+
+
+def test_a_row_of_weight_two_is_two_rows_to_the_path() -> None:
+    data = problem()
+    forest, _ = boost(data, Shape(0.4, 8, 4), 0.001)
+    twice = np.flatnonzero(data.target == 1)
+    weight = np.where(data.target == 1, 2.0, 1.0)
+    weighted = surrogate_path(forest, replace(data, weight=weight))
+    repeated = surrogate_path(forest, data.take(np.concatenate([np.arange(400), twice])))
+    assert len(weighted.cost) == len(repeated.cost)
+    assert np.allclose(weighted.cost, repeated.cost)
+    assert np.allclose(weighted.profit, repeated.profit, atol=1e-6)
+    assert np.allclose(weighted.price[1:], repeated.price[1:], rtol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 3])

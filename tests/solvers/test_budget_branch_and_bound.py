@@ -17,6 +17,7 @@ from prunopt.forms import BudgetedClosure, Closure
 from prunopt.forms.closure import exact_sum
 from prunopt.solvers import budget_branch_and_bound as module
 from prunopt.solvers.budget_branch_and_bound import BudgetBranchAndBound
+from prunopt.solvers.price_path import closure_path
 from prunopt.testing import brute_force_budget, random_closure
 
 
@@ -85,7 +86,7 @@ def test_a_node_limit_leaves_a_valid_gap() -> None:
 def test_interrupt_keeps_the_proof_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = problem_of(3, 200)
     best = po.solve(problem)
-    real, count = module.closure_path, [0]
+    real, count = closure_path, [0]
 
     def path(*arguments: Any) -> Any:
         count[0] += 1

@@ -1,0 +1,283 @@
+"""What ``prunopt forest`` says, draws and writes."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunopt.commands.forest_splits import Splits
+from prunopt.commands.output import note, number, plain, table
+
+if TYPE_CHECKING:
+    from prunopt.forests.path import BudgetPath, Curve
+
+SHOWN = 18  # rows of the table printed; path.csv has all of them
+
+
+@dataclass
+class Case:
+    """The rows, their prices, and what is to be said about them."""
+
+    name: str
+    X: Any
+    y: Any
+    names: tuple[str, ...]
+    costs: dict[str, float]
+    currency: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the target holds labels, not numbers."""
+        return bool(np.asarray(self.y).dtype.kind != "f")
+
+    @property
+    def who(self) -> str:
+        """What a row is."""
+        return "patient" if self.name in ("heart", "hypothyroid") else "row"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A fitted model, the rows that it was fitted and is tested on, and its repetitions on other splits."""
+
+    case: Case
+    model: Any
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    many: Splits | None
+    seed: int
+
+    def curves(self, path: BudgetPath) -> tuple[Curve, Curve]:
+        """Return the curves of a path on the training rows, each row by the trees that have not seen it, and on test."""
+        from prunopt.problems.forest_errors import tree_weights
+
+        X, y = self.case.X, self.case.y
+        use = tree_weights(path.forest, "oob", path.ensemble.n_trees, np.ones(len(self.train))) > 0
+        return path.vote(X[self.train], y[self.train], use=use), path.curve(X[self.test], y[self.test])
+
+
+def build_report(a: Analysis) -> dict[str, Any]:
+    """Return everything that is to be told, in JSON's own types."""
+    case, solution = a.case, a.model.solution_
+    path: BudgetPath = a.model.path_
+    valid, test = a.curves(path)
+    whole = path.unpruned(case.X[a.test], case.y[a.test])
+    column = {f"x{k}": name for k, name in enumerate(case.names)}
+
+    def row(valid: Curve, test: Curve, k: int, cost: float) -> dict[str, Any]:
+        mean = {} if a.many is None else {"mean test score over splits": a.many.at(cost)}
+        return {
+            "cost": cost,
+            "test cost": float(test.expected_cost[k]),
+            "validation score": float(valid.score[k]),
+            "test score": float(test.score[k]),
+            "test standard error": float(test.standard_error[k]),
+            **mean,
+        }
+
+    rows = [
+        {
+            "price": p.price,
+            **row(valid, test, k, p.expected_cost),
+            "tree error": p.training_error,
+            "nodes": p.n_nodes,
+            "gap": p.gap,
+            "features": [column[name] for name in p.bought],
+        }
+        for k, p in enumerate(path.points)
+    ]
+    on_path = [k for k in range(len(rows)) if np.array_equal(path.lifetime > k, solution.value)]
+    # The pruning within a budget need not be a point of the path; a path of that one point measures it.
+    one = replace(path, points=path.points[:1], lifetime=solution.value.astype(np.int64))
+    chosen = {
+        "point": on_path[0] if on_path else None,
+        **row(*a.curves(one), 0, float(a.model.expected_cost_)),
+        "nodes": int(solution.value.sum()),
+        "objective": solution.objective,
+        "bound": solution.bound,
+        "gap": solution.gap,
+        "status": solution.status.name,
+        "message": solution.message,
+    }
+    splits = None
+    if a.many is not None:
+        splits = {
+            "number": len(a.many.scores),
+            "budgets": a.many.budgets,
+            "mean test score": a.many.mean,
+            "standard deviation": a.many.spread,
+            "unpruned mean test score": float(a.many.unpruned.mean()),
+            "standard deviation at the chosen cost": float(a.many.spread[a.many.index(chosen["cost"])]),
+        }
+    return plain(  # type: ignore[no-any-return]
+        {
+            "data": case.name,
+            "rows": {"train": len(a.train), "test": len(a.test)},
+            "seed": a.seed,
+            "currency": case.currency,
+            "cost of all features": sum(case.costs.values()),
+            "score": "accuracy" if case.is_classification else "R^2",
+            "budget": a.model.budget,
+            "unpruned": {
+                "cost": float(whole.expected_cost[0]),
+                "test score": float(whole.score[0]),
+                "test standard error": float(whole.standard_error[0]),
+                "nodes": len(path.lifetime),
+            },
+            "chosen": chosen,
+            "splits": splits,
+            "largest gap on the path": max(p.gap for p in path.points),
+            "complete": path.complete,
+            "path": rows,
+            "files": [],
+        }
+    )
+
+
+def show(report: dict[str, Any], who: str) -> None:
+    """Print the table, the choice, and what is proven."""
+    unit, score, splits = report["currency"] or "units", report["score"], report["splits"]
+    rows, chosen, whole = report["path"], report["chosen"], report["unpruned"]
+    k = chosen["point"]
+    shown = set(range(len(rows)))
+    if len(rows) > SHOWN:
+        shown = {*np.linspace(0, len(rows) - 1, SHOWN).astype(int).tolist(), *([] if k is None else [k])}
+
+    def cells(mark: str, price: str, row: dict[str, Any]) -> tuple[str, ...]:
+        mean = (f"{row['mean test score over splits']:.3f}",) if splits else ()
+        scores = (f"{row['validation score']:.3f}", f"{row['test score']:.3f}", *mean)
+        gap = number(row["gap"], 2) if row["gap"] else "0"
+        return (mark, price, f"{row['cost']:.2f}", *scores, str(row["nodes"]), gap)
+
+    means = (f"{splits['unpruned mean test score']:.3f}",) if splits else ()
+    head = (f"{splits['number']} splits",) if splits else ()
+    lines = [(rows[i]["cost"], cells("*" if i == k else "", number(rows[i]["price"], 3), rows[i])) for i in shown]
+    if k is None:
+        lines.append((chosen["cost"], cells("*", "budget", chosen)))
+    unpruned = (
+        "",
+        "unpruned",
+        f"{whole['cost']:.2f}",
+        "",
+        f"{whole['test score']:.3f}",
+        *means,
+        str(whole["nodes"]),
+        "",
+    )
+    heads = ("", "price", f"{unit} per {who}", f"validation {score}", f"test {score}", *head, "nodes", "gap")
+    print(table(heads, [unpruned, *(line for _, line in sorted(lines, key=lambda pair: -pair[0]))]))
+    if len(shown) < len(rows):
+        print(f"({len(shown)} of {len(rows)} optimal prunings shown)")
+    print(
+        f"* chosen: {chosen['cost']:.2f} {unit} per {who} instead of {whole['cost']:.2f}, test {score} "
+        f"{chosen['test score']:.3f} (standard error {chosen['test standard error']:.3f}) instead of "
+        f"{whole['test score']:.3f}"
+        if score == "accuracy"
+        else f"* chosen: {chosen['cost']:.2f} {unit} per {who} instead of {whole['cost']:.2f}, test {score} "
+        f"{chosen['test score']:.3f} instead of {whole['test score']:.3f}"
+    )
+    if splits:
+        print(
+            f"Mean over {splits['number']} random splits, best point of each path within that cost: "
+            f"{chosen['mean test score over splits']:.3f} (standard deviation from split to split "
+            f"{splits['standard deviation at the chosen cost']:.3f}) instead of "
+            f"{splits['unpruned mean test score']:.3f}; {report['rows']['test']} test rows decide little on their own."
+        )
+    print(_proof(report, unit, who))
+
+
+def _proof(report: dict[str, Any], unit: str, who: str) -> str:
+    """One line: what the certificate proves."""
+    gap = report["largest gap on the path"]
+    exactly = "exactly" if gap == 0 else f"to within a relative gap of {gap:.1e}"
+    stopped = "" if report["complete"] else " The search was stopped: the path is coarser than it could be."
+    text = (
+        "Proven: at its price, no pruning of this forest has a lower mean tree error plus price times cost on the "
+        f"training rows than the line shown, {exactly}, for every line of the path.{stopped}"
+    )
+    if report["budget"] is None:
+        return text
+    chosen = report["chosen"]
+    return (
+        f"{text} Within {report['budget']:g} {unit} per {who}, none has a mean tree error below "
+        f"{number(chosen['bound'], 4)}; the chosen one has {number(chosen['objective'], 4)}."
+    )
+
+
+def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
+    """Write every file of the report into the folder ``out``, each whole or not at all, report.json last."""
+    import skops.io
+
+    from prunopt.core.artifact import write_atomically, write_json
+
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: it is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    heads = [name for name in report["path"][0] if name != "features"] + ["features"]
+    with write_atomically(out / "path.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(heads)
+        for row in report["path"]:
+            writer.writerow([" ".join(row[h]) if h == "features" else row[h] for h in heads])
+    files = ["path.csv", *_draw(out, report, a)]
+    with write_atomically(out / "forest.skops") as temporary:
+        skops.io.dump(a.model.estimator_, temporary)
+    report["files"] = [*files, "forest.skops", "report.json"]
+    write_json(out / "report.json", report)
+
+
+def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
+    from prunopt.core.artifact import write_atomically
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        note("no pictures: they need matplotlib (pip install 'prunopt[plot]')")
+        return []
+    from prunopt.plots import COLOURS, features_bought, pareto
+
+    case = a.case
+    path: BudgetPath = a.model.path_
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    ax = figure.add_subplot()
+    X, y = case.X[a.test], case.y[a.test]
+    if case.is_classification and a.many is not None:
+        test = path.curve(X, y)
+        curves = {
+            f"vote of the pruned forest, mean of {len(a.many.scores)} random splits (±1 standard deviation)": (
+                a.many.budgets,
+                1.0 - a.many.mean,
+                a.many.spread,
+            ),
+            f"vote, the split of the table ({len(y)} test rows)": (test.expected_cost, test.error),
+            "one tree on average, training rows out of bag (minimised)": path,
+        }
+        pareto(curves, ax, unit=case.currency, who=case.who, measure="share misclassified", step=True)
+        at = (report["unpruned"]["cost"], 1.0 - float(a.many.unpruned.mean()))
+        ax.plot(*at, "*", markersize=11, color=COLOURS[-1], label="vote of the unpruned forest, mean of the splits")
+        ax.legend(frameon=False, fontsize="small")
+    else:
+        path.plot(X, y, ax=ax, unit=case.currency)
+        ax.set_xlabel(f"mean cost per {case.who} [{case.currency or 'unit of the feature costs'}]")
+    if case.is_classification:
+        place = (report["chosen"]["test cost"], 1 - report["chosen"]["test score"])
+        ax.plot(*place, "o", markersize=13, fillstyle="none", color=COLOURS[3])
+        ax.annotate("chosen", place, (8, 10), textcoords="offset points")
+    ax.set_title(f"{case.name}: every optimal pruning, by what it costs")
+    with write_atomically(out / "pareto.png") as temporary:
+        figure.savefig(temporary, dpi=150)
+    if len(case.names) > 60:  # more rows than a page has lines
+        return ["pareto.png"]
+    figure = Figure(figsize=(7.2, 1.2 + 0.28 * len(case.names)), layout="constrained")
+    names = dict(zip((f"x{k}" for k in range(len(case.names))), case.names, strict=True))
+    ax = features_bought(path, X, figure.add_subplot(), unit=case.currency, who=case.who, names=names)
+    ax.set_title(f"{case.name}: what is bought at which budget")
+    with write_atomically(out / "features.png") as temporary:
+        figure.savefig(temporary, dpi=150)
+    return ["pareto.png", "features.png"]
