@@ -14,6 +14,7 @@ from prunopt.commands.forest_splits import Splits
 from prunopt.commands.output import note, number, plain, table
 
 if TYPE_CHECKING:
+    from prunopt.core.solution import Solution
     from prunopt.forests.path import BudgetPath, Curve
 
 SHOWN = 18  # rows of the table printed; path.csv has all of them
@@ -43,31 +44,46 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Numbers of the rows to fit and prune on, to choose by, and to test on."""
+
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """All optimal prunings of a forest, and the one that is handed out."""
+
+    path: BudgetPath
+    solution: Solution[NDArray[np.bool_]]
+    forest: Any
+    cost: float
+
+
+@dataclass(frozen=True)
 class Analysis:
-    """A fitted model, the rows that it was fitted and is tested on, and its repetitions on other splits."""
+    """What was chosen for which rows, and its repetitions on other splits."""
 
     case: Case
-    model: Any
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
+    choice: Choice
+    rows: Rows
+    budget: float | None
     many: Splits | None
     seed: int
 
     def curves(self, path: BudgetPath) -> tuple[Curve, Curve]:
-        """Return the curves of a path on the training rows, each row by the trees that have not seen it, and on test."""
-        from prunopt.problems.forest_errors import tree_weights
-
-        X, y = self.case.X, self.case.y
-        use = tree_weights(path.forest, "oob", path.ensemble.n_trees, np.ones(len(self.train))) > 0
-        return path.vote(X[self.train], y[self.train], use=use), path.curve(X[self.test], y[self.test])
+        """Return the curves of a path on the validation rows and on the test rows."""
+        X, y, rows = self.case.X, self.case.y, self.rows
+        return path.curve(X[rows.valid], y[rows.valid]), path.curve(X[rows.test], y[rows.test])
 
 
 def build_report(a: Analysis) -> dict[str, Any]:
     """Return everything that is to be told, in JSON's own types."""
-    case, solution = a.case, a.model.solution_
-    path: BudgetPath = a.model.path_
+    case, path, solution = a.case, a.choice.path, a.choice.solution
     valid, test = a.curves(path)
-    whole = path.unpruned(case.X[a.test], case.y[a.test])
+    whole = path.unpruned(case.X[a.rows.test], case.y[a.rows.test])
     column = {f"x{k}": name for k, name in enumerate(case.names)}
 
     def row(valid: Curve, test: Curve, k: int, cost: float) -> dict[str, Any]:
@@ -97,7 +113,7 @@ def build_report(a: Analysis) -> dict[str, Any]:
     one = replace(path, points=path.points[:1], lifetime=solution.value.astype(np.int64))
     chosen = {
         "point": on_path[0] if on_path else None,
-        **row(*a.curves(one), 0, float(a.model.expected_cost_)),
+        **row(*a.curves(one), 0, float(a.choice.cost)),
         "nodes": int(solution.value.sum()),
         "objective": solution.objective,
         "bound": solution.bound,
@@ -118,12 +134,12 @@ def build_report(a: Analysis) -> dict[str, Any]:
     return plain(  # type: ignore[no-any-return]
         {
             "data": case.name,
-            "rows": {"train": len(a.train), "test": len(a.test)},
+            "rows": {"train": len(a.rows.train), "validation": len(a.rows.valid), "test": len(a.rows.test)},
             "seed": a.seed,
             "currency": case.currency,
             "cost of all features": sum(case.costs.values()),
             "score": "accuracy" if case.is_classification else "R^2",
-            "budget": a.model.budget,
+            "budget": a.budget,
             "unpruned": {
                 "cost": float(whole.expected_cost[0]),
                 "test score": float(whole.score[0]),
@@ -227,7 +243,7 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
             writer.writerow([" ".join(row[h]) if h == "features" else row[h] for h in heads])
     files = ["path.csv", *_draw(out, report, a)]
     with write_atomically(out / "forest.skops") as temporary:
-        skops.io.dump(a.model.estimator_, temporary)
+        skops.io.dump(a.choice.forest, temporary)
     report["files"] = [*files, "forest.skops", "report.json"]
     write_json(out / "report.json", report)
 
@@ -243,10 +259,10 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     from prunopt.plots import COLOURS, features_bought, pareto
 
     case = a.case
-    path: BudgetPath = a.model.path_
+    path = a.choice.path
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     ax = figure.add_subplot()
-    X, y = case.X[a.test], case.y[a.test]
+    X, y = case.X[a.rows.test], case.y[a.rows.test]
     if case.is_classification and a.many is not None:
         test = path.curve(X, y)
         curves = {

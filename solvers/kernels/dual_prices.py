@@ -1,6 +1,12 @@
-"""Dual prices of a closure: what each item pays towards each requirement, and what the trees do at those prices."""
+"""Dual prices of a closure: what every item pays of every requirement's cost, in integers.
+
+A requirement's price is split among the items that need it. Two ways of moving the shares are here: the subgradient of
+the Lagrangian, and exact descent of its quadratic smoothing, one block of requirements at a time.
+"""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,128 +17,398 @@ Longs = NDArray[np.int64]
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+Shares = NDArray[Any]  # int64, or int32 on disk
+
+
+class Forest(NamedTuple):
+    """The items with the working arrays of `regress`; ``level`` is its answer."""
+
+    parent: Ints  # (m,) item, or -1; before its children
+    supply: Longs  # (m,) profit in units of the multipliers
+    spent: Longs  # (m,) what each item pays now
+    omega: Floats  # (m,) weight of each item in the smoothing
+    level: Floats  # (m,) regression of (supply - spent) / omega
+    total: Floats  # (m,) pooled excess of the block that an item heads
+    size: Floats  # (m,) pooled weight
+    mean: Floats  # (m,) their ratio
+    heap: Ints  # (m,) highest block below each item, the root of a skew heap
+    left: Ints
+    right: Ints
+    head: Ints  # (m,) the item whose block swallowed this one, or -1
+
+
+def forest_of(parent: Ints, supply: Longs, omega: Floats) -> Forest:
+    """Return the items with nothing spent."""
+    m = len(parent)
+    floats = [np.zeros(m) for _ in range(4)]
+    ints = [np.zeros(m, np.int32) for _ in range(4)]
+    return Forest(parent, supply, np.zeros(m, np.int64), omega, *floats, *ints)
 
 
 @njit
-def respond(
-    parent: Ints, indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, price: Floats,
-    value: Floats, paid: Floats, chosen: Bools,
-) -> tuple[float, float]:  # fmt: skip
-    """Let every tree choose its best closure at the prices; return the dual value and |subgradient|^2.
+def _meld(a: int, b: int, mean: Floats, left: Ints, right: Ints) -> int:
+    """Meld two skew heaps, highest mean first."""
+    if a < 0:
+        return b
+    if b < 0:
+        return a
+    if mean[a] < mean[b]:
+        a, b = b, a
+    at, other = a, b
+    while True:
+        below = right[at]
+        right[at] = left[at]
+        if below < 0:
+            left[at] = other
+            return a
+        if mean[below] >= mean[other]:
+            left[at] = below
+            at = below
+        else:
+            left[at] = other
+            at, other = other, below
 
-    The dual value, an upper bound on the best profit, is the trees' profit after prices, plus what requirements are
-    paid beyond their cost. The subgradient of edge (h, j) is [h chosen] - [j overpaid]. Writes ``value`` (m,), the
-    profit of every subtree, ``paid`` (W,) and ``chosen`` (m,).
+
+@njit
+def regress(f: Forest) -> None:
+    """Set ``level`` to the weighted regression of excess / omega that does not rise from parent to child.
+
+    Blocks are pooled from the leaves up (Pardalos & Xue 1999). The items above 0 are the least closures of greatest
+    excess, tree by tree, whatever the weights.
+    """
+    m = len(f.parent)
+    for h in range(m):
+        f.heap[h] = f.left[h] = f.right[h] = f.head[h] = -1
+        f.total[h] = f.supply[h] - f.spent[h]
+        f.size[h] = f.omega[h]
+    for h in range(m - 1, -1, -1):
+        f.mean[h] = f.total[h] / f.size[h]
+        top = f.heap[h]
+        while top >= 0 and f.mean[top] > f.mean[h]:
+            f.head[top] = h
+            f.total[h] += f.total[top]
+            f.size[h] += f.size[top]
+            f.mean[h] = f.total[h] / f.size[h]
+            rest = _meld(f.left[top], f.right[top], f.mean, f.left, f.right)
+            top = _meld(rest, f.heap[top], f.mean, f.left, f.right)
+        f.heap[h] = top
+        f.left[h] = f.right[h] = -1
+        if f.parent[h] >= 0:
+            f.heap[f.parent[h]] = _meld(f.heap[f.parent[h]], h, f.mean, f.left, f.right)
+    for h in range(m):
+        f.level[h] = f.mean[h] if f.head[h] < 0 else f.level[f.head[h]]
+
+
+@njit
+def best_profit(parent: Ints, weight: Longs) -> int:
+    """Return the total weight of the best closures of all trees, exactly; ``weight`` is used up."""
+    profit = 0
+    for h in range(len(parent) - 1, -1, -1):
+        if weight[h] > 0:
+            if parent[h] >= 0:
+                weight[parent[h]] += weight[h]
+            else:
+                profit += weight[h]
+    return profit
+
+
+@njit
+def by_requirement(indptr: Longs, indices: Ints, place: Longs) -> tuple[Longs, Ints]:
+    """Return the edges by requirement, requirement j at ``place[j]``: offsets (W + 1,) and the items (E,)."""
+    offsets = np.zeros(len(place) + 1, np.int64)
+    for j in indices:
+        offsets[place[j] + 1] += 1
+    for j in range(len(place)):
+        offsets[j + 1] += offsets[j]
+    items, at = np.empty(len(indices), np.int32), offsets[:-1].copy()
+    for h in range(len(indptr) - 1):
+        for e in range(indptr[h], indptr[h + 1]):
+            j = place[indices[e]]
+            items[at[j]] = h
+            at[j] += 1
+    return offsets, items
+
+
+@njit
+def by_item(indices: Ints, place: Longs, offsets: Longs, shares: Shares, out: Longs) -> None:
+    """Write shares that are ordered by requirement, as `by_requirement` orders them, in the order of ``indices``."""
+    at = offsets[:-1].copy()
+    for e in range(len(indices)):
+        j = place[indices[e]]
+        out[e] = shares[at[j]]
+        at[j] += 1
+
+
+@njit
+def share_equally(
+    offsets: Longs, items: Ints, capacity: Longs, shares: Shares, spent: Longs, degree: Floats
+) -> None:  # fmt: skip
+    """Split every requirement's price equally; count in ``degree`` the edges of each item that can ever change."""
+    for j in range(len(capacity)):
+        n = offsets[j + 1] - offsets[j]
+        if n == 0:
+            continue
+        each, rest = capacity[j] // n, capacity[j] % n
+        for k in range(n):
+            e = offsets[j] + k
+            shares[e] = each + (1 if (k + j) % n < rest else 0)
+            spent[items[e]] += shares[e]
+            if n > 1 and capacity[j] > 0:
+                degree[items[e]] += 1.0
+
+
+@njit
+def add_shares(items: Ints, shares: Shares, spent: Longs) -> None:
+    """Add the shares to what their items spend."""
+    for e in range(len(items)):
+        spent[items[e]] += shares[e]
+
+
+@njit
+def redistribute(
+    f: Forest, offsets: Longs, items: Ints, capacity: Longs, shares: Shares, first: int, last: int,
+    relaxation: float, step: Floats, move: Floats, buffer: Floats,
+) -> None:  # fmt: skip
+    """Take one projected step of the smoothed dual in the shares of the requirements ``first`` to ``last - 1``.
+
+    An edge moves by its item's level times a step that is the item's weight over the number of its edges in the block
+    (each counted by the root of its price), then every requirement's shares are projected, in the metric of the steps,
+    on the simplex of shares that add up to its price. ``step``, ``move`` (m,) and ``buffer`` are working space.
+    """
+    step[:] = 0.0
+    for j in range(first, last):
+        if capacity[j] > 0 and offsets[j + 1] - offsets[j] > 1:
+            root = np.sqrt(float(capacity[j]))
+            for e in range(offsets[j], offsets[j + 1]):
+                step[items[e]] += root
+    for h in range(len(step)):
+        if step[h] > 0.0:
+            step[h] = relaxation * f.omega[h] / step[h]
+            move[h] = f.level[h] * step[h]
+    for j in range(first, last):
+        start, n = offsets[j], offsets[j + 1] - offsets[j]
+        if capacity[j] == 0 or n < 2:
+            continue
+        room, root = float(capacity[j]), np.sqrt(float(capacity[j]))
+        wanted, width = 0.0, 0.0
+        for k in range(n):
+            h = items[start + k]
+            buffer[k] = shares[start + k] + root * move[h]
+            wanted += buffer[k]
+            width += step[h]
+        # Newton's method for the water level: it rises to the root of a convex, piecewise linear function.
+        water = (wanted - room) / width
+        while True:
+            wanted, width = 0.0, 0.0
+            for k in range(n):
+                s = step[items[start + k]]
+                if buffer[k] > water * s:
+                    wanted += buffer[k]
+                    width += s
+            if width == 0.0 or (wanted - room) / width <= water:
+                break
+            water = (wanted - room) / width
+        left, above = capacity[j], 0
+        for k in range(n):
+            share = max(buffer[k] - water * step[items[start + k]], 0.0)
+            buffer[k] = np.floor(min(share, room))
+            if share > 0.0:
+                above += 1
+            left -= np.int64(buffer[k])
+        _settle(buffer, n, left, above, j)
+        for k in range(n):
+            share = np.int64(buffer[k])
+            f.spent[items[start + k]] += share - shares[start + k]
+            shares[start + k] = share
+
+
+@njit
+def _settle(buffer: Floats, n: int, left: int, above: int, turn: int) -> None:
+    """Hand out what rounding left over, to shares above 0 (in turn, so that no item gains by its place), or take it."""
+    if left > 0:
+        above = max(above, 1)
+        each, rest, seen = left // above, left % above, 0
+        for k in range(n):
+            if buffer[k] > 0.0 or (above == 1 and seen == 0 and k == n - 1):
+                buffer[k] += each + (1 if (seen + turn) % above < rest else 0)
+                seen += 1
+        return
+    for k in range(n):
+        if left == 0:
+            return
+        taken = min(np.int64(buffer[k]), -left)
+        buffer[k] -= taken
+        left += taken
+
+
+@njit
+def shift_along_arcs(f: Forest, arcs: Ints, shares: Longs, largest: int, relaxation: float, step: Floats) -> None:
+    """Take one projected step in the multipliers of x_a <= x_b: what a has above b moves from a to b, or back."""
+    step[:] = 0.0
+    for k in range(len(arcs)):
+        step[arcs[k, 0]] += 1.0
+        step[arcs[k, 1]] += 1.0
+    for k in range(len(arcs)):
+        a, b = arcs[k]
+        if a == b:
+            continue
+        resistance = step[a] / f.omega[a] + step[b] / f.omega[b]
+        moved = shares[k] + relaxation * (f.level[a] - f.level[b]) / resistance
+        share = np.int64(min(max(moved, 0.0), float(largest)))
+        f.spent[a] += share - shares[k]
+        f.spent[b] -= share - shares[k]
+        shares[k] = share
+
+
+@njit
+def add_costs_by_rank(
+    offsets: Longs, items: Ints, capacity: Longs, rank: Ints, out: Longs
+) -> None:  # fmt: skip
+    """Add every requirement's price to the entry of the least rank among the items that need it."""
+    for j in range(len(capacity)):
+        if offsets[j] == offsets[j + 1]:
+            continue
+        least = rank[items[offsets[j]]]
+        for e in range(offsets[j] + 1, offsets[j + 1]):
+            least = min(least, rank[items[e]])
+        out[least] += capacity[j]
+
+
+@njit
+def drop_unmet(parent: Ints, arcs: Ints, chosen: Bools) -> None:
+    """Drop items that lack an item they need, until none does."""
+    dropped = True
+    while dropped:
+        dropped = False
+        for h in range(len(parent)):
+            if chosen[h] and parent[h] >= 0 and not chosen[parent[h]]:
+                chosen[h] = False
+                dropped = True
+        for k in range(len(arcs)):
+            if chosen[arcs[k, 0]] and not chosen[arcs[k, 1]]:
+                chosen[arcs[k, 0]] = False
+                dropped = True
+
+
+@njit
+def profit_of(indptr: Longs, indices: Ints, supply: Longs, capacity: Longs, chosen: Bools, users: Ints) -> int:
+    """Return the profit of the chosen items less the price of what they need; count the users of requirements."""
+    users[:] = 0
+    profit = 0
+    for h in range(len(chosen)):
+        if not chosen[h]:
+            continue
+        profit += supply[h]
+        for e in range(indptr[h], indptr[h + 1]):
+            if users[indices[e]] == 0:
+                profit -= capacity[indices[e]]
+            users[indices[e]] += 1
+    return profit
+
+
+@njit
+def best_responses(
+    ends: Longs, members: Longs, parent: Ints, supply: Longs, indptr: Longs, indices: Ints, capacity: Longs,
+    chosen: Bools, users: Ints, value: Longs, wanted: Bools,
+) -> int:  # fmt: skip
+    """Choose each tree anew, in turn, with what the others have bought for free; return by how much profit rose.
+
+    Tree t owns the items ``members[ends[t]:ends[t + 1]]``, ascending. Where two items of a tree need one requirement
+    the choice is a guess; a tree changes only if that raises the profit. ``users`` counts users as `profit_of` does.
+    """
+    gain = 0
+    for t in range(len(ends) - 1):
+        tree = members[ends[t] : ends[t + 1]]
+        old = 0
+        for h in tree:
+            if chosen[h]:
+                old += supply[h]
+                for e in range(indptr[h], indptr[h + 1]):
+                    users[indices[e]] -= 1
+                    if users[indices[e]] == 0:
+                        old -= capacity[indices[e]]
+        for h in tree:
+            value[h] = supply[h]
+            for e in range(indptr[h], indptr[h + 1]):
+                if users[indices[e]] == 0:
+                    value[h] -= capacity[indices[e]]
+        for h in tree[::-1]:
+            if value[h] > 0 and parent[h] >= 0:
+                value[parent[h]] += value[h]
+        new = 0
+        for h in tree:
+            wanted[h] = value[h] > 0 and (parent[h] < 0 or wanted[parent[h]])
+            if wanted[h]:
+                new += supply[h]
+                for e in range(indptr[h], indptr[h + 1]):
+                    if users[indices[e]] == 0:
+                        new -= capacity[indices[e]]
+                    users[indices[e]] += 1
+        if new > old:
+            gain += new - old
+            for h in tree:
+                chosen[h] = wanted[h]
+            continue
+        for h in tree:
+            for e in range(indptr[h], indptr[h + 1]):
+                users[indices[e]] += np.int32(chosen[h]) - np.int32(wanted[h])
+    return gain
+
+
+@njit
+def lagrangian(
+    parent: Ints, profit: Floats, indptr: Longs, indices: Ints, cost: Floats, arcs: Ints, beta: Floats, gamma: Floats,
+    chosen: Bools, paid: Floats, bought: Bools, weight: Floats,
+) -> tuple[float, float, float]:  # fmt: skip
+    """Evaluate the Lagrangian at multipliers ``beta`` (E,) of the requirements and ``gamma`` (k,) of the arcs.
+
+    Sets ``chosen`` to the least best closure of each tree and ``paid`` to the sum of each requirement's multipliers;
+    returns the upper bound on the profit, the profit of ``chosen``, and the squared norm of the subgradient.
     """
     m = len(parent)
     paid[:] = 0.0
+    bought[:] = False
     for h in range(m):
-        total = 0.0
+        weight[h] = profit[h]
         for e in range(indptr[h], indptr[h + 1]):
-            total += price[e]
-            paid[indices[e]] += price[e]
-        value[h] = supply[h] - total
-    dual = 0.0
+            weight[h] -= beta[e]
+            paid[indices[e]] += beta[e]
+    for k in range(len(arcs)):
+        weight[arcs[k, 0]] -= gamma[k]
+        weight[arcs[k, 1]] += gamma[k]
+    bound, value, norm = 0.0, 0.0, 0.0
     for h in range(m - 1, -1, -1):
-        if value[h] > 0:
+        if weight[h] > 0.0:
             if parent[h] >= 0:
-                value[parent[h]] += value[h]
+                weight[parent[h]] += weight[h]
             else:
-                dual += value[h]
+                bound += weight[h]
+    for j in range(len(cost)):
+        bound += max(paid[j] - cost[j], 0.0)
     for h in range(m):
-        chosen[h] = value[h] > 0 and (parent[h] < 0 or chosen[parent[h]])
-    for j in range(len(capacity)):
-        if paid[j] > capacity[j]:
-            dual += paid[j] - capacity[j]
-    square = 0.0
-    for h in range(m):
+        chosen[h] = weight[h] > 0.0 and (parent[h] < 0 or chosen[parent[h]])
+        value += profit[h] if chosen[h] else 0.0
         for e in range(indptr[h], indptr[h + 1]):
-            if chosen[h] != (paid[indices[e]] > capacity[indices[e]]):
-                square += 1.0
-    return dual, square
+            j = indices[e]
+            norm += float(chosen[h] != (paid[j] > cost[j]))
+            if chosen[h] and not bought[j]:
+                bought[j] = True
+                value -= cost[j]
+    for k in range(len(arcs)):
+        norm += float(chosen[arcs[k, 0]] != chosen[arcs[k, 1]])
+    return bound, value, norm
 
 
 @njit
 def subgradient_step(
-    indptr: Longs, indices: Ints, capacity: Floats, paid: Floats, chosen: Bools, step: float, price: Floats
-) -> None:
-    """Move every price along its subgradient: beta <- max(0, beta + step ([h chosen] - [j overpaid]))."""
+    indptr: Longs, indices: Ints, cost: Floats, arcs: Ints, chosen: Bools, paid: Floats, eta: float,
+    beta: Floats, gamma: Floats,
+) -> None:  # fmt: skip
+    """Move the multipliers by ``eta`` times the subgradient of `lagrangian` and project them on the positive."""
     for h in range(len(chosen)):
         for e in range(indptr[h], indptr[h + 1]):
-            over = paid[indices[e]] > capacity[indices[e]]
-            if chosen[h] and not over:
-                price[e] += step
-            elif over and not chosen[h]:
-                price[e] = max(0.0, price[e] - step)
-
-
-@njit
-def deflected_step(
-    indptr: Longs, indices: Ints, capacity: Floats, paid: Floats, chosen: Bools, keep: float, gap: float,
-    damping: float, price: Floats, direction: NDArray[np.float32],
-) -> float:  # fmt: skip
-    """Step along a deflected subgradient, d <- g + keep d, by Polyak's length; return |d|^2."""
-    square = 0.0
-    for h in range(len(chosen)):
-        for e in range(indptr[h], indptr[h + 1]):
-            g = 0.0
-            over = paid[indices[e]] > capacity[indices[e]]
-            if chosen[h] and not over:
-                g = 1.0
-            elif over and not chosen[h]:
-                g = -1.0
-            d = g + keep * direction[e]
-            if price[e] <= 0.0 and d < 0.0:
-                d = 0.0
-            direction[e] = d
-            square += d * d
-    if square > 0.0:
-        step = damping * gap / square
-        for e in range(len(price)):
-            price[e] = max(0.0, price[e] + step * direction[e])
-    return square
-
-
-@njit
-def equal_shares(indices: Ints, capacity: Floats, price: Floats) -> None:
-    """Split the cost of every requirement equally among the items that need it."""
-    users = np.zeros(len(capacity), np.int64)
-    for e in range(len(indices)):
-        users[indices[e]] += 1
-    for e in range(len(indices)):
-        price[e] = capacity[indices[e]] / users[indices[e]]
-
-
-@njit
-def greedy_prices(parent: Ints, indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, price: Floats) -> None:
-    """Dual ascent in one pass: children first, each item pays for its requirements as far as its profit goes."""
-    room = capacity.copy()
-    have = np.maximum(supply, 0.0)
-    debt = np.maximum(-supply, 0.0)
-    for h in range(len(parent) - 1, -1, -1):
-        x = min(have[h], debt[h])
-        have[h] -= x
-        for e in range(indptr[h], indptr[h + 1]):
-            j = indices[e]
-            x = min(have[h], room[j])
-            price[e] = x
-            room[j] -= x
-            have[h] -= x
-        if parent[h] >= 0:
-            have[parent[h]] += have[h]
-
-
-@njit
-def profit_of(indptr: Longs, indices: Ints, supply: Floats, capacity: Floats, chosen: Bools, users: Ints) -> float:
-    """Return the profit of a closure after the cost of what it needs; counts the users of every requirement."""
-    users[:] = 0
-    total = 0.0
-    for h in range(len(chosen)):
-        if chosen[h]:
-            total += supply[h]
-            for e in range(indptr[h], indptr[h + 1]):
-                j = indices[e]
-                if users[j] == 0:
-                    total -= capacity[j]
-                users[j] += 1
-    return total
+            broken = float(chosen[h]) - float(paid[indices[e]] > cost[indices[e]])
+            if broken != 0.0:
+                beta[e] = max(beta[e] + eta * broken, 0.0)
+    for k in range(len(arcs)):
+        gamma[k] = max(gamma[k] + eta * (float(chosen[arcs[k, 0]]) - float(chosen[arcs[k, 1]])), 0.0)
