@@ -40,8 +40,8 @@ class Forest(NamedTuple):
 def forest_of(parent: Ints, supply: Longs, omega: Floats) -> Forest:
     """Return the items with nothing spent."""
     m = len(parent)
-    floats = [np.zeros(m) for _ in range(4)]
-    ints = [np.zeros(m, np.int32) for _ in range(4)]
+    floats: list[Any] = [np.zeros(m) for _ in range(4)]
+    ints: list[Any] = [np.zeros(m, np.int32) for _ in range(4)]
     return Forest(parent, supply, np.zeros(m, np.int64), omega, *floats, *ints)
 
 
@@ -142,7 +142,7 @@ def by_item(indices: Ints, place: Longs, offsets: Longs, shares: Shares, out: Lo
 @njit
 def share_equally(
     offsets: Longs, items: Ints, capacity: Longs, shares: Shares, spent: Longs, degree: Floats
-) -> None:  # fmt: skip
+) -> None:
     """Split every requirement's price equally; count in ``degree`` the edges of each item that can ever change."""
     for j in range(len(capacity)):
         n = offsets[j + 1] - offsets[j]
@@ -210,35 +210,22 @@ def redistribute(
             water = (wanted - room) / width
         left, above = capacity[j], 0
         for k in range(n):
-            share = max(buffer[k] - water * step[items[start + k]], 0.0)
-            buffer[k] = np.floor(min(share, room))
-            if share > 0.0:
-                above += 1
+            buffer[k] = min(max(buffer[k] - water * step[items[start + k]], 0.0), room)
             left -= np.int64(buffer[k])
-        _settle(buffer, n, left, above, j)
+            above += 1 if buffer[k] > 0.0 else 0
+        # What rounding down left over goes to shares above 0, in turn, so that no item gains by its place.
+        each, rest, seen = (left // above, left % above, j) if left > 0 and above > 0 else (0, 0, 0)
         for k in range(n):
             share = np.int64(buffer[k])
+            if left < 0:  # shares beyond 2^53 are inexact, and can add up to more than the price
+                taken = min(share, -left)
+                share -= taken
+                left += taken
+            elif buffer[k] > 0.0:
+                share += each + (1 if seen % above < rest else 0)
+                seen += 1
             f.spent[items[start + k]] += share - shares[start + k]
             shares[start + k] = share
-
-
-@njit
-def _settle(buffer: Floats, n: int, left: int, above: int, turn: int) -> None:
-    """Hand out what rounding left over, to shares above 0 (in turn, so that no item gains by its place), or take it."""
-    if left > 0:
-        above = max(above, 1)
-        each, rest, seen = left // above, left % above, 0
-        for k in range(n):
-            if buffer[k] > 0.0 or (above == 1 and seen == 0 and k == n - 1):
-                buffer[k] += each + (1 if (seen + turn) % above < rest else 0)
-                seen += 1
-        return
-    for k in range(n):
-        if left == 0:
-            return
-        taken = min(np.int64(buffer[k]), -left)
-        buffer[k] -= taken
-        left += taken
 
 
 @njit
@@ -261,9 +248,7 @@ def shift_along_arcs(f: Forest, arcs: Ints, shares: Longs, largest: int, relaxat
 
 
 @njit
-def add_costs_by_rank(
-    offsets: Longs, items: Ints, capacity: Longs, rank: Ints, out: Longs
-) -> None:  # fmt: skip
+def add_costs_by_rank(offsets: Longs, items: Ints, capacity: Longs, rank: Ints, out: Longs) -> None:
     """Add every requirement's price to the entry of the least rank among the items that need it."""
     for j in range(len(capacity)):
         if offsets[j] == offsets[j + 1]:
@@ -390,12 +375,12 @@ def lagrangian(
         value += profit[h] if chosen[h] else 0.0
         for e in range(indptr[h], indptr[h + 1]):
             j = indices[e]
-            norm += float(chosen[h] != (paid[j] > cost[j]))
+            norm += 1.0 if chosen[h] != (paid[j] > cost[j]) else 0.0
             if chosen[h] and not bought[j]:
                 bought[j] = True
                 value -= cost[j]
     for k in range(len(arcs)):
-        norm += float(chosen[arcs[k, 0]] != chosen[arcs[k, 1]])
+        norm += 1.0 if chosen[arcs[k, 0]] != chosen[arcs[k, 1]] else 0.0
     return bound, value, norm
 
 
@@ -407,8 +392,13 @@ def subgradient_step(
     """Move the multipliers by ``eta`` times the subgradient of `lagrangian` and project them on the positive."""
     for h in range(len(chosen)):
         for e in range(indptr[h], indptr[h + 1]):
-            broken = float(chosen[h]) - float(paid[indices[e]] > cost[indices[e]])
-            if broken != 0.0:
-                beta[e] = max(beta[e] + eta * broken, 0.0)
+            bought = paid[indices[e]] > cost[indices[e]]
+            if chosen[h] and not bought:
+                beta[e] += eta
+            elif bought and not chosen[h]:
+                beta[e] = max(beta[e] - eta, 0.0)
     for k in range(len(arcs)):
-        gamma[k] = max(gamma[k] + eta * (float(chosen[arcs[k, 0]]) - float(chosen[arcs[k, 1]])), 0.0)
+        if chosen[arcs[k, 0]] and not chosen[arcs[k, 1]]:
+            gamma[k] += eta
+        elif chosen[arcs[k, 1]] and not chosen[arcs[k, 0]]:
+            gamma[k] = max(gamma[k] - eta, 0.0)
