@@ -59,7 +59,7 @@ def measured(proba: Floats, y: Labels) -> tuple[float, float]:
 
 
 def chosen_within(candidates: list[Candidate], split: Split) -> list[dict[str, Any]]:
-    """Return one record for each budget: the candidate chosen on the validation rows, fitted again, on the test rows."""
+    """Return a record for each budget: the candidate chosen on the validation rows, fitted again, on the test rows."""
     records: list[dict[str, Any]] = []
     done: dict[int, tuple[Floats, Bools]] = {}
     for budget in split.budgets:
@@ -70,7 +70,8 @@ def chosen_within(candidates: list[Candidate], split: Split) -> list[dict[str, A
         proba, bought = done[id(best)]
         accuracy, loss = measured(proba, split.test[1])
         records.append(
-            {"budget": float(budget), "accuracy": accuracy, "log_loss": loss, "cost": float((bought @ split.costs).mean()),
+            {"budget": float(budget), "accuracy": accuracy, "log_loss": loss,
+             "cost": float((bought @ split.costs).mean()),
              "validation_accuracy": best.score, "validation_cost": best.cost, "tag": best.tag}
         )  # fmt: skip
     return records
@@ -131,7 +132,9 @@ def _min_rows(n: int) -> int:
     return int(np.clip(n // 40, 3, 20))
 
 
-def _cegb_model(X: Floats, y: Labels, costs: Floats, classes: int, rate: float, leaves: int, rounds: int, tradeoff: float) -> Any:
+def _cegb_model(
+    X: Floats, y: Labels, costs: Floats, classes: int, rate: float, leaves: int, rounds: int, tradeoff: float
+) -> Any:
     options: dict[str, Any] = {
         "objective": "binary" if classes == 2 else "multiclass",
         "learning_rate": rate, "num_leaves": leaves, "min_data_in_leaf": _min_rows(len(y)),
@@ -140,7 +143,9 @@ def _cegb_model(X: Floats, y: Labels, costs: Floats, classes: int, rate: float, 
     }  # fmt: skip
     if classes > 2:
         options["num_class"] = classes
-    return lightgbm.train(options, lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 250, "feature_pre_filter": False}), rounds)
+    return lightgbm.train(
+        options, lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 250, "feature_pre_filter": False}), rounds
+    )
 
 
 def _cegb_stages(split: Split, rate: float, leaves: int, rounds: int, tradeoff: float) -> list[Candidate]:
@@ -198,15 +203,15 @@ def _paths(node: dict[str, Any], above: list[int], asked: Bools) -> None:
 
 # scikit-learn: random forests, pruned by cost-complexity, or grown on fewer features.
 
-CCP_ALPHAS = (0.0, *np.geomspace(1e-4, 0.1, 15))
+CCP_ALPHAS = (0.0, *np.geomspace(2e-4, 0.1, 11))
 
 
 def ccp(split: Split) -> tuple[list[dict[str, Any]], float, int]:
-    """Random forests at 16 strengths of cost-complexity pruning, with 10 and 100 trees."""
+    """Random forests at 12 strengths of cost-complexity pruning, with 10 and 50 trees."""
     start = time.perf_counter()
     everything = np.arange(len(split.costs))
     candidates = [majority(split)]
-    for trees in (10, 100):
+    for trees in (10, 50):
         candidates += [_forest(split, everything, trees, float(alpha)) for alpha in CCP_ALPHAS]
     records = chosen_within(candidates, split)
     return records, time.perf_counter() - start, len(candidates)
@@ -222,7 +227,7 @@ def subset(split: Split) -> tuple[list[dict[str, Any]], float, int]:
     seen: set[tuple[int, ...]] = set()
     for budget in split.budgets:
         for order in (np.argsort(-importance), np.argsort(-ratio), np.argsort(-importance * np.sqrt(ratio))):
-            for skip in range(min(4, len(order))):
+            for skip in range(min(3, len(order))):
                 features, left = [], budget * (1 + 1e-9)
                 for k in order[skip:]:
                     if split.costs[k] <= left:
@@ -239,7 +244,8 @@ def unpruned(split: Split) -> tuple[list[dict[str, Any]], float, int]:
     """A random forest of 300 trees on everything, whatever it costs."""
     start = time.perf_counter()
     candidate = _forest(split, np.arange(len(split.costs)), 300, 0.0)
-    record = chosen_within([candidate], Split(split.train, split.valid, split.test, split.costs, np.array([np.inf])))
+    everything = np.array([split.costs.sum()])
+    record = chosen_within([candidate], Split(split.train, split.valid, split.test, split.costs, everything))
     return record, time.perf_counter() - start, 1
 
 
@@ -260,4 +266,6 @@ def _forest(split: Split, features: NDArray[np.intp], trees: int, alpha: float) 
 
     proba, bought = fit(*split.train, split.valid[0])
     cost = float((bought @ split.costs).mean())
-    return Candidate(cost, *measured(proba, split.valid[1]), fit, f"{len(features)} features, {trees} trees, ccp_alpha {alpha:.3g}")
+    return Candidate(
+        cost, *measured(proba, split.valid[1]), fit, f"{len(features)} features, {trees} trees, ccp_alpha {alpha:.3g}"
+    )
