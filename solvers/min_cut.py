@@ -49,9 +49,16 @@ class MinCut(Solver[Closure]):
         graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
         flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
         done, interrupted = False, False
+        available = exact_sum(np.maximum(supply, 0))
+
+        def bound_of_flow() -> float:
+            absorbed = int(flow.paid.sum()) + int(flow.lost.sum())
+            return float(problem.unit * Fraction(absorbed - available, problem.price.denominator))
+
         try:
             while not done and not run.out_of_time:
                 done = kernel.advance(graph, flow, supply, capacity, SLICE)
+                run.report(0.0, bound_of_flow())  # nothing chosen costs nothing
         except KeyboardInterrupt:
             interrupted = True
         edge = flow.edge
@@ -61,9 +68,7 @@ class MinCut(Solver[Closure]):
             "denominator": problem.price.denominator,
         }
         value = flow.label[problem.n_requirements :] >= kernel.FAR if done else _repair(problem, duals)
-        absorbed = int(flow.paid.sum()) + int(flow.lost.sum())
-        available = exact_sum(np.maximum(supply, 0))
-        bound = float(problem.unit * Fraction(absorbed - available, problem.price.denominator))
+        bound = bound_of_flow()
         run.report(problem.objective(value), bound)
         stats = {
             "edges": len(indices),
