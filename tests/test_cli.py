@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,8 @@ from typer.testing import CliRunner
 
 import prunopt as po
 from prunopt.cli import app, command_names
+from prunopt.commands.forest_report import Case, Rows
+from prunopt.commands.output import guarded
 from prunopt.forms import Closure, LinearProgram
 
 RUN = CliRunner()
@@ -60,20 +66,99 @@ def test_the_saved_forest_loads_and_predicts_the_same(tmp_path: Path) -> None:
     from sklearn.model_selection import train_test_split
 
     from prunopt.forests.datasets import load_heart
+    from prunopt.problems import ForestBudget
 
-    done = RUN.invoke(app, ["forest", "--trees", "5", "--out", str(tmp_path), "--json"])
+    done = RUN.invoke(
+        app, ["forest", "--trees", "5", "--splits", "0", "--budget", "250", "--out", str(tmp_path), "--json"]
+    )
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     trusted = skops.io.get_untrusted_types(file=tmp_path / "forest.skops")
     assert trusted == ["sklearn.tree._tree.Tree"]  # scikit-learn's own tree, which skops asks about
     forest = skops.io.load(tmp_path / "forest.skops", trusted=trusted)
     heart = load_heart()
-    _, test = train_test_split(np.arange(297), test_size=0.3, random_state=0, stratify=heart.y)
-    assert forest.score(heart.X[test], heart.y[test]) == report["path"][report["chosen"]]["test score"]
+    rest, test = train_test_split(np.arange(297), test_size=0.2, random_state=0, stratify=heart.y)
+    train, _ = train_test_split(rest, test_size=0.25, random_state=0, stratify=heart.y[rest])
+    chosen = report["chosen"]
+    assert forest.score(heart.X[test], heart.y[test]) == chosen["test score"]
+    # The pruning within a budget is none of the path; what is said of it is true of the forest that was saved.
+    costs = heart.prices().costs
+    task = ForestBudget.from_forest(forest, heart.X[train], heart.y[train], costs, 0, errors="oob")
+    everything = np.ones(len(task.ensemble.internal), np.bool_)
+    assert chosen["point"] is None
+    assert len(everything) == chosen["nodes"]
+    assert task.cost(everything) == pytest.approx(chosen["cost"])
+    assert chosen["cost"] <= 250
+    assert task.error(everything) == pytest.approx(chosen["objective"])
+    assert chosen["bound"] <= chosen["objective"]
+
+
+def test_the_choice_is_the_cheapest_within_one_standard_error_on_validation_rows() -> None:
+    report = json.loads(RUN.invoke(app, ["forest", "--trees", "5", "--splits", "0", "--json"]).stdout)
+    assert report["rows"] == {"train": 177, "validation": 60, "test": 60}
+    scores = np.array([row["validation score"] for row in report["path"]])
+    best = scores.max()
+    allowed = np.flatnonzero(scores >= best - np.sqrt(best * (1 - best) / 60) - 1e-12)
+    assert report["chosen"]["point"] == allowed[-1]
+
+
+def test_the_mean_over_splits(tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["forest", "--trees", "4", "--splits", "3", "--out", str(tmp_path), "--json"])
+    splits = json.loads(done.stdout)["splits"]
+    assert splits["number"] == 3
+    assert len(splits["budgets"]) == len(splits["mean test score"]) == len(splits["standard deviation"])
+    assert splits["mean test score"][0] == pytest.approx(160 / 297, abs=0.01)  # nothing is bought: the larger class
+    alone = json.loads(RUN.invoke(app, ["forest", "--trees", "4", "--splits", "1", "--json"]).stdout)
+    for row in alone["path"]:  # the first split is that of the table
+        assert row["mean test score over splits"] == row["test score"]
+
+
+def test_an_interrupt_during_the_splits_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import prunopt.commands.forest as command
+
+    split = command._split
+
+    def interrupted(case: Case, seed: int) -> Rows:
+        if seed == 2:
+            raise KeyboardInterrupt
+        return split(case, seed)
+
+    monkeypatch.setattr(command, "_split", interrupted)
+    done = RUN.invoke(app, ["forest", "--trees", "4", "--splits", "5", "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 130
+    one_line(done.stderr)
+    assert "after 2 of 5 splits" in done.stderr
+    assert json.loads(done.stdout)["splits"]["number"] == 2
+    assert (tmp_path / "forest.skops").exists()
+
+
+def test_an_interrupt_before_anything_is_done_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunopt.commands.forest._choose", interrupted)
+    done = RUN.invoke(app, ["forest"])
+    assert done.exit_code == 130
+    one_line(done.stderr)
+
+
+def test_regression_and_unpriced_features(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.random((120, 2))
+    lines = ["a;b;y", *(f"{p:.4f};{q:.4f};{3 * p + 0.1 * q:.5f}" for p, q in X)]
+    (tmp_path / "r.csv").write_text("\n".join(lines))
+    arguments = ["forest", "--data", str(tmp_path / "r.csv"), "--target", "y", "--trees", "5", "--splits", "2"]
+    done = RUN.invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "test R^2" in done.stdout
+    assert "every feature costs 1" in done.stderr
+    assert (tmp_path / "out" / "pareto.png").exists()
 
 
 def test_same_seed_same_output() -> None:
-    first, second = (RUN.invoke(app, ["forest", "--trees", "5", "--seed", "3", "--json"]).stdout for _ in range(2))
+    first, second = (
+        RUN.invoke(app, ["forest", "--trees", "5", "--splits", "2", "--seed", "3", "--json"]).stdout for _ in range(2)
+    )
     assert first == second
     assert json.loads(first)["seed"] == 3
 
@@ -88,8 +173,10 @@ def test_same_seed_same_output() -> None:
         (["--costs", "TABLE"], "JSON"),
         (["--budget", "-1"], "the cheapest pruning costs 0"),
         (["--trees", "0"], "--trees 0"),
+        (["--splits", "-1"], "--splits -1"),
         (["--budget", "5", "--price", "1"], "give one of the two"),
         (["--out", "TABLE"], "it is a file"),
+        (["--out", "/dev/null/x"], "Not a directory"),
     ],
 )
 def test_bad_requests_are_one_line_and_status_1(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -98,6 +185,26 @@ def test_bad_requests_are_one_line_and_status_1(tmp_path: Path, arguments: list[
     assert done.exit_code == 1, done.output
     one_line(done.stderr)
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(("label", "said"), [("same", "nothing to predict"), ("id{}", "does the column name the rows")])
+def test_a_target_that_is_none(tmp_path: Path, label: str, said: str) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{i / 7},{label.format(i)}\n" for i in range(30)))
+    done = RUN.invoke(app, ["forest", "--data", str(tmp_path / "t.csv"), "--target", "y"])
+    assert done.exit_code == 1
+    one_line(done.stderr)
+    assert said in done.stderr
+
+
+def test_warnings_of_libraries_are_one_line_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def command() -> None:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            warnings.warn("the rows\nare few", UserWarning, stacklevel=1)
+
+    command()
+    assert capsys.readouterr().err == "prunopt: the rows are few\n"
 
 
 def test_wrong_usage_is_status_2() -> None:
@@ -110,8 +217,9 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device", "forest.skops")
 
     monkeypatch.setattr("skops.io.dump", full)
-    done = RUN.invoke(app, ["forest", "--trees", "3", "--out", str(tmp_path)])
+    done = RUN.invoke(app, ["forest", "--trees", "3", "--splits", "0", "--out", str(tmp_path)])
     assert done.exit_code == 1
+    one_line(done.stderr)
     assert "No space left on device" in done.stderr
     assert not (tmp_path / "forest.skops").exists()
     assert not (tmp_path / "report.json").exists()
@@ -153,6 +261,69 @@ def test_solve_says_that_a_model_is_infeasible(tmp_path: Path) -> None:
     assert done.exit_code == 1
     one_line(done.stderr)
     assert "infeasible" in done.stderr
+
+
+MODEL = """Maximize
+ obj: 3 a + 2 b - c + 5
+Subject To
+ total: a + b + c <= 4.5
+ apart: a - b <= 3
+Bounds
+ c >= -2
+ b <= 1
+"""
+
+
+def test_solve_keeps_the_sense_and_the_names_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "m.lp").write_text(MODEL + "General\n a\nEnd\n")
+    report = json.loads(RUN.invoke(app, ["solve", str(tmp_path / "m.lp"), "--json"]).stdout)
+    assert report["sense"] == "maximise"
+    assert report["objective"] == pytest.approx(21)
+    assert report["bound"] == pytest.approx(21)
+    assert report["solution"] == {"a": 4.0, "b": 1.0, "c": -2.0}
+    assert "claimed by" in report["bound_from"]
+    (tmp_path / "l.lp").write_text(MODEL + "End\n")
+    done = RUN.invoke(app, ["solve", str(tmp_path / "l.lp")])
+    assert "objective  21 (maximised)" in done.stdout
+    assert "recomputed from the multipliers of highs" in done.stdout
+    assert RUN.invoke(app, ["solve", str(tmp_path / "l.lp"), "--solver", "min-cut"]).exit_code == 1
+
+
+def test_an_infeasible_model_is_told_the_nearest_request_by_name(tmp_path: Path) -> None:
+    (tmp_path / "m.lp").write_text("Minimize\n obj: a\nSubject To\n top: a <= 3\n low: a >= 5\nEnd\n")
+    done = RUN.invoke(app, ["solve", str(tmp_path / "m.lp"), "--json"])
+    assert done.exit_code == 1
+    one_line(done.stderr)
+    assert "raise top from 3 to 5" in done.stderr or "lower low from 5 to 3" in done.stderr
+    assert json.loads(done.stdout)["status"] == "INFEASIBLE"
+
+
+def test_an_interrupted_solve_says_how_far_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, callback: Callable[[po.Step], None], **__: object) -> None:
+        callback(po.Step(1.0, -20.0, -22.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunopt.api.solve", interrupted)
+    (tmp_path / "m.lp").write_text(MODEL + "End\n")
+    done = RUN.invoke(app, ["solve", str(tmp_path / "m.lp"), "--json"])
+    assert done.exit_code == 130
+    one_line(done.stderr)
+    assert json.loads(done.stdout)["objective"] == 20.0
+    assert json.loads(done.stdout)["bound"] == 22.0
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "prunopt", *arguments], capture_output=True, text=True, check=False
+        )
+
+    assert run("--version").returncode == 0
+    assert run("solve").returncode == 2
+    refused = run("solve", str(tmp_path / "none.mps"))
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    one_line(refused.stderr)
 
 
 def test_every_command_has_help_with_an_example() -> None:

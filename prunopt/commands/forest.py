@@ -28,7 +28,7 @@ def forest(
     price: Annotated[float | None, typer.Option(help="Price of one unit of cost, in units of error.")] = None,
     trees: Annotated[int, typer.Option(help="Trees of the forest.")] = 40,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for path.csv, report.json, pareto.png, forest.skops.")
+        Path | None, typer.Option(help="Folder for forest.skops, path.csv, report.json and pictures.")
     ] = None,
     splits: Annotated[
         int | None,
@@ -48,6 +48,10 @@ def forest(
         raise ValueError(f"--trees {trees}: give at least 1")
     if splits is not None and splits < 0:
         raise ValueError(f"--splits {splits}: give a number >= 0")
+    if out is not None:  # what cannot be written is better known before the work than after it
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out}: it is a file; name a folder")
+        out.mkdir(parents=True, exist_ok=True)
     with progress("forest", total=5) as tell:
         tell("reading the table")
         case = _read(data, target, costs)
@@ -103,6 +107,13 @@ def _read(data: str, target: str | None, costs: Path | None) -> Case:
             case.notes.append("group discounts of the price list are not used: every test has its full price")
     if len(case.X) < 10:
         raise ValueError(f"--data {data}: {len(case.X)} rows are too few to fit, prune and test; give at least 10")
+    n_labels = len(np.unique(case.y))
+    if n_labels == 1:
+        raise ValueError(f"--target {target}: every row has the same value; there is nothing to predict")
+    if case.is_classification and n_labels > len(case.X) / 2:
+        raise ValueError(
+            f"--target {target}: {n_labels} different labels in {len(case.X)} rows; does the column name the rows?"
+        )
     return case
 
 

@@ -232,9 +232,6 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
 
     from prunopt.core.artifact import write_atomically, write_json
 
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: it is a file; name a folder")
-    out.mkdir(parents=True, exist_ok=True)
     heads = [name for name in report["path"][0] if name != "features"] + ["features"]
     with write_atomically(out / "path.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

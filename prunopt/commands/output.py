@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -27,7 +28,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            result = command(*args, **kwargs)
+            with _warnings_as_notes():
+                result = command(*args, **kwargs)
             sys.stdout.flush()
             return result
         except BrokenPipeError:  # the reader of a pipe has gone (``| head``): nobody is left to be told
@@ -41,6 +43,22 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             fail(message(error))
 
     return run
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show each warning of a library once, as one line without the place in the code."""
+    said: set[str] = set()
+
+    def show(text: Warning | str, *_: Any, **__: Any) -> None:
+        line = " ".join(str(text).split())
+        if line not in said:
+            said.add(line)
+            note(line)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def message(error: BaseException) -> str:

@@ -140,9 +140,7 @@ def by_item(indices: Ints, place: Longs, offsets: Longs, shares: Shares, out: Lo
 
 
 @njit
-def share_equally(
-    offsets: Longs, items: Ints, capacity: Longs, shares: Shares, spent: Longs, degree: Floats
-) -> None:
+def share_equally(offsets: Longs, items: Ints, capacity: Longs, shares: Shares, spent: Longs, degree: Floats) -> None:
     """Split every requirement's price equally; count in ``degree`` the edges of each item that can ever change."""
     for j in range(len(capacity)):
         n = offsets[j + 1] - offsets[j]

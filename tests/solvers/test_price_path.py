@@ -171,3 +171,26 @@ def test_interrupted_path_is_marked_and_valid(monkeypatch: pytest.MonkeyPatch) -
     assert 1 < len(path.blocks) < len(whole.blocks)
     for price in [b.price for b in whole.blocks][::5]:
         assert path.bound(price) <= float(whole.objective(price)) + 1e-9 <= float(path.objective(price)) + 2e-9
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rounded_paths_stay_nested_and_nearly_exact(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    base = large_closure(rng, 80, int(rng.integers(40, 120)))
+    factor = 2**45
+    noisy = replace(
+        base,
+        profit=base.profit * factor + rng.integers(-3, 4, base.n_items) * (rng.random() < 0.7),
+        cost=base.cost * factor + rng.integers(0, 4, base.n_requirements) * (rng.random() < 0.7),
+        unit=Fraction(1, factor),
+    )
+    path = closure_path(noisy)
+    assert path.stats["rounded cuts"] > 0
+    previous = None
+    for price in sorted(b.price for b in path.blocks):
+        kept = path.kept(price)
+        assert noisy.violation(kept) == 0
+        assert previous is None or not np.any(kept & ~previous)
+        assert path.objective(price) == replace(noisy, price=price).exact_objective(kept)
+        assert path.gap(price) < 1e-12
+        previous = kept

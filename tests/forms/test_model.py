@@ -1,0 +1,192 @@
+"""Models from files: any bounds, two-sided rows, both senses, integers; nothing lost on the way to a solver."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+import prunopt as po
+from prunopt.forms.linear import LinearProgram
+from prunopt.forms.model import Model, read_model
+
+INF = math.inf
+
+
+def random_model(rng: np.random.Generator, *, integers: bool) -> Model:
+    """Bounded by rows around a known point, with bounds of every kind."""
+    n, rows = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    inside = rng.integers(-3, 4, n).astype(float)
+    kind = rng.integers(0, 4, n)  # both bounds, lower, upper, free
+    lower = np.where(kind <= 1, inside - rng.integers(0, 3, n), -INF)
+    upper = np.where(kind % 2 == 0, inside + rng.integers(0, 3, n), INF)
+    upper = np.where(kind == 3, INF, upper)
+    A = np.vstack([rng.integers(-3, 4, (rows, n)), np.eye(n)]).astype(float)
+    level = A @ inside
+    slack = rng.integers(0, 3, (2, len(level)))
+    low, high = level - slack[0], level + slack[1]
+    one_sided = rng.random(rows)
+    low[:rows][one_sided < 0.3] = -INF
+    high[:rows][one_sided > 0.7] = INF
+    return Model(
+        c=rng.integers(-4, 5, n),
+        A=A,
+        row_lower=low,
+        row_upper=high,
+        lower=lower,
+        upper=upper,
+        integer=rng.random(n) < 0.6 if integers else np.zeros(n, bool),
+        offset=float(rng.integers(-5, 6)),
+        maximise=bool(rng.integers(2)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_agrees_with_scipy(seed: int) -> None:
+    model = random_model(np.random.default_rng(seed), integers=seed % 2 == 1)
+    sol = po.solve(model)
+    po.verify(model, sol)
+    rows = optimize.LinearConstraint(model.A, model.row_lower, model.row_upper)
+    box = optimize.Bounds(model.lower, model.upper)
+    other = optimize.milp(model.sign * model.c, integrality=model.integer.astype(int), bounds=box, constraints=rows)
+    assert sol.status is po.Status.OPTIMAL
+    assert other.fun is not None
+    assert sol.objective == pytest.approx(other.fun + model.sign * model.offset, abs=1e-6)
+    assert model.in_file(sol.objective) == pytest.approx(float(model.c @ sol.value) + model.offset)
+    if not model.integer.any():
+        assert po.solve(model, "pulp").objective == pytest.approx(sol.objective, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(0, 20, 2))
+def test_the_linear_program_has_the_same_objective_at_every_point(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reduced = random_model(rng, integers=False)
+    form = reduced.reduce()
+    assert isinstance(form.form, LinearProgram)
+    u = rng.random(len(form.form.c)) * np.minimum(form.form.upper, 3.0)
+    assert form.form.objective(u) + form.shift == pytest.approx(reduced.objective(form.back(u)))
+    assert form.form.violation(u) == pytest.approx(reduced.violation(form.back(u)))
+
+
+def test_violation_counts_rows_bounds_and_whole_numbers() -> None:
+    model = Model([1.0, 1.0], [[1.0, 1.0]], [1.0], [2.0], [0.0, -1.0], [5.0, INF], [True, False])
+    assert model.violation([1.0, 0.5]) == 0
+    assert model.violation([0.5, 0.5]) == pytest.approx(0.5)
+    assert model.violation([3.0, 1.0]) == pytest.approx(2.0)
+    assert model.violation([0.0, -3.0]) == pytest.approx(4.0)
+    assert model.violation([6.0, -4.0]) == pytest.approx(3.0)
+    with pytest.raises(ValueError, match=r"x: shape \(3,\)"):
+        model.violation([1.0, 1.0, 1.0])
+
+
+def test_no_linear_form_with_integers() -> None:
+    model = Model([1.0], [[1.0]], [0.0], [1.0], [0.0], [1.0], [True])
+    assert model.forms == ()
+    with pytest.raises(ValueError, match="integer variables"):
+        model.reduce()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"c": [math.nan]}, "c: NaN"),
+        ({"A": [[INF]]}, "A: NaN or infinity"),
+        ({"lower": [2.0]}, "x_0: its lower bound 2 and upper bound 1"),
+        ({"row_lower": [3.0]}, "row_0: its lower bound 3"),
+        ({"upper": [math.nan]}, "upper"),
+        ({"upper": [1.0, 2.0]}, "upper: shape"),
+        ({"names": ("a", "b")}, "names: 2 given"),
+    ],
+)
+def test_bad_models_are_refused(change: dict[str, object], message: str) -> None:
+    good: dict[str, object] = {
+        "c": [1.0],
+        "A": [[1.0]],
+        "row_lower": [0.0],
+        "row_upper": [1.0],
+        "lower": [0.0],
+        "upper": [1.0],
+        "integer": [False],
+    }
+    Model(**good)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        Model(**{**good, **change})  # type: ignore[arg-type]
+
+
+def test_elastic_finds_the_least_change() -> None:
+    model = Model([0.0], [[1.0], [2.0]], [5.0, -INF], [INF, 6.0], [0.0], [INF], [False])
+    assert po.solve(model, throw=False).status is po.Status.INFEASIBLE
+    assert po.solve(model.elastic()).objective == pytest.approx(2.0)
+
+
+RANGES = """NAME t
+OBJSENSE
+    MAX
+ROWS
+ N  COST
+ L  LIM
+ G  MYG
+ E  EQ
+COLUMNS
+    X1  COST  1.0  LIM  1.0
+    X1  MYG   1.0
+    X2  COST  2.0  LIM  1.0
+    X2  EQ   -1.0
+    X3  COST -1.0  MYG  1.0
+    X3  EQ    1.0
+RHS
+    R   LIM   4.0  MYG  1.0
+    R   EQ    7.0
+RANGES
+    G   LIM   2.5
+BOUNDS
+ UP B   X1    4.0
+ LO B   X2   -1.0
+ UP B   X2    1.0
+ENDATA
+"""
+
+
+def test_an_mps_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.mps").write_text(RANGES)
+    model = read_model(tmp_path / "a.mps")
+    assert capfd.readouterr().out == ""
+    assert model.names == ("X1", "X2", "X3")
+    assert model.row_names == ("LIM", "MYG", "EQ")
+    assert model.maximise
+    assert (model.row_lower[0], model.row_upper[0]) == (1.5, 4.0)
+    assert (model.row_lower[1], model.row_upper[1]) == (1.0, INF)
+    assert model.lower.tolist() == [0.0, -1.0, 0.0]
+    assert model.in_file(po.solve(model).objective) == pytest.approx(-3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.mps", b"", "cannot be read"),
+        ("a.mps", RANGES.encode()[:200], "cannot be read"),
+        ("a.mps", RANGES.encode().replace(b"4.0", b"nan"), "a.mps"),
+        ("a.lp", b"hello\n", "cannot be read"),
+        ("a.lp", b"Minimize\n obj: [ x ^2 ] / 2\nSubject To\n c: x >= 4\nEnd\n", "quadratic"),
+        ("a.lp", b"Maximize\n obj: x\nSubject To\n c: x <= 4\nBounds\n x <= 9\nSemi-continuous\n x\nEnd\n", "semi"),
+        ("a.txt", b"", "ending in .mps or .lp"),
+    ],
+)
+def test_hostile_files(
+    tmp_path: Path, name: str, content: bytes, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_model(tmp_path / name)
+    assert capfd.readouterr().out == ""
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file"):
+        read_model(tmp_path / "none.lp")
+    (tmp_path / "folder.lp").mkdir()
+    with pytest.raises(ValueError, match="a folder"):
+        read_model(tmp_path / "folder.lp")

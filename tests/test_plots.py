@@ -1,0 +1,151 @@
+"""Pictures: the axes that were given come back, labelled, with what was to be drawn."""
+
+from __future__ import annotations
+
+import builtins
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from sklearn.ensemble import RandomForestClassifier
+
+import prunopt as po
+from prunopt import plots
+from prunopt.forests import BudgetPath, budget_path
+from prunopt.forms import Closure
+
+mpl.use("Agg")
+COSTS = [5.0, 1.0, 0.5]
+
+
+def _numbers(values: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(values, np.float64)
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    X = rng.random((120, 3))
+    return X, (X[:, 0] + 0.5 * X[:, 1] > 0.7).astype(int)
+
+
+@pytest.fixture(scope="module")
+def path(rows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]) -> BudgetPath:
+    X, y = rows
+    forest = RandomForestClassifier(8, max_depth=4, random_state=0).fit(X[:80], y[:80])
+    return budget_path(forest, X[:80], y[:80], COSTS, errors="oob")
+
+
+def test_pareto_draws_every_curve_with_units(path: BudgetPath, rows: Any) -> None:
+    X, y = rows
+    curve = path.curve(X[80:], y[80:])
+    given = pyplot.figure().add_subplot()
+    ax = plots.pareto({"tree": path, "vote": curve}, given, unit="CAD", who="patient")
+    assert ax is given
+    assert ax.get_xlabel() == "mean cost per patient [CAD]"
+    assert ax.get_ylabel() == "error"
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["tree", "vote"]
+    tree, vote = ax.get_lines()
+    assert _numbers(tree.get_xdata()).tolist() == sorted(p.expected_cost for p in path.points)
+    assert sorted(_numbers(vote.get_ydata())) == sorted(curve.error)
+    assert tree.get_color() != vote.get_color()
+    assert tree.get_marker() != vote.get_marker()
+    more = plots.pareto(([0.0, 1.0], [0.5, 0.4], [0.1, 0.1]), ax)
+    assert len({line.get_color() for line in more.get_lines()}) == 3
+    ax.figure.canvas.draw()
+
+
+def test_pareto_shows_scores(path: BudgetPath, rows: Any) -> None:
+    X, y = rows
+    curve = path.curve(X[80:], y[80:])
+    ax = plots.pareto(curve, measure="score", step=True)
+    assert sorted(_numbers(ax.get_lines()[0].get_ydata())) == sorted(curve.score)
+    assert ax.get_legend() is None
+    with pytest.raises(ValueError, match="a path holds errors"):
+        plots.pareto(path, measure="score")
+
+
+@pytest.mark.parametrize("curve", [3.0, "text", ([1.0, 2.0], [1.0]), ([], []), ([1.0],)])
+def test_pareto_refuses_what_is_no_curve(curve: Any) -> None:
+    with pytest.raises(ValueError, match="give a BudgetPath"):
+        plots.pareto({"bad": curve})
+    with pytest.raises(ValueError, match="none given"):
+        plots.pareto({})
+
+
+def test_solver_trace_draws_objective_and_bound() -> None:
+    problem = Closure.of([5, 4, 1], requirements=[[0], [0, 1], [1]], cost=[3, 2])
+    solution = po.solve(problem)
+    given = pyplot.figure().add_subplot()
+    ax = plots.solver_trace(solution, given, unit="points")
+    assert ax is given
+    assert ax.get_xlabel() == "time [s]"
+    assert "points" in ax.get_ylabel()
+    assert _numbers(ax.get_lines()[0].get_ydata())[-1] == solution.objective
+    assert _numbers(ax.get_lines()[1].get_ydata())[-1] == solution.bound
+    legend = ax.get_legend()
+    assert legend is not None
+    assert {"objective", "bound"} <= {text.get_text() for text in legend.get_texts()}
+    two = plots.solver_trace({"a": solution, "b": solution})
+    assert len(two.get_lines()) == 6
+
+
+def test_solver_trace_without_a_bound_draws_none() -> None:
+    steps = (po.Step(0.1, math.inf), po.Step(0.2, 3.0))
+    solution: po.Solution[None] = po.Solution(po.Status.FEASIBLE, None, 3.0, trace=steps, solver="guess")
+    ax = plots.solver_trace(solution)
+    assert np.isnan(_numbers(ax.get_lines()[1].get_ydata())).all()
+    assert np.isnan(_numbers(ax.get_lines()[0].get_ydata())[0])
+    ax.figure.canvas.draw()
+
+
+def test_solver_trace_refuses_what_has_no_trace() -> None:
+    with pytest.raises(ValueError, match="its trace is empty"):
+        plots.solver_trace(po.Solution(po.Status.FEASIBLE, None, 3.0))
+    with pytest.raises(TypeError, match=r"what prunopt\.solve returns"):
+        plots.solver_trace({"a": 3})
+
+
+def test_features_bought_shows_the_share_of_rows(path: BudgetPath, rows: Any) -> None:
+    X, _ = rows
+    given = pyplot.figure().add_subplot()
+    ax = plots.features_bought(path, X, given, unit="CAD", names={"x0": "blood"})
+    assert ax is given
+    assert "[CAD]" in ax.get_xlabel()
+    assert "price, CAD" in ax.get_ylabel()
+    labels = {text.get_text() for text in ax.get_yticklabels()}
+    assert labels == {"blood (5)", "x1 (1)", "x2 (0.5)"}
+    shares = np.asarray(ax.collections[0].get_array())
+    # What is bought at a point, times what it costs, is what the curve says that the point costs.
+    cost = path.curve(X, np.zeros(len(X))).expected_cost[::-1]
+    prices = [float(text.get_text().split("(")[1][:-1]) for text in ax.get_yticklabels()]
+    assert np.allclose(prices @ shares.reshape(len(prices), -1), cost)
+    asked = np.asarray(plots.features_bought(path).collections[0].get_array())
+    assert set(np.unique(asked)) <= {0.0, 1.0}
+
+
+def test_without_matplotlib_the_extra_is_named(path: BudgetPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *rest: Any, **named: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest, **named)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ValueError, match=r"pip install 'prunopt\[plot\]'"):
+        plots.pareto(path)
+    with pytest.raises(ImportError):
+        plots.features_bought(path)
