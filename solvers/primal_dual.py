@@ -85,7 +85,7 @@ class PrimalDual(Solver[Closure]):
 
     rule: str = "blocks"
     base: float = 500.0
-    relaxation: float = 1.7
+    relaxation: float = 1.8
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
