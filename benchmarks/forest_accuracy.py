@@ -48,6 +48,8 @@ TITLES = {
 
 def split_of(name: str, seed: int) -> Split:
     """Return the split number ``seed`` of a set."""
+    X: NDArray[np.float64]
+    labels: NDArray[Any]
     if name in ("heart", "hypothyroid"):
         data = load_heart() if name == "heart" else load_hypothyroid()
         X, labels = data.X, data.y

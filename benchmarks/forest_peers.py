@@ -1,7 +1,8 @@
 """What a user would try instead: LightGBM's cost-effective boosting, pruned forests of scikit-learn, fewer features.
 
 Every method has the same interface: candidates are fitted on the training rows, the best within each budget is chosen
-on the validation rows by accuracy (then by log loss), and the chosen one is fitted again on both together.
+on the validation rows by accuracy (then by log loss), and the chosen one is fitted again on both together. LightGBM
+near its dearest prices can then buy nothing at all, or more than the budget: in that case the first fit is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightgbm
@@ -23,6 +25,7 @@ from prunopt.forests.growing.losses import Classification
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Predictor = Callable[[Floats], tuple[Floats, Bools]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +46,18 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model on the validation rows, and how to fit it to others: ``final(X, y, X_test) -> (proba, bought)``."""
+    """A model on the validation rows, and how to fit it to others: ``again(X, y)`` returns a predictor.
+
+    A predictor returns class probabilities and which features are bought. ``first``, if there is one, is the predictor
+    that was judged; it stays where the second fit is worse on the validation rows or costs more than the budget there.
+    """
 
     cost: float
     score: float
     loss: float
-    final: Callable[[Floats, Labels, Floats], tuple[Floats, Bools]]
+    again: Callable[[Floats, Labels], Predictor]
     tag: str
+    first: Predictor | None = None
 
 
 def measured(proba: Floats, y: Labels) -> tuple[float, float]:
@@ -61,13 +69,19 @@ def measured(proba: Floats, y: Labels) -> tuple[float, float]:
 def chosen_within(candidates: list[Candidate], split: Split) -> list[dict[str, Any]]:
     """Return a record for each budget: the candidate chosen on the validation rows, fitted again, on the test rows."""
     records: list[dict[str, Any]] = []
-    done: dict[int, tuple[Floats, Bools]] = {}
+    done: dict[int, Predictor] = {}
     for budget in split.budgets:
         within = [c for c in candidates if c.cost <= budget * (1 + 1e-9)]
         best = max(within, key=lambda c: (c.score, -c.loss))
         if id(best) not in done:
-            done[id(best)] = best.final(*split.both, split.test[0])
-        proba, bought = done[id(best)]
+            done[id(best)] = best.again(*split.both)
+        predictor = done[id(best)]
+        if best.first is not None:
+            proba, bought = predictor(split.valid[0])
+            worse = measured(proba, split.valid[1])[0] < best.score
+            if worse or float((bought @ split.costs).mean()) > budget * (1 + 1e-9):
+                predictor = best.first
+        proba, bought = predictor(split.test[0])
         accuracy, loss = measured(proba, split.test[1])
         records.append(
             {"budget": float(budget), "accuracy": accuracy, "log_loss": loss,
@@ -80,12 +94,12 @@ def chosen_within(candidates: list[Candidate], split: Split) -> list[dict[str, A
 def majority(split: Split) -> Candidate:
     """Return the model that buys nothing."""
 
-    def final(X: Floats, y: Labels, X_test: Floats) -> tuple[Floats, Bools]:
+    def again(X: Floats, y: Labels) -> Predictor:
         share = np.bincount(y, minlength=n_classes(split)) / len(y)
-        return np.tile(share, (len(X_test), 1)), np.zeros(X_test.shape, np.bool_)
+        return lambda X_test: (np.tile(share, (len(X_test), 1)), np.zeros(X_test.shape, np.bool_))
 
-    proba, _ = final(*split.train, split.valid[0])
-    return Candidate(0.0, *measured(proba, split.valid[1]), final, "majority")
+    proba, _ = again(*split.train)(split.valid[0])
+    return Candidate(0.0, *measured(proba, split.valid[1]), again, "majority")
 
 
 def n_classes(split: Split) -> int:
@@ -159,15 +173,21 @@ def _cegb_stages(split: Split, rate: float, leaves: int, rounds: int, tradeoff: 
         if not bought.any():
             continue
 
-        def final(X: Floats, y: Labels, X_test: Floats, stage: int = stage) -> tuple[Floats, Bools]:
-            again = _cegb_model(X, y, split.costs, classes, rate, leaves, stage, tradeoff)
-            stage = min(stage, again.current_iteration())
-            return _proba(again.predict(X_test, num_iteration=stage)), _bought(again, X_test, [stage], per_round)[0]
+        def again(X: Floats, y: Labels, stage: int = stage) -> Predictor:
+            model = _cegb_model(X, y, split.costs, classes, rate, leaves, stage, tradeoff)
+            return partial(_cegb_predict, model, min(stage, model.current_iteration()), per_round)
 
         score, loss = measured(_proba(model.predict(X, num_iteration=stage)), y)
         tag = f"rate {rate}, {leaves} leaves, tradeoff {tradeoff:.3g}, {stage} rounds"
-        out.append(Candidate(float((bought @ split.costs).mean()), score, loss, final, tag))
+        first = partial(_cegb_predict, model, stage, per_round)
+        out.append(Candidate(float((bought @ split.costs).mean()), score, loss, again, tag, first))
     return out
+
+
+def _cegb_predict(model: Any, stage: int, per_round: int, X: Floats) -> tuple[Floats, Bools]:
+    bought = _bought(model, X, [stage], per_round)
+    nothing = np.zeros(X.shape, np.bool_)
+    return _proba(model.predict(X, num_iteration=stage)), bought[0] if bought else nothing
 
 
 def _proba(raw: Any) -> Floats:
@@ -250,22 +270,26 @@ def unpruned(split: Split) -> tuple[list[dict[str, Any]], float, int]:
 
 
 def _forest(split: Split, features: NDArray[np.intp], trees: int, alpha: float) -> Candidate:
-    def fit(X: Floats, y: Labels, X_test: Floats) -> tuple[Floats, Bools]:
+    def fit(X: Floats, y: Labels) -> Predictor:
         model = RandomForestClassifier(trees, ccp_alpha=alpha, random_state=0).fit(X[:, features], y)
-        proba = np.zeros((len(X_test), n_classes(split)))
-        proba[:, model.classes_] = model.predict_proba(X_test[:, features])
-        bought = np.zeros(X_test.shape, np.bool_)
-        for tree in model.estimators_:
-            nodes = tree.decision_path(X_test[:, features].astype(np.float32)).tocsr()
-            tests = tree.tree_.feature
-            uses = np.zeros((len(tests), X_test.shape[1]))
-            inside = np.flatnonzero(tests >= 0)
-            uses[inside, features[tests[inside]]] = 1.0
-            bought |= np.asarray(nodes @ uses) > 0
-        return proba, bought
+        return partial(_forest_predict, model, features, n_classes(split))
 
-    proba, bought = fit(*split.train, split.valid[0])
+    proba, bought = fit(*split.train)(split.valid[0])
     cost = float((bought @ split.costs).mean())
     return Candidate(
         cost, *measured(proba, split.valid[1]), fit, f"{len(features)} features, {trees} trees, ccp_alpha {alpha:.3g}"
     )
+
+
+def _forest_predict(model: Any, features: NDArray[np.intp], classes: int, X: Floats) -> tuple[Floats, Bools]:
+    proba = np.zeros((len(X), classes))
+    proba[:, model.classes_] = model.predict_proba(X[:, features])
+    bought = np.zeros(X.shape, np.bool_)
+    for tree in model.estimators_:
+        nodes = tree.decision_path(X[:, features].astype(np.float32)).tocsr()
+        tests = tree.tree_.feature
+        uses = np.zeros((len(tests), X.shape[1]))
+        inside = np.flatnonzero(tests >= 0)
+        uses[inside, features[tests[inside]]] = 1.0
+        bought |= np.asarray(nodes @ uses) > 0
+    return proba, bought

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, NamedTuple, Protocol
+from math import floor
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,36 +166,44 @@ def check_relaxation(relaxation: float) -> None:
         raise ValueError(f"relaxation={relaxation!r}: give a number between 0 and 2; longer steps do not converge")
 
 
-class Integers(NamedTuple):
-    """A closure's numbers in units of ``unit / scale``, in which multipliers are integers."""
+@dataclass(frozen=True)
+class Units:
+    """The units of ``unit / scale`` in which multipliers are integers, and their sums stay within 64 bits."""
 
+    price: Fraction
     scale: int
-    supply: Longs  # (m,) profits
-    capacity: Longs  # (W,) prices of requirements, at most the sum of all gains
-    gains: int  # the sum of all positive profits
-    rounded: bool  # whether prices were rounded down, because no fine enough unit fits into 64 bits
+    gains: int  # the sum of all positive profits, in these units
+    ceiling: int  # the most that a requirement can be paid: nothing pays more than all gains
+    rounded: bool  # whether prices are rounded down, because no unit that divides them fits into 64 bits
 
-    def in_units(self, profit: int, unit: Fraction) -> float:
-        """Return the objective of a profit."""
+    @classmethod
+    def of(cls, profit: Longs, total_cost: int, n_requirements: int, price: Fraction, n_arcs: int = 0) -> Units:
+        """Return fine units for a closure."""
+        gains, size = exact_sum(np.maximum(profit, 0)), exact_sum(np.abs(profit))
+        # No multiplier of an arc needs to be more than all gains, so that arcs take their part of the room.
+        whole = size + int(price * total_cost) + 2 * n_arcs * gains + 1
+        rounded = whole * price.denominator >= LARGEST
+        unit, whole = (1, size + 1) if rounded else (price.denominator, whole)
+        scale = unit << max((ROOMY // (whole * unit)).bit_length() - 1, 0)
+        ceiling = min(gains * scale, 2 * LARGEST // (n_requirements + 1)) if rounded else gains * scale
+        return cls(price, scale, gains * scale, ceiling, rounded)
+
+    def capacity(self, cost: Longs) -> Longs:
+        """Return the prices of requirements."""
+        numerator, denominator = self.price.numerator * self.scale, self.price.denominator
+        if exact_sum(cost) * numerator < 2 * LARGEST and denominator < LARGEST:
+            return np.minimum(cost * numerator // denominator, self.ceiling)
+        exact = (min(int(c) * numerator // denominator, self.ceiling) for c in cost)
+        return np.fromiter(exact, np.int64, len(cost))
+
+    def objective(self, profit: int, unit: Fraction) -> float:
+        """Return the objective of a profit given in these units."""
         return float(-unit * Fraction(profit, self.scale))
 
 
-def in_integers(profit: Longs, cost: Longs, price: Fraction, n_arcs: int = 0) -> Integers:
-    """Return profits and priced costs in fine units whose sums stay within 64 bits."""
-    gains, size = exact_sum(np.maximum(profit, 0)), exact_sum(np.abs(profit))
-    # No multiplier of an arc needs to be more than all gains, so that arcs take their part of the room.
-    whole = size + int(price * exact_sum(cost)) + 2 * n_arcs * gains + 1
-    rounded = whole * price.denominator >= LARGEST
-    unit, whole = (1, size + 1) if rounded else (price.denominator, whole)
-    scale = unit << max((ROOMY // (whole * unit)).bit_length() - 1, 0)
-    ceiling = min(gains * scale, LARGEST // (2 * len(cost) + 1)) if rounded else gains * scale
-    numerator = price.numerator * scale
-    if exact_sum(cost) * numerator < 2 * LARGEST:
-        capacity = np.minimum(cost * numerator // price.denominator, ceiling)
-    else:
-        exact = (min(int(c) * numerator // price.denominator, ceiling) for c in cost)
-        capacity = np.fromiter(exact, np.int64, len(cost))
-    return Integers(scale, profit * scale, capacity, gains * scale, rounded)
+def _units(problem: Closure) -> Units:
+    total = exact_sum(problem.cost)
+    return Units.of(problem.profit, total, problem.n_requirements, problem.price, len(problem.arcs))
 
 
 def block_ends(offsets: Longs, n_items: int) -> Longs:
@@ -243,15 +252,16 @@ class _Blocks:
         """Split all prices equally."""
         run.report(0.0)
         p = self.problem
-        self.numbers = in_integers(p.profit, p.cost, p.price, len(p.arcs))
+        self.units = _units(p)
+        self.supply, self.price = p.profit * self.units.scale, self.units.capacity(p.cost)
         self.place = self.rng.permutation(p.n_requirements)
         self.offsets, self.items = kernel.by_requirement(p.indptr, p.indices, self.place)
-        self.capacity = np.empty_like(self.numbers.capacity)
-        self.capacity[self.place] = self.numbers.capacity
+        self.capacity = np.empty_like(self.price)
+        self.capacity[self.place] = self.price
         self.shares, self.arc_shares = np.zeros(p.n_edges, np.int64), np.zeros(len(p.arcs), np.int64)
         degree = np.bincount(p.arcs.ravel(), minlength=p.n_items).astype(np.float64)
-        self.forest = kernel.forest_of(p.parent, self.numbers.supply, degree)
-        kernel.share_equally(self.offsets, self.items, self.capacity, self.shares, self.forest.spent, degree)
+        self.forest = kernel.forest_of(p.parent, self.supply, degree)
+        kernel.adopt(self.offsets, self.items, self.capacity, self.shares, self.forest.spent, degree)
         np.maximum(degree, 1.0, out=degree)
         self.ends = block_ends(self.offsets, p.n_items)
         self.arc_ends = np.linspace(0, len(p.arcs), min(LEAST_BLOCKS, len(p.arcs)) + 1).astype(np.int64)
@@ -261,7 +271,7 @@ class _Blocks:
         self.seen = self.chosen
         self.kept: tuple[int, Longs, Longs] | None = None
         self.trees = _trees(p.parent)
-        self.stats = {"blocks": len(self.ends) - 1, "denominator": self.numbers.scale, "rounded": self.numbers.rounded}
+        self.stats = {"blocks": len(self.ends) - 1, "rounded prices": self.units.rounded}
         self.ready = True
         self._look(run)
 
@@ -278,7 +288,7 @@ class _Blocks:
                 kernel.redistribute(self.forest, *block, self.step, self.move, self.buffer)
             else:
                 part = slice(self.arc_ends[k - n_blocks], self.arc_ends[k - n_blocks + 1])
-                arcs = (self.problem.arcs[part], self.arc_shares[part], self.numbers.gains, self.relaxation)
+                arcs = (self.problem.arcs[part], self.arc_shares[part], self.units.gains, self.relaxation)
                 kernel.shift_along_arcs(self.forest, *arcs, self.step)
         return self._look(run)
 
@@ -293,12 +303,11 @@ class _Blocks:
         if len(self.problem.arcs):
             self._try(self.forest.level > 0, run)
         if self.profit > before:
-            exact = self.numbers.in_units(self.profit, self.problem.unit)
-            run.report(self.problem.objective(self.chosen) if self.numbers.rounded else exact)
+            run.report(self.units.objective(self.profit, self.problem.unit))
         last = None if self.kept is None else self.kept[0]
         if last is None or bound <= self.profit or last - bound > WORTH_KEEPING * (last - self.profit):
             self._keep(bound)
-            run.report(bound=self.numbers.in_units(bound, self.problem.unit))
+            run.report(bound=self.units.objective(bound, self.problem.unit))
         return self.profit > before or last is None or bound < last
 
     def _try(self, chosen: Bools, run: Run) -> None:
@@ -309,15 +318,17 @@ class _Blocks:
         if np.array_equal(chosen, self.seen):
             return
         self.seen = chosen.copy()
-        supply, capacity = self.numbers.supply, self.numbers.capacity
-        profit = int(kernel.profit_of(p.indptr, p.indices, supply, capacity, chosen, self.users))
+        supply, price = self.supply, self.price
+        profit = int(kernel.profit_of(p.indptr, p.indices, supply, price, chosen, self.users))
         if not len(p.arcs):
             value, wanted = np.zeros(p.n_items, np.int64), np.zeros(p.n_items, np.bool_)
             gain = 1
             while gain > 0 and not run.out_of_time:
-                choice = (capacity, chosen, self.users, value, wanted)
+                choice = (price, chosen, self.users, value, wanted)
                 gain = int(kernel.best_responses(*self.trees, p.parent, supply, p.indptr, p.indices, *choice))
                 profit += gain
+        if self.units.rounded:
+            profit = floor(-p.exact_objective(chosen) / p.unit * self.units.scale)
         if profit > self.profit:
             self.chosen, self.profit = chosen, profit
 
@@ -339,7 +350,7 @@ class _Blocks:
         if self.kept is not None and self.kept[0] < bound_of(self.forest):
             _, shares, arc_shares = self.kept
         kernel.by_item(p.indices, self.place, self.offsets, shares, out)
-        return {"requirements": out, "arcs": arc_shares.copy(), "denominator": self.numbers.scale}
+        return {"requirements": out, "arcs": arc_shares.copy(), "denominator": self.units.scale}
 
 
 def _trees(parent: NDArray[np.int32]) -> tuple[Longs, Longs]:
@@ -405,6 +416,6 @@ class _Subgradient:
 
     def duals(self) -> dict[str, Any]:
         """Return the multipliers of the best bound, rounded down to integers."""
-        scale = in_integers(self.problem.profit, self.problem.cost, self.problem.price, len(self.problem.arcs)).scale
+        scale = _units(self.problem).scale
         edge, arc = (np.floor(np.minimum(b * scale, 2.0**62)).astype(np.int64) for b in self.best)
         return {"requirements": edge, "arcs": arc, "denominator": scale}

@@ -5,7 +5,13 @@ Arcs: source -> item (profit > 0), item -> sink (profit < 0), item -> parent, it
 requirements, W..W+m-1 the items, so that ``indices`` names the head of every arc that is not an arc to a parent.
 
 First-in-first-out push-relabel (Goldberg & Tarjan 1988), first phase only: excess that cannot reach the sink stays
-where it is, and the vertices that cannot reach the sink are the largest maximum closure.
+where it is, and the vertices that cannot reach the sink are the largest maximum closure. What makes it fast here:
+
+- Few arcs carry flow, about one for each requirement. They are kept at the front of the reverse adjacency of their
+  head, so that a requirement looks at its users alone when it sends flow back.
+- Global relabelling is a breadth-first search from the sink that goes level by level in the cheaper direction
+  (Beamer, Asanovic & Patterson 2012): from the new level to its tails, or from the items not yet reached to a head in
+  the new level, which most items find after a few arcs.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 
 FAR = np.int32(2**30)  # the label of vertices that cannot reach the sink
-RELABEL_AFTER = 1  # a global relabelling is due after this many times its own work
+RELABEL_AFTER = 0.5  # a global relabelling is due after this many looks at every arc and vertex
+PULL = 0.3  # the share of an item's arcs that a search from below is expected to look at
 
 
 class Graph(NamedTuple):
@@ -34,7 +41,7 @@ class Graph(NamedTuple):
     next_below: Ints  # (m,) next child of the same parent, or -1
     indptr: Longs  # (m + 1,)
     indices: Ints  # (E,) head of each arc, a vertex
-    rptr: Longs  # (W + m + 1,) arcs by head
+    rptr: Longs  # (W + m + 1,) arcs by head; within a head the arcs with flow come first, so the order changes
     redge: Ints  # (E,) position in ``indices``
     rnode: Ints  # (E,) tail, an item
 
@@ -47,11 +54,13 @@ class Flow(NamedTuple):
     paid: Longs  # (W,) requirement -> sink
     lost: Longs  # (m,) item with negative profit -> sink
     excess: Longs  # (W + m,)
+    users: Ints  # (W + m,) how many arcs with flow lead to a vertex
     label: Ints  # (W + m,) distance from the sink
     current: Ints  # (W + m,) current arc
+    least: Ints  # (W + m,) least label seen on the arcs before the current one
     queue: Ints  # (W + m + 1,) circular
     queued: Bools  # (W + m,)
-    state: Longs  # queue head, queue tail, work left until the next global relabelling, pushes, relabellings
+    state: Longs  # queue head, queue tail, work left until the next global relabelling, discharges, relabellings
 
 
 @njit
@@ -82,288 +91,324 @@ def build_graph(parent: Ints, indptr: Longs, indices: Ints, n_requirements: int)
 
 
 @njit
+def _swap(redge: Ints, rnode: Ints, a: int, b: int) -> None:
+    redge[a], redge[b] = redge[b], redge[a]
+    rnode[a], rnode[b] = rnode[b], rnode[a]
+
+
+@njit
+def _bring_forward(redge: Ints, rnode: Ints, place: int, e: int) -> None:
+    """Move arc e, which lies at ``place`` or later in the reverse adjacency of its head, to ``place``."""
+    r = place
+    while redge[r] != e:
+        r += 1
+    _swap(redge, rnode, place, r)
+
+
+@njit
 def start_flow(
     graph: Graph, supply: Longs, capacity: Longs, guess_edge: Floats, guess_up: Floats, guess_lost: Floats, unit: float
 ) -> Flow:
     """Return a feasible preflow near ``unit`` times a guess; without a guess (size 0) a greedy one.
 
     Children come before parents: what an item has goes to its own sink, its requirements and its parent, up to the
-    guess and the room that is left.
+    guess and the room that is left. After a guess, what is left over goes where there still is room.
     """
     m, w, n_edges = len(supply), len(capacity), len(graph.indices)
     guessed = len(guess_edge) == n_edges and len(guess_up) == m
     edge, up = np.zeros(n_edges, np.int64), np.zeros(m, np.int64)
     paid, lost = np.zeros(w, np.int64), np.zeros(m, np.int64)
-    excess = np.zeros(w + m, np.int64)
-    for h in range(m - 1, -1, -1):
-        have = excess[w + h] + max(supply[h], 0)
-        if supply[h] < 0 and have > 0:
-            x = min(have, -supply[h])
-            if guessed:
-                x = min(x, np.int64(guess_lost[h] * unit))
-            lost[h] = x
-            have -= x
-        for e in range(graph.indptr[h], graph.indptr[h + 1]):
-            if have == 0:
-                break
-            j = graph.indices[e]
-            if j >= w:
-                continue
-            x = min(have, capacity[j] - paid[j])
-            if guessed:
-                x = min(x, np.int64(guess_edge[e] * unit))
-            edge[e] = x
-            paid[j] += x
-            have -= x
-        p = graph.parent[h]
-        if p >= 0 and have > 0:
-            x = min(have, np.int64(guess_up[h] * unit)) if guessed else have
-            up[h] = x
-            excess[w + p] += x
-            have -= x
-        excess[w + h] = have
-    label = np.zeros(w + m, np.int32)
-    current = np.zeros(w + m, np.int32)
-    queue = np.zeros(w + m + 1, np.int32)
-    queued = np.zeros(w + m, np.bool_)
-    return Flow(edge, up, paid, lost, excess, label, current, queue, queued, np.zeros(5, np.int64))
+    excess, users = np.zeros(w + m, np.int64), np.zeros(w + m, np.int32)
+    excess[w:] = np.maximum(supply, 0)
+    for turn in range(2 if guessed else 1):
+        limited = guessed and turn == 0
+        for h in range(m - 1, -1, -1):
+            have = excess[w + h]
+            if supply[h] < 0 and have > 0:
+                x = min(have, -supply[h] - lost[h])
+                if limited:
+                    x = min(x, np.int64(guess_lost[h] * unit))
+                lost[h] += x
+                have -= x
+            for e in range(graph.indptr[h], graph.indptr[h + 1]):
+                if have == 0:
+                    break
+                j = graph.indices[e]
+                if j >= w:
+                    continue
+                x = min(have, capacity[j] - paid[j])
+                if limited:
+                    x = min(x, np.int64(guess_edge[e] * unit))
+                if x > 0:
+                    if edge[e] == 0:
+                        _bring_forward(graph.redge, graph.rnode, graph.rptr[j] + users[j], e)
+                        users[j] += 1
+                    edge[e] += x
+                    paid[j] += x
+                    have -= x
+            p = graph.parent[h]
+            if p >= 0 and have > 0 and turn == 0:
+                x = min(have, np.int64(guess_up[h] * unit)) if limited else have
+                up[h] = x
+                excess[w + p] += x
+                have -= x
+            excess[w + h] = have
+    label, current, least = np.zeros(w + m, np.int32), np.zeros(w + m, np.int32), np.zeros(w + m, np.int32)
+    queue, queued = np.zeros(w + m + 1, np.int32), np.zeros(w + m, np.bool_)
+    state = np.zeros(5, np.int64)
+    return Flow(edge, up, paid, lost, excess, users, label, current, least, queue, queued, state)
+
+
+@njit
+def _used_by(graph: Graph, users: Ints, m: int) -> tuple[Longs, Ints]:
+    """Return the heads of the arcs with flow by tail, as offsets and a list."""
+    offset = np.zeros(m + 2, np.int64)
+    for v in range(len(users)):
+        for r in range(graph.rptr[v], graph.rptr[v] + users[v]):
+            offset[graph.rnode[r] + 2] += 1
+    for h in range(m + 1):
+        offset[h + 1] += offset[h]
+    head = np.empty(offset[m + 1], np.int32)
+    for v in range(len(users)):
+        for r in range(graph.rptr[v], graph.rptr[v] + users[v]):
+            h = graph.rnode[r]
+            head[offset[h + 1]] = v
+            offset[h + 1] += 1
+    return offset, head
 
 
 @njit
 def relabel_globally(graph: Graph, flow: Flow, supply: Longs, capacity: Longs) -> int:
     """Set every label to the distance from the sink and queue the active vertices, nearest first; return how many."""
     m, w = len(supply), len(capacity)
-    label, order, current, queued = flow.label, flow.queue, flow.current, flow.queued
+    indptr, indices, rptr, rnode = graph.indptr, graph.indices, graph.rptr, graph.rnode
+    label, order, up = flow.label, flow.queue, flow.up
+    offset, head = _used_by(graph, flow.users, m)
     label[:] = FAR
-    current[:] = 0
-    queued[:] = False
     tail = 0
     for j in range(w):
         if flow.paid[j] < capacity[j]:
             label[j] = 1
             order[tail] = j
             tail += 1
+    rest, n_rest, arcs_of_rest = np.empty(m, np.int32), 0, 0
     for h in range(m):
         if supply[h] < 0 and flow.lost[h] < -supply[h]:
             label[w + h] = 1
             order[tail] = w + h
             tail += 1
-    head = 0
-    while head < tail:
-        v = order[head]
-        head += 1
-        further = label[v] + np.int32(1)
-        for r in range(graph.rptr[v], graph.rptr[v + 1]):
-            u = w + graph.rnode[r]
-            if label[u] == FAR:
-                label[u] = further
-                order[tail] = u
+        else:
+            rest[n_rest] = h
+            n_rest += 1
+            arcs_of_rest += indptr[h + 1] - indptr[h]
+    first, level = 0, np.int32(1)
+    while first < tail:
+        last, further = tail, np.int32(level + 1)
+        arcs = 0
+        for k in range(first, last):
+            arcs += rptr[order[k] + 1] - rptr[order[k]]
+        pull = PULL * arcs_of_rest < arcs
+        if pull:
+            count, arcs_of_rest = 0, 0
+            for k in range(n_rest):
+                h = rest[k]
+                if label[w + h] < FAR:
+                    continue
+                e, end = indptr[h], indptr[h + 1]
+                while e < end and label[indices[e]] != level:
+                    e += 1
+                if e < end:
+                    label[w + h] = further
+                    order[tail] = w + h
+                    tail += 1
+                else:
+                    rest[count] = h
+                    count += 1
+                    arcs_of_rest += end - indptr[h]
+            n_rest = count
+        for k in range(first, last):
+            v = order[k]
+            if not pull:
+                for r in range(rptr[v], rptr[v + 1]):
+                    h = rnode[r]
+                    if label[w + h] == FAR:
+                        label[w + h] = further
+                        order[tail] = w + h
+                        tail += 1
+                        arcs_of_rest -= indptr[h + 1] - indptr[h]
+            if v < w:
+                continue
+            h = v - w
+            c = graph.below[h]
+            while c >= 0:
+                if label[w + c] == FAR:
+                    label[w + c] = further
+                    order[tail] = w + c
+                    tail += 1
+                    arcs_of_rest -= indptr[c + 1] - indptr[c]
+                c = graph.next_below[c]
+            p = graph.parent[h]
+            if p >= 0 and up[h] > 0 and label[w + p] == FAR:
+                label[w + p] = further
+                order[tail] = w + p
                 tail += 1
-        if v < w:
-            continue
-        h = v - w
-        c = graph.below[h]
-        while c >= 0:
-            if label[w + c] == FAR:
-                label[w + c] = further
-                order[tail] = w + c
-                tail += 1
-            c = graph.next_below[c]
-        p = graph.parent[h]
-        if p >= 0 and flow.up[h] > 0 and label[w + p] == FAR:
-            label[w + p] = further
-            order[tail] = w + p
-            tail += 1
-        for e in range(graph.indptr[h], graph.indptr[h + 1]):
-            if flow.edge[e] > 0:
-                u = graph.indices[e]
+                arcs_of_rest -= indptr[p + 1] - indptr[p]
+            for k2 in range(offset[h], offset[h + 1]):
+                u = head[k2]
                 if label[u] == FAR:
                     label[u] = further
                     order[tail] = u
                     tail += 1
+                    if u >= w:
+                        arcs_of_rest -= indptr[u - w + 1] - indptr[u - w]
+        first, level = last, further
+    flow.current[:] = 0
+    flow.least[:] = FAR
+    flow.queued[:] = False
     active = 0
     for k in range(tail):
         v = order[k]
         if flow.excess[v] > 0:
             order[active] = v
             active += 1
-            queued[v] = True
+            flow.queued[v] = True
     flow.state[0], flow.state[1] = 0, active
-    flow.state[2] = RELABEL_AFTER * (len(graph.indices) + m + w) + 1
+    flow.state[2] = np.int64(RELABEL_AFTER * (len(indices) + m + w)) + 1
     flow.state[4] += 1
     return active
 
 
 @njit
-def _enqueue(flow: Flow, v: int) -> None:
-    if not flow.queued[v]:
-        flow.queued[v] = True
-        flow.queue[flow.state[1]] = v
-        flow.state[1] += 1
-        if flow.state[1] == len(flow.queue):
-            flow.state[1] = 0
-
-
-@njit
-def _discharge_requirement(graph: Graph, flow: Flow, capacity: Longs, w: int, j: int) -> int:
-    """Push the excess of requirement j to the sink and back to items; return the work done."""
-    label, excess, edge = flow.label, flow.excess, flow.edge
-    first, last = graph.rptr[j], graph.rptr[j + 1]
-    work = 0
-    while excess[j] > 0:
-        room = capacity[j] - flow.paid[j]
-        if room > 0 and label[j] == 1:
-            x = min(room, excess[j])
-            flow.paid[j] += x
-            excess[j] -= x
-            if excess[j] == 0:
-                break
-        r = first + flow.current[j]
-        while r < last:
-            work += 1
-            e = graph.redge[r]
-            if edge[e] > 0:
-                u = w + graph.rnode[r]
-                if label[u] + 1 == label[j]:
-                    x = min(excess[j], edge[e])
-                    edge[e] -= x
-                    excess[j] -= x
-                    excess[u] += x
-                    _enqueue(flow, u)
-                    if excess[j] == 0:
-                        break
-            r += 1
-        flow.current[j] = r - first
-        if excess[j] == 0:
-            break
-        nearest = FAR
-        if flow.paid[j] < capacity[j]:
-            nearest = np.int32(1)
-        for r in range(first, last):
-            if edge[graph.redge[r]] > 0:
-                nearest = min(nearest, label[w + graph.rnode[r]] + np.int32(1))
-        work += last - first
-        label[j] = nearest
-        flow.current[j] = 0
-        if nearest >= FAR:
-            label[j] = FAR
-            break
-    return work
-
-
-@njit
-def _discharge_item(graph: Graph, flow: Flow, supply: Longs, capacity: Longs, w: int, h: int) -> int:
-    """Push the excess of item h to the sink, along its arcs, to its parent, and back to where it came from."""
-    label, excess = flow.label, flow.excess
-    v = w + h
-    first, last = graph.indptr[h], graph.indptr[h + 1]
-    p = graph.parent[h]
-    work = 0
-    while excess[v] > 0:
-        if supply[h] < 0 and label[v] == 1:
-            x = min(-supply[h] - flow.lost[h], excess[v])
-            if x > 0:
-                flow.lost[h] += x
-                excess[v] -= x
-                if excess[v] == 0:
-                    break
-        e = first + flow.current[v]
-        while e < last:
-            work += 1
-            u = graph.indices[e]
-            if label[u] + 1 == label[v]:
-                x = excess[v]
-                if label[u] == 1 and u < w:
-                    # Send no more than goes on to the sink at once, while there is room.
-                    room = capacity[u] - flow.paid[u] - excess[u]
-                    if 0 < room < x:
-                        x = room
-                flow.edge[e] += x
-                excess[v] -= x
-                excess[u] += x
-                _enqueue(flow, u)
-                if excess[v] == 0:
-                    break
-            e += 1
-        flow.current[v] = e - first
-        if excess[v] == 0:
-            break
-        if p >= 0 and label[w + p] + 1 == label[v]:
-            flow.up[h] += excess[v]
-            excess[w + p] += excess[v]
-            excess[v] = 0
-            _enqueue(flow, w + p)
-            break
-        c = graph.below[h]
-        while c >= 0:
-            if flow.up[c] > 0 and label[w + c] + 1 == label[v]:
-                x = min(excess[v], flow.up[c])
-                flow.up[c] -= x
-                excess[v] -= x
-                excess[w + c] += x
-                _enqueue(flow, w + c)
-                if excess[v] == 0:
-                    break
-            c = graph.next_below[c]
-        if excess[v] == 0:
-            break
-        for r in range(graph.rptr[v], graph.rptr[v + 1]):
-            k, u = graph.redge[r], w + graph.rnode[r]
-            if flow.edge[k] > 0 and label[u] + 1 == label[v]:
-                x = min(excess[v], flow.edge[k])
-                flow.edge[k] -= x
-                excess[v] -= x
-                excess[u] += x
-                _enqueue(flow, u)
-                if excess[v] == 0:
-                    break
-        if excess[v] == 0:
-            break
-        nearest = FAR
-        if supply[h] < 0 and flow.lost[h] < -supply[h]:
-            nearest = np.int32(1)
-        for e in range(first, last):
-            nearest = min(nearest, label[graph.indices[e]] + np.int32(1))
-        if p >= 0:
-            nearest = min(nearest, label[w + p] + np.int32(1))
-        c = graph.below[h]
-        while c >= 0:
-            if flow.up[c] > 0:
-                nearest = min(nearest, label[w + c] + np.int32(1))
-            c = graph.next_below[c]
-        for r in range(graph.rptr[v], graph.rptr[v + 1]):
-            if flow.edge[graph.redge[r]] > 0:
-                nearest = min(nearest, label[w + graph.rnode[r]] + np.int32(1))
-        work += last - first + graph.rptr[v + 1] - graph.rptr[v]
-        label[v] = nearest
-        flow.current[v] = 0
-        if nearest >= FAR:
-            label[v] = FAR
-            break
-    return work
+def _receive(excess: Longs, queue: Ints, queued: Bools, tail: int, u: int, x: int) -> int:
+    """Give ``x`` to vertex u, queue it if it is not queued yet, and return the new tail of the queue."""
+    excess[u] += x
+    if queued[u]:
+        return tail
+    queued[u] = True
+    queue[tail] = u
+    tail += 1
+    return 0 if tail == len(queue) else tail
 
 
 @njit
 def advance(graph: Graph, flow: Flow, supply: Longs, capacity: Longs, budget: int) -> bool:
     """Go on for about ``budget`` arc scans; return whether the preflow is maximum. Call again while it is not."""
-    w, size = len(capacity), len(flow.queue)
+    # One loop over local arrays: handing the tuples to a function for every vertex would double the time.
+    parent, below, next_below = graph.parent, graph.below, graph.next_below
+    indptr, indices = graph.indptr, graph.indices
+    rptr, redge, rnode = graph.rptr, graph.redge, graph.rnode
+    edge, up, paid, lost, excess, users = flow.edge, flow.up, flow.paid, flow.lost, flow.excess, flow.users
+    label, current, least = flow.label, flow.current, flow.least
+    queue, queued, state = flow.queue, flow.queued, flow.state
+    w, size = len(capacity), len(queue)
+    head, tail, until_relabelling, discharges = state[0], state[1], state[2], 0
+    done = False
     while budget > 0:
-        if flow.state[0] == flow.state[1] or flow.state[2] <= 0:
-            budget -= len(graph.indices) + size
-            if relabel_globally(graph, flow, supply, capacity) == 0:
-                return True
-        v = flow.queue[flow.state[0]]
-        flow.state[0] += 1
-        if flow.state[0] == size:
-            flow.state[0] = 0
-        flow.queued[v] = False
-        if flow.label[v] >= FAR:
+        if head == tail or until_relabelling <= 0:
+            budget -= len(indices) + size
+            done = relabel_globally(graph, flow, supply, capacity) == 0
+            head, tail, until_relabelling = state[0], state[1], state[2]
+            if done:
+                break
+        v = queue[head]
+        head = 0 if head + 1 == size else head + 1
+        queued[v] = False
+        if label[v] >= FAR:
             continue
-        if v < w:
-            work = _discharge_requirement(graph, flow, capacity, w, v)
-        else:
-            work = _discharge_item(graph, flow, supply, capacity, w, v - w)
-        flow.state[2] -= work + 1
-        flow.state[3] += 1
-        budget -= work + 1
-    return False
+        have = excess[v]
+        work = 1
+        while have > 0:
+            down = label[v] - 1
+            h = v - w
+            if h < 0:
+                room = capacity[v] - paid[v]
+                nearest = FAR
+                if room > 0 and down == 0:
+                    x = min(room, have)
+                    paid[v] += x
+                    have -= x
+            else:
+                room = -supply[h] - lost[h]
+                if room > 0 and down == 0:
+                    x = min(room, have)
+                    lost[h] += x
+                    have -= x
+                    room -= x
+                # Labels only rise: the least one seen on the way is a bound even where it is out of date.
+                nearest = least[v]
+                e = indptr[h] + current[v]
+                begin, end = e, indptr[h + 1]
+                while have > 0 and e < end:
+                    u = indices[e]
+                    if label[u] == down:
+                        x = have
+                        if down == 1 and u < w:
+                            # Send no more than goes on to the sink at once, while there is room.
+                            free = capacity[u] - paid[u] - excess[u]
+                            if 0 < free < x:
+                                x = free
+                        if edge[e] == 0:
+                            _bring_forward(redge, rnode, rptr[u] + users[u], e)
+                            users[u] += 1
+                        edge[e] += x
+                        have -= x
+                        tail = _receive(excess, queue, queued, tail, u, x)
+                        if have == 0:
+                            break
+                    nearest = min(nearest, label[u])
+                    e += 1
+                work += e - begin
+                current[v], least[v] = e - indptr[h], nearest
+                p = parent[h]
+                if p >= 0 and have > 0:
+                    if label[w + p] == down:
+                        up[h] += have
+                        tail = _receive(excess, queue, queued, tail, w + p, have)
+                        have = 0
+                    nearest = min(nearest, label[w + p])
+                c = below[h]
+                while c >= 0 and have > 0:
+                    if up[c] > 0:
+                        if label[w + c] == down:
+                            x = min(have, up[c])
+                            up[c] -= x
+                            have -= x
+                            tail = _receive(excess, queue, queued, tail, w + c, x)
+                        if up[c] > 0:
+                            nearest = min(nearest, label[w + c])
+                    c = next_below[c]
+            # Back along the arcs that brought flow here.
+            r, end = rptr[v], rptr[v] + users[v]
+            work += end - r
+            while r < end and have > 0:
+                u = w + rnode[r]
+                if label[u] == down:
+                    e = redge[r]
+                    x = min(have, edge[e])
+                    edge[e] -= x
+                    have -= x
+                    tail = _receive(excess, queue, queued, tail, u, x)
+                    if edge[e] == 0:
+                        end -= 1
+                        users[v] -= 1
+                        _swap(redge, rnode, r, end)
+                        continue
+                nearest = min(nearest, label[u])
+                r += 1
+            if have == 0:
+                break
+            # Every arc was tried: v moves up.
+            if room > 0:
+                nearest = np.int32(0)
+            if nearest >= FAR:
+                label[v] = FAR
+                break
+            label[v] = nearest + 1
+            current[v], least[v] = 0, FAR
+        excess[v] = have
+        until_relabelling -= work
+        budget -= work
+        discharges += 1
+    state[0], state[1], state[2] = head, tail, until_relabelling
+    state[3] += discharges
+    return done

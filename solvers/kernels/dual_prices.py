@@ -140,26 +140,26 @@ def by_item(indices: Ints, place: Longs, offsets: Longs, shares: Shares, out: Lo
 
 
 @njit
-def share_equally(offsets: Longs, items: Ints, capacity: Longs, shares: Shares, spent: Longs, degree: Floats) -> None:
-    """Split every requirement's price equally; count in ``degree`` the edges of each item that can ever change."""
+def adopt(offsets: Longs, items: Ints, capacity: Longs, shares: Shares, spent: Longs, degree: Floats) -> None:
+    """Add given shares to what their items spend, where they add up to the price; else split the price equally.
+
+    Counts in ``degree`` the edges of each item that can ever change.
+    """
     for j in range(len(capacity)):
-        n = offsets[j + 1] - offsets[j]
+        n, paid, least = offsets[j + 1] - offsets[j], 0, 0
         if n == 0:
             continue
+        for e in range(offsets[j], offsets[j + 1]):
+            paid += shares[e]
+            least = min(least, shares[e])
         each, rest = capacity[j] // n, capacity[j] % n
         for k in range(n):
             e = offsets[j] + k
-            shares[e] = each + (1 if (k + j) % n < rest else 0)
+            if paid != capacity[j] or least < 0:
+                shares[e] = each + (1 if (k + j) % n < rest else 0)
             spent[items[e]] += shares[e]
             if n > 1 and capacity[j] > 0:
                 degree[items[e]] += 1.0
-
-
-@njit
-def add_shares(items: Ints, shares: Shares, spent: Longs) -> None:
-    """Add the shares to what their items spend."""
-    for e in range(len(items)):
-        spent[items[e]] += shares[e]
 
 
 @njit
