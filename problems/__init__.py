@@ -3,7 +3,11 @@
 if __name__ != "prunopt.problems":
     raise ImportError(f"this folder is the package prunopt.problems: import prunopt.problems, not {__name__}")
 
+from prunopt.problems.depthwise_conv import DepthwiseConv as DepthwiseConv
 from prunopt.problems.forest_budget import ForestBudget as ForestBudget
+from prunopt.problems.forest_stream import StreamedForestBudget as StreamedForestBudget
 from prunopt.problems.forest_within import ForestWithin as ForestWithin
+from prunopt.problems.layer_reconstruction import LayerReconstruction as LayerReconstruction
+from prunopt.problems.lottery_ticket import LotteryTicket as LotteryTicket
 
-__all__ = ["ForestBudget", "ForestWithin"]
+__all__ = ["DepthwiseConv", "ForestBudget", "ForestWithin", "LayerReconstruction", "LotteryTicket", "StreamedForestBudget"]

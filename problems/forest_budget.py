@@ -25,6 +25,7 @@ Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 GRID = 2**59  # integers of a rounded closure add up to at most this
 PATH_GRID = 2**56  # the same for the path, whose cuts scale them further
+MOST_PRICES = 10_000  # different prices beyond which no common unit is looked for
 
 
 class PathClosure(NamedTuple):
@@ -46,14 +47,15 @@ class ForestBudget:
 
     .. math::
         \min_{z, w \in \{0, 1\}} \; \frac1T \sum_{t,h} \frac{e_h}{N_t} z_h
-        + \lambda \sum_{i,g} \frac{s_i}{N} c_g w_{ig}
+        + \lambda \sum_{i,c} \frac{s_i}{N} p_{ic} w_{ic}
         \quad \text{s.t.} \quad \sum_{u \in \text{path to leaf}} z_u = 1, \quad
-        w_{ig} + \sum_{u \in \text{path to } h} z_u \ge 1
+        w_{ic} + \sum_{u \in \text{path to } h} z_u \ge 1
 
-    with z_h = 1 where node h is a leaf of the pruned tree, and w_ig = 1 where row i buys feature (or group) g,
-    once for all trees; the second constraint is there for every row i and every node h that is the first on the
-    row's path in its tree to use g. With :math:`y_h = 1 - \sum_u z_u` ("h stays internal") every constraint is a
-    difference of two variables, which is the totally unimodular `Closure` that `reduce` returns.
+    with z_h = 1 where node h is a leaf of the pruned tree, and w_ic = 1 where row i pays the charge c, once for all
+    trees: that of a feature (or group) it buys, or the part that several features have in common. The second
+    constraint is there for every row i and every node h that is the first on the row's path in its tree to make the
+    charge c, its feature not being known for that row. With :math:`y_h = 1 - \sum_u z_u` ("h stays internal") every
+    constraint is a difference of two variables, which is the totally unimodular `Closure` that `reduce` returns.
 
     The value is a bool array over the internal nodes, tree by tree in node-id order: True = stays internal.
 
@@ -103,6 +105,7 @@ class ForestBudget:
         sample_weight: ArrayLike | None = None,
         errors: str = "holdout",
         loss: str = "misclassification",
+        known: Any = None,
     ) -> ForestBudget:
         """Cast the pruning of a fitted forest as a problem.
 
@@ -112,8 +115,9 @@ class ForestBudget:
             A fitted random forest, extra trees, bagging of trees, or single tree of scikit-learn.
         X, y
             Rows and targets. The rows of ``errors="oob"`` and ``"inbag"`` are those that the forest was fitted on.
-        feature_costs, feature_groups
-            See `prunopt.problems.prices.FeaturePrices.of`.
+        feature_costs, feature_groups, known
+            Prices of features, alone or in groups, with discounts, per row, or in several currencies, and the features
+            that are known already: see `prunopt.problems.prices.FeaturePrices.of`.
         price
             Price of one unit of cost, in units of error: at 0.01 a pruning may raise the mean error of the trees
             by one point for every unit of cost that it saves.
@@ -128,7 +132,8 @@ class ForestBudget:
         """
         ensemble = TreeEnsemble.from_sklearn(forest)
         rows = ensemble.rows(X)
-        prices = FeaturePrices.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups)
+        columns = ensemble.n_features, ensemble.feature_names
+        prices = FeaturePrices.of(feature_costs, *columns, feature_groups, known).for_rows(len(rows))
         weight = _weights(sample_weight, len(rows))
         per_tree = tree_weights(forest, errors, ensemble.n_trees, weight)
         name = loss if ensemble.classes is not None else "squared"
@@ -138,7 +143,7 @@ class ForestBudget:
     def at_price(self, price: float | Fraction) -> ForestBudget:
         """Return the same problem at another price; what was computed from the rows is shared."""
         other = replace(self, price=_price(price))
-        for name in ("_requirements", "_first"):
+        for name in ("_requirements", "_first", "_cost_unit"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -153,22 +158,30 @@ class ForestBudget:
         return math.fsum(share) / self.ensemble.n_trees
 
     def bought(self, kept: ArrayLike, X: ArrayLike | None = None) -> Bools:
-        """Return which groups each row buys, shape (n, G), for the task's rows or for other rows ``X``."""
+        """Return which groups each row buys, shape (n, G), for the task's rows or for other rows ``X``.
+
+        Of other rows, only those features are known that are known for all rows.
+        """
         from prunopt.problems.forest_rows import bought_groups
 
         e = self.ensemble
         rows = self.X if X is None else e.rows(X)
         split = np.zeros(e.n_nodes, np.bool_)
         split[e.internal] = self._as_value(kept)
+        known = self.prices.known_mask
+        if X is not None and len(known) > 1:
+            known = known[:0]
         out = np.zeros((len(rows), len(self.prices.group_cost)), np.bool_)
         columns = (rows, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left)
-        bought_groups(*columns, self.prices.group_of, split, out)
+        bought_groups(*columns, self.prices.group_of, known, split, out)
         return out
 
     def cost(self, kept: ArrayLike) -> float:
-        """Return the (weighted) mean cost of a row: every group that it meets in any tree, bought once."""
-        share = self.weight @ self.bought(kept) / self.weight.sum()
-        return float(share @ self.prices.group_cost)
+        """Return the (weighted) mean cost of a row: every charge that it makes in any tree, paid once."""
+        paid = self.prices.charged(self.bought(kept))
+        if len(self.prices.charge_cost) == 1:
+            return float((self.weight @ paid / self.weight.sum()) @ self.prices.charge_cost[0])
+        return float(self.weight @ (paid * self.prices.charge_cost).sum(axis=1) / self.weight.sum())
 
     def objective(self, kept: ArrayLike, /) -> float:
         """Return the mean error of the trees + price * mean cost per row."""
@@ -266,8 +279,11 @@ class ForestBudget:
 
     @cached_property
     def _cost_unit(self) -> Fraction | None:
-        """The largest unit of which all group costs, read as decimals, are whole multiples; None if it is too fine."""
-        shares = [Fraction(repr(float(c))) for c in self.prices.group_cost if c > 0]
+        """The largest unit of which all charges, read as decimals, are whole multiples; None if it is too fine."""
+        distinct = np.unique(self.prices.charge_cost)
+        if len(distinct) > MOST_PRICES:
+            return None
+        shares = [Fraction(repr(float(c))) for c in distinct if c > 0]
         if not shares:
             return Fraction(1)
         denominator = math.lcm(*(s.denominator for s in shares))
@@ -294,8 +310,9 @@ class ForestBudget:
     def _first(self) -> Bools:
         from prunopt.problems.forest_rows import first_uses
 
-        e, paid = self.ensemble, self.prices.group_cost > 0
-        return first_uses(e.offsets, e.left, e.parent, e.feature, self.prices.group_of, paid)
+        e, prices = self.ensemble, self.prices
+        paid = np.any(prices.charge_cost > 0, axis=0)
+        return first_uses(e.left, e.parent, e.feature, prices.feature_charges, paid, prices.known is not None)
 
     @cached_property
     def _requirements(self) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
@@ -306,31 +323,31 @@ class ForestBudget:
         """
         from prunopt.problems import forest_rows as kernels
 
-        e, group_of = self.ensemble, self.prices.group_of
-        columns = (self.X, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left, group_of)
-        shape = (len(self.X), len(self.prices.group_cost))
-        unit = float(self._cost_unit or 1)
-        group_cost = self.prices.group_cost / unit
+        e, prices = self.ensemble, self.prices
+        columns = (self.X, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left, prices.feature_charges)
+        walks = (*columns, self._first, prices.known_mask)
+        shape = (len(self.X), prices.charge_cost.shape[1])
+        charge_cost = prices.charge_cost / float(self._cost_unit or 1)
         if self._cost_unit is not None:
-            group_cost = np.rint(group_cost)
+            charge_cost = np.rint(charge_cost)
         low, high = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
-        kernels.sign_requirements(*columns, self._first, low, high)
-        owner, cost = kernels.merge_requirements(low, high, self.weight, group_cost)
+        kernels.sign_requirements(*walks, low, high)
+        owner, cost = kernels.merge_requirements(low, high, self.weight, charge_cost)
         del low, high
         count = np.zeros(e.n_nodes, np.int64)
-        kernels.count_edges(*columns, self._first, owner, count)
+        kernels.count_edges(*walks, owner, count)
         ends = np.cumsum(count)
         indices = np.empty(int(ends[-1]), np.int32)
-        kernels.fill_edges(*columns, self._first, owner, ends - count, indices)
+        kernels.fill_edges(*walks, owner, ends - count, indices)
         return np.concatenate([[0], np.cumsum(count[e.internal])]), indices, cost
 
     # The paper's integer program, in its own variables.
 
     def to_pulp(self) -> pulp.LpProblem:
-        """Return the paper's 0-1 program: ``z_h`` for every node h, ``w_i_g`` for every purchase that can occur."""
+        """Return the paper's 0-1 program: ``z_h`` for every node h, ``w_i_c`` for every charge that can occur."""
         import pulp
 
-        e = self.ensemble
+        e, prices = self.ensemble, self.prices
         model = pulp.LpProblem("forest_budget", pulp.LpMinimize)
         z = [model.add_variable(f"z_{h}", 0, 1, "Integer") for h in range(e.n_nodes)]
         factor = float(self.price) * self.weight / self.weight.sum()
@@ -345,18 +362,30 @@ class ForestBudget:
         w: dict[tuple[int, int], pulp.LpVariable] = {}
         for root in e.offsets[:-1]:
             for i, row in enumerate(self.X):
-                h = int(root)
+                h, made = int(root), set[int]()
                 while e.left[h] >= 0:
-                    value, g = row[e.feature[h]], int(self.prices.group_of[e.feature[h]])
-                    if self._first[h] and self.weight[i] > 0:
-                        if (i, g) not in w:
-                            w[i, g] = model.add_variable(f"w_{i}_{g}", 0, 1, "Integer")
-                            terms.append((w[i, g], float(factor[i] * self.prices.group_cost[g])))
-                        model.addConstraint(w[i, g] + pulp.lpSum(z[u] for u in paths[h]) >= 1)
+                    value = row[e.feature[h]]
+                    for c in self._charges(i, h) - made:
+                        made.add(c)
+                        if (i, c) not in w:
+                            w[i, c] = model.add_variable(f"w_{i}_{c}", 0, 1, "Integer")
+                            terms.append(
+                                (w[i, c], float(factor[i] * prices.charge_cost[i % len(prices.charge_cost), c]))
+                            )
+                        model.addConstraint(w[i, c] + pulp.lpSum(z[u] for u in paths[h]) >= 1)
                     left = e.missing_left[h] if np.isnan(value) else value <= e.threshold[h]
                     h = int(e.left[h] if left else e.right[h])
         model.setObjective(pulp.LpAffineExpression(terms))
         return model
+
+    def _charges(self, i: int, h: int) -> set[int]:
+        """The charges that node h makes for row i, where it asks for what nobody knows."""
+        prices, feature = self.prices, self.ensemble.feature[h]
+        known = prices.known_mask
+        if self.weight[i] == 0 or (len(known) and known[i % len(known), feature]):
+            return set()
+        cost = prices.charge_cost[i % len(prices.charge_cost)]
+        return {int(c) for c in prices.charges_of[prices.group_of[feature]] if c >= 0 and cost[c] > 0}
 
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return which internal nodes a solved `to_pulp` model keeps: those with no leaf on their root path."""

@@ -66,23 +66,22 @@ def node_errors(
 
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: give one of {', '.join(LOSSES)}")
-    target = np.asarray(y)
-    if target.ndim == 2 and target.shape[1] == 1:
-        target = target[:, 0]
-    if target.shape != (len(rows),):
-        raise ValueError(f"y: shape {target.shape} given for {len(rows)} rows")
+    code, target = targets(ensemble, y, len(rows))
     out = np.zeros(ensemble.n_nodes)
     e = ensemble
     columns = (e.left, e.right, e.feature, e.threshold, e.missing_left)
     if e.classes is None:
-        target = _numbers(target)
         mean = np.ascontiguousarray(e.value[:, 0])
         for t in range(e.n_trees):
             add_squares(rows, e.offsets[t], *columns, mean, target, per_tree[t % len(per_tree)], out)
     else:
         if loss == "squared":
             raise ValueError('loss="squared" is for regressors; "gini" is the squared error of class probabilities')
-        code = _codes(target, e.classes)
+        if np.all(code == len(e.classes)):
+            raise ValueError(
+                f"y: none of its labels ({np.asarray(y).ravel()[:3].tolist()} ...) is a class of the forest "
+                f"({e.classes[:5].tolist()})"
+            )
         table = loss_table(e.value, loss)
         for t in range(e.n_trees):
             add_losses(rows, e.offsets[t], *columns, table, code, per_tree[t % len(per_tree)], out)
@@ -106,25 +105,28 @@ def loss_table(probability: Floats, loss: str) -> Floats:
     return table
 
 
-def _codes(target: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the place of each label among the classes; len(classes) for a label that the forest never saw."""
-    try:
-        place = np.minimum(np.searchsorted(classes, target), len(classes) - 1)
-        known = classes[place] == target
-    except TypeError:
-        raise ValueError(f"y: labels of {target.dtype} given, the forest was fitted on {classes.dtype}") from None
-    if not np.any(known):
-        raise ValueError(
-            f"y: none of its labels ({target[:3].tolist()} ...) is a class of the forest ({classes[:5].tolist()})"
-        )
-    return np.where(known, place, len(classes)).astype(np.int64)
+def targets(ensemble: TreeEnsemble, y: ArrayLike, n: int) -> tuple[NDArray[np.int64], Floats]:
+    """Return the class codes (n,) of the labels ``y``, or an empty array and the numbers ``y`` for regression.
 
-
-def _numbers(target: NDArray[Any]) -> Floats:
+    A label that is no class of the forest has the code C: the forest is always wrong about it.
+    """
+    given = np.asarray(y)
+    if given.ndim == 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    if given.shape != (n,):
+        raise ValueError(f"y: shape {given.shape} given for {n} rows")
+    classes = ensemble.classes
+    if classes is not None:
+        try:
+            place = np.minimum(np.searchsorted(classes, given), len(classes) - 1)
+            known = classes[place] == given
+        except TypeError:
+            raise ValueError(f"y: labels of {given.dtype} given, the forest was fitted on {classes.dtype}") from None
+        return np.where(known, place, len(classes)).astype(np.int64), np.zeros(0)
     try:
-        numbers = target.astype(np.float64)
+        numbers = given.astype(np.float64)
     except (TypeError, ValueError):
         raise ValueError("y: the forest is a regressor, numbers are needed") from None
     if not np.all(np.isfinite(numbers)):
         raise ValueError("y: NaN or infinity given; drop those rows")
-    return numbers
+    return np.zeros(0, np.int64), numbers

@@ -157,7 +157,8 @@ def _recheck_value(task: Any, solution: Solution[Any], reduced: Reduced[Any] | N
     except (ValueError, TypeError, IndexError) as error:
         raise CertificateError(f"{solution.solver}: its value cannot be evaluated: {error}") from error
     size = max(1.0, abs(objective))
-    if not missing <= VALUE_TOLERANCE * size:
+    # A violation counts in units of the objective, unless the task says what its unit is (its own tolerance, say).
+    if not missing <= VALUE_TOLERANCE * float(getattr(task, "violation_unit", size)):
         raise CertificateError(f"{solution.solver}: its value breaks the constraints by {missing}")
     slack = 0.0 if reduced is None else reduced.slack
     relaxed = reduced is not None and not reduced.exact

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands.evaluate import evaluate
 from prunopt.commands.forest import forest
+from prunopt.commands.prune import prune, verify
 from prunopt.commands.solve import solve, solvers
 
 app = typer.Typer(
@@ -22,6 +24,9 @@ app = typer.Typer(
 
 EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (forest, "prunopt forest --data patients.csv --target diagnosis --costs prices.json --budget 20 --out out"),
+    (prune, "prunopt prune my-model --calibration text.txt --sparsity 0.2 --out smaller"),
+    (evaluate, "prunopt evaluate smaller --text other.txt --speed"),
+    (verify, "prunopt verify smaller --original my-model"),
     (solve, "prunopt solve model.mps --seconds 60 --json"),
     (solvers, "prunopt solvers"),
 ]

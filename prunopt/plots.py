@@ -53,7 +53,7 @@ def pareto(
     step
         Draw steps: at a budget between two points, the cheaper one is what one gets.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     named = curves if isinstance(curves, Mapping) else {"": curves}
     if not named:
         raise ValueError("curves: none given; give a mapping from labels to curves")
@@ -61,7 +61,7 @@ def pareto(
     for _ in ax.get_lines():  # go on where an earlier call on these axes has stopped
         next(style)
     for label, curve in named.items():
-        cost, value, spread = _points(curve, measure, label)
+        cost, value, spread = points_of(curve, measure, label)
         colour, marker = next(style)
         order = np.argsort(cost, kind="stable")
         cost, value = cost[order], value[order]
@@ -97,7 +97,7 @@ def solver_trace(solutions: Any, ax: Axes | None = None, *, unit: str = "") -> A
             raise TypeError(f"solutions[{label!r}]: {type(solution).__name__} given; give what prunopt.solve returns")
         if not solution.trace:
             raise ValueError(f"solutions[{label!r}]: its trace is empty; the solver reported nothing on its way")
-    ax = _axes(ax)
+    ax = new_axes(ax)
     end = max(s.trace[-1].seconds for s in named.values())
     for (label, solution), colour in zip(named.items(), itertools.cycle(COLOURS)):
         steps = [*solution.trace]
@@ -146,7 +146,7 @@ def features_bought(
     """
     called = names or {}
     shares = _asked(path) if X is None else _shares(path, X)
-    ax = _axes(ax, (7.2, 0.9 + 0.28 * len(shares)))
+    ax = new_axes(ax, (7.2, 0.9 + 0.28 * len(shares)))
     # By rising budget: the last point of the path is the cheapest.
     cost = np.array([p.expected_cost for p in path.points])[::-1]
     shares = shares[:, ::-1]
@@ -169,7 +169,7 @@ def features_bought(
     return ax
 
 
-def _points(
+def points_of(
     curve: Any, measure: str, label: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]:
     """Cost, value and spread of whatever a user gives as a curve."""
@@ -209,7 +209,8 @@ def _shares(path: BudgetPath, X: ArrayLike) -> NDArray[np.float64]:
 
     e = path.ensemble
     rows = e.rows(X)
-    columns = (rows, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left, path.prices.group_of)
+    known = path.prices.known_mask if len(path.prices.known_mask) <= 1 else path.prices.known_mask[:0]
+    columns = (rows, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left, path.prices.group_of, known)
     shares = np.zeros((len(path.prices.group_cost), len(path.points)))
     for k in range(len(path.points)):
         split = np.zeros(e.n_nodes, np.bool_)
@@ -220,7 +221,8 @@ def _shares(path: BudgetPath, X: ArrayLike) -> NDArray[np.float64]:
     return shares
 
 
-def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.4)) -> Axes:
+def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.4)) -> Axes:
+    """Return ``ax``, or new axes where it is None."""
     if ax is not None:
         return ax
     try:
@@ -234,4 +236,4 @@ def _finish(ax: Axes, *, legend: bool) -> None:
     ax.grid(visible=True, color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)
     if legend:
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")

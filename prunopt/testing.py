@@ -12,8 +12,12 @@ A new form joins by a generator of instances in `INSTANCES`.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,7 +29,23 @@ from prunopt.api import solve, verify
 from prunopt.core.dispatch import load_solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
-from prunopt.forms import BudgetedClosure, Closure, LinearProgram, SubsetSum
+from prunopt.forms import (
+    BudgetedClosure,
+    Closure,
+    ClosureOnDisk,
+    CoupledChoice,
+    LinearProgram,
+    MaskBlocks,
+    QuadraticSubset,
+    RelaxedMask,
+    RobustQuadraticSubset,
+    SubsetSum,
+    TileColumns,
+    TilePartition,
+)
+from prunopt.testing_choices import coupled_choices, tile_columns, tile_partitions
+from prunopt.testing_layers import mask_blocks, quadratic_subsets, robust_subsets
+from prunopt.testing_relaxed import relaxed_masks
 
 TOLERANCE = 1e-7
 
@@ -141,6 +161,29 @@ def closures() -> Iterator[Instance]:
     yield Instance("empty", Closure.of([]), 0.0)
 
 
+def on_disk(problem: Closure, folder: str | os.PathLike[str], n_chunks: int = 3) -> ClosureOnDisk:
+    """Write a closure without arcs to a folder, its requirements dealt out to chunks in turn."""
+    if len(problem.arcs):
+        raise ValueError(f"problem: it has {len(problem.arcs)} arcs besides the forest; on disk it is a forest alone")
+    owner = np.repeat(np.arange(problem.n_items), np.diff(problem.indptr))
+    chunks = []
+    for k in range(n_chunks):
+        mine = problem.indices % n_chunks == k
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(owner[mine], minlength=problem.n_items))])
+        chunks.append((indptr, problem.indices[mine] // n_chunks, problem.cost[k::n_chunks]))
+    return ClosureOnDisk.write(folder, problem.profit, problem.parent, chunks, price=problem.price, unit=problem.unit)
+
+
+def closures_on_disk() -> Iterator[Instance]:
+    """Closures in folders of their own, which go when the process ends."""
+    root = tempfile.mkdtemp(prefix="prunopt-closures-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    for instance in closures():
+        if not len(instance.problem.arcs):
+            place = os.path.join(root, instance.name)
+            yield Instance(instance.name, on_disk(instance.problem, place), instance.optimum)
+
+
 def linear_programs() -> Iterator[Instance]:
     """Linear programs: random boxes with rows, without rows, degenerate, infeasible."""
     rng = np.random.default_rng(11)
@@ -188,10 +231,18 @@ def subset_sums() -> Iterator[Instance]:
 
 
 INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
+    CoupledChoice: lambda: (Instance(*row) for row in coupled_choices()),
+    TilePartition: lambda: (Instance(*row) for row in tile_partitions()),
+    TileColumns: lambda: (Instance(*row) for row in tile_columns()),
     Closure: closures,
+    ClosureOnDisk: closures_on_disk,
     LinearProgram: linear_programs,
     BudgetedClosure: budgeted_closures,
     SubsetSum: subset_sums,
+    RelaxedMask: lambda: (Instance(*row) for row in relaxed_masks()),
+    QuadraticSubset: lambda: (Instance(*row) for row in quadratic_subsets()),
+    MaskBlocks: lambda: (Instance(*row) for row in mask_blocks()),
+    RobustQuadraticSubset: lambda: (Instance(*row) for row in robust_subsets()),
 }
 
 
@@ -288,4 +339,6 @@ def _close(a: float, b: float) -> bool:
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return bool(np.array_equal(a, b))
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b)

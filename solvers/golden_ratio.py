@@ -7,51 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.forms.random_pools import GAMMA
 from prunopt.forms.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum_mitm import Subsets, answer, greedy_subsets, out_of_reach, smallest_subsets
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-GAMMA = (math.sqrt(5.0) - 1.0) / 2.0  # 1 - GAMMA**2 == GAMMA
-
-
-@dataclass(frozen=True)
-class GoldenWidth:
-    r"""How many hyperbolic samples hold a golden-ratio decomposition of every weight, and where they are drawn.
-
-    With :math:`\gamma = (\sqrt 5 - 1) / 2` and weights :math:`|w| \le B`, the intervals
-    :math:`I_i = [B \gamma^{i+2}, B \gamma^{i+1}]`, i = 0 ... k - 1, are filled by one sample each. Every one has the
-    mass p = 1 / k under the hyperbolic density, :math:`(1 + 1/k) / (2 k)` at least under the product of two
-    log-uniform factors.
-
-    Parameters
-    ----------
-    levels
-        The number k of intervals: :math:`\lceil \log_{1/\gamma} (B / \varepsilon) \rceil`.
-    samples
-        Draws of one sign that give each of ``n_weights`` weights a sample of its own in each interval, with
-        probability 1 - delta: the least M with :math:`k \, P(\mathrm{Bin}(M, p) < N) \le \delta` (the batch rule: what
-        falls into an interval that one weight has filled serves the next).
-    closed_form
-        An upper bound of ``samples``: :math:`\lceil (N + L + \sqrt{L^2 + 2 L N}) / p \rceil` with
-        :math:`L = \ln (k / \delta)`, from Chernoff's bound on the lower tail.
-    separate
-        What N weights need that share nothing: :math:`N \lceil \ln (k N / \delta) / p \rceil` (coupon collector).
-    low, high
-        The range of the samples: :math:`B \gamma^{k+1}` to :math:`B \gamma`.
-    """
-
-    levels: int
-    samples: int
-    closed_form: int
-    separate: int
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -130,131 +96,6 @@ class GoldenRatio(Solver[SubsetSum]):
         with np.errstate(divide="ignore", invalid="ignore"):
             level = np.floor(np.log(top / sizes) / -math.log(GAMMA))
         return np.where(sizes > 0, np.maximum(level, -1), np.iinfo(np.int32).max).astype(np.int32)
-
-
-def golden_width(
-    epsilon: float, delta: float, *, n_weights: int = 1, largest: float = 1.0, product: bool = False
-) -> GoldenWidth:
-    """Return how many samples the construction draws.
-
-    Parameters
-    ----------
-    epsilon
-        The tolerance of each weight, below ``largest``.
-    delta
-        The probability of a failure, over all weights together, between 0 and 1.
-    n_weights
-        How many weights share the samples.
-    largest
-        The bound B on the absolute weights.
-    product
-        Whether a sample is the product of two log-uniform factors (`product_samples`).
-    """
-    from scipy.special import bdtr
-
-    if not 0 < epsilon < largest or not math.isfinite(largest):
-        raise ValueError(f"epsilon={epsilon!r}: give a tolerance between 0 and the largest weight, {largest!r}")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta={delta!r}: give a probability between 0 and 1")
-    if n_weights < 1:
-        raise ValueError(f"n_weights={n_weights!r}: give a count >= 1")
-    k = golden_levels(epsilon, largest)
-    p = (1 + 1 / k) / (2 * k) if product else 1 / k
-    tail, n = math.log(k / delta), n_weights
-    top = math.ceil((n + tail + math.sqrt(tail * tail + 2 * tail * n)) / p)
-    low, high = n, top  # the least number that keeps the tail below delta / k, by halving
-    while low < high:
-        middle = (low + high) // 2
-        if k * bdtr(n - 1, middle, p) <= delta:
-            high = middle
-        else:
-            low = middle + 1
-    return GoldenWidth(
-        levels=k,
-        samples=low,
-        closed_form=top,
-        separate=n * math.ceil(math.log(k * n / delta) / p),
-        low=largest * GAMMA ** (k + 1),
-        high=largest * GAMMA,
-    )
-
-
-def golden_levels(epsilon: float, largest: float = 1.0) -> int:
-    r"""Return the number of intervals, :math:`k = \lceil \log_{1/\gamma} (B / \varepsilon) \rceil`, at least 1."""
-    return max(1, math.ceil(math.log(largest / epsilon) / -math.log(GAMMA) - 1e-12))
-
-
-def hyperbolic_samples(
-    shape: int | tuple[int, ...], low: float, high: float, *, seed: int | np.random.Generator, signed: bool = False
-) -> Floats:
-    r"""Draw from the hyperbolic density :math:`1 / (v \ln (\mathrm{high} / \mathrm{low}))` on [low, high].
-
-    Intervals whose ends have the same ratio have the same probability.
-
-    Parameters
-    ----------
-    shape
-        Shape of the result.
-    low, high
-        The range, 0 < low < high.
-    seed
-        A seed or a generator.
-    signed
-        Give each sample a random sign.
-    """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"low={low!r}, high={high!r}: give 0 < low < high, finite")
-    rng = np.random.default_rng(seed)
-    values = np.clip(np.exp(rng.uniform(math.log(low), math.log(high), shape)), low, high)
-    return values * rng.choice((-1.0, 1.0), shape) if signed else values
-
-
-def product_samples(
-    shape: int | tuple[int, ...], low: float, high: float, *, seed: int | np.random.Generator
-) -> tuple[Floats, Floats]:
-    r"""Draw two factors u, v > 0, each hyperbolic, whose product covers [low, high].
-
-    With :math:`T = \ln (\mathrm{high} / \mathrm{low})`, log u and log v are uniform on an interval of length T about
-    :math:`\tfrac14 \ln (\mathrm{low} \cdot \mathrm{high})`. Their sum has a triangular density of length 2 T, whose
-    middle half is [log low, log high]; there it is at least 1 / (2 T), half of the hyperbolic density.
-    """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"low={low!r}, high={high!r}: give 0 < low < high, finite")
-    length, centre = math.log(high / low), (math.log(low) + math.log(high)) / 4
-    rng = np.random.default_rng(seed)
-    ends = (math.exp(centre - length / 2), math.exp(centre + length / 2))
-    return hyperbolic_samples(shape, *ends, seed=rng), hyperbolic_samples(shape, *ends, seed=rng)
-
-
-def batch_assignment(samples: ArrayLike, width: GoldenWidth, n_weights: int) -> Ints:
-    """Deal the samples of one batch out to the weights: entry (j, i) is weight j's sample in interval i, -1 for none.
-
-    The j-th sample that falls into an interval goes to weight j.
-
-    Parameters
-    ----------
-    samples : (M,) float
-        Positive numbers; those outside of all intervals go to nobody.
-    width
-        The construction, from `golden_width`.
-    n_weights
-        Number of weights.
-    """
-    values = np.asarray(samples, np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"samples: shape {values.shape} given, (M,) is needed")
-    if np.any(values <= 0) or not np.all(np.isfinite(values)):
-        raise ValueError("samples: give finite numbers > 0; take each sign by itself")
-    interval = np.floor(np.log(width.high / values) / -math.log(GAMMA)).astype(np.int64)
-    interval[values == width.low] = width.levels - 1
-    inside = np.flatnonzero((interval >= 0) & (interval < width.levels))
-    order = inside[np.argsort(interval[inside], kind="stable")]
-    count = np.bincount(interval[inside], minlength=width.levels)
-    turn = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    served = turn < n_weights
-    out = np.full((n_weights, width.levels), -1, np.int64)
-    out[turn[served], interval[order[served]]] = order[served]
-    return out
 
 
 def _repaired(subsets: Subsets, missed: Ints, limits: Limits, run: Run) -> Subsets:

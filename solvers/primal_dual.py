@@ -183,18 +183,21 @@ class Units:
         # No multiplier of an arc needs to be more than all gains, so that arcs take their part of the room.
         whole = size + int(price * total_cost) + 2 * n_arcs * gains + 1
         rounded = whole * price.denominator >= LARGEST
-        unit, whole = (1, size + 1) if rounded else (price.denominator, whole)
+        unit, capped = (1, whole >= ROOMY) if rounded else (price.denominator, False)
+        if capped:  # prices far above all gains; cut down, no sum of them is beyond 64 bits
+            whole = size + 1
         scale = unit << max((ROOMY // (whole * unit)).bit_length() - 1, 0)
-        ceiling = min(gains * scale, 2 * LARGEST // (n_requirements + 1)) if rounded else gains * scale
+        ceiling = min(gains * scale, 2 * LARGEST // (n_requirements + 1)) if capped else gains * scale
         return cls(price, scale, gains * scale, ceiling, rounded)
 
     def capacity(self, cost: Longs) -> Longs:
-        """Return the prices of requirements."""
-        numerator, denominator = self.price.numerator * self.scale, self.price.denominator
-        if exact_sum(cost) * numerator < 2 * LARGEST and denominator < LARGEST:
-            return np.minimum(cost * numerator // denominator, self.ceiling)
-        exact = (min(int(c) * numerator // denominator, self.ceiling) for c in cost)
-        return np.fromiter(exact, np.int64, len(cost))
+        """Return the prices of requirements; where no product fits into 64 bits, up to a few units less."""
+        factor = self.price * self.scale
+        if exact_sum(cost) * factor.numerator < 2 * LARGEST and factor.denominator < LARGEST:
+            return np.minimum(cost * factor.numerator // factor.denominator, self.ceiling)
+        wide = np.longdouble
+        below = wide(factor.numerator) / wide(factor.denominator) * (1 - 8 * np.finfo(wide).eps)
+        return np.asarray(np.minimum(np.floor(cost * below), wide(self.ceiling)), np.int64)
 
     def objective(self, profit: int, unit: Fraction) -> float:
         """Return the objective of a profit given in these units."""

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,53 @@ def test_forest_on_a_users_table(tmp_path: Path) -> None:
     assert "Proven: at its price" in plain.stdout
 
 
+def test_forest_with_discounts_currencies_and_known_features(tmp_path: Path) -> None:
+    blood = {
+        "costs": {"blood": 20.5, "age": 1, "noise": 3},
+        "groups": {"all": ["blood", "noise"]},
+        "common": {"all": 2.5},
+    }
+    costs = tmp_path / "costs.json"
+    arguments = ["forest", "--data", str(table(tmp_path / "t.csv")), "--target", "state", "--costs", str(costs)]
+    arguments += ["--trees", "5", "--json"]
+
+    def report(prices: Any, *more: str) -> Any:
+        costs.write_text(json.dumps(prices))
+        done = RUN.invoke(app, [*arguments, *more])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    assert report(blood)["cost of all features"] == 22.0
+    both = {
+        "currencies": {"CAD": blood, "minutes": {"blood": 4, "age": 1, "noise": 0}},
+        "weights": {"CAD": 1, "minutes": 2},
+    }
+    found = report(both)
+    assert found["cost of all features"] == 32.0
+    assert found["currency"] == "1 CAD + 2 minutes"
+    free = report(blood, "--known", "blood, age, noise")
+    assert free["unpruned"]["cost"] == 0
+    assert free["known"] == ["blood", "age", "noise"]
+    for prices, message in (
+        ({**both, "weights": {"CAD": 1}}, "give one weight for each currency"),
+        ({**both, "weigths": {}}, "unknown key 'weigths'"),
+        ({"currencies": {"CAD": {"blood": 1}}, "weights": {"CAD": 1}}, "no price for"),
+    ):
+        costs.write_text(json.dumps(prices))
+        done = RUN.invoke(app, arguments)
+        assert done.exit_code == 1
+        assert message in done.stderr
+        one_line(done.stderr)
+    done = RUN.invoke(app, ["forest", "--known", "blod"])
+    assert "--known blod: no feature 'blod'" in done.stderr
+
+
+def test_heart_pays_the_common_part_of_a_group_once() -> None:
+    report = json.loads(RUN.invoke(app, ["forest", "--trees", "5", "--splits", "0", "--json"]).stdout)
+    # 4 questions, blood 5.17 + 3.10 + 2.10, thallium 1 + 1 + 101.90, exercise 1 + 1 + 1 + 86.30, restecg, ca
+    assert report["cost of all features"] == pytest.approx(4 + 10.37 + 103.9 + 89.3 + 15.5 + 100.9)
+
+
 def test_the_saved_forest_loads_and_predicts_the_same(tmp_path: Path) -> None:
     import skops.io
     from sklearn.model_selection import train_test_split
@@ -82,7 +130,7 @@ def test_the_saved_forest_loads_and_predicts_the_same(tmp_path: Path) -> None:
     chosen = report["chosen"]
     assert forest.score(heart.X[test], heart.y[test]) == chosen["test score"]
     # The pruning within a budget is none of the path; what is said of it is true of the forest that was saved.
-    costs = heart.prices().costs
+    costs = heart.prices()
     task = ForestBudget.from_forest(forest, heart.X[train], heart.y[train], costs, 0, errors="oob")
     everything = np.ones(len(task.ensemble.internal), np.bool_)
     assert chosen["point"] is None
@@ -91,6 +139,27 @@ def test_the_saved_forest_loads_and_predicts_the_same(tmp_path: Path) -> None:
     assert chosen["cost"] <= 250
     assert task.error(everything) == pytest.approx(chosen["objective"])
     assert chosen["bound"] <= chosen["objective"]
+
+
+@pytest.mark.parametrize("choice", [["--budget", "120"], ["--price", "0.0005"], []])
+def test_a_saved_folder_is_verified(choice: list[str], tmp_path: Path) -> None:
+    from prunopt.commands.forest_verify import is_forest_folder, verify_forest
+
+    assert not is_forest_folder(tmp_path)
+    with pytest.raises(ValueError, match="no folder of prunopt forest"):
+        verify_forest(tmp_path)
+    out = ["--trees", "5", "--splits", "0", "--out", str(tmp_path)]
+    assert RUN.invoke(app, ["forest", *out, *choice]).exit_code == 0
+    found = verify_forest(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert found["objective"] == pytest.approx(report["chosen"]["objective"])
+    assert found["bound"] <= found["objective"] + 1e-12
+    assert found["largest gap on the path"] < 1e-9
+    for change in ({"cost": report["chosen"]["cost"] + 1}, {"objective": 0.0}, {"test score": 1.0}):
+        told = {**report, "chosen": {**report["chosen"], **change}}
+        (tmp_path / "report.json").write_text(json.dumps(told))
+        with pytest.raises(po.CertificateError, match="the report states"):
+            verify_forest(tmp_path)
 
 
 def test_the_choice_is_the_cheapest_within_one_standard_error_on_validation_rows() -> None:

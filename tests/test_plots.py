@@ -149,3 +149,60 @@ def test_without_matplotlib_the_extra_is_named(path: BudgetPath, monkeypatch: py
         plots.pareto(path)
     with pytest.raises(ImportError):
         plots.features_bought(path)
+
+
+def test_a_path_is_drawn_beside_its_neighbours(path: BudgetPath, rows: Any) -> None:
+    X, y = rows
+    other = ([1.0, 0.5, 3.0], [0.2, 0.4, 0.1], [0.01, 0.02, 0.03])
+    folds = [path.curve(X[80:100], y[80:100]), path.curve(X[100:], y[100:])]
+    ax = path.plot(X[80:], y[80:], unit="CAD", neighbours={"peer": other, "no bars": other[:2]}, folds=folds)
+    legend = ax.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert "peer" in labels
+    assert any("mean of 2 folds" in label for label in labels)
+    peer: Any = next(c for c in ax.containers if c.get_label() == "peer")
+    line, _, bars = peer.lines
+    assert _numbers(line.get_xdata()).tolist() == [0.5, 1.0, 3.0]
+    assert _numbers(line.get_ydata()).tolist() == [0.4, 0.2, 0.1]
+    low, high = np.array([segment[:, 1] for segment in bars[0].get_segments()]).T
+    assert (high - low).tolist() == pytest.approx([0.04, 0.02, 0.06])
+    folds_drawn: Any = next(c for c in ax.containers if "folds" in str(c.get_label()))
+    folded = folds_drawn.lines[0]
+    budget, mean = _numbers(folded.get_xdata())[-1], _numbers(folded.get_ydata())[-1]
+    assert mean == pytest.approx(np.mean([curve.error[0] for curve in folds]))
+    assert budget == pytest.approx(max(curve.expected_cost[0] for curve in folds))
+    with pytest.raises(ValueError, match="folds: none given"):
+        path.plot(folds=[])
+    with pytest.raises(ValueError, match=r"curves\['bad'\]"):
+        path.plot(neighbours={"bad": 3})
+    ax.figure.canvas.draw()
+
+
+def test_sizes_before_and_after(path: BudgetPath) -> None:
+    price = path.points[len(path.points) // 2].price
+    ax = path.plot_sizes(price=price, unit="CAD")
+    bars: Any = ax.patches
+    heights = [bar.get_height() for bar in bars]
+    n = path.ensemble.n_trees
+    assert sum(heights[:n]) == len(path.lifetime)
+    assert sum(heights[n:]) == path.kept(price=price).sum()
+    assert all(after <= before for before, after in zip(heights[:n], heights[n:], strict=True))
+    ax.figure.canvas.draw()
+
+
+def test_a_tree_shows_what_is_kept(path: BudgetPath) -> None:
+    price = path.points[0].price
+    kept = path.kept(price=price)
+    tree = path.ensemble.tree[path.ensemble.internal]
+    largest = int(np.bincount(tree[kept]).argmax())
+    ax = path.plot_tree(largest, price=price, names={"x0": "blood"})
+    texts = [text.get_text() for text in ax.texts]
+    tests = [text for text in texts if "≤" in text]
+    assert len(tests) == np.count_nonzero(kept[tree == largest])
+    assert len(texts) - len(tests) == len(tests) + 1
+    assert any(text.startswith("blood") for text in tests)
+    assert len(ax.get_lines()) == 2 * np.count_nonzero(tree == largest)
+    with pytest.raises(ValueError, match="there are 8 trees"):
+        path.plot_tree(8, price=price)
+    ax.figure.canvas.draw()

@@ -16,6 +16,7 @@ from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json
 if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath
 
+EMBEDDED = "heart", "hypothyroid"
 SHARES = 0.6, 0.2, 0.2  # of the rows: training, validation, test
 
 
@@ -23,7 +24,13 @@ SHARES = 0.6, 0.2, 0.2  # of the rows: training, validation, test
 def forest(
     data: Annotated[str, typer.Option(help="heart, hypothyroid, or a CSV file with a header.")] = "heart",
     target: Annotated[str | None, typer.Option(help="The column to predict, for a CSV file.")] = None,
-    costs: Annotated[Path | None, typer.Option(help='JSON: {"feature": price, ...} for every feature.')] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON: {"feature": price, ...}, or with groups and their common part, or several currencies.'
+        ),
+    ] = None,
+    known: Annotated[str | None, typer.Option(help="Features known already, hence free: age,sex")] = None,
     budget: Annotated[float | None, typer.Option(help="Greatest mean cost of a row.")] = None,
     price: Annotated[float | None, typer.Option(help="Price of one unit of cost, in units of error.")] = None,
     trees: Annotated[int, typer.Option(help="Trees of the forest.")] = 40,
@@ -39,7 +46,8 @@ def forest(
 ) -> None:
     """Prune a random forest to what its features cost: the whole exact curve of accuracy against cost.
 
-    Without options: heart disease, with the real prices of its tests. Grows a forest on 60 % of the rows, finds every
+    Without options: heart disease, with the real prices of its tests; the first test of a group (drawing blood once)
+    pays the group's common part, further ones do not. Grows a forest on 60 % of the rows, finds every
     optimal pruning on their out-of-bag errors, measures each on two times 20 % of the rows (validation, test), and
     chooses the cheapest one whose validation error is within one standard error of the least, unless a budget or a
     price is given. Where rows are few, the test score is also averaged over many random splits.
@@ -55,6 +63,10 @@ def forest(
     with progress("forest", total=5) as tell:
         tell("reading the table")
         case = _read(data, target, costs)
+        case.known = tuple(name.strip() for name in known.split(",")) if known else ()
+        if set(case.known) - set(case.names):
+            unlike = sorted(set(case.known) - set(case.names))
+            raise ValueError(f"--known {known}: no feature {unlike[0]!r}; there are {', '.join(case.names[:12])}")
         rows = _split(case, seed)
         tell("growing and pruning the forest")
         choice = _choose(case, rows, budget, price, trees, seed)
@@ -64,6 +76,12 @@ def forest(
         tell("measuring every pruning")
         analysis = Analysis(case, choice, rows, budget, many, seed)
         report = build_report(analysis)
+        report["inputs"] = {
+            "data": data if data in EMBEDDED else str(Path(data).resolve()),
+            "target": target,
+            "costs": None if costs is None else str(costs.resolve()),
+        }
+        report["chosen"]["price"] = price
         if out is not None:
             tell("writing")
             write(out, report, analysis)
@@ -84,11 +102,12 @@ def forest(
 def _read(data: str, target: str | None, costs: Path | None) -> Case:
     from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs, read_csv
 
-    if data in ("heart", "hypothyroid"):
+    if data in EMBEDDED:
         if target is not None:
             raise ValueError(f"--target {target}: the data set {data} has its own; --target is for CSV files")
         found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
         case = Case(data, found.X, found.y, found.feature_names, dict(found.feature_costs), found.currency)
+        case.listed = found.prices()
         if data == "hypothyroid":
             case.notes.append("the six columns that say which test was measured are left out: they leak the diagnosis")
     else:
@@ -101,10 +120,9 @@ def _read(data: str, target: str | None, costs: Path | None) -> Case:
             case.notes.append("no --costs given: every feature costs 1")
     if costs is not None:
         prices = read_costs(costs, case.names)
-        case.costs = dict(zip(case.names, map(float, prices.costs), strict=True))
-        case.currency = prices.currency
-        if prices.common:
-            case.notes.append("group discounts of the price list are not used: every test has its full price")
+        case.listed, case.currency = prices, prices.currency
+        alone = case.prices.group_cost
+        case.costs = dict(zip(case.names, map(float, alone), strict=True))
     if len(case.X) < 10:
         raise ValueError(f"--data {data}: {len(case.X)} rows are too few to fit, prune and test; give at least 10")
     n_labels = len(np.unique(case.y))
@@ -161,6 +179,5 @@ def _fit(case: Case, train: Any, budget: float | None, price: float | None, tree
 
     kind = BudgetedForestClassifier if case.is_classification else BudgetedForestRegressor
     grown = clone(kind()._forest()).set_params(n_estimators=trees)
-    costs = np.array([case.costs[name] for name in case.names])
-    model = kind(grown, feature_costs=costs, budget=budget, price=price, random_state=seed)
+    model = kind(grown, feature_costs=case.prices, budget=budget, price=price, random_state=seed)
     return model.fit(case.X[train], case.y[train])

@@ -15,7 +15,9 @@ from prunopt.commands.output import note, number, plain, table
 
 if TYPE_CHECKING:
     from prunopt.core.solution import Solution
-    from prunopt.forests.path import BudgetPath, Curve
+    from prunopt.forests.path import BudgetPath
+    from prunopt.forests.votes import Curve
+    from prunopt.problems.prices import FeaturePrices
 
 SHOWN = 18  # rows of the table printed; path.csv has all of them
 
@@ -31,6 +33,16 @@ class Case:
     costs: dict[str, float]
     currency: str
     notes: list[str] = field(default_factory=list)
+    listed: Any = None  # a price list with discounts, or several currencies; None = `costs`
+    known: tuple[str, ...] = ()
+
+    @property
+    def prices(self) -> FeaturePrices:
+        """What the features cost."""
+        from prunopt.problems.prices import FeaturePrices
+
+        given = [self.costs[name] for name in self.names] if self.listed is None else self.listed
+        return FeaturePrices.of(given, len(self.names), self.names, None, list(self.known) or None)
 
     @property
     def is_classification(self) -> bool:
@@ -104,7 +116,7 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "tree error": p.training_error,
             "nodes": p.n_nodes,
             "gap": p.gap,
-            "features": [column[name] for name in p.bought],
+            "features": [column.get(name, name) for name in p.bought],
         }
         for k, p in enumerate(path.points)
     ]
@@ -137,7 +149,8 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "rows": {"train": len(a.rows.train), "validation": len(a.rows.valid), "test": len(a.rows.test)},
             "seed": a.seed,
             "currency": case.currency,
-            "cost of all features": sum(case.costs.values()),
+            "cost of all features": case.prices.total,
+            "known": list(case.known),
             "score": "accuracy" if case.is_classification else "R^2",
             "budget": a.budget,
             "unpruned": {
@@ -228,7 +241,10 @@ def _proof(report: dict[str, Any], unit: str, who: str) -> str:
 
 def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
     """Write every file of the report into the folder ``out``, each whole or not at all, report.json last."""
-    import skops.io
+    try:
+        import skops.io
+    except ImportError:
+        raise ValueError("--out: saving a forest needs skops: pip install skops") from None
 
     from prunopt.core.artifact import write_atomically, write_json
 
@@ -274,7 +290,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
         pareto(curves, ax, unit=case.currency, who=case.who, measure="share misclassified", step=True)
         at = (report["unpruned"]["cost"], 1.0 - float(a.many.unpruned.mean()))
         ax.plot(*at, "*", markersize=11, color=COLOURS[-1], label="vote of the unpruned forest, mean of the splits")
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")
     else:
         path.plot(X, y, ax=ax, unit=case.currency)
         ax.set_xlabel(f"mean cost per {case.who} [{case.currency or 'unit of the feature costs'}]")
@@ -285,12 +301,20 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     ax.set_title(f"{case.name}: every optimal pruning, by what it costs")
     with write_atomically(out / "pareto.png") as temporary:
         figure.savefig(temporary, dpi=150)
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    chosen = a.choice.solution.value
+    point = replace(path.points[0], expected_cost=float(a.choice.cost))
+    one = replace(path, points=(point,), lifetime=chosen.astype(np.int64))
+    ax = one.plot_sizes(figure.add_subplot(), price=0.0, unit=case.currency)
+    ax.set_title(f"{case.name}: the trees, before and after pruning")
+    with write_atomically(out / "trees.png") as temporary:
+        figure.savefig(temporary, dpi=150)
     if len(case.names) > 60:  # more rows than a page has lines
-        return ["pareto.png"]
+        return ["pareto.png", "trees.png"]
     figure = Figure(figsize=(7.2, 1.2 + 0.28 * len(case.names)), layout="constrained")
     names = dict(zip((f"x{k}" for k in range(len(case.names))), case.names, strict=True))
     ax = features_bought(path, X, figure.add_subplot(), unit=case.currency, who=case.who, names=names)
     ax.set_title(f"{case.name}: what is bought at which budget")
     with write_atomically(out / "features.png") as temporary:
         figure.savefig(temporary, dpi=150)
-    return ["pareto.png", "features.png"]
+    return ["pareto.png", "trees.png", "features.png"]

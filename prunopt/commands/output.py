@@ -37,7 +37,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(INPUT) from None
         except KeyboardInterrupt:
             fail("interrupted", INTERRUPTED)
-        except (ValueError, TypeError, OSError, MemoryError, SolveError, CertificateError) as error:
+        except (ValueError, TypeError, OSError, ImportError, MemoryError, SolveError, CertificateError) as error:
             if DEBUG in os.environ:
                 raise
             fail(message(error))

@@ -15,7 +15,11 @@ X_contra = TypeVar("X_contra", contravariant=True)
 
 
 class Problem(Protocol[X_contra]):
-    """Minimise ``objective(x)`` over the ``x`` with ``violation(x) == 0``."""
+    """Minimise ``objective(x)`` over the ``x`` with ``violation(x) == 0``.
+
+    Checks allow a violation of 1e-6 times ``max(1, |objective|)``; a problem whose violation has nothing to do with the
+    size of its objective has an attribute ``violation_unit``, a number that takes the place of that maximum.
+    """
 
     def objective(self, x: X_contra, /) -> float:
         """Return f(x), evaluated from scratch in the problem's own terms."""

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunopt.forests.pricelist import Prices, parse_prices, read_costs
+from prunopt.forests.pricelist import parse_prices, read_costs
 from prunopt.forests.tables import Table, read_csv
+from prunopt.problems.price_list import CostSum, Prices
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DATASETS", "PricedDataset", "Prices", "Table", "load_heart", "load_hypothyroid", "read_costs", "read_csv"]
+__all__ = [
+    "DATASETS",
+    "CostSum",
+    "PricedDataset",
+    "Prices",
+    "Table",
+    "load_heart",
+    "load_hypothyroid",
+    "read_costs",
+    "read_csv",
+]
 
 Floats = NDArray[np.float64]
 

@@ -38,7 +38,7 @@ from scipy.special import log_softmax, softmax
 
 from prunopt.forests.compaction import with_values
 from prunopt.forests.routing import leaves_of
-from prunopt.forests.targets import targets
+from prunopt.problems.forest_errors import targets
 from prunopt.problems.tree_ensemble import TreeEnsemble
 
 Floats = NDArray[np.float64]
@@ -125,17 +125,37 @@ def refit_leaves(
     if ensemble.classes is not None and np.any(code == len(ensemble.classes)):
         label = np.asarray(y).ravel()[np.argmax(code)]
         raise ValueError(f"y: {label!r} is no class of the forest ({ensemble.classes[:5].tolist()} ...)")
-    model = _Squares(votes, target) if ensemble.classes is None else _Logistic(votes, code)
+    model = Squares(votes, target) if ensemble.classes is None else Logistic(votes, code)
     used = np.flatnonzero(weight)
     chosen, before, after = ridge, np.nan, np.nan
     if chosen is None:
-        chosen, before, after = _choose_ridge(model, indicators, weight, used, random_state)
+        chosen, before, after = choose_ridge(model, indicators, weight, used, random_state)
     scores, bias = model.fit(indicators[used], used, weight[used], chosen, None)
     scores = scores + bias / ensemble.n_trees
+    return LeafRefit(*with_scores(forest, ensemble, place, scores), chosen, before, after)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Refits forests to the same rows: see `refit_leaves`."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+    random_state: int
+
+    def __call__(self, forest: Any) -> tuple[Any, float | None]:
+        """Return the forest with refitted leaves, and the temperature of its probabilities."""
+        done = refit_leaves(forest, self.X, self.y, sample_weight=self.sample_weight, random_state=self.random_state)
+        return done.forest, done.temperature
+
+
+def with_scores(forest: Any, ensemble: TreeEnsemble, place: Ints, scores: Floats) -> tuple[Any, float | None]:
+    """Return the forest with leaves that add up to ``scores`` (L, C), and the temperature of its probabilities."""
     if ensemble.classes is None:
-        return LeafRefit(_valued(forest, ensemble, place, scores * ensemble.n_trees), None, chosen, before, after)
+        return with_leaf_values(forest, ensemble, place, scores * ensemble.n_trees), None
     fractions, temperature = as_fractions(scores, ensemble.tree[place], ensemble.n_trees)
-    return LeafRefit(_valued(forest, ensemble, place, fractions), temperature, chosen, before, after)
+    return with_leaf_values(forest, ensemble, place, fractions), temperature
 
 
 def as_fractions(scores: Floats, tree: Ints, n_trees: int) -> tuple[Floats, float]:
@@ -184,8 +204,8 @@ def _indicators(ensemble: TreeEnsemble, rows: NDArray[np.float32]) -> tuple[Any,
     return sparse.csr_array((np.ones(n * T), indices, indptr), shape=(n, len(place))), place
 
 
-def _choose_ridge(
-    model: _Logistic | _Squares, indicators: Any, weight: Floats, rows: Ints, random_state: int
+def choose_ridge(
+    model: Logistic | Squares, indicators: Any, weight: Floats, rows: Ints, random_state: int
 ) -> tuple[float, float, float]:
     """The ridge of least loss on held-out rows, the forest's loss there before, and after."""
     fold = np.arange(len(rows)) % FOLDS
@@ -214,7 +234,7 @@ def _choose_ridge(
     return chosen, float(before / mass), float(best / mass)
 
 
-class _Logistic:
+class Logistic:
     """Multinomial logistic loss of summed leaf scores."""
 
     def __init__(self, votes: Floats, code: Ints) -> None:
@@ -236,12 +256,19 @@ class _Logistic:
         return -np.asarray(log_softmax(Z @ scores + bias, axis=1)[np.arange(len(rows)), self.code[rows]])
 
     def fit(
-        self, Z: Any, rows: Ints, weight: Floats, ridge: float, warm: tuple[Floats, Floats] | None, rough: bool = False
+        self,
+        Z: Any,
+        rows: Ints,
+        weight: Floats,
+        ridge: float,
+        warm: tuple[Floats, Floats] | None,
+        rough: bool = False,
+        anchor: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """Return leaf scores (L, C) and bias (C,)."""
+        """Return leaf scores (L, C) and bias (C,); ``anchor`` (L, C) is what the ridge pulls to, None = `start`."""
         L, C = self.votes.shape
         at = (np.arange(len(rows)), self.code[rows])
-        anchor = self.start(Z, rows, weight)
+        anchor = self.start(Z, rows, weight) if anchor is None else anchor
         transposed = Z.T.tocsr()
 
         def loss(x: Floats) -> tuple[float, Floats]:
@@ -259,7 +286,7 @@ class _Logistic:
         return anchor + x[: L * C].reshape(L, C), x[L * C :]
 
 
-class _Squares:
+class Squares:
     """Half the squared error of summed leaf values."""
 
     def __init__(self, votes: Floats, target: Floats) -> None:
@@ -275,10 +302,18 @@ class _Squares:
         return np.asarray(np.square(self.target[rows] - (Z @ scores)[:, 0] - bias[0]) / 2)
 
     def fit(
-        self, Z: Any, rows: Ints, weight: Floats, ridge: float, warm: tuple[Floats, Floats] | None, rough: bool = False
+        self,
+        Z: Any,
+        rows: Ints,
+        weight: Floats,
+        ridge: float,
+        warm: tuple[Floats, Floats] | None,
+        rough: bool = False,
+        anchor: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """Return leaf values (L, 1) and bias (1,)."""
-        residual = self.target[rows] - (Z @ self.votes)[:, 0]
+        """Return leaf values (L, 1) and bias (1,); ``anchor`` (L, 1) is what the ridge pulls to, None = `start`."""
+        start = self.votes if anchor is None else anchor
+        residual = self.target[rows] - (Z @ start)[:, 0]
         # The bias is not penalised: it is the weighted mean of what is left, so everything is centred.
         share, root = weight / weight.sum(), np.sqrt(weight)
         mean = Z.T @ share
@@ -292,10 +327,10 @@ class _Squares:
         right = root * (residual - share @ residual)
         precision = 1e-4 if rough else 1e-8
         moved = lsqr(centred, right, damp=np.sqrt(ridge), atol=precision, btol=precision, iter_lim=ITERATIONS)[0]
-        return self.votes + moved[:, None], np.array([share @ residual - mean @ moved])
+        return start + moved[:, None], np.array([share @ residual - mean @ moved])
 
 
-def _valued(forest: Any, ensemble: TreeEnsemble, place: Ints, leaf_values: Floats) -> Any:
+def with_leaf_values(forest: Any, ensemble: TreeEnsemble, place: Ints, leaf_values: Floats) -> Any:
     """The forest with new leaf values; a node inside predicts the mean of its leaves, weighted by their samples."""
     trees = getattr(forest, "estimators_", [forest])
     samples = np.concatenate([tree.tree_.weighted_n_node_samples for tree in trees])

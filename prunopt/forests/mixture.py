@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.utils import check_random_state
 
+from prunopt.forests.ondemand import predict_on_demand
+from prunopt.forests.purchases import OnDemand
+from prunopt.problems.prices import FeaturePrices
+
 if TYPE_CHECKING:
+    from prunopt.forests.leaves import Refit
     from prunopt.forests.path import BudgetPath
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +40,8 @@ class Mixture:
         Probability :math:`\theta` that the dearer one answers a row.
     expected_cost, error : float
         Of the mixture, on the rows of the path.
+    temperatures
+        Those of the two forests' probabilities, see `prunopt.forests.leaves.LeafRefit`; None = as they are.
     """
 
     cheaper: Any
@@ -37,15 +49,88 @@ class Mixture:
     share: float
     expected_cost: float
     error: float
+    temperatures: tuple[float | None, float | None] = (None, None)
+
+    def coins(self, n: int, random_state: Any = None) -> NDArray[np.bool_]:
+        """Return which of ``n`` rows the dearer forest answers: the i-th row has the i-th draw of ``random_state``."""
+        return np.asarray(check_random_state(random_state).random_sample(n) < self.share)
 
     def predict(self, X: ArrayLike, random_state: Any = None) -> NDArray[Any]:
         """Return predictions, each by the dearer forest with probability ``share``."""
-        rows = np.asarray(X)
-        coin = check_random_state(random_state).random_sample(len(rows)) < self.share
-        answer = np.asarray(self.cheaper.predict(rows))
-        if coin.any():
-            answer[coin] = self.dearer.predict(rows[coin])
-        return answer
+        return self._each(X, random_state, lambda forest, _, rows: forest.predict(rows))
+
+    def predict_proba(self, X: ArrayLike, random_state: Any = None) -> Floats:
+        """Return class probabilities, with the coins of `predict`."""
+        return np.asarray(self._each(X, random_state, probabilities), np.float64)
+
+    def _each(self, X: Any, random_state: Any, answer: Callable[[Any, float | None, Any], Any]) -> NDArray[Any]:
+        """The answers of the two forests, each to its own rows."""
+        n = X.shape[0] if hasattr(X, "shape") else len(X)
+        coin = self.coins(n, random_state)
+        out: NDArray[Any] | None = None
+        for forest, own, rows in self._parts(coin):
+            found = np.asarray(answer(forest, own, _some(X, rows)))
+            if out is None:
+                out = np.empty((n, *found.shape[1:]), found.dtype)
+            out[rows] = found
+        assert out is not None
+        return out
+
+    def _parts(self, coin: NDArray[np.bool_]) -> list[tuple[Any, float | None, Ints]]:
+        pairs = zip((self.cheaper, self.dearer), self.temperatures, (~coin, coin), strict=True)
+        return [(forest, own, np.flatnonzero(mine)) for forest, own, mine in pairs if mine.any()]
+
+    def on_demand(
+        self,
+        acquire_or_X: Any,
+        n: int,
+        prices: FeaturePrices,
+        random_state: Any = None,
+        *,
+        known_values: Any = None,
+        **options: Any,
+    ) -> OnDemand:
+        """Predict with the coins of `predict`, and ask for a feature only at the first node that tests it.
+
+        The rows of the cheaper forest are asked for first; ``prices`` are those of the n rows.
+        """
+        turn = np.zeros((n, len(prices.group_cost)), np.int16)
+        answer: NDArray[Any] | None = None
+        for forest, _, rows in self._parts(self.coins(n, random_state)):
+            source: Any = acquire_or_X
+            if callable(acquire_or_X):
+
+                def source(row: Any, group: int, rows: Ints = rows) -> Any:
+                    mine = rows[row]
+                    return acquire_or_X(int(mine) if np.ndim(mine) == 0 else mine, group)
+
+                values = None if known_values is None else np.asarray(known_values)[rows]
+            else:
+                source, values = _some(acquire_or_X, rows), None
+            count = len(rows) if callable(acquire_or_X) else None
+            own = prices.take(rows)
+            found = predict_on_demand(forest, source, feature_costs=own, n_rows=count, known_values=values, **options)
+            turn[rows] = found.purchases.turn
+            if answer is None:
+                answer = np.empty(n, found.predictions.dtype)
+            answer[rows] = found.predictions
+        assert answer is not None
+        return OnDemand.of(answer, turn, prices)
+
+    def refitted(self, refit: Refit) -> Mixture:
+        """Return the mixture with the leaves of both forests refitted; costs stay."""
+        (low, cool), (high, warm) = refit(self.cheaper), refit(self.dearer)
+        return replace(self, cheaper=low, dearer=high, temperatures=(cool, warm))
+
+
+def probabilities(forest: Any, temperature: float | None, X: Any) -> Floats:
+    """Return the class probabilities of a forest whose leaves may have been refitted."""
+    votes = forest.predict_proba(X)
+    return np.asarray(votes if temperature is None else softmax(votes / temperature, axis=1))
+
+
+def _some(X: Any, rows: Ints) -> Any:
+    return X.iloc[rows] if hasattr(X, "iloc") else np.asarray(X)[rows]
 
 
 def mixture(path: BudgetPath, budget: float) -> Mixture:

@@ -2,55 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.jit import njit
+from prunopt.forests.purchases import Acquire, OnDemand, Supplier, checked_count
 from prunopt.problems.prices import FeaturePrices
 from prunopt.problems.tree_ensemble import TreeEnsemble
+
+__all__ = ["OnDemand", "predict_on_demand"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Acquire = Callable[[int, int], Any]
-
-
-class OnDemand(NamedTuple):
-    """What `predict_on_demand` returns.
-
-    Parameters
-    ----------
-    predictions : (n,)
-        Labels, or numbers for a regressor.
-    acquired : (n, K) bool
-        The features that were bought for each row; with a feature, its whole group.
-    cost : (n,) float64
-        What they cost, each group once.
-    """
-
-    predictions: NDArray[Any]
-    acquired: Bools
-    cost: Floats
+Turns = NDArray[np.int16]
 
 
 def predict_on_demand(
     forest: Any,
     acquire_or_X: Acquire | ArrayLike,
     *,
-    feature_costs: ArrayLike | Mapping[str, float] | FeaturePrices | None,
+    feature_costs: ArrayLike | Mapping[str, float] | FeaturePrices | Any,
     feature_groups: Any = None,
+    known: Any = None,
+    known_values: ArrayLike | None = None,
     n_rows: int | None = None,
     stop_early: bool = False,
+    batch: bool = False,
 ) -> OnDemand:
     r"""Predict with a forest, and ask for the value of a feature only at the first node that tests it.
 
     .. math::
         \hat y(x) = \arg\max_c \frac1T \sum_{t=1}^T p_{t, \ell_t(x)}(c), \qquad
-        \text{cost}(x) = \sum_g c_g \, [\text{some node on a path of } x \text{ tests a feature of } g]
+        \text{cost}(x) = \sum_c p_c \, [\text{some node on a path of } x \text{ makes the charge } c]
 
     with :math:`\ell_t(x)` the leaf that row x reaches in tree t; for a regressor the mean of the leaves' values. The
     trees are followed one after another, so the order of the purchases is that of the nodes.
@@ -70,13 +58,24 @@ def predict_on_demand(
         counted on known values.
     feature_costs
         One price for each feature (array, or mapping from names); with ``feature_groups`` alternatively one for each
-        group. None = every feature costs 1. Free features are asked for like any other.
+        group. None = every feature costs 1. Free features are asked for like any other. Discounts, prices per row and
+        several currencies: see `prunopt.problems.prices.FeaturePrices.of`.
     feature_groups
         Features that are bought together for one price: lists of indices or names, or a mapping from a group's name
         to such a list. Group g is ``feature_groups[g]``; after the listed groups, every other feature is a group of
         its own, in the order of the columns. None = group k is feature k.
+    known
+        Features that are known already: a bool for each feature, for each row and feature, or a list of names. They
+        cost nothing, and nobody is asked for them.
+    known_values : (n, K)
+        The values of what is known, needed with a function; other cells are not read.
     n_rows
         Number of rows, needed with a function.
+    batch
+        ``acquire(rows, group)`` gets an array of rows, all of which need the group next, and returns their values:
+        (rows, features of the group), or (rows,) for one feature, or a mapping from names to columns, or a DataFrame.
+        Every row buys the same in the same order as alone; there are as many rounds of questions as the longest row
+        has.
     stop_early
         Stop buying for a row as soon as its prediction cannot change. With the trees standing at the nodes v_t that
         the known values lead to, class a is decided when
@@ -87,7 +86,8 @@ def predict_on_demand(
     Returns
     -------
     OnDemand
-        ``(predictions, acquired, cost)``.
+        ``(predictions, acquired, cost)``; its ``purchases`` tell for each row what was bought, in which order, at
+        which price.
 
     Raises
     ------
@@ -96,16 +96,7 @@ def predict_on_demand(
         no numbers, infinite, or too few or too many. What ``acquire`` itself raises passes through.
     """
     ensemble = TreeEnsemble.from_sklearn(forest)
-    if isinstance(feature_costs, FeaturePrices):
-        if feature_groups is not None:
-            raise ValueError("feature_groups: the FeaturePrices given as feature_costs have groups; leave this one out")
-        prices = feature_costs
-    else:
-        prices = FeaturePrices.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups)
-    if len(prices.group_of) != ensemble.n_features:
-        raise ValueError(
-            f"feature_costs: prices of {len(prices.group_of)} features, the forest has {ensemble.n_features}"
-        )
+    prices = FeaturePrices.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups, known)
     low = high = _tree_values(forest, ensemble)
     # The sums of T numbers, the bounds' and scikit-learn's, err by less than this together.
     slack = 4.0 * ensemble.n_trees**2 * np.finfo(np.float64).eps * float(np.abs(low).max())
@@ -116,21 +107,27 @@ def predict_on_demand(
         final = np.all(low == high, axis=1)
     walk = _Walk(ensemble, prices.group_of, final, low, high, stop_early and ensemble.classes is not None, slack)
     if callable(acquire_or_X):
-        bought, votes, decided = _interview(walk, acquire_or_X, prices, _checked_count(n_rows))
+        n = checked_count(n_rows)
+        have = _known_cells(prices.for_rows(n), n)
+        rows = _known_rows(ensemble, have, known_values)
+        names = ensemble.feature_names or tuple(f"x{k}" for k in range(ensemble.n_features))
+        supply = Supplier(acquire_or_X, prices, names, batch, np.float32)
+        turn, votes, decided = _interviews(walk, supply, rows, have)
     else:
         rows = ensemble.rows(acquire_or_X, "acquire_or_X")
         if n_rows is not None and n_rows != len(rows):
             raise ValueError(f"n_rows={n_rows}: {len(rows)} rows given; n_rows is needed with a function only")
-        bought = np.zeros((len(rows), len(prices.group_cost)), np.bool_)
+        prices.for_rows(len(rows))
+        turn = np.zeros((len(rows), len(prices.group_cost)), np.int16)
         votes = np.zeros((len(rows), low.shape[1]))
         decided = np.full(len(rows), -1, np.int64)
-        _walk_rows(rows, bought, votes, decided, *walk.arrays())
+        _walk_rows(rows, prices.known_mask, turn, votes, decided, *walk.arrays())
     votes /= ensemble.n_trees
     if ensemble.classes is None:
         predictions: NDArray[Any] = votes[:, 0].copy()
     else:
         predictions = ensemble.classes.take(np.where(decided >= 0, decided, votes.argmax(axis=1)))
-    return OnDemand(predictions, prices.features(bought), np.asarray(bought @ prices.group_cost, np.float64))
+    return OnDemand.of(predictions, turn, prices)
 
 
 class _Walk(NamedTuple):
@@ -166,70 +163,50 @@ def _tree_values(forest: Any, ensemble: TreeEnsemble) -> Floats:
     return out
 
 
-def _checked_count(n_rows: int | None) -> int:
-    if n_rows is None:
-        raise ValueError("n_rows: with a function, the number of rows is needed")
-    if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 1:
-        raise ValueError(f"n_rows={n_rows!r}: give a whole number of at least 1")
-    return int(n_rows)
+def _known_cells(prices: FeaturePrices, n: int) -> Bools:
+    """Which cells of the rows are known, (n, K)."""
+    mask = prices.known_mask
+    return np.broadcast_to(mask if len(mask) else False, (n, len(prices.group_of))).copy()
 
 
-def _interview(walk: _Walk, acquire: Acquire, prices: FeaturePrices, n: int) -> tuple[Bools, Floats, Ints]:
-    """Ask ``acquire`` for one row after the other."""
+def _known_rows(ensemble: TreeEnsemble, have: Bools, known_values: ArrayLike | None) -> Rows:
+    """The rows with their known cells, all others missing."""
+    if known_values is None:
+        if have.any():
+            raise ValueError("known_values: give the (n, K) array that holds the values of what is known")
+        return np.full(have.shape, np.nan, np.float32)
+    rows = ensemble.rows(known_values, "known_values")
+    if rows.shape != have.shape:
+        raise ValueError(f"known_values: shape {rows.shape} given, {have.shape} is needed")
+    return np.where(have, rows, np.float32(np.nan))
+
+
+def _interviews(walk: _Walk, supply: Supplier, rows: Rows, have: Bools) -> tuple[Turns, Floats, Ints]:
+    """Ask for one row after the other, or, in batches, for all rows round by round."""
     arrays = walk.arrays()
-    names = walk.ensemble.feature_names or tuple(f"x{k}" for k in range(walk.ensemble.n_features))
-    members = [np.flatnonzero(prices.group_of == g) for g in range(len(prices.group_cost))]
-    bought = np.zeros((n, len(members)), np.bool_)
-    votes = np.zeros((n, walk.low.shape[1]))
-    decided = np.full(n, -1, np.int64)
-    for i in range(n):
-        row = np.full(len(names), np.nan, np.float32)
-        at = walk.ensemble.offsets[:-1].copy()
-        while True:
-            group, label = _next_group(row, bought[i], at, *arrays)
-            if group < 0:
-                break
-            row[members[group]] = _values(acquire(i, group), f"acquire({i}, {group})", members[group], names)
-            bought[i, group] = True
-        decided[i] = label
-        _add_votes(at, walk.low, votes[i])
-    return bought, votes, decided
-
-
-def _values(answer: Any, call: str, members: Ints, names: tuple[str, ...]) -> Rows:
-    """Check what ``acquire`` returned for the features ``members``."""
-    wanted = [names[k] for k in members]
-    if isinstance(answer, Mapping):
-        given = {
-            names[key] if isinstance(key, int | np.integer) and 0 <= key < len(names) else key: v
-            for key, v in answer.items()
-        }
-        wrong = [key for key in given if key not in wanted] + [name for name in wanted if name not in given]
-        if wrong or len(given) != len(answer):
-            raise ValueError(
-                f"{call} returned the keys {list(answer)}; return one value for each of {', '.join(wanted)}"
-            )
-        cells = [given[name] for name in wanted]
-    elif hasattr(answer, "__len__") and not isinstance(answer, str | bytes) and np.ndim(answer) > 0:
-        cells = list(answer)
-    else:
-        cells = [answer]
-    if len(cells) != len(wanted):
-        raise ValueError(f"{call} returned {len(cells)} value(s); return {len(wanted)}, for {', '.join(wanted)}")
-    values = np.empty(len(cells), np.float32)
-    for j, cell in enumerate(cells):
-        try:
-            if isinstance(cell, str | bytes):
-                raise TypeError
-            with np.errstate(over="ignore"):
-                values[j] = float(cell)
-        except (TypeError, ValueError):
-            raise ValueError(f"{call} returned {cell!r} for {wanted[j]!r}; return a number, NaN for unknown") from None
-        if np.isinf(values[j]):
-            raise ValueError(
-                f"{call} returned {cell!r} for {wanted[j]!r}; too large for float32, return a finite number"
-            )
-    return values
+    turn = np.zeros((len(rows), len(supply.members)), np.int16)
+    votes = np.zeros((len(rows), walk.low.shape[1]))
+    decided = np.full(len(rows), -1, np.int64)
+    everyone = np.arange(len(rows))
+    for open_rows in [everyone] if supply.batch else everyone[:, None]:
+        first = open_rows[0]
+        at = np.repeat(walk.ensemble.offsets[None, :-1], len(open_rows), axis=0)
+        wanted = np.empty(len(open_rows), np.int64)
+        count = 0
+        while len(open_rows):
+            count += 1
+            _next_groups(open_rows, rows, have, at, first, wanted, decided, *arrays)
+            for group in np.unique(wanted[wanted >= 0]).tolist():
+                asking = open_rows[wanted == group]
+                members = supply.members[group]
+                rows[np.ix_(asking, members)] = supply(asking, group)
+                have[np.ix_(asking, members)] = True
+                turn[asking, group] = count
+            done = wanted < 0
+            for i in open_rows[done]:
+                _add_votes(at[i - first], walk.low, votes[i])
+            open_rows, wanted = open_rows[~done], wanted[~done]
+    return turn, votes, decided
 
 
 @njit
@@ -244,11 +221,11 @@ def _bound_below(left: Ints, right: Ints, low: Floats, high: Floats) -> None:
 
 @njit
 def _next_group(
-    x: Rows, known: Bools, at: Ints,
+    x: Rows, have: Bools, at: Ints,
     offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
     group_of: Ints, final: Bools, low: Floats, high: Floats, may_decide: bool, slack: float,
 ) -> tuple[int, int]:  # fmt: skip
-    """Follow the trees from the nodes ``at`` as far as the ``known`` groups lead.
+    """Follow the trees from the nodes ``at`` as far as the features that one has lead.
 
     Returns the group that the first tree with an open question asks for, and -1; or -1 and the decided class; or
     -1 and -1 when every tree has come to an end.
@@ -256,7 +233,7 @@ def _next_group(
     group = -1
     for t in range(len(at)):
         h = at[t]
-        while not final[h] and known[group_of[feature[h]]]:
+        while not final[h] and have[feature[h]]:
             value = x[feature[h]]
             go = missing_left[h] if np.isnan(value) else value <= threshold[h]
             h = left[h] if go else right[h]
@@ -288,21 +265,45 @@ def _add_votes(at: Ints, value: Floats, votes: Floats) -> None:
 
 
 @njit
+def _next_groups(
+    open_rows: Ints, X: Rows, have: Bools, at: Ints, first: int, wanted: Ints, decided: Ints,
+    offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
+    group_of: Ints, final: Bools, low: Floats, high: Floats, may_decide: bool, slack: float,
+) -> None:  # fmt: skip
+    """Write what each of the ``open_rows`` asks for next; ``at[i - first]`` is where row i stands."""
+    for j in range(len(open_rows)):
+        i = open_rows[j]
+        wanted[j], decided[i] = _next_group(
+            X[i], have[i], at[i - first], offsets, left, right, feature, threshold, missing_left,
+            group_of, final, low, high, may_decide, slack,
+        )  # fmt: skip
+
+
+@njit
 def _walk_rows(
-    X: Rows, bought: Bools, votes: Floats, decided: Ints,
+    X: Rows, known: Bools, turn: Turns, votes: Floats, decided: Ints,
     offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
     group_of: Ints, final: Bools, low: Floats, high: Floats, may_decide: bool, slack: float,
 ) -> None:  # fmt: skip
     """Do for all rows of ``X`` what a function would be asked for."""
     at = np.empty(len(offsets) - 1, np.int64)
+    have = np.zeros(X.shape[1], np.bool_)
     for i in range(len(X)):
         at[:] = offsets[:-1]
+        have[:] = False
+        if len(known) > 0:
+            have[:] = known[i % len(known)]
+        count = 0
         while True:
             group, decided[i] = _next_group(
-                X[i], bought[i], at, offsets, left, right, feature, threshold, missing_left,
+                X[i], have, at, offsets, left, right, feature, threshold, missing_left,
                 group_of, final, low, high, may_decide, slack,
             )  # fmt: skip
             if group < 0:
                 break
-            bought[i, group] = True
+            count += 1
+            turn[i, group] = count
+            for k in range(len(have)):
+                if group_of[k] == group:
+                    have[k] = True
         _add_votes(at, low, votes[i])

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import bisect
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunopt.core.solution import CertificateError, Solution, Status, relative_gap
+from prunopt.core.solution import Solution, Status, relative_gap
 from prunopt.core.solver import Limits
 from prunopt.forests.compaction import compacted
-from prunopt.forests.routing import path_votes
-from prunopt.forests.targets import targets
-from prunopt.problems.forest_budget import ForestBudget
+from prunopt.forests.votes import Curve, len_of, votes
 from prunopt.problems.prices import FeaturePrices
 from prunopt.problems.tree_ensemble import TreeEnsemble
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-    from prunopt.forms.price_path import PricePath
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -66,30 +61,6 @@ class PathPoint:
     n_nodes: int
     gap: float
     bought: tuple[str, ...]
-
-
-class Curve(NamedTuple):
-    """What the points of a path are worth on some rows; one entry for each point, by rising price.
-
-    Parameters
-    ----------
-    price
-        Lowest price at which the point is optimal.
-    expected_cost
-        Mean cost of a row.
-    error
-        Error of the forest's vote: the share of wrong labels, or the mean squared error.
-    standard_error
-        Standard error of ``error`` as a mean over rows.
-    score
-        What ``forest.score`` returns: accuracy, or R^2.
-    """
-
-    price: Floats
-    expected_cost: Floats
-    error: Floats
-    standard_error: Floats
-    score: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +179,16 @@ class BudgetPath:
 
     # All points.
 
-    def curve(self, X: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Curve:
+    def curve(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        feature_costs: Any = None,
+        known: Any = None,
+        use: Bools | None = None,
+    ) -> Curve:
         """Return the error of the forest's vote and the mean cost of every point on other rows.
 
         Parameters
@@ -219,58 +199,32 @@ class BudgetPath:
             Labels, or numbers for regression. A label that the forest never saw counts as wrong.
         sample_weight : (n,) or None
             Weights >= 0.
+        feature_costs, known
+            Prices of these rows, and what is known of them, where they differ from those of the path (see
+            `prunopt.problems.prices.FeaturePrices.of`; purchase groups stay those of the path). A path with a price or
+            known features for each of its rows needs the like for other rows.
+        use : (T or 1, n) bool or None
+            Which trees vote on each row; None = all of them. A row without voters pays, but does not count in the
+            error.
         """
-        return self.vote(X, y, sample_weight=sample_weight)
+        return votes(self, X, y, sample_weight, use, self.lifetime, self.prices_for(len_of(X), feature_costs, known))
 
-    def vote(
-        self, X: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None, use: Bools | None = None
-    ) -> Curve:
-        """Return the same as `curve` when only the trees ``use`` (T or 1, n) vote on each row; None = all of them.
-
-        A row without voters pays, but does not count in the error.
-        """
-        voters = np.ones((1, 1), np.bool_) if use is None else use
-        return self._votes(X, y, sample_weight, voters, self.lifetime, len(self.points))
-
-    def unpruned(self, X: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Curve:
-        """Return the same as `curve` for the forest as it was given: one entry, its price NaN."""
-        whole = np.ones_like(self.lifetime)
-        return self._votes(X, y, sample_weight, np.ones((1, 1), np.bool_), whole, 1)._replace(price=np.array([np.nan]))
-
-    def _votes(
+    def unpruned(
         self,
         X: ArrayLike,
         y: ArrayLike,
-        sample_weight: ArrayLike | None,
-        use: Bools,
-        lifetime: NDArray[np.int64],
-        n_points: int,
+        *,
+        sample_weight: ArrayLike | None = None,
+        feature_costs: Any = None,
+        known: Any = None,
     ) -> Curve:
-        """The curve of the trees that vote on each row, ``use`` (T or 1, n)."""
-        e = self.ensemble
-        rows = e.rows(X)
-        code, target = targets(e, y, len(rows))
-        weight = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        if weight.shape != (len(rows),) or not np.all(np.isfinite(weight)) or np.any(weight < 0) or not weight.any():
-            raise ValueError(f"sample_weight: give {len(rows)} finite weights >= 0, not all of them 0")
-        use = np.ascontiguousarray(np.broadcast_to(use, (len(use), len(rows))))
-        life = np.zeros(e.n_nodes, np.int64)
-        life[e.internal] = lifetime
-        error, square, cost = np.zeros(n_points), np.zeros(n_points), np.zeros(n_points)
-        columns = (e.offsets, e.left, e.right, e.parent, e.feature, e.threshold, e.missing_left, e.value)
-        group = (self.prices.group_of, self.prices.group_cost)
-        total = path_votes(rows, *columns, life, *group, code, target, weight, use, error, square, cost)
-        if total == 0:
-            raise ValueError("errors: no row has a tree that may vote on it")
-        error, square, cost = error / total, square / total, cost / weight.sum()
-        spread = np.sqrt(np.maximum(square - error**2, 0.0) * np.square(weight).sum()) / weight.sum()
-        if e.classes is None:
-            mean = np.average(target, weights=weight)
-            variance = np.average(np.square(target - mean), weights=weight)
-            score = 1.0 - error / variance if variance > 0 else np.where(error == 0, 1.0, 0.0)
-        else:
-            score = 1.0 - error
-        return Curve(np.array([p.price for p in self.points])[:n_points], cost, error, spread, score)
+        """Return the same as `curve` for the forest as it was given: one entry, its price NaN."""
+        prices = self.prices_for(len_of(X), feature_costs, known)
+        return votes(self, X, y, sample_weight, None, None, prices)
+
+    def prices_for(self, n: int, feature_costs: Any = None, known: Any = None) -> FeaturePrices:
+        """Return the prices of ``n`` rows: those of the path, or others for the same purchase groups."""
+        return self.prices.repriced(n, feature_costs, known, self.ensemble.feature_names)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the points as a pandas DataFrame, one row each."""
@@ -283,7 +237,14 @@ class BudgetPath:
         return pd.DataFrame({**table, "bought": [", ".join(p.bought) for p in self.points]})
 
     def plot(
-        self, X: ArrayLike | None = None, y: ArrayLike | None = None, ax: Axes | None = None, *, unit: str = ""
+        self,
+        X: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        ax: Axes | None = None,
+        *,
+        unit: str = "",
+        neighbours: Mapping[str, Any] | None = None,
+        folds: Any = None,
     ) -> Axes:
         """Draw error against mean cost per row.
 
@@ -296,6 +257,12 @@ class BudgetPath:
             Axes to draw on; None makes new ones.
         unit
             Unit of the feature costs, for the label.
+        neighbours
+            What to compare with: from labels to ``(cost, error)`` or ``(cost, error, spread)`` arrays, to what `curve`
+            returns, or to other paths. A spread is drawn as error bars.
+        folds
+            Curves of several folds or splits (each what `curve` of its own path returns, or ``(cost, error)``): their
+            mean within each of a dozen budgets is drawn, with the standard deviation from fold to fold.
 
         Raises
         ------
@@ -304,7 +271,41 @@ class BudgetPath:
         """
         from prunopt.forests.pictures import draw_path
 
-        return draw_path(self, X, y, ax, unit)
+        return draw_path(self, X, y, ax, unit, neighbours, folds)
+
+    def plot_sizes(
+        self, ax: Axes | None = None, *, price: float | None = None, budget: float | None = None, unit: str = ""
+    ) -> Axes:
+        """Draw how many tests every tree had, and how many one point of the path keeps (see `index`)."""
+        from prunopt.forests.pictures import draw_sizes
+
+        return draw_sizes(self, ax, unit, price, budget)
+
+    def plot_tree(
+        self,
+        tree: int,
+        ax: Axes | None = None,
+        *,
+        price: float | None = None,
+        budget: float | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> Axes:
+        """Draw one tree, and in grey what one point of the path prunes away (see `index`).
+
+        Parameters
+        ----------
+        tree
+            Number of the tree.
+        ax
+            Axes to draw on; None makes new ones, large enough for trees of a few dozen leaves.
+        price, budget
+            Which point.
+        names
+            What to call the features, where the forest was fitted on columns without names: from ``x0`` and so on.
+        """
+        from prunopt.forests.pictures import draw_tree
+
+        return draw_tree(self, tree, ax, self.index(price=price, budget=budget), names)
 
 
 def budget_path(
@@ -314,6 +315,7 @@ def budget_path(
     feature_costs: Any,
     *,
     feature_groups: Any = None,
+    known: Any = None,
     sample_weight: ArrayLike | None = None,
     loss: str = "misclassification",
     errors: str = "holdout",
@@ -333,9 +335,13 @@ def budget_path(
     X, y
         Rows and targets: held-out ones for ``errors="holdout"``, those that the forest was fitted on otherwise.
     feature_costs
-        One price for each feature: an array, a mapping from names, or None (each costs 1).
+        One price for each feature: an array, a mapping from names, or None (each costs 1); a price for each row and
+        feature (n, K); `Prices` with discounts for further tests of a group; or a `CostSum` of several currencies.
     feature_groups
         Features that are bought together (see `prunopt.problems.prices.FeaturePrices.of`).
+    known
+        Features that are known already, hence free: a bool for each feature, for each row and feature (n, K), or a
+        list of names.
     sample_weight : (n,) or None
         Scales error and cost of a row alike.
     loss
@@ -349,6 +355,8 @@ def budget_path(
     ----------
     F. Nan, J. Wang, V. Saligrama, "Pruning Random Forests for Prediction on a Budget", NIPS 2016 (the problem).
     """
+    from prunopt.forests.breakpoints import path_of
+    from prunopt.problems.forest_budget import ForestBudget
     from prunopt.solvers.price_path import closure_path
 
     task = ForestBudget.from_forest(
@@ -358,107 +366,9 @@ def budget_path(
         feature_costs,
         0,
         feature_groups=feature_groups,
+        known=known,
         sample_weight=sample_weight,
         errors=errors,
         loss=loss,
     )
     return path_of(task, forest, closure_path, limits)
-
-
-def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits | None) -> BudgetPath:
-    """Compute the path of a task, and check it in the task's own terms."""
-    closure, price_unit, error_slack, cost_slack = task.path_closure()
-    found: PricePath = closure_path(closure, limits)
-    # Blocks leave by rising price. One that costs without gaining (price 0), or whose gain is no more than what
-    # rounding may have made of nothing, is never worth having.
-    noise = Fraction(error_slack) / closure.unit
-    worth = [block.price for block, profit in zip(found.blocks, found.profits, strict=True) if profit > noise]
-    leaving = sorted(set(worth))
-    starts = [Fraction(0), *leaving]
-    rank = {price: r for r, price in enumerate(leaving, start=1)}
-    lifetime = np.zeros(closure.n_items, np.int64)
-    lifetime[found.always] = len(starts)
-    gained, spent = np.zeros(len(starts), object), np.zeros(len(starts), object)
-    gained[:] = int(closure.profit[found.always].sum())
-    for block, profit, cost in zip(found.blocks, found.profits, found.costs, strict=True):
-        stays = rank.get(block.price, 0)
-        lifetime[block.items] = stays
-        gained[:stays] += profit
-        spent[:stays] += cost
-    nothing = Fraction(task.error(np.zeros(closure.n_items, np.bool_)))
-    errors = [float(nothing - closure.unit * int(a)) for a in gained]
-    costs = [float(closure.unit / price_unit * int(c)) for c in spent]
-    shift = float(nothing)
-
-    proofs = [shift - float(closure.unit * a) for a in _proven_profits(found, starts)]
-
-    def proven(k: int, start: int) -> tuple[float, float]:
-        """The certified bound on the task's optimum where point ``start`` begins, and the gap of point k there."""
-        price = float(starts[start] * price_unit)
-        bound = proofs[start] - error_slack - price * cost_slack
-        objective = errors[k] + price * costs[k]
-        # Sums of rationals were rounded to floats on both sides: within that, a proven optimum has gap 0.
-        rounding = 1e-13 * max(1.0, abs(objective))
-        return min(bound, objective), relative_gap(objective, bound + rounding)
-
-    at_start = [proven(k, k) for k in range(len(starts))]
-    at_end = [proven(k, min(k + 1, len(starts) - 1)) for k in range(len(starts))]
-    bought = _asked_groups(task, lifetime, len(starts))
-    points = tuple(
-        PathPoint(
-            price=float(p * price_unit),
-            price_exact=p * price_unit,
-            price_end=math.inf if k + 1 == len(starts) else float(starts[k + 1] * price_unit),
-            expected_cost=costs[k],
-            training_error=errors[k],
-            n_nodes=int(np.count_nonzero(lifetime > k)),
-            gap=max(at_start[k][1], at_end[k][1]),
-            bought=bought[k],
-        )
-        for k, p in enumerate(starts)
-    )
-    _recheck(task, points, lifetime, error_slack, cost_slack)
-    bounds = np.array([bound for bound, _ in at_start])
-    return BudgetPath(forest, task.ensemble, task.prices, points, lifetime, bounds, found.complete, dict(found.stats))
-
-
-def _proven_profits(found: PricePath, prices: Sequence[Fraction]) -> list[Fraction]:
-    """`PricePath.bound` at many rising prices, as profits: one pass over the blocks instead of one for each price."""
-    rest, *proofs = found.proofs
-    rows = list(zip(found.blocks, proofs, strict=True))
-    # A block's bound is that at its own price for every higher price, and linear in the price below it.
-    constant = rest[1] + sum(own for _, (own, _) in rows)
-    slope = Fraction(0)
-    out: list[Fraction] = []
-    for price in reversed(prices):
-        while rows and rows[0][0].price >= price and rows[0][0].price > 0:
-            block, (own, free) = rows.pop(0)
-            constant += free - own
-            slope += (own - free) / block.price
-        out.append(constant + price * slope)
-    return out[::-1]
-
-
-def _asked_groups(task: ForestBudget, lifetime: NDArray[np.int64], n_points: int) -> list[tuple[str, ...]]:
-    """The names of the groups that the nodes of each point ask for."""
-    group = task.prices.group_of[task.ensemble.feature[task.ensemble.internal]]
-    until = np.zeros(len(task.prices.group_cost), np.int64)
-    np.maximum.at(until, group, lifetime)
-    names = task.prices.group_names
-    return [tuple(name for name, u in zip(names, until, strict=True) if u > k) for k in range(n_points)]
-
-
-def _recheck(
-    task: ForestBudget, points: Sequence[PathPoint], lifetime: NDArray[np.int64], error_slack: float, cost_slack: float
-) -> None:
-    """Evaluate the first, middle and last point from scratch: trees walked row by row."""
-    for k in sorted({0, len(points) // 2, len(points) - 1}):
-        kept, point = lifetime > k, points[k]
-        if task.violation(kept) > 0:
-            raise CertificateError(f"point {k} of the path keeps nodes whose parent it drops")
-        for what, stated, found, slack in (
-            ("error", point.training_error, task.error(kept), error_slack),
-            ("cost", point.expected_cost, task.cost(kept), cost_slack),
-        ):
-            if abs(stated - found) > TOLERANCE * max(1.0, abs(found)) + slack:
-                raise CertificateError(f"point {k} of the path states the {what} {stated}, it is {found}")

@@ -1,11 +1,15 @@
-"""Pictures of a budget path."""
+"""Pictures of a budget path: cost against error with its neighbours, and what pruning leaves of the trees."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+from prunopt.plots import COLOURS, MARKERS, new_axes, points_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,21 +18,23 @@ if TYPE_CHECKING:
 
 # Three colours of Okabe and Ito that stay apart for every common colour blindness, and in grey by their lightness.
 BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
+ROOM = 2.0  # between the labels of neighbouring leaves, in the unit of the layout
+OTHERS = tuple(pair for pair in zip(COLOURS, MARKERS, strict=True) if pair[0] not in (BLUE, ORANGE, BLACK))
 
 
-def draw_path(path: BudgetPath, X: ArrayLike | None, y: ArrayLike | None, ax: Axes | None, unit: str) -> Axes:
+def draw_path(
+    path: BudgetPath,
+    X: ArrayLike | None,
+    y: ArrayLike | None,
+    ax: Axes | None,
+    unit: str,
+    neighbours: Mapping[str, Any] | None = None,
+    folds: Any = None,
+) -> Axes:
     """Draw error against mean cost per row; see `BudgetPath.plot`."""
     if (X is None) != (y is None):
         raise ValueError("X, y: give test rows with their targets, or neither")
-    if ax is None:
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ImportError("plot needs matplotlib: pip install 'prunopt[plot]'") from None
-        from matplotlib import pyplot
-
-        figure: Figure = pyplot.figure(figsize=(6.4, 4.4), layout="constrained")
-        ax = figure.add_subplot()
+    ax = new_axes(ax)
     cost = np.array([p.expected_cost for p in path.points])
     error = np.array([p.training_error for p in path.points])
     classifies = path.ensemble.classes is not None
@@ -62,10 +68,136 @@ def draw_path(path: BudgetPath, X: ArrayLike | None, y: ArrayLike | None, ax: Ax
             linestyle="none",
             label="vote of the unpruned forest, test rows",
         )
+    if folds is not None:
+        at, mean, spread, count = over_folds(folds)
+        bars: Any = {"color": BLUE, "marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 1.0}
+        label = f"vote of the pruned forest, mean of {count} folds (±1 standard deviation)"
+        ax.errorbar(at, mean, yerr=spread, label=label, **bars)
+    for (label, curve), (colour, marker) in zip((neighbours or {}).items(), itertools.cycle(OTHERS), strict=False):
+        at, value, yerr = points_of(curve, "error", label)
+        order = np.argsort(at, kind="stable")
+        line: Any = {"color": colour, "marker": marker, "markersize": 5, "capsize": 2, "elinewidth": 1.0}
+        ax.errorbar(at[order], value[order], yerr=None if yerr is None else yerr[order], label=label, **line)
     ax.set_xlabel(f"mean cost per row [{unit or 'unit of the feature costs'}]")
     ax.set_ylabel("share of rows misclassified" if classifies else "mean squared error [unit of the target, squared]")
     ax.set_xlim(left=min(0.0, ax.get_xlim()[0]))
     ax.grid(visible=True, color="#DDDDDD", linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.legend(frameon=False, fontsize="small")
+    ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")
     return ax
+
+
+def over_folds(
+    folds: Any, budgets: ArrayLike | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]:
+    """Return budgets, the mean error of several curves within each, its standard deviation, and how many there are.
+
+    A curve counts at a budget with its dearest point within it. ``budgets`` None: a dozen, from the cheapest that every
+    curve can meet to the dearest point of any.
+    """
+    curves = []
+    for k, curve in enumerate(folds):
+        cost, error, _ = points_of(curve, "error", f"folds[{k}]")
+        order = np.argsort(cost, kind="stable")
+        curves.append((cost[order], error[order]))
+    if not curves:
+        raise ValueError("folds: none given; give the curves of the folds")
+    least = max(float(cost[0]) for cost, _ in curves)
+    grid = np.linspace(least, max(float(cost[-1]) for cost, _ in curves), 12)
+    at = grid if budgets is None else np.asarray(budgets, np.float64)
+    if np.any(at < least):
+        raise ValueError(f"budgets: the cheapest that every fold can meet is {least:g}")
+    table = np.array([error[np.searchsorted(cost, at * (1 + 1e-12), side="right") - 1] for cost, error in curves])
+    return at, table.mean(axis=0), table.std(axis=0, ddof=1 if len(table) > 1 else 0), len(table)
+
+
+def draw_sizes(path: BudgetPath, ax: Axes | None, unit: str, price: float | None, budget: float | None) -> Axes:
+    """Draw how many tests every tree keeps; see `BudgetPath.plot_sizes`."""
+    ax = new_axes(ax)
+    k = path.index(price=price, budget=budget)
+    tree = path.ensemble.tree[path.ensemble.internal]
+    before = np.bincount(tree, minlength=path.ensemble.n_trees)
+    after = np.bincount(tree[path.lifetime > k], minlength=path.ensemble.n_trees)
+    order = np.argsort(-before, kind="stable")
+    at = np.arange(1, len(order) + 1)
+    ax.bar(at, before[order], color="#CCCCCC", width=0.85, label=f"as grown ({before.sum()} tests)")
+    cost = f"{path.points[k].expected_cost:.4g} {unit}".strip()
+    ax.bar(at, after[order], color=BLUE, width=0.85, label=f"kept at a mean cost of {cost} ({after.sum()} tests)")
+    ax.set_xlabel("tree, by size")
+    ax.set_ylabel("tests (internal nodes)")
+    ax.set_xlim(0.3, len(order) + 0.7)
+    ax.margins(y=0.12)
+    ax.legend(frameon=False, fontsize="small", loc="upper right")
+    return ax
+
+
+def draw_tree(path: BudgetPath, tree: int, ax: Axes | None, k: int, names: Mapping[str, str] | None) -> Axes:
+    """Draw one tree as it was grown, what is pruned away in grey; see `BudgetPath.plot_tree`."""
+    e = path.ensemble
+    if not 0 <= tree < e.n_trees:
+        raise ValueError(f"tree={tree!r}: there are {e.n_trees} trees, from 0 to {e.n_trees - 1}")
+    nodes = np.arange(e.offsets[tree], e.offsets[tree + 1])
+    split = np.zeros(e.n_nodes, np.bool_)
+    split[e.internal] = path.lifetime > k
+    place, depth = _layout(e.left, e.right, split, int(nodes[0]), nodes)
+    ax = new_axes(ax, (max(4.8, 0.3 * float(place.max())), 1.2 + 0.62 * (int(depth.max()) + 1)))
+    x, y = place, -depth.astype(np.float64)
+    first = int(nodes[0])
+    for h in nodes[1:]:
+        u = e.parent[h]
+        stays = split[u]
+        colour, width = (BLACK, 1.1) if stays else ("#D5D5D5", 0.7)
+        ends = ([x[u - first], x[h - first]], [y[u - first], y[h - first]])
+        ax.plot(*ends, color=colour, linewidth=width, zorder=2 if stays else 1)
+    shown = names or {}
+    columns = e.feature_names or tuple(f"x{j}" for j in range(e.n_features))
+    for h in nodes:
+        parent = e.parent[h]
+        if not (parent < 0 or split[parent]):
+            continue
+        if split[h]:
+            box: Any = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": BLUE, "linewidth": 1.0}
+            name = columns[e.feature[h]]
+            text = f"{shown.get(name, name)} ≤ {e.threshold[h]:.3g}"
+        else:
+            box = {"boxstyle": "round,pad=0.25", "facecolor": "#DCEBF5", "edgecolor": "none"}
+            classes, value = e.classes, e.value[h]
+            text = f"{value[0]:.3g}" if classes is None else f"{classes[int(value.argmax())]}\n{value.max():.2f}"
+        ax.text(x[h - first], y[h - first], text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=3)
+    n_before, n_after = int(np.count_nonzero(e.left[nodes] >= 0)), int(np.count_nonzero(split[nodes]))
+    ax.set_title(f"tree {tree}: {n_after} of {n_before} tests kept (grey: pruned away)", fontsize="medium")
+    ax.set_axis_off()
+    ax.margins(0.04, 0.08)
+    return ax
+
+
+def _layout(
+    left: NDArray[np.int64], right: NDArray[np.int64], split: NDArray[np.bool_], root: int, nodes: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Where nodes go: leaves side by side, with room for what is written, parents over the middle of their children."""
+    x, depth = np.zeros(len(nodes)), np.zeros(len(nodes), np.int64)
+    written = np.zeros(len(nodes), np.bool_)  # leaves of the pruned tree
+    written[0] = not split[root]
+    for h in nodes:
+        if split[h]:
+            for child in (left[h], right[h]):
+                written[child - root] = not split[child]
+    for h in nodes:
+        for child in (left[h], right[h]):
+            if child >= 0:
+                depth[child - root] = depth[h - root] + 1
+    column, stack, since = 0.0, [root], 0.0
+    while stack:
+        h = stack.pop()
+        if written[h - root]:
+            column = max(column, since)
+            since = column + ROOM
+        if left[h] < 0:
+            x[h - root] = column
+            column += 0.5
+        else:
+            stack += [int(right[h]), int(left[h])]
+    for h in nodes[::-1]:  # children come after their parents
+        if left[h] >= 0:
+            x[h - root] = (x[left[h] - root] + x[right[h] - root]) / 2
+    return x, depth

@@ -7,70 +7,25 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from prunopt.problems.price_list import CostSum, Prices
+
+CURRENCY_KEYS = ("currencies", "weights")
 PRICE_KEYS = ("costs", "groups", "common", "currency", "derived_from")
 REMARK_KEYS = ("source", "licence", "description", "categories")
 
 
-@dataclass(frozen=True, eq=False)
-class Prices:
-    r"""What features cost, and which of them share a part of their price.
-
-    .. math:: c(S) = \sum_{k \in S} c_k - \sum_g d_g \max(0, |S \cap g| - 1)
-
-    is the price of the features S: the first of group g that is bought pays its full price, every further one pays
-    d_g less, because the common part d_g (drawing blood once) is paid already. A group without a common price has no
-    discount; it only says which features belong together.
-
-    Parameters
-    ----------
-    feature_names : tuple of str
-        The K features, in the order of the columns.
-    costs : (K,) float64
-        Full price of each feature, in ``currency``.
-    groups : dict of str to tuple of str
-        Features that belong together; a feature is in one group at most.
-    common : dict of str to float
-        Common part of the prices of a group, paid once.
-    currency : str
-        Unit of all prices; "" where the file does not say.
-    derived_from : dict of str to tuple of str
-        Features that are computed from others, and cost nothing once those are known.
-    """
-
-    feature_names: tuple[str, ...]
-    costs: Floats
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    common: dict[str, float] = field(default_factory=dict)
-    currency: str = ""
-    derived_from: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def total(self, bought: ArrayLike) -> Floats:
-        """Return the price of the features ``bought``, bool of shape (K,) or (n, K), group discounts taken off."""
-        mask = np.asarray(bought)
-        if mask.dtype != np.bool_ or mask.ndim == 0 or mask.shape[-1] != len(self.costs):
-            raise ValueError(
-                f"bought: {mask.dtype} of shape {mask.shape}; give a bool for each of {len(self.costs)} features"
-            )
-        total = np.asarray(mask @ self.costs, np.float64)
-        for group, price in self.common.items():
-            members = [self.feature_names.index(name) for name in self.groups[group]]
-            total = total - price * np.maximum(mask[..., members].sum(axis=-1) - 1, 0)
-        return total
-
-
-def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Prices:
-    """Read a JSON price list.
+def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Prices | CostSum:
+    """Read a JSON price list, or several, in different currencies.
 
     Either ``{"feature": price, ...}``, or ``{"costs": {"feature": price, ...}, "groups": {"group": ["feature", ...]},
     "common": {"group": price}, "currency": "CAD", "derived_from": {"feature": ["feature", ...]}}``, all but ``costs``
     optional (and ``source``, ``licence``, ``description``, ``categories`` as remarks). See `Prices` for their meaning.
+    Several currencies: ``{"currencies": {"CAD": one of the above, "minutes": another}, "weights": {"CAD": 1, "minutes":
+    0.5}}``, see `CostSum`.
 
     Parameters
     ----------
@@ -93,7 +48,18 @@ def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Pr
             raise ValueError(f"{path}: not UTF-8 text; save it as JSON in UTF-8") from None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    return parse_prices(data, tuple(feature_names), str(path))
+    names, where = tuple(feature_names), str(path)
+    if isinstance(data, Mapping) and isinstance(data.get("currencies"), Mapping):
+        for key in data:
+            if key not in (*CURRENCY_KEYS, *REMARK_KEYS):
+                raise ValueError(f"{where}: unknown key {key!r}; {nearest(key, CURRENCY_KEYS)}")
+        lists = {c: parse_prices(part, names, f"{where}: currencies[{c!r}]") for c, part in data["currencies"].items()}
+        weights = _mapping(data.get("weights"), f"{where}: weights", '{"currency": weight, ...}')
+        try:
+            return CostSum(lists, weights)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return parse_prices(data, names, where)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

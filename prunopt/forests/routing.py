@@ -47,7 +47,7 @@ def _leaves(
 @njit
 def path_votes(
     X: Rows, offsets: Ints, left: Ints, right: Ints, parent: Ints, feature: Ints, threshold: Floats,
-    missing_left: Bools, value: Floats, lifetime: Ints, group_of: Ints, group_cost: Floats, code: Ints,
+    missing_left: Bools, value: Floats, lifetime: Ints, charges_of: Ints, charge_cost: Floats, known: Bools, code: Ints,
     target: Floats, weight: Floats, use: Bools, error: Floats, square: Floats, cost: Floats,
 ) -> float:  # fmt: skip
     """Add, for every point k of a path, the weighted loss, squared loss and cost of every row.
@@ -58,6 +58,12 @@ def path_votes(
 
     Parameters
     ----------
+    charges_of : (K, L)
+        The charges that each feature makes, -1 = none.
+    charge_cost : (1 or n, C)
+        What each costs.
+    known : (0, 1 or n, K)
+        Features that cost a row nothing.
     code, target : (n,)
         For classification, the class of each row (``target`` is not read); for regression ``code`` is empty.
     use : (T or 1, n)
@@ -73,7 +79,7 @@ def path_votes(
     T, C, B = len(offsets) - 1, value.shape[1], len(error)
     leaf = np.empty(T, np.int64)
     vote = np.empty(C, np.float64)
-    until = np.zeros(len(group_cost), np.int64)  # the row buys the group at the points k < until[g]
+    until = np.zeros(charge_cost.shape[1], np.int64)  # the row pays the charge at the points k < until[c]
     total = 0.0
     for i in range(len(X)):
         if weight[i] == 0.0:
@@ -83,15 +89,18 @@ def path_votes(
         for t in range(T):
             h = offsets[t]
             while left[h] >= 0 and lifetime[h] > 0:
-                g = group_of[feature[h]]
-                until[g] = max(until[g], lifetime[h])
+                if len(known) == 0 or not known[i % len(known), feature[h]]:
+                    for c in charges_of[feature[h]]:
+                        if c >= 0:
+                            until[c] = max(until[c], lifetime[h])
                 h = _child(X[i, feature[h]], h, left, right, threshold, missing_left)
             leaf[t] = h
             if use[t % len(use), i]:
                 voters += 1
-        for g in range(len(until)):
-            for k in range(until[g]):
-                cost[k] += weight[i] * group_cost[g]
+        price = charge_cost[i if len(charge_cost) > 1 else 0]
+        for c in range(len(until)):
+            for k in range(until[c]):
+                cost[k] += weight[i] * price[c]
         if voters == 0:
             continue
         total += weight[i]

@@ -299,7 +299,7 @@ class Closure:
         np.add.at(weight, self.arcs[:, 1], arc)
         surplus = -factor * self.cost
         np.add.at(surplus, self.indices, edge)
-        profit = exact_sum(self._tree_values(weight)) + exact_sum(np.maximum(surplus, 0))
+        profit = exact_sum(self.tree_values(weight)) + exact_sum(np.maximum(surplus, 0))
         return -self.unit * Fraction(profit, scale)
 
     def _rounded_bound(self, duals: Mapping[str, Any]) -> float:
@@ -317,7 +317,7 @@ class Closure:
         size = wide(exact_sum(np.abs(self.profit))) + edge.sum() + arc.sum() + price * wide(exact_sum(self.cost))
         terms = self.n_edges + len(self.arcs) + self.n_items + self.n_requirements + 8
         rounding = size * terms * np.finfo(wide).eps
-        profit = self._tree_values(weight).sum() + np.maximum(surplus, 0).sum() + rounding
+        profit = self.tree_values(weight).sum() + np.maximum(surplus, 0).sum() + rounding
         return float(-profit * (wide(self.unit.numerator) / wide(self.unit.denominator)))
 
     def tree_closure(self, weight: Ints, *, ties: bool = False) -> Bools:
@@ -331,7 +331,8 @@ class Closure:
             chosen[level] &= chosen[self.parent[level]]
         return chosen
 
-    def _tree_values(self, weight: NDArray[Any]) -> NDArray[Any]:
+    def tree_values(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """Return the greatest weight of a closure of each tree, for the item weights ``weight``."""
         return np.asarray(np.maximum(self._subtree_values(weight)[self._levels[0]], 0))
 
     def _subtree_values(self, weight: NDArray[Any]) -> NDArray[Any]:

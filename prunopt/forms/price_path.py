@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -97,6 +99,32 @@ class PricePath:
             share = price / block.price if block.price >= price and block.price > 0 else Fraction(1)
             profit += share * own + (1 - share) * free
         return float(-self.closure.unit * profit)
+
+    def proven_profits(self, prices: Sequence[Fraction]) -> list[Fraction]:
+        r"""Return what `bound` proves at many prices, in one pass over the blocks, as exact rationals.
+
+        Entry k is an upper bound on :math:`\sum_h a_h x_h - p_k \sum_j c_j w_j` over all closures, in the integers of
+        the problem: ``bound(p) == float(-closure.unit * entry)``.
+
+        Parameters
+        ----------
+        prices
+            Prices >= 0, rising.
+        """
+        if any(a > b for a, b in pairwise(prices)) or any(p < 0 for p in prices[:1]):
+            raise ValueError("prices: give prices >= 0 in rising order")
+        rest, *proofs = self.proofs
+        rows = list(zip(self.blocks, proofs, strict=True))[::-1]
+        # A block's bound is that at its own price for every higher price, and linear in the price below it.
+        constant, slope = rest[1] + sum(own for _, (own, _) in rows), Fraction(0)
+        out: list[Fraction] = []
+        for price in reversed(prices):
+            while rows and rows[-1][0].price >= price and rows[-1][0].price > 0:
+                block, (own, free) = rows.pop()
+                constant += free - own
+                slope += (own - free) / block.price
+            out.append(constant + price * slope)
+        return out[::-1]
 
     def gap(self, price: Fraction) -> float:
         """Return the certified relative gap at ``price``, (objective - bound) / max(1, |objective|)."""

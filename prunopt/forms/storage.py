@@ -30,6 +30,10 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
     """
     from scipy import sparse
 
+    if type(form).__name__ == "ClosureOnDisk":
+        raise TypeError(
+            f"form: a ClosureOnDisk is a folder already; come back with ClosureOnDisk.open({str(form.folder)!r})"
+        )
     if type(form).__name__ not in _forms():
         raise TypeError(f"form: {type(form).__name__} given; one of {', '.join(sorted(_forms()))} is needed")
     arrays: dict[str, Any] = {}
@@ -42,6 +46,8 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
             plain[item.name] = {"sparse": list(value.shape)}
         elif isinstance(value, np.ndarray):
             arrays[item.name] = value
+        elif callable(value):  # how messages call things; no part of the problem
+            plain[item.name] = None
         elif isinstance(value, Fraction):
             plain[item.name] = {"fraction": [str(value.numerator), str(value.denominator)]}
         else:
@@ -102,4 +108,4 @@ def _forms() -> dict[str, type]:
     import prunopt.forms
 
     names = [name for name in prunopt.forms.__all__ if isinstance(getattr(prunopt.forms, name), type)]
-    return {name: getattr(prunopt.forms, name) for name in names}
+    return {name: getattr(prunopt.forms, name) for name in names if name != "ClosureOnDisk"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,6 +61,8 @@ class SubsetSum:
         The numbers a_ij to be added up, shared by all targets or own ones of each.
     epsilon : float
         The tolerance, > 0, in the unit of the targets.
+    label : callable, optional
+        Gives the number of a target a name, for messages; a saved form loses it.
 
     Notes
     -----
@@ -79,6 +81,8 @@ class SubsetSum:
     targets: Any
     candidates: Any
     epsilon: float
+    label: Callable[[int], str] | None = field(default=None, repr=False)
+    violation_unit: ClassVar[float] = 1.0  # violations count in units of epsilon, however many candidates are kept
 
     def __post_init__(self) -> None:
         targets, candidates = _numbers("targets", self.targets), _numbers("candidates", self.candidates)
@@ -162,17 +166,10 @@ class SubsetSum:
         return whole.astype(np.float64) * self.fixed.unit
 
     def violation(self, x: ArrayLike, /) -> float:
-        r"""Return 0 if every sum is within epsilon, else by how much the worst is not.
-
-        The excess counts in units of epsilon, times the number kept: checks of a value allow a violation in
-        proportion to the objective, and a network keeps so many weights that an excess in the targets' own unit
-        would drown in that. (`errors` has the targets' own unit.)
-        """
+        """Return 0 if every sum is within epsilon, else by how much the worst is not, in units of epsilon."""
         kept = self._as_value(x)
         excess = int(np.abs(self._misses(kept)).max(initial=0)) - self.fixed.epsilon
-        if excess <= 0:
-            return 0.0
-        return excess * self.fixed.unit / self.epsilon * max(1, int(np.count_nonzero(kept)))
+        return max(0, excess) * self.fixed.unit / self.epsilon
 
     def _misses(self, kept: Bools) -> Ints:
         fixed, out = self.fixed, np.empty(self.n_targets, np.int64)
@@ -285,11 +282,16 @@ class SubsetSum:
                 return k
         return None
 
+    def name_of(self, target: int) -> str:
+        """Return what messages call target number ``target``."""
+        return f"target {target}" if self.label is None else self.label(target)
+
     def explain(self, missed: Ints, distances: Floats) -> str:
         """Return which targets cannot be met, how near they can be come to, and what would do."""
         worst = np.argsort(-distances, kind="stable")[:NAMED]
         named = "; ".join(
-            f"target {missed[w]} ({self.targets[missed[w]]:.6g}) comes no nearer than {distances[w]:.6g}" for w in worst
+            f"{self.name_of(int(missed[w]))} ({self.targets[missed[w]]:.6g}) comes no nearer than {distances[w]:.6g}"
+            for w in worst
         )
         more = f"; and {len(missed) - len(worst)} more" if len(missed) > len(worst) else ""
         request = float(f"{distances.max():.6g}")

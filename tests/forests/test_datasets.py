@@ -14,6 +14,7 @@ import pytest
 
 from prunopt.forests import datasets
 from prunopt.forests.datasets import PricedDataset, load_heart, load_hypothyroid, read_costs, read_csv
+from prunopt.problems.price_list import Prices
 
 
 def counts(y: Any) -> dict[str, int]:
@@ -239,10 +240,12 @@ def test_read_costs(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"b": 2.5, "a": 0}')
     prices = read_costs(path, ["a", "b"])
+    assert isinstance(prices, Prices)
     assert prices.costs.tolist() == [0.0, 2.5]
     assert (prices.groups, prices.common, prices.currency) == ({}, {}, "")
     path.write_text('{"costs": {"a": 3, "b": 2.5}, "groups": {"g": ["b", "a"]}, "common": {"g": 2}, "currency": "EUR"}')
     prices = read_costs(path, ["a", "b"])
+    assert isinstance(prices, Prices)
     assert prices.groups == {"g": ("b", "a")}
     assert (prices.common, prices.currency) == ({"g": 2.0}, "EUR")
     assert prices.total(np.array([True, True])) == 3.5
@@ -254,6 +257,7 @@ def test_costs_json_comes_back(load: Any, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(data.costs_json())
     prices = read_costs(path, data.feature_names)
+    assert isinstance(prices, Prices)
     assert prices.costs.tolist() == [data.feature_costs[name] for name in data.feature_names]
     assert {g: list(members) for g, members in prices.groups.items()} == data.feature_groups
     assert prices.common == data.common_cost

@@ -249,7 +249,7 @@ def test_pruned_forests_and_families_agree_with_a_slow_walk() -> None:
     path = surrogate_path(forest, data)
     points = np.unique(np.linspace(0, len(path.cost) - 1, 5).astype(int))
     lifetime = path.lifetimes(points)
-    scores, costs = forest.family(data.codes, lifetime, len(points), data.group_of, data.group_cost)
+    scores, costs = forest.family(data.codes, lifetime, len(points), data.tariff)
     for k in range(len(points)):
         keep = lifetime > k
         small = forest.pruned(keep)

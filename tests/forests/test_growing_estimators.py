@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from prunopt.core.solution import Status
@@ -270,3 +271,25 @@ def test_budgets_below_all_models_and_bad_rows_are_named(fitted: Any) -> None:
         quick().fit(table()[0], np.zeros(450))
     with pytest.raises(ValueError, match="infinity"):
         fitted.predict(np.full((1, 6), np.inf))
+
+
+def test_two_models_mixed_cost_the_budget() -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    options: dict[str, Any] = {"n_free_trees": 6, "n_prices": 3, "random_state": 0}
+    model = BudgetedBoostingClassifier(budget=2.5, randomised=True, **options).fit(X, y)
+    mixed = model.mixture_
+    assert mixed.cheaper.expected_cost <= 2.5 < mixed.dearer.expected_cost
+    assert model.expected_cost_ == pytest.approx(2.5, rel=1e-12)
+    labels, acquired, cost = model.predict_on_demand(X)
+    assert np.array_equal(labels, model.predict(X))
+    assert np.array_equal(model.predict(X), model.predict(X))
+    assert np.array_equal(model.classes_[model.predict_proba(X).argmax(axis=1)], labels)
+    coin = mixed.coins(len(X), 0)
+    assert np.array_equal(cost[coin], mixed.dearer.on_demand(X, None).cost[coin])
+    assert np.array_equal(cost[~coin], mixed.cheaper.on_demand(X, None).cost[~coin])
+    asked = model.predict_on_demand(lambda i, g: X[i, g], n_rows=40)
+    assert np.array_equal(asked.acquired, acquired[:40])
+    many = model.predict_on_demand(lambda rows, g: X[rows, g], n_rows=40, batch=True)
+    assert np.array_equal(many.purchases.turn, asked.purchases.turn)
+    with pytest.raises(ValueError, match="give budget="):
+        BudgetedBoostingClassifier(randomised=True).fit(X, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from typing import Any
 
@@ -22,6 +23,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTre
 
 from prunopt.forests.datasets import load_hypothyroid
 from prunopt.forests.ondemand import OnDemand, predict_on_demand
+from prunopt.problems.price_list import Prices
 from prunopt.problems.prices import FeaturePrices
 
 COSTS = np.array([3.0, 0.0, 7.5, 1.0, 2.0, 11.0, 4.0, 4.0, 0.25, 6.0])
@@ -314,3 +316,99 @@ def test_bad_arguments() -> None:
     named = RandomForestClassifier(2).fit(pd.DataFrame(X, columns=list("abcdefghij")), y)
     with pytest.raises(ValueError, match="columns are not those"):
         predict_on_demand(named, pd.DataFrame(X, columns=list("abcdefghik")), feature_costs=None)
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+@pytest.mark.parametrize(("model", "labels"), FORESTS)
+def test_batches_buy_the_same_in_the_same_order(model: Any, labels: bool, stop_early: bool) -> None:
+    X, y = data(labels)
+    forest = model.fit(X[:160], y[:160])
+    calls = []
+
+    def acquire(rows: NDArray[np.int64], group: int) -> Any:
+        calls.append((rows, group))
+        return X[160 + rows, group]
+
+    told = predict_on_demand(forest, X[160:], feature_costs=COSTS, stop_early=stop_early)
+    asked = predict_on_demand(forest, acquire, feature_costs=COSTS, n_rows=100, stop_early=stop_early, batch=True)
+    for one, other in zip(told, asked, strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(told.purchases.turn, asked.purchases.turn)
+    assert sum(len(rows) for rows, _ in calls) == told.acquired.sum()
+    assert len(calls) <= 10 * told.purchases.turn.max()
+
+
+def test_the_report_of_purchases() -> None:
+    X, y = data(True)
+    forest = CLASSIFIERS["random forest"].fit(X[:160], y[:160])
+    names = tuple(f"x{k}" for k in range(10))
+    listed = Prices(names, COSTS + 1, {"lab": ("x0", "x2", "x5"), "scan": ("x3", "x6")}, {"lab": 3.5, "scan": 2.0})
+    order: dict[int, list[int]] = {}
+
+    def acquire(row: int, group: int) -> float:
+        order.setdefault(row, []).append(group)
+        return float(X[160 + row, group])
+
+    asked = predict_on_demand(forest, acquire, feature_costs=listed, n_rows=100)
+    assert len(asked.purchases) == asked.acquired.sum()
+    for row in (0, 7, 99):
+        bill = asked.purchases.of(row)
+        assert [p.group for p in bill] == order[row]
+        assert [p.name for p in bill] == [names[g] for g in order[row]]
+        assert sum(p.price for p in bill) == pytest.approx(asked.cost[row])
+        seen: set[str] = set()
+        for p in bill:  # the first of a group in full, further ones less the common part
+            group = next((g for g, members in listed.groups.items() if p.name in members), None)
+            less = listed.common[group] if group is not None and group in seen else 0.0
+            assert p.price == pytest.approx(COSTS[p.group] + 1 - less)
+            seen.add(group or "")
+    frame = asked.purchases.to_frame()
+    assert frame["price"].sum() == pytest.approx(asked.cost.sum())
+    assert frame[frame["row"] == 7]["group"].tolist() == [p.name for p in asked.purchases.of(7)]
+    assert [p.row for p in asked.purchases] == frame["row"].tolist()
+    with pytest.raises(IndexError, match="row 100"):
+        asked.purchases.of(100)
+    again = pickle.loads(pickle.dumps(asked))
+    assert again.purchases.of(7) == asked.purchases.of(7)
+
+
+def test_what_is_known_is_neither_asked_for_nor_paid() -> None:
+    X, y = data(True)
+    forest = CLASSIFIERS["random forest"].fit(X[:160], y[:160])
+    known = np.random.default_rng(0).random((100, 10)) < 0.3
+    told = predict_on_demand(forest, X[160:], feature_costs=COSTS, known=known)
+    assert not np.any(told.acquired & known)
+    assert np.array_equal(told.acquired, on_the_paths(forest, X[160:]) & ~known)
+    assert np.array_equal(told.predictions, forest.predict(X[160:]))
+    asked = []
+
+    def acquire(row: int, group: int) -> float:
+        asked.append((row, group))
+        return float(X[160 + row, group])
+
+    values = np.where(known, X[160:], np.nan)
+    same = predict_on_demand(forest, acquire, feature_costs=COSTS, known=known, known_values=values, n_rows=100)
+    assert np.array_equal(same.acquired, told.acquired)
+    assert np.array_equal(same.predictions, told.predictions)
+    assert set(asked) == set(zip(*(a.tolist() for a in np.nonzero(told.acquired)), strict=True))
+    with pytest.raises(ValueError, match="known_values: give the"):
+        predict_on_demand(forest, acquire, feature_costs=COSTS, known=known, n_rows=100)
+    with pytest.raises(ValueError, match=r"known_values: shape \(3, 10\)"):
+        predict_on_demand(forest, acquire, feature_costs=COSTS, known=known, known_values=X[:3], n_rows=100)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (1.0, r"returned the shape \(\); return \(3, 1\)"),
+        (np.ones(2), r"shape \(2,\)"),
+        (["a", "b", "c"], "no numbers"),
+        (np.full(3, np.inf), "infinite"),
+        ({"x9": np.ones(3), "x8": np.ones(3)}, "return one column for each of"),
+    ],
+)
+def test_a_wrong_table_is_named(answer: Any, complaint: str) -> None:
+    X, y = data(True)
+    forest = CLASSIFIERS["random forest"].fit(X, y)
+    with pytest.raises(ValueError, match=complaint):
+        predict_on_demand(forest, lambda rows, g: answer, feature_costs=None, n_rows=3, batch=True)

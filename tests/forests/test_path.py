@@ -28,7 +28,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import prunopt as po
 from prunopt.forests import BudgetPath, budget_path, predict_on_demand
-from prunopt.forests.path import path_of
+from prunopt.forests.breakpoints import path_of
 from prunopt.problems import ForestBudget
 from prunopt.solvers.price_path import closure_path
 
@@ -149,7 +149,7 @@ def test_votes_of_the_trees_that_did_not_see_a_row() -> None:
     path = budget_path(forest, X, LABELS, COSTS, errors="oob")
     full = replace(path, lifetime=np.full_like(path.lifetime, len(path.points)))
     seen = np.stack([np.isin(np.arange(len(X)), rows) for rows in forest.estimators_samples_])
-    assert full.vote(X, LABELS, use=~seen).score[0] == pytest.approx(forest.oob_score_)
+    assert full.curve(X, LABELS, use=~seen).score[0] == pytest.approx(forest.oob_score_)
 
 
 def test_labels_never_seen_count_as_wrong() -> None:
@@ -230,7 +230,7 @@ def test_frame_and_picture() -> None:
 
 
 @pytest.mark.parametrize(("module", "call", "message"), [
-    ("matplotlib.figure", lambda p: p.plot(), r"prunopt\[plot\]"),
+    ("matplotlib", lambda p: p.plot(), r"prunopt\[plot\]"),
     ("pandas", lambda p: p.to_frame(), "pip install pandas"),
 ])  # fmt: skip
 def test_missing_extras_are_named(module: str, call: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_objective_and_violation_by_hand() -> None:
     good = np.array([[True, False, True], [True, True, False]])
     assert problem.objective(good) == 4
     assert problem.errors(good).tolist() == [-0.125, -0.25]
-    assert problem.violation(good) == (0.25 - 0.125) / 0.125 * 4
+    assert problem.violation(good) == (0.25 - 0.125) / 0.125
     good[1, 2] = True
     assert problem.errors(good).tolist() == [-0.125, 0.25]
     good[1] = [True, False, True]

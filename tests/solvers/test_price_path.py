@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+import joblib
 import networkx as nx
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import prunopt as po
 from prunopt.forms import Closure
 from prunopt.forms.price_path import Block, PricePath
+from prunopt.solvers import price_path
 from prunopt.solvers.kernels import closure_flow as kernel
 from prunopt.solvers.min_cut import MinCut
 from prunopt.solvers.price_path import closure_path
@@ -88,6 +90,90 @@ def test_cut_agrees_with_networkx_on_larger_closures() -> None:
         solution = po.solve(problem, "min-cut")
         assert solution.objective == float(Fraction(int(cut) - supply, problem.price.denominator))
         po.verify(problem, solution)
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_workers_find_the_same_path(backend: str) -> None:
+    rng = np.random.default_rng(6)
+    exact = large_closure(rng, 900, 400)
+    rounded = large_closure(rng, 300, 120, 2**45)
+    for problem in (exact, rounded, Closure.of([])):
+        one = closure_path(problem)
+        with joblib.parallel_config(backend=backend, n_jobs=2):
+            two, told = closure_path(problem), closure_path(problem, n_jobs=2)
+        assert two.stats["workers"] == 2
+        assert one.stats["workers"] == 1
+        for other in (two, told):
+            assert np.array_equal(one.always, other.always)
+            assert len(one.blocks) == len(other.blocks)
+            for a, b in zip(one.blocks, other.blocks, strict=True):
+                assert (a.price, a.denominator) == (b.price, b.denominator)
+                assert np.array_equal(a.items, b.items)
+                assert np.array_equal(a.requirements, b.requirements)
+                assert np.array_equal(a.multipliers, b.multipliers)
+            assert one.proofs == other.proofs
+            counters = ("cuts", "edges", "rounded cuts", "rounded ties")
+            assert [one.stats[name] for name in counters] == [other.stats[name] for name in counters]
+
+
+def test_workers_share_out_the_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    real = price_path._search
+
+    def search(start: Any, run: Any) -> Any:
+        found = real(start, run)
+        done.append(len(found.blocks))
+        return found
+
+    monkeypatch.setattr(price_path, "_search", search)
+    path = closure_path(large_closure(np.random.default_rng(6), 900, 400), n_jobs=2)
+    assert len(done) >= 4
+    assert sum(done) == len(path.blocks)
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_a_time_limit_reaches_the_workers(backend: str) -> None:
+    problem = large_closure(np.random.default_rng(3), 400, 150)
+    with joblib.parallel_config(backend=backend):
+        path = closure_path(problem, po.Limits(seconds=0.0), n_jobs=2)
+    assert not path.complete
+    for price in (Fraction(0), Fraction(2)):
+        assert path.bound(price) <= po.solve(replace(problem, price=price), "min-cut").objective + 1e-9
+
+
+def test_an_interrupt_keeps_what_was_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = large_closure(np.random.default_rng(5), 600, 700)
+    whole = closure_path(problem)
+    real, count = price_path._work, [0]
+
+    def work(*arguments: Any) -> Any:
+        count[0] += 1
+        if count[0] == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(price_path, "_work", work)
+    path = closure_path(problem, n_jobs=2)
+    assert not path.complete
+    assert 1 < len(path.blocks) < len(whole.blocks)
+    for price in [b.price for b in whole.blocks][::5]:
+        assert path.bound(price) <= float(whole.objective(price)) + 1e-9 <= float(path.objective(price)) + 2e-9
+
+
+@pytest.mark.parametrize("n_jobs", [0, 1.5, True])
+def test_bad_numbers_of_workers(n_jobs: Any) -> None:
+    with pytest.raises(ValueError, match=f"n_jobs={n_jobs}"):
+        closure_path(Closure.of([1]), n_jobs=n_jobs)
+
+
+def test_many_prices_are_proven_at_once() -> None:
+    problem = large_closure(np.random.default_rng(1), 200, 80)
+    path = closure_path(problem)
+    prices = sorted({Fraction(0), Fraction(1, 3), *(b.price for b in path.blocks), Fraction(99)})
+    proven = path.proven_profits(prices)
+    assert [float(-problem.unit * profit) for profit in proven] == [path.bound(price) for price in prices]
+    with pytest.raises(ValueError, match="rising"):
+        path.proven_profits([Fraction(2), Fraction(1)])
 
 
 def test_numbers_beyond_62_bits_are_cut_rounded_and_the_gap_says_so() -> None:

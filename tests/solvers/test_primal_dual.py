@@ -17,7 +17,7 @@ import prunopt as po
 from prunopt.forms import Closure
 from prunopt.problems import ForestBudget
 from prunopt.solvers.kernels import dual_prices
-from prunopt.solvers.primal_dual import PrimalDual
+from prunopt.solvers.primal_dual import PrimalDual, Units
 
 
 def forest_closure() -> Closure:
@@ -82,6 +82,19 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert solution.message.startswith("interrupted")
     assert -math.inf < solution.bound <= solution.objective
     assert problem.violation(solution.value) == 0
+
+
+def test_prices_with_many_digits_are_rounded_but_not_cut_down() -> None:
+    # A price that no unit of 62 bits divides. However many requirements there are, none may be paid less for that.
+    price = Fraction(10**15 + 7, 3 * 10**17 + 1)
+    units = Units.of(np.array([10**6, -5]), 10**8, 10**7, price)
+    assert units.rounded
+    assert units.ceiling == units.gains
+    paid = units.capacity(np.array([10**8, 3]))
+    exact = [int(c * price * units.scale) for c in (10**8, 3)]
+    assert all(0 <= e - p <= 16 for e, p in zip(exact, paid.tolist(), strict=True))
+    # Where prices are far above all gains their sum would overflow, so that they are cut down.
+    assert Units.of(np.array([10**6, -5]), 10**8, 10**7, price * 10**20).ceiling < 2**62 / 10**7
 
 
 def test_options() -> None:

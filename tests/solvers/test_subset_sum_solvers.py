@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import SubsetSum
-from prunopt.solvers.golden_ratio import (
+from prunopt.forms.random_pools import (
     GAMMA,
-    GoldenRatio,
     batch_assignment,
     golden_levels,
     golden_width,
     hyperbolic_samples,
     product_samples,
 )
+from prunopt.solvers.golden_ratio import GoldenRatio
 from prunopt.solvers.kernels import subset_sum as kernel
 from prunopt.solvers.subset_sum_milp import SubsetSumMilp
 from prunopt.solvers.subset_sum_mitm import SubsetSumMitm, size_error_fronts, smallest_subsets

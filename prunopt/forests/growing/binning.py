@@ -47,6 +47,11 @@ class QuantileBins:
             codes[known, k] = 1 + np.searchsorted(edges, X[known, k], side="left")
         return codes
 
+    def column(self, feature: int, values: Floats) -> Codes:
+        """Return the codes of values of one feature."""
+        codes = 1 + np.searchsorted(self.edges[feature], values, side="left")
+        return np.where(np.isnan(values), 0, codes).astype(np.uint8)
+
     def encode(self, feature: int, value: float) -> int:
         """Return the code of one value."""
         return 0 if np.isnan(value) else 1 + int(np.searchsorted(self.edges[feature], value, side="left"))

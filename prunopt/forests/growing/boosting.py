@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from prunopt.forests.growing.grower import best_split, grow_tree, histogram
 from prunopt.forests.growing.losses import Loss
 from prunopt.forests.growing.trees import GrownForest
+from prunopt.problems.prices import FeaturePrices
 
 Codes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -68,6 +69,9 @@ class Problem:
         What the scores are judged by.
     n_codes
         One more than the greatest code.
+    prices
+        What purchases cost, where that is more than one number for each group: charges in common, prices per row,
+        known features. None = ``group_cost``.
     """
 
     codes: Codes
@@ -77,12 +81,26 @@ class Problem:
     group_cost: Floats
     loss: Loss
     n_codes: int
+    prices: FeaturePrices | None = None
+
+    @property
+    def tariff(self) -> FeaturePrices:
+        """``prices``, or what ``group_cost`` says."""
+        if self.prices is not None:
+            return self.prices
+        names = tuple(map(str, range(len(self.group_cost))))
+        return FeaturePrices(self.group_of.astype(np.int64), self.group_cost, names)
+
+    def seen(self, codes: Codes) -> Problem:
+        """Return the problem with other codes, of the same rows."""
+        return replace(self, codes=codes)
 
     def take(self, rows: NDArray[np.intp]) -> Problem:
         """Return the problem on some of its rows."""
         return Problem(
             np.ascontiguousarray(self.codes[rows]), self.target[rows], self.weight[rows],
             self.group_of, self.group_cost, self.loss, self.n_codes,
+            None if self.prices is None else self.prices.take(rows),
         )  # fmt: skip
 
 
@@ -122,7 +140,16 @@ def boost(
     rng = np.random.default_rng(seed)
     bought = np.zeros((n, len(data.group_cost)), np.bool_) if bought is None else bought
     allowed = np.arange(K, dtype=np.int32) if features is None else features
-    fee = np.where(data.group_cost > 0, price, 0.0) * np.where(data.group_cost > 0, data.group_cost, 1.0)
+    tariff = data.tariff
+    known = known_groups(tariff)
+    plain = tariff.is_plain
+    if plain:
+        fee = np.where(data.group_cost > 0, price, 0.0) * np.where(data.group_cost > 0, data.group_cost, 1.0)
+        paid = bought
+    else:  # what is owed is counted in money then, not in rows
+        fee = np.where(free_groups(tariff), 0.0, price)
+        paid = tariff.charged(bought)
+    charges = (tariff.charges_of.astype(np.int32), tariff.charge_cost, known, paid, plain)
     base = data.loss.start(data.target, data.weight)
     scores = np.tile(base, (n, 1))
     sums = np.ones((n, 2 * len(base) + 1))
@@ -142,7 +169,7 @@ def boost(
         if not len(rows):
             continue
         tree = grow_tree(
-            data.codes, sums, rows, data.weight, bought, data.group_of, fee, columns,
+            data.codes, sums, rows, data.weight, bought, *charges, data.group_of, fee, columns,
             shape.ridge, shape.min_rows, shape.max_leaves, shape.max_depth, data.n_codes, reuse,
         )  # fmt: skip
         if len(tree[0]) == 1:
@@ -164,9 +191,10 @@ def dearest_price(data: Problem, ridge: float, min_rows: int) -> float:
     rows = np.arange(len(data.target), dtype=np.int32)
     best = 0.0
     free = np.zeros(len(data.group_cost))
+    alone = costs_alone(data)
     hist = np.empty((1, data.n_codes, sums.shape[1]))
     for k in range(data.codes.shape[1]):
-        cost = data.group_cost[data.group_of[k]]
+        cost = alone[data.group_of[k]]
         if cost > 0:
             column = np.array([k], np.int32)
             histogram(data.codes, rows, 0, len(rows), sums, column, hist)
@@ -174,3 +202,42 @@ def dearest_price(data: Problem, ridge: float, min_rows: int) -> float:
             if feature >= 0:
                 best = max(best, gain / (cost * data.weight.sum()))
     return best
+
+
+def known_groups(prices: FeaturePrices) -> Bools:
+    """Return which groups are known, (0, 1 or n, G)."""
+    mask, group_of, G = prices.known_mask, prices.group_of, len(prices.group_cost)
+    whole, part = np.ones((len(mask), G), np.bool_), np.zeros((len(mask), G), np.bool_)
+    for k in range(mask.shape[1]):
+        whole[:, group_of[k]] &= mask[:, k]
+        part[:, group_of[k]] |= mask[:, k]
+    if np.any(part & ~whole):
+        i, g = (int(a[0]) for a in np.nonzero(part & ~whole))
+        raise ValueError(
+            f"known: row {i} knows a part of the group {prices.group_names[g]!r}; a policy buys whole groups, so give "
+            "all of its features as known, or none"
+        )
+    return whole
+
+
+def free_groups(prices: FeaturePrices) -> Bools:
+    """Return which groups cost no row anything, (G,)."""
+    dear = np.append(np.any(prices.charge_cost > 0, axis=0), False)  # the charge -1 is no charge
+    known = known_groups(prices)
+    everywhere = known.all(axis=0) if len(known) else np.zeros(len(prices.group_cost), np.bool_)
+    return np.asarray(~dear[prices.charges_of].any(axis=1) | everywhere)
+
+
+def costs_alone(data: Problem) -> Floats:
+    """Return the mean cost over the rows of each group, were nothing else bought."""
+    tariff = data.tariff
+    if tariff.is_plain:
+        return data.group_cost
+    n, G = len(data.target), len(data.group_cost)
+    share, known = data.weight / data.weight.sum(), known_groups(tariff)
+    out = np.zeros(G)
+    for g in range(G):
+        bought = np.zeros((n, G), np.bool_)
+        bought[:, g] = True if len(known) == 0 else ~np.broadcast_to(known[:, g], n)
+        out[g] = share @ tariff.bill(bought)
+    return out

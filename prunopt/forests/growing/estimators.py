@@ -16,13 +16,22 @@ from prunopt.forests.growing.binning import QuantileBins
 from prunopt.forests.growing.boosting import Problem
 from prunopt.forests.growing.grow import squares_for
 from prunopt.forests.growing.losses import Classification, Loss
-from prunopt.forests.growing.models import BudgetedModel
-from prunopt.forests.growing.recipe import Candidate, Settings, certificate, judged_candidates, trained, within
-from prunopt.forests.ondemand import OnDemand
+from prunopt.forests.growing.models import BudgetedModel, ModelMixture
+from prunopt.forests.growing.recipe import (
+    Candidate,
+    Settings,
+    certificate,
+    judged_candidates,
+    mixed_within,
+    trained,
+    within,
+)
+from prunopt.forests.purchases import OnDemand, checked_count
 from prunopt.problems.prices import FeaturePrices
 
 Floats = NDArray[np.float64]
 LADDER = 2.0 ** (-np.arange(16) / 3)  # default levels as shares of the full cost: 100 %, 79 %, 63 % ... 3 %
+DEARER = (1.26, 1.6, 2.0)  # levels above the budget that a mixture looks for partners at
 KINDS = ("validation", "train")
 
 
@@ -46,6 +55,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         feature_groups: Any = None,
         budget: float | None = None,
         n_free_trees: int = 96,
+        randomised: bool = False,
         budgets: ArrayLike | None = None,
         validation_fraction: float = 1 / 3,
         n_prices: int = 11,
@@ -58,6 +68,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         self.feature_groups = feature_groups
         self.budget = budget
         self.n_free_trees = n_free_trees
+        self.randomised = randomised
         self.budgets = budgets
         self.validation_fraction = validation_fraction
         self.n_prices = n_prices
@@ -67,7 +78,14 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         self.n_jobs = n_jobs
 
     def fit(
-        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, *, validation_rows: ArrayLike | None = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        validation_rows: ArrayLike | None = None,
+        feature_costs: Any = None,
+        known: Any = None,
     ) -> Any:
         """Grow, prune, refit, choose; then fit the chosen predictors again on all rows.
 
@@ -81,6 +99,10 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             Scales loss and cost of a row alike.
         validation_rows : (n,) bool or None
             The rows that policies are chosen on; None draws a share ``validation_fraction`` of them.
+        feature_costs
+            Prices of these very rows, (n, K), instead of those of the constructor.
+        known
+            Features that are known already, for all rows or for each (n, K): they cost nothing.
 
         Raises
         ------
@@ -98,7 +120,8 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         weight = weight / weight[used].mean()
         names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
         K = rows.shape[1]
-        self.prices_ = FeaturePrices.of(self.feature_costs, K, names, self.feature_groups)
+        priced = self.feature_costs if feature_costs is None else feature_costs
+        self.prices_ = FeaturePrices.of(priced, K, names, self.feature_groups, known).for_rows(len(rows))
         random = check_random_state(self.random_state)
         valid = self._validation(target, loss, used, validation_rows, random)
         seed = int(random.randint(2**31 - 1))
@@ -106,7 +129,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         self.bins_ = QuantileBins.of(rows[train], self.max_bins)
         data = Problem(
             self.bins_(rows), target, weight, self.prices_.group_of.astype(np.int32), self.prices_.group_cost, loss,
-            self.bins_.n_codes,
+            self.bins_.n_codes, None if self.prices_.is_plain else self.prices_,
         )  # fmt: skip
         settings = Settings(
             self.n_free_trees, "refit" if self.n_free_trees == 0 else "all", self.profits, self.n_prices, seed,
@@ -115,14 +138,25 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         parts = data.take(train), data.take(valid)
         ladder = self._ladder(self.prices_.total)
         below = np.unique(np.concatenate([ladder, 0.8 * ladder])) if self._few() else ladder
+        if self.randomised:  # a mixture needs something dearer than the budget, too
+            assert self.budget is not None
+            below = np.unique(np.append(below, np.minimum(np.array(DEARER) * self.budget, self.prices_.total)))
         found = judged_candidates(*parts, below[below > 0] * (1 + 1e-9), settings)
         self.candidates_ = tuple(CandidateInfo(c.cost, c.score, c.loss, c.origin) for c in found)
         choices = [within(found, level) for level in ladder]
+        pair = mixed_within(found, float(self.budget or 0.0)) if self.randomised else None
+        if pair is not None:
+            choices += pair[:2]
         models = {id(c): self._model(c, data.take(used), parts, settings, names) for c in choices}
-        self.path_ = tuple((float(level), models[id(c)]) for level, c in zip(ladder, choices, strict=True))
+        self.path_ = tuple((float(level), models[id(c)]) for level, c in zip(ladder, choices, strict=False))
         self.model_ = self.path_[-1][1] if self.budget is None else self.at(self.budget)
         self.policy_, self.solution_ = self.model_.policy, self.model_.solution
         self.expected_cost_ = self.model_.expected_cost
+        self.mixture_ = None
+        if pair is not None:
+            low, high = models[id(pair[0])], models[id(pair[1])]
+            self.expected_cost_ = low.expected_cost + pair[2] * (high.expected_cost - low.expected_cost)
+            self.mixture_ = ModelMixture(low, high, pair[2], self.expected_cost_)
         return self
 
     def at(self, budget: float) -> BudgetedModel:
@@ -143,12 +177,27 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             )
         return inside[-1]
 
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the predictions within the budget, shape (n,); of each row only what the policy buys is read."""
-        rows = self._new_rows(X)
-        return self.model_.predict(rows)
+    def predict(self, X: Any, *, known: Any = None) -> NDArray[Any]:
+        """Return the predictions within the budget, shape (n,).
 
-    def predict_on_demand(self, acquire_or_X: Any, *, n_rows: int | None = None) -> OnDemand:
+        Of each row only what the policy buys is read, and what is ``known`` of it: a list of features, or a bool for
+        each, or for each row and feature.
+        """
+        rows = self._new_rows(X)
+        if self.mixture_ is not None:
+            return self.mixture_.model_at(len(rows), self.random_state).predict(rows, known)
+        return self.model_.predict(rows, known)
+
+    def predict_on_demand(
+        self,
+        acquire_or_X: Any,
+        *,
+        n_rows: int | None = None,
+        batch: bool = False,
+        feature_costs: Any = None,
+        known: Any = None,
+        known_values: Any = None,
+    ) -> OnDemand:
         """Predict, and ask for the values of a group only when the policy buys it.
 
         Parameters
@@ -159,6 +208,13 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             rows (n, K), on which the same purchases are counted. Groups are numbered as in ``prices_``.
         n_rows
             Number of rows, needed with a function.
+        batch
+            ``acquire(rows, group)`` takes many rows at once, see `prunopt.forests.ondemand.predict_on_demand`.
+        feature_costs
+            Prices of these rows, where they differ from those that the model was fitted with (needed where those are
+            per row).
+        known, known_values
+            What is known of these rows already, and, with a function, its values (n, K). The predictors see it.
 
         Returns
         -------
@@ -167,11 +223,15 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         acquired : (n, K) bool
             What was bought for each row; with a feature, its whole group.
         cost : (n,)
-            What that cost.
+            What that cost. The result's ``purchases`` tell what each row bought in which order, at which price.
         """
         check_is_fitted(self)
-        known = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
-        return self.model_.on_demand(known, n_rows)
+        source = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
+        priced: dict[str, Any] = {"feature_costs": feature_costs, "known": known, "known_values": known_values}
+        if self.mixture_ is not None:
+            n = checked_count(n_rows) if callable(source) else len(source)
+            return self.mixture_.model_at(n, self.random_state).on_demand(source, n_rows, batch=batch, **priced)
+        return self.model_.on_demand(source, n_rows, batch=batch, **priced)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -228,6 +288,8 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
     def _check_parameters(self) -> None:
         if self.budget is not None and not self.budget >= 0:
             raise ValueError(f"budget={self.budget!r}: give the greatest mean cost of a row, a number >= 0, or None")
+        if self.randomised and self.budget is None:
+            raise ValueError("randomised=True: two models are mixed so that their mean cost is a budget; give budget=")
         if self.budgets is not None:
             levels = np.asarray(self.budgets, np.float64)
             if levels.ndim != 1 or not len(levels) or not np.all(levels >= 0):
@@ -288,7 +350,8 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     Parameters
     ----------
     feature_costs
-        Cost of each feature (array, or mapping from names), or of each group; None = 1 each.
+        Cost of each feature (array, or mapping from names), or of each group; None = 1 each. `Prices` with discounts
+        for further tests of a group, or a `CostSum` of several currencies. (Prices of single rows belong into `fit`.)
     feature_groups
         Features that are bought together; see `prunopt.problems.prices.FeaturePrices.of`.
     budget
@@ -296,6 +359,11 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     n_free_trees
         Number of boosted, and of randomised, trees that predict from what was bought; 0 leaves prediction to the
         policy's own trees with refitted leaves.
+    randomised
+        With ``budget``: a coin for each row between a cheaper and a dearer model, so that the expected cost on the
+        validation rows is the budget exactly: two corners of the lower hull of cost and loss (``mixture_``). The coins
+        of a call come from ``random_state``: with a number, the i-th row of every call has the same coin; with None
+        or a generator, every call has new ones.
     budgets
         Costs to make models for, for `at`: one fit serves all. None = ``budget``, or steps of 21 % down from the
         cost of everything when that is None, too.
@@ -321,6 +389,8 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         Mean cost of a row on the validation rows; that of new rows differs by chance.
     model_ : BudgetedModel
         Policy and predictors within ``budget``.
+    mixture_ : ModelMixture or None
+        With ``randomised``, the two models and the share of the dearer one.
     policy_ : AcquisitionPolicy
         What is bought.
     solution_ : Solution or None
@@ -340,10 +410,12 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     S. Peter et al., "Cost efficient gradient boosting", NIPS 2017.
     """
 
-    def predict_proba(self, X: Any) -> Floats:
+    def predict_proba(self, X: Any, *, known: Any = None) -> Floats:
         """Return class probabilities within the budget, shape (n, C)."""
         rows = self._new_rows(X)
-        return self.model_.values(rows)
+        if self.mixture_ is not None:
+            return self.mixture_.model_at(len(rows), self.random_state).values(rows, known)
+        return self.model_.values(rows, known)
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, Floats, Loss]:
         rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.forests.growing.binning import QuantileBins
-from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price
+from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price, known_groups
 from prunopt.forests.growing.losses import Classification, Loss, Squares
 from prunopt.forests.growing.trees import GrownForest
 from prunopt.problems.prices import FeaturePrices
@@ -43,6 +43,8 @@ class BudgetedTrees:
         The groups bought for each training row.
     expected_cost
         Mean cost of a training row.
+    names
+        Names of the features, where they have some.
     """
 
     trees: GrownForest
@@ -53,6 +55,7 @@ class BudgetedTrees:
     price: float
     bought: Bools
     expected_cost: float
+    names: tuple[str, ...] | None = None
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return labels or numbers (n,)."""
@@ -68,14 +71,15 @@ class BudgetedTrees:
     def acquired(self, X: ArrayLike) -> Bools:
         """Return which features are bought for each row, (n, K): those of every group that some node asks for."""
         group_of = self.prices.group_of.astype(np.int32)
-        groups = self.trees.purchases(self._codes(X), group_of, len(self.prices.group_cost))
-        return self.prices.features(groups)
+        return self.prices.features(self.trees.purchases(self._codes(X), group_of, len(self.prices.group_cost)))
 
-    def costs(self, X: ArrayLike) -> Floats:
-        """Return the cost of each row."""
-        group_of = self.prices.group_of.astype(np.int32)
-        groups = self.trees.purchases(self._codes(X), group_of, len(self.prices.group_cost))
-        return np.asarray(groups @ self.prices.group_cost, np.float64)
+    def costs(self, X: ArrayLike, feature_costs: Any = None, known: Any = None) -> Floats:
+        """Return the cost of each row; prices and known features as they were given, unless these rows have others."""
+        codes, names = self._codes(X), self.names
+        prices = self.prices.repriced(len(codes), feature_costs, known, names)
+        groups = self.trees.purchases(codes, prices.group_of.astype(np.int32), len(prices.group_cost))
+        mask = known_groups(prices)
+        return prices.bill(groups & ~mask if len(mask) else groups)
 
     def _codes(self, X: ArrayLike) -> NDArray[np.uint8]:
         rows = np.asarray(X, np.float64)
@@ -87,11 +91,12 @@ class BudgetedTrees:
 def grow_budgeted_forest(
     X: ArrayLike,
     y: ArrayLike,
-    feature_costs: ArrayLike | Mapping[str, float] | None = None,
+    feature_costs: ArrayLike | Mapping[str, float] | Any = None,
     *,
     price: float | None = None,
     budget: float | None = None,
     feature_groups: Any = None,
+    known: Any = None,
     sample_weight: ArrayLike | None = None,
     regression: bool = False,
     n_trees: int = 40,
@@ -127,6 +132,8 @@ def grow_budgeted_forest(
         of the dearest price that buys anything.
     feature_groups
         Features bought together, as in `prunopt.problems.prices.FeaturePrices.of`.
+    known
+        Features that are known already, hence free: for all rows, or for each (n, K).
     sample_weight : (n,) or None
         Weights >= 0; scale loss and cost of a row alike.
     regression
@@ -172,12 +179,12 @@ def grow_budgeted_forest(
     weight = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
     if weight.shape != (len(rows),) or not np.all(np.isfinite(weight)) or np.any(weight < 0) or not weight.any():
         raise ValueError(f"sample_weight: give {len(rows)} finite weights >= 0, not all of them 0")
-    prices = FeaturePrices.of(feature_costs, rows.shape[1], names, feature_groups)
+    prices = FeaturePrices.of(feature_costs, rows.shape[1], names, feature_groups, known).for_rows(len(rows))
     used = np.flatnonzero(weight)
     bins = QuantileBins.of(rows[used], max_bins)
     data = Problem(
         bins(rows[used]), target[used], weight[used], prices.group_of.astype(np.int32), prices.group_cost, loss,
-        bins.n_codes,
+        bins.n_codes, None if prices.is_plain else prices.take(used),
     )  # fmt: skip
     shape = Shape(learning_rate, max_leaves, n_trees, max_depth, ridge, min_rows)
     unit = loss.scale**2 if isinstance(loss, Squares) else 1.0
@@ -186,8 +193,8 @@ def grow_budgeted_forest(
         trees, bought = boost(data, shape, at)
         everywhere = np.zeros((len(rows), bought.shape[1]), np.bool_)
         everywhere[used] = bought
-        cost = float(data.weight @ (bought @ prices.group_cost) / data.weight.sum())
-        return BudgetedTrees(trees, bins, loss, prices, classes, at * unit, everywhere, cost)
+        cost = float(data.weight @ data.tariff.bill(bought) / data.weight.sum())
+        return BudgetedTrees(trees, bins, loss, prices, classes, at * unit, everywhere, cost, names)
 
     if budget is None:
         return grown(dearest_price(data, ridge, min_rows) / 10 if price is None else price / unit)

@@ -62,6 +62,24 @@ def unpaid(bought: Bools, weight: Floats, rows: Ints, first: int, last: int, pri
 
 
 @njit
+def unpaid_charges(
+    paid: Bools, charges_of: Ints, charge_cost: Floats, known: Bools, weight: Floats, rows: Ints, first: int, last: int,
+    priced: Ints, out: Floats,
+) -> None:  # fmt: skip
+    """Add up, for each priced group, what the rows would pay for it: charges not paid yet, times weights."""
+    out[:] = 0.0
+    for a in range(first, last):
+        i = rows[a]
+        cost = charge_cost[i if len(charge_cost) > 1 else 0]
+        for g in priced:
+            if len(known) > 0 and known[i if len(known) > 1 else 0, g]:
+                continue
+            for c in charges_of[g]:
+                if c >= 0 and not paid[i, c]:
+                    out[g] += weight[i] * cost[c]
+
+
+@njit
 def best_split(
     hist: Floats, features: Ints, group_of: Ints, owed: Floats, price: Floats, ridge: float, min_rows: int
 ) -> tuple[float, int, int, bool]:
@@ -123,6 +141,11 @@ def grow_tree(
     rows: Ints,
     weight: Floats,
     bought: Bools,
+    charges_of: Ints,
+    charge_cost: Floats,
+    known: Bools,
+    paid: Bools,
+    plain: bool,
     group_of: Ints,
     price: Floats,
     features: Ints,
@@ -133,10 +156,12 @@ def grow_tree(
     n_codes: int,
     reuse: bool,
 ) -> tuple[Ints, Ints, Bools, Ints, Ints, Floats]:
-    """Grow one tree on ``rows`` and mark in ``bought`` (n, G) what it buys.
+    """Grow one tree on ``rows`` and mark in ``bought`` (n, G) what it buys, in ``paid`` (n, C) what that charges.
 
-    ``price`` (G,) is what one unit of a row's weight pays for a group. Returns feature (-1 at leaves), code,
-    missing_left, left and right child, and the Newton values (nodes, C). Children come after their parents.
+    With ``plain`` prices, the two are one array, and ``price`` (G,) is what one unit of a row's weight pays for a
+    group; otherwise ``price`` is that of one unit of cost (0 for groups that are free), and ``charges_of`` (G, L),
+    ``charge_cost`` (1 or n, C) and ``known`` (0, 1 or n, G) say what a row is charged. Returns feature (-1 at leaves),
+    code, missing_left, left and right child, and the Newton values (nodes, C). Children come after their parents.
     """
     width = sums.shape[1]
     C = (width - 1) // 2
@@ -173,7 +198,10 @@ def grow_tree(
     n_nodes, n_leaves = 1, 1
     if max_leaves > 1:
         histogram(codes, order, 0, len(order), sums, features, pool[0])
-        unpaid(bought, weight, order, 0, len(order), priced, owed[0])
+        if plain:
+            unpaid(bought, weight, order, 0, len(order), priced, owed[0])
+        else:
+            unpaid_charges(paid, charges_of, charge_cost, known, weight, order, 0, len(order), priced, owed[0])
         worth[0], choice[0], choice_code[0], choice_side[0] = best_split(
             pool[0], features, group_of, owed[0], price, ridge, min_rows
         )
@@ -189,7 +217,13 @@ def grow_tree(
         middle, kept = first[h], 0
         for a in range(first[h], last[h]):
             i = order[a]
-            bought[i, g] = True
+            if plain:
+                bought[i, g] = True
+            elif len(known) == 0 or not known[i if len(known) > 1 else 0, g]:
+                bought[i, g] = True
+                for c in charges_of[g]:
+                    if c >= 0:
+                        paid[i, c] = True
             if goes_left(codes[i, f], b, side):
                 order[middle] = i
                 middle += 1
@@ -231,7 +265,12 @@ def grow_tree(
                 debt[g] = 0.0
             else:
                 histogram(codes, order, first[j], last[j], sums, features, table)
-                unpaid(bought, weight, order, first[j], last[j], priced, debt)
+                if plain:
+                    unpaid(bought, weight, order, first[j], last[j], priced, debt)
+            if not plain:
+                unpaid_charges(
+                    paid, charges_of, charge_cost, known, weight, order, first[j], last[j], priced, debt
+                )  # fmt: skip
             if last[j] - first[j] >= 2 * min_rows:
                 worth[j], choice[j], choice_code[j], choice_side[j] = best_split(
                     table, features, group_of, debt, price, ridge, min_rows

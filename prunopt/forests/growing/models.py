@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
 
 from prunopt.core.solution import Solution
 from prunopt.forests.growing.binning import QuantileBins
+from prunopt.forests.growing.boosting import known_groups
 from prunopt.forests.growing.policy import AcquisitionPolicy
 from prunopt.forests.growing.predictors import Blend
-from prunopt.forests.ondemand import OnDemand
+from prunopt.forests.purchases import OnDemand, Supplier, checked_count
 from prunopt.problems.prices import FeaturePrices
 
 Floats = NDArray[np.float64]
@@ -60,36 +60,71 @@ class BudgetedModel:
     origin: str
     solution: Solution[Bools] | None
 
-    def values(self, X: ArrayLike) -> Floats:
-        """Return class probabilities (n, C), or predictions (n, 1)."""
-        masked, _ = self.policy.masked(self.bins(self._rows(X)))
-        return self._of_masked(masked)
+    def values(self, X: ArrayLike, known: Any = None) -> Floats:
+        """Return class probabilities (n, C), or predictions (n, 1); ``known`` features are seen without buying."""
+        codes = self.bins(self._rows(X))
+        masked, _ = self.policy.masked(codes, self._visible(len(codes), known))
+        return self.blend.predictions(masked)
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike, known: Any = None) -> NDArray[Any]:
         """Return labels or numbers (n,)."""
-        return self._answer(self.values(X))
+        return self._answer(self.values(X, known))
 
-    def on_demand(self, acquire_or_X: Any, n_rows: int | None) -> OnDemand:
+    def on_demand(
+        self,
+        acquire_or_X: Any,
+        n_rows: int | None,
+        *,
+        batch: bool = False,
+        feature_costs: Any = None,
+        known: Any = None,
+        known_values: Any = None,
+    ) -> OnDemand:
         """Return predictions, what was bought, and its cost; see the estimators' ``predict_on_demand``."""
-        K, G = len(self.prices.group_of), len(self.prices.group_cost)
         if callable(acquire_or_X):
-            if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 1:
-                raise ValueError(f"n_rows={n_rows!r}: with a function, give the number of rows, at least 1")
-            masked = np.zeros((int(n_rows), K), np.uint8)
-            bought = np.zeros((int(n_rows), G), np.bool_)
-            for i in range(int(n_rows)):
-                row, bought[i] = self.policy.interview(partial(self._asked, acquire_or_X, i))
-                masked[i] = row[0]
+            n = checked_count(n_rows)
+            prices = self.prices.repriced(n, feature_costs, known, self.names)
+            asked = Supplier(acquire_or_X, prices, self.names, batch, np.float64)
+            has = np.broadcast_to(prices.known_mask if prices.known is not None else False, (n, len(self.names)))
+            if has.any() and known_values is None:
+                raise ValueError("known_values: give the (n, K) array that holds the values of what is known")
+            cells = np.full(has.shape, np.nan) if known_values is None else self._rows(known_values)
+            if cells.shape != has.shape:
+                raise ValueError(f"known_values: shape {cells.shape} given, {has.shape} is needed")
+            codes = self.bins(np.where(has, cells, np.nan))
+
+            def supply(rows: NDArray[np.int64], group: int) -> NDArray[np.uint8]:
+                values = asked(rows, group)
+                out = np.empty(values.shape, np.uint8)
+                for j, k in enumerate(asked.members[group].tolist()):
+                    out[:, j] = self.bins.column(k, values[:, j])
+                return out
         else:
             if n_rows is not None and n_rows != len(acquire_or_X):
                 raise ValueError(
                     f"n_rows={n_rows}: {len(acquire_or_X)} rows given; n_rows is needed with a function only"
                 )
             codes = self.bins(self._rows(acquire_or_X))
-            bought = self.policy.acquired(codes)
-            masked = np.where(bought[:, self.policy.group_of], codes, 0).astype(np.uint8)
-        cost = np.asarray(bought @ self.prices.group_cost, np.float64)
-        return OnDemand(self._answer(self._of_masked(masked)), self.prices.features(bought), cost)
+            n, batch = len(codes), True
+            prices = self.prices.repriced(n, feature_costs, known, self.names)
+            members = [np.flatnonzero(prices.group_of == g) for g in range(len(prices.group_cost))]
+
+            def supply(rows: NDArray[np.int64], group: int) -> NDArray[np.uint8]:
+                return codes[np.ix_(rows, members[group])]
+
+        mask = known_groups(prices)
+        start = np.broadcast_to(mask if len(mask) else False, (n, len(prices.group_cost))).copy()
+        masked, turn = self.policy.interviews(supply, codes, start, batch)
+        return OnDemand.of(self._answer(self.blend.predictions(masked)), turn, prices)
+
+    def _visible(self, n: int, known: Any) -> FeaturePrices:
+        """Prices of which only what is known matters: that of these rows, or what is known of every row."""
+        if known is None:
+            mask = self.prices.known if len(self.prices.known_mask) == 1 else None
+            return (self.prices.base or self.prices).take(slice(0, 1)).knowing(mask)
+        return FeaturePrices.of(
+            (self.prices.base or self.prices).take(slice(0, 1)), len(self.names), self.names, None, known
+        )
 
     def _rows(self, X: ArrayLike) -> Floats:
         rows = np.asarray(X, np.float64)
@@ -97,35 +132,74 @@ class BudgetedModel:
             raise ValueError(f"X: shape {rows.shape} given, (n, {len(self.names)}) is needed")
         return rows
 
-    def _of_masked(self, masked: NDArray[np.uint8]) -> Floats:
-        return self.blend.predictions(masked)
-
     def _answer(self, values: Floats) -> NDArray[Any]:
         return values[:, 0] if self.classes is None else self.classes[values.argmax(axis=1)]
 
-    def _asked(self, acquire: Callable[[int, int], Any], row: int, group: int) -> list[int]:
-        """The codes of a group's features, from what the caller's function returns."""
-        members = np.flatnonzero(self.prices.group_of == group)
-        wanted = [self.names[k] for k in members]
-        answer = acquire(row, group)
-        call = f"acquire({row}, {group})"
-        if isinstance(answer, Mapping):
-            named = {self.names[k] if isinstance(k, int | np.integer) else str(k): v for k, v in answer.items()}
-            if set(named) != set(wanted):
-                raise ValueError(f"{call} returned {sorted(named)}; return one value for each of {', '.join(wanted)}")
-            answer = [named[name] for name in wanted]
-        cells = list(answer) if np.ndim(answer) else [answer]
-        if len(cells) != len(wanted):
-            raise ValueError(f"{call} returned {len(cells)} value(s); return {len(wanted)}, for {', '.join(wanted)}")
-        out = []
-        for k, cell in zip(members, cells, strict=True):
-            try:
-                value = float("text" if isinstance(cell, str | bytes) else cell)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"{call} returned {cell!r} for {self.names[k]!r}; return a number, NaN for unknown"
-                ) from None
-            if np.isinf(value):
-                raise ValueError(f"{call} returned {cell!r} for {self.names[k]!r}; return a finite number")
-            out.append(self.bins.encode(int(k), value))
-        return out
+
+@dataclass(frozen=True, eq=False)
+class ModelMixture:
+    """Two models, one of which a coin chooses for each row, so that the expected cost is a budget.
+
+    Parameters
+    ----------
+    cheaper, dearer : BudgetedModel
+        The two.
+    share : float
+        Probability that the dearer one answers.
+    expected_cost : float
+        On the validation rows.
+    """
+
+    cheaper: BudgetedModel
+    dearer: BudgetedModel
+    share: float
+    expected_cost: float
+
+    def coins(self, n: int, random_state: Any = None) -> Bools:
+        """Return which of ``n`` rows the dearer model answers: the i-th row has the i-th draw of ``random_state``."""
+        return np.asarray(check_random_state(random_state).random_sample(n) < self.share)
+
+    def model_at(self, n: int, random_state: Any = None) -> _Tossed:
+        """Return what answers ``n`` rows."""
+        return _Tossed(self, self.coins(n, random_state))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tossed:
+    """A mixture whose coins for some rows have fallen."""
+
+    mixture: ModelMixture
+    coin: Bools
+
+    def values(self, X: Any, known: Any = None) -> Floats:
+        parts = [m.values(X, known) for m in (self.mixture.cheaper, self.mixture.dearer)]
+        return np.where(self.coin[:, None], parts[1], parts[0])
+
+    def predict(self, X: Any, known: Any = None) -> NDArray[Any]:
+        return self.mixture.cheaper._answer(self.values(X, known))
+
+    def on_demand(self, acquire_or_X: Any, n_rows: int | None, *, feature_costs: Any = None, known: Any = None,
+                  known_values: Any = None, batch: bool = False) -> OnDemand:  # fmt: skip
+        first, n = self.mixture.cheaper, len(self.coin)
+        prices = first.prices.repriced(n, feature_costs, known, first.names)
+        turn = np.zeros((n, len(prices.group_cost)), np.int16)
+        answer: NDArray[Any] | None = None
+        for model, mine in ((first, ~self.coin), (self.mixture.dearer, self.coin)):
+            rows = np.flatnonzero(mine)
+            if not len(rows):
+                continue
+            asks = callable(acquire_or_X)
+            source = _renumbered(acquire_or_X, rows) if asks else np.asarray(acquire_or_X)[rows]
+            values = None if known_values is None else np.asarray(known_values)[rows]
+            found = model.on_demand(
+                source, len(rows) if asks else None, batch=batch, feature_costs=prices.take(rows), known_values=values
+            )
+            turn[rows] = found.purchases.turn
+            answer = np.empty(n, found.predictions.dtype) if answer is None else answer
+            answer[rows] = found.predictions
+        assert answer is not None
+        return OnDemand.of(answer, turn, prices)
+
+
+def _renumbered(acquire: Any, rows: NDArray[np.intp]) -> Any:
+    return lambda row, group: acquire(rows[row] if np.ndim(row) else int(rows[row]), group)

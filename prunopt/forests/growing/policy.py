@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core.jit import njit
+from prunopt.forests.growing.boosting import known_groups
+from prunopt.forests.growing.grower import goes_left
 from prunopt.forests.growing.trees import GrownForest
+from prunopt.problems.prices import FeaturePrices
 
 Codes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -29,25 +33,30 @@ class AcquisitionPolicy:
         The pruned forest that asks.
     always : (G,) bool
         Groups bought for every row: those that cost nothing, and what filled up a budget.
-    group_of : (K,) int32
-        The group of each feature.
-    group_cost : (G,) float64
-        Cost of each group, paid once a row.
+    prices : FeaturePrices
+        Groups, and what they cost.
     """
 
     forest: GrownForest
     always: Bools
-    group_of: Ints
-    group_cost: Floats
+    prices: FeaturePrices
 
     def acquired(self, codes: Codes) -> Bools:
-        """Return the groups bought for each row, (n, G)."""
-        return self.forest.purchases(codes, self.group_of, len(self.group_cost)) | self.always
+        """Return the groups that are asked for, row by row, (n, G); some may be known already."""
+        group_of = self.prices.group_of.astype(np.int32)
+        return self.forest.purchases(codes, group_of, len(self.always)) | self.always
 
-    def masked(self, codes: Codes) -> tuple[Codes, Floats]:
-        """Return the rows as a predictor sees them, what was not bought set to missing, and the cost of each row."""
-        bought = self.acquired(codes)
-        return np.where(bought[:, self.group_of], codes, 0).astype(np.uint8), bought @ self.group_cost
+    def bought(self, codes: Codes, prices: FeaturePrices) -> Bools:
+        """Return the groups that are bought for rows whose ``prices`` say what is known of them, (n, G)."""
+        known = known_groups(prices)
+        asked = self.acquired(codes)
+        return asked & ~known if len(known) else asked
+
+    def masked(self, codes: Codes, prices: FeaturePrices) -> tuple[Codes, Floats]:
+        """Return rows as a predictor sees them, what is neither bought nor known set to missing, and their costs."""
+        known, bought = known_groups(prices), self.bought(codes, prices)
+        seen = bought | known if len(known) else bought
+        return np.where(prices.features(seen), codes, 0).astype(np.uint8), prices.bill(bought)
 
     def filled(self, groups: NDArray[np.intp]) -> AcquisitionPolicy:
         """Return the policy that buys ``groups`` for every row as well."""
@@ -55,37 +64,71 @@ class AcquisitionPolicy:
         always[groups] = True
         return replace(self, always=always)
 
-    def interview(self, acquire: Callable[[int], list[int]]) -> tuple[Codes, Bools]:
-        """Carry the policy out for one row.
+    def interviews(
+        self, supply: Callable[[NDArray[np.int64], int], Codes], codes: Codes, known: Bools, batch: bool
+    ) -> tuple[Codes, NDArray[np.int16]]:
+        """Carry the policy out.
 
         Parameters
         ----------
-        acquire
-            Called at most once for each group; returns the codes of the group's features.
+        supply
+            Called at most once for each row and group; returns the codes of the group's features, one line a row.
+        codes : (n, K) uint8
+            The rows, of which only what is ``known`` is read.
+        known : (n, G) bool
+            The groups known at the start.
+        batch
+            Whether all rows are asked for round by round, or one row after the other.
 
         Returns
         -------
-        codes : (1, K) uint8
-            The row, what was not bought missing.
-        bought : (G,) bool
-            The groups bought.
+        codes : (n, K) uint8
+            The rows, what was not bought and not known missing.
+        turn : (n, G) int16
+            When each group was bought, from 1 on; 0 = not at all.
         """
-        row = np.zeros((1, len(self.group_of)), np.uint8)
-        bought = np.zeros(len(self.group_cost), np.bool_)
+        f, n = self.forest, len(codes)
+        group_of = self.prices.group_of.astype(np.int32)
+        have = known.copy()
+        rows = np.where(have[:, group_of], codes, 0).astype(np.uint8)
+        turn = np.zeros(have.shape, np.int16)
+        count = np.zeros(n, np.int16)
 
-        def buy(group: int) -> None:
-            bought[group] = True
-            row[0, self.group_of == group] = acquire(group)
+        def buy(asking: NDArray[np.int64], group: int) -> None:
+            if len(asking):
+                count[asking] += 1
+                turn[asking, group] = count[asking]
+                rows[np.ix_(asking, group_of == group)] = supply(asking, group)
+                have[asking, group] = True
 
-        for group in np.flatnonzero(self.always):
-            buy(int(group))
-        f = self.forest
-        for root in f.offsets[:-1]:
-            h = int(root)
-            while f.feature[h] >= 0:
-                k = int(f.feature[h])
-                if not bought[self.group_of[k]]:
-                    buy(int(self.group_of[k]))
-                code = int(row[0, k])
-                h = int(f.left[h] if (f.missing_left[h] if code == 0 else code <= f.code[h]) else f.right[h])
-        return row, bought
+        everyone = np.arange(n)
+        for open_rows in [everyone] if batch else everyone[:, None]:
+            for group in np.flatnonzero(self.always).tolist():
+                buy(open_rows[~have[open_rows, group]], group)
+            first, wanted = open_rows[0], np.empty(len(open_rows), np.int32)
+            at = np.repeat(f.offsets[None, :-1], len(open_rows), axis=0)
+            while len(open_rows):
+                _wanted(open_rows, rows, have, at, first, group_of, wanted, *f.arrays())
+                for group in np.unique(wanted[wanted >= 0]).tolist():
+                    buy(open_rows[wanted == group], group)
+                open_rows, wanted = open_rows[wanted >= 0], wanted[wanted >= 0]
+        return rows, turn
+
+
+@njit
+def _wanted(
+    open_rows: NDArray[np.int64], codes: Codes, have: Bools, at: Ints, first: int, group_of: Ints, wanted: Ints,
+    offsets: Ints, feature: Ints, code: Ints, missing_left: Bools, left: Ints, right: Ints,
+) -> None:  # fmt: skip
+    """Write the group that the first tree with an open question asks for, -1 = none; ``at``: where the trees stand."""
+    for j in range(len(open_rows)):
+        i = open_rows[j]
+        wanted[j] = -1
+        for t in range(len(offsets) - 1):
+            h = at[i - first, t]
+            while feature[h] >= 0 and have[i, group_of[feature[h]]]:
+                h = left[h] if goes_left(codes[i, feature[h]], code[h], missing_left[h]) else right[h]
+            at[i - first, t] = h
+            if feature[h] >= 0:
+                wanted[j] = group_of[feature[h]]
+                break

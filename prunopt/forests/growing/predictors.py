@@ -76,8 +76,8 @@ class Blend:
         slope: float = 1.0,
     ) -> Blend:
         """Train the parts that have a weight; the rows of ``data`` are masked by the policy here."""
-        codes, _ = policy.masked(data.codes)
-        seen = Problem(codes, data.target, data.weight, data.group_of, data.group_cost, data.loss, data.n_codes)
+        codes, _ = policy.masked(data.codes, data.tariff)
+        seen = data.seen(codes)
         refit = refitted(policy.forest, seen, ridge) if weights[0] else None
         boosted = boost(seen, free_shape(data.loss, n_free_trees), 0.0, seed)[0] if weights[1] else None
         extra = extra_trees(seen, n_extra, seed) if weights[2] else None

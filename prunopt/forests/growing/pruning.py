@@ -27,6 +27,7 @@ from prunopt.forests.growing.grower import goes_left
 from prunopt.forests.growing.trees import GrownForest
 from prunopt.forms.closure import Closure
 from prunopt.forms.price_path import PricePath
+from prunopt.problems.forest_rows import first_uses
 from prunopt.solvers.price_path import closure_path
 
 Codes = NDArray[np.uint8]
@@ -87,16 +88,16 @@ def surrogate_profits(forest: GrownForest, data: Problem) -> Floats:
     return profit
 
 
-def integer_costs(group_cost: Floats) -> tuple[Longs, Fraction]:
+def integer_costs(charge_cost: Floats) -> tuple[Longs, Fraction]:
     """Return costs as whole numbers, and the cost of one unit: exact for whole numbers, else rounded."""
-    largest = float(group_cost.max(initial=0.0))
+    largest = float(charge_cost.max(initial=0.0))
     if largest == 0.0:
-        return np.zeros(len(group_cost), np.int64), Fraction(1)
-    if largest <= COST_STEPS and np.all(group_cost == np.round(group_cost)):
-        return group_cost.astype(np.int64), Fraction(1)
+        return np.zeros(charge_cost.shape, np.int64), Fraction(1)
+    if largest <= COST_STEPS and np.all(charge_cost == np.round(charge_cost)):
+        return charge_cost.astype(np.int64), Fraction(1)
     unit = Fraction(largest) / COST_STEPS
-    whole = np.round(group_cost / float(unit)).astype(np.int64)
-    whole[(whole == 0) & (group_cost > 0)] = 1  # what costs something must not become free
+    whole = np.round(charge_cost / float(unit)).astype(np.int64)
+    whole[(whole == 0) & (charge_cost > 0)] = 1  # what costs something must not become free
     return whole, unit
 
 
@@ -108,22 +109,26 @@ def surrogate_closure(forest: GrownForest, data: Problem, profit: Floats) -> tup
     parent = np.full(forest.n_nodes, -1, np.int32)
     parent[forest.left[inside]] = inside
     parent[forest.right[inside]] = inside
-    cost, _ = integer_costs(data.group_cost)
-    first = _first_uses(forest.feature, parent, data.group_of, cost)
+    tariff = data.tariff
+    cost, _ = integer_costs(tariff.charge_cost)
+    charges_of, known = tariff.feature_charges.astype(np.int32), tariff.known_mask
+    paid = np.any(cost > 0, axis=0)
+    first = first_uses(forest.left, parent, forest.feature, charges_of, paid, len(known) > 0)
     counts = np.zeros(forest.n_nodes, np.int64)
-    n, G = len(data.codes), len(cost)
+    n, C = len(data.codes), cost.shape[1]
     nothing = np.zeros(0, np.int32)
-    _visits(data.codes, *forest.arrays(), data.group_of, first, counts, counts, nothing, G)
+    visits = (data.codes, *forest.arrays(), charges_of, first, known, cost, counts)
+    _visits(*visits, counts, nothing)
     indptr = np.concatenate([[0], np.cumsum(counts[inside])])
     place = np.zeros(forest.n_nodes, np.int64)
     place[inside] = indptr[:-1]
     indices = np.empty(indptr[-1], np.int32)
-    _visits(data.codes, *forest.arrays(), data.group_of, first, counts, place, indices, G)
-    used = np.zeros(n * G, np.bool_)
+    _visits(*visits, place, indices)
+    used = np.zeros(n * C, np.bool_)
     used[indices] = True
     number = np.cumsum(used, dtype=np.int32) - 1
     purchase = np.flatnonzero(used)
-    weight = data.weight[purchase // G]
+    weight = data.weight[purchase // C]
     if np.all(data.weight == data.weight[0]):
         weight = np.ones(len(purchase))
     else:
@@ -134,7 +139,7 @@ def surrogate_closure(forest: GrownForest, data: Problem, profit: Floats) -> tup
         np.where(parent[inside] >= 0, item[parent[inside]], -1).astype(np.int32),
         indptr,
         number[indices],
-        np.maximum(np.round(cost[purchase % G] * weight), 1).astype(np.int64),
+        np.maximum(np.round(cost[purchase // C % len(cost), purchase % C] * weight), 1).astype(np.int64),
     )
     return closure, inside, scale
 
@@ -147,7 +152,7 @@ def surrogate_path(forest: GrownForest, data: Problem, *, keep_proof: bool = Fal
     rank[inside[path.always]] = 0
     for k, block in enumerate(path.blocks):
         rank[inside[block.items]] = k + 1
-    _, unit = integer_costs(data.group_cost)
+    _, unit = integer_costs(data.tariff.charge_cost)
     uniform = bool(np.all(data.weight == data.weight[0]))
     mass = float(len(data.weight)) if uniform else float(data.weight.sum() * WEIGHT_STEPS / data.weight.max())
     cost = np.concatenate([[0.0], np.cumsum(np.array(path.costs, np.float64))]) * float(unit) / mass
@@ -180,37 +185,31 @@ def _tree_losses(
 
 
 @njit
-def _first_uses(feature: Ints, parent: Ints, group_of: Ints, cost: Longs) -> Bools:
-    """Mark the nodes whose group costs something and is asked for the first time on the way from the root."""
-    first = np.zeros(len(feature), np.bool_)
-    for h in range(len(feature)):
-        if feature[h] < 0 or cost[group_of[feature[h]]] == 0:
-            continue
-        first[h] = True
-        a = parent[h]
-        while a >= 0:
-            if group_of[feature[a]] == group_of[feature[h]]:
-                first[h] = False
-                break
-            a = parent[a]
-    return first
-
-
-@njit
 def _visits(
     codes: Codes, offsets: Ints, feature: Ints, code: Ints, missing_left: Bools, left: Ints, right: Ints,
-    group_of: Ints, first: Bools, counts: Longs, place: Longs, out: Ints, n_groups: int,
+    charges_of: Ints, first: Bools, known: Bools, cost: Longs, counts: Longs, place: Longs, out: Ints,
 ) -> None:  # fmt: skip
-    """Count the rows at each node of ``first`` (``out`` empty), or list their purchases from ``place`` on."""
+    """Count what rows pay at each node of ``first`` (``out`` empty), or list those charges from ``place`` on."""
     fill = len(out) > 0
+    n, C = len(codes), cost.shape[1]
+    made = np.full(C, -1, np.int64)  # the walk in which a charge was last made
     for t in range(len(offsets) - 1):
-        for i in range(len(codes)):
+        for i in range(n):
             h = offsets[t]
+            walk = t * n + i
             while feature[h] >= 0:
-                if first[h]:
-                    if fill:
-                        out[place[h]] = i * n_groups + group_of[feature[h]]
-                        place[h] += 1
-                    else:
-                        counts[h] += 1
+                for layer in range(first.shape[1]):
+                    if first[h, layer]:
+                        c = charges_of[feature[h], layer]
+                        if len(known) > 0:
+                            if known[i if len(known) > 1 else 0, feature[h]] or made[c] == walk:
+                                continue
+                            made[c] = walk
+                        if cost[i if len(cost) > 1 else 0, c] == 0:
+                            continue
+                        if fill:
+                            out[place[h]] = i * C + c
+                            place[h] += 1
+                        else:
+                            counts[h] += 1
                 h = left[h] if goes_left(codes[i, feature[h]], code[h], missing_left[h]) else right[h]

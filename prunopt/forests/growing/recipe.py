@@ -11,7 +11,7 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
 from prunopt.core.solution import Solution, Status
-from prunopt.forests.growing.boosting import Problem
+from prunopt.forests.growing.boosting import Problem, free_groups
 from prunopt.forests.growing.losses import Classification
 from prunopt.forests.growing.policy import AcquisitionPolicy
 from prunopt.forests.growing.predictors import BLENDS, Blend
@@ -81,12 +81,12 @@ def judged_candidates(train: Problem, valid: Problem, levels: Floats, settings: 
         made = proposals(found, train, valid, levels, seed=settings.seed, n_jobs=settings.n_jobs)
     free = AcquisitionPolicy(
         GrownForest.empty(train.loss.start(train.target, train.weight)),
-        train.group_cost == 0, train.group_of, train.group_cost,
+        free_groups(train.tariff), train.tariff,
     )  # fmt: skip
     every = [Proposal(free, "nothing bought", None, 0.0, np.nan), *(p for level in made for p in level)]
-    if len(levels) and levels[-1] >= train.group_cost.sum():
+    if len(levels) and levels[-1] >= train.tariff.total:
         everything = free.filled(np.arange(len(train.group_cost)))
-        every.append(Proposal(everything, "everything bought", None, float(train.group_cost.sum()), np.nan))
+        every.append(Proposal(everything, "everything bought", None, train.tariff.total, np.nan))
     out: Any = Parallel(n_jobs=settings.n_jobs, prefer="threads")(
         delayed(_judged)(p, train, valid, settings) for p in every
     )
@@ -94,7 +94,7 @@ def judged_candidates(train: Problem, valid: Problem, levels: Floats, settings: 
 
 
 def _judged(proposal: Proposal, train: Problem, valid: Problem, settings: Settings) -> Candidate:
-    masked, costs = proposal.policy.masked(valid.codes)
+    masked, costs = proposal.policy.masked(valid.codes, valid.tariff)
     blend = trained(proposal.policy, train, settings, extra_share=1 / 3)
     blend = blend.calibrated(masked, valid.target, valid.weight)
     score, loss = valid.loss.judge(blend.predictions(masked), valid.target)
@@ -133,6 +133,33 @@ def within(candidates: list[Candidate], budget: float) -> Candidate:
             break
     cheapest = min(affordable, key=lambda c: c.cost)
     return cheapest if cheapest.score >= best.score else best
+
+
+def mixed_within(candidates: list[Candidate], budget: float) -> tuple[Candidate, Candidate, float]:
+    """Return two candidates and the share of the second, whose mixture costs ``budget`` and loses least.
+
+    They are the corners of the lower hull of cost and (negative) utility to both sides of the budget. A budget above
+    the cost of the best candidate is not used up.
+    """
+    hull: list[Candidate] = []
+    for c in sorted(candidates, key=lambda c: (c.cost, -c.utility.mean())):
+        value = c.utility.mean()
+        if hull and value <= hull[-1].utility.mean():
+            continue
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            # b is above the line from a to c, or it is no corner
+            if (b.utility.mean() - a.utility.mean()) * (c.cost - a.cost) > (value - a.utility.mean()) * (
+                b.cost - a.cost
+            ):
+                break
+            hull.pop()
+        hull.append(c)
+    dearer = [c for c in hull if c.cost > budget]
+    low = max((c for c in hull if c.cost <= budget), key=lambda c: c.cost)
+    if not dearer:
+        return low, low, 0.0
+    return low, dearer[0], (budget - low.cost) / (dearer[0].cost - low.cost)
 
 
 def certificate(proposal: Proposal, train: Problem, valid: Problem) -> Solution[Bools] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 
-from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price
+from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price, free_groups, known_groups
 from prunopt.forests.growing.policy import AcquisitionPolicy
 from prunopt.forests.growing.predictors import free_shape
 from prunopt.forests.growing.pruning import surrogate_path, surrogate_profits
@@ -18,6 +18,7 @@ from prunopt.forests.growing.trees import GrownForest
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 # Long forests of small steps, and four large trees: the latter make deep cheap policies at small budgets.
 SHAPES = (Shape(0.3, 16, 40), Shape(0.15, 16, 50), Shape(0.8, 32, 4))
 # Prices as shares of the dearest that buys anything.
@@ -56,7 +57,7 @@ class Sketch:
     def policy(self, data: Problem) -> AcquisitionPolicy:
         """Return the policy."""
         pruned = self.forest.pruned(self.lifetime > self.point)
-        return AcquisitionPolicy(pruned, data.group_cost == 0, data.group_of, data.group_cost)
+        return AcquisitionPolicy(pruned, free_groups(data.tariff), data.tariff)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ def _family_of(
 def _judged(
     forest: GrownForest, lifetime: Ints, n_points: int, source: tuple[str, str, float], valid: Problem
 ) -> list[Sketch]:
-    scores, costs = forest.family(valid.codes, lifetime, n_points, valid.group_of, valid.group_cost)
+    scores, costs = forest.family(valid.codes, lifetime, n_points, valid.tariff)
     out = []
     share = valid.weight / valid.weight.sum()
     for k in range(n_points):
@@ -165,7 +166,7 @@ def proposals(
     worth = group_worth(train, valid, seed)
     nothing = AcquisitionPolicy(
         GrownForest.empty(train.loss.start(train.target, train.weight)),
-        train.group_cost == 0, train.group_of, train.group_cost,
+        free_groups(train.tariff), train.tariff,
     )  # fmt: skip
 
     out = []
@@ -197,10 +198,9 @@ def quick(
     policy: AcquisitionPolicy, origin: str, sketch: Sketch | None, train: Problem, valid: Problem, seed: int
 ) -> Proposal:
     """Judge a policy by a small forest on what it buys."""
-    seen, _ = policy.masked(train.codes)
-    codes, costs = policy.masked(valid.codes)
-    masked = Problem(seen, train.target, train.weight, train.group_of, train.group_cost, train.loss, train.n_codes)
-    forest, _ = boost(masked, QUICK, 0.0, seed)
+    seen, _ = policy.masked(train.codes, train.tariff)
+    codes, costs = policy.masked(valid.codes, valid.tariff)
+    forest, _ = boost(train.seen(seen), QUICK, 0.0, seed)
     _, loss = valid.loss.judge(valid.loss.predictions(forest.scores(codes)), valid.target)
     share = valid.weight / valid.weight.sum()
     return Proposal(policy, origin, sketch, float(share @ costs), float(share @ loss))
@@ -221,9 +221,12 @@ def group_worth(train: Problem, valid: Problem, seed: int) -> Floats:
 
 def _fill(policy: AcquisitionPolicy, worth: Floats, level: float, valid: Problem) -> NDArray[np.intp]:
     """Groups to buy for every row as well, by worth for cost, as far as the level allows."""
-    bought = policy.acquired(valid.codes)
+    tariff = valid.tariff
+    bought = policy.bought(valid.codes, tariff)
     share = valid.weight / valid.weight.sum()
-    left = level - float(share @ (bought @ valid.group_cost))
+    left = level - float(share @ tariff.bill(bought))
+    if not tariff.is_plain:
+        return _fill_charges(bought, worth, left, valid)
     fee = (share @ ~bought) * valid.group_cost
     out = []
     for g in np.argsort(-worth / np.maximum(fee, 1e-12), kind="stable"):
@@ -231,3 +234,24 @@ def _fill(policy: AcquisitionPolicy, worth: Floats, level: float, valid: Problem
             out.append(g)
             left -= fee[g]
     return np.array(out, np.intp)
+
+
+def _fill_charges(bought: Bools, worth: Floats, left: float, valid: Problem) -> NDArray[np.intp]:
+    """The same where what a group costs depends on what else is bought: the best buy, again and again."""
+    tariff, share = valid.tariff, valid.weight / valid.weight.sum()
+    known = known_groups(tariff)
+    out: list[int] = []
+    spent = float(share @ tariff.bill(bought))
+    while True:
+        best, choice = 0.0, None
+        for g in np.flatnonzero(worth > 0).tolist():
+            more = bought.copy()
+            more[:, g] = True if len(known) == 0 else ~known[:, g]
+            fee = float(share @ tariff.bill(more)) - spent
+            if g not in out and 1e-12 < fee <= left * (1 - 1e-9) and worth[g] / fee > best:
+                best, choice = worth[g] / fee, (g, fee, more)
+        if choice is None:
+            return np.array(out, np.intp)
+        g, fee, bought = choice
+        out.append(g)
+        left, spent = left - fee, spent + fee

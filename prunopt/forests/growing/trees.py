@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from prunopt.core.jit import njit
 from prunopt.forests.growing.grower import goes_left
+from prunopt.problems.prices import FeaturePrices
 
 Codes = NDArray[np.uint8]
 Ints = NDArray[np.int32]
@@ -106,9 +107,7 @@ class GrownForest:
         _purchases(codes, *self.arrays(), group_of, out)
         return out
 
-    def family(
-        self, codes: Codes, lifetime: Ints, n_points: int, group_of: Ints, group_cost: Floats
-    ) -> tuple[Floats, Floats]:
+    def family(self, codes: Codes, lifetime: Ints, n_points: int, prices: FeaturePrices) -> tuple[Floats, Floats]:
         """Return scores (P, n, C) and costs (P, n) of P nested prunings: point k keeps the nodes of ``lifetime`` > k.
 
         Trees are walked once for all points.
@@ -116,7 +115,8 @@ class GrownForest:
         scores = np.empty((n_points, len(codes), len(self.base)))
         scores[:] = self.base
         costs = np.zeros((n_points, len(codes)))
-        _family(codes, *self.arrays(), self.value, lifetime, group_of, group_cost, scores, costs)
+        charges = (prices.feature_charges.astype(np.int32), prices.charge_cost, prices.known_mask)
+        _family(codes, *self.arrays(), self.value, lifetime, *charges, scores, costs)
         return scores, costs
 
     def pruned(self, keep: Bools) -> GrownForest:
@@ -194,10 +194,10 @@ def _purchases(
 @njit
 def _family(
     codes: Codes, offsets: Ints, feature: Ints, code: Ints, missing_left: Bools, left: Ints, right: Ints,
-    value: Floats, lifetime: Ints, group_of: Ints, group_cost: Floats, scores: Floats, costs: Floats,
+    value: Floats, lifetime: Ints, charges_of: Ints, charge_cost: Floats, known: Bools, scores: Floats, costs: Floats,
 ) -> None:  # fmt: skip
     P, n, C = scores.shape
-    needed = np.zeros(len(group_cost), np.int32)  # points below this one buy the group for the row
+    needed = np.zeros(charge_cost.shape[1], np.int32)  # points below this one pay the charge for the row
     for i in range(n):
         needed[:] = 0
         for t in range(len(offsets) - 1):
@@ -210,13 +210,16 @@ def _family(
                         scores[k, i, c] += value[h, c]
                 alive = life
                 if life > 0:
-                    g = group_of[feature[h]]
-                    needed[g] = max(needed[g], life)
+                    if len(known) == 0 or not known[i if len(known) > 1 else 0, feature[h]]:
+                        for c in charges_of[feature[h]]:
+                            if c >= 0:
+                                needed[c] = max(needed[c], life)
                     go = goes_left(codes[i, feature[h]], code[h], missing_left[h])
                     h = left[h] if go else right[h]
-        for g in range(len(group_cost)):
-            for k in range(needed[g]):
-                costs[k, i] += group_cost[g]
+        price = charge_cost[i if len(charge_cost) > 1 else 0]
+        for c in range(len(price)):
+            for k in range(needed[c]):
+                costs[k, i] += price[c]
 
 
 @njit

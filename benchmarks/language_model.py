@@ -1,0 +1,167 @@
+"""SmolLM2-135M pruned whole: perplexity in the calibration's domain, and in one that it never saw.
+
+``python -m benchmarks.language_model run [--cells NAME ...]`` fills ``results/language_model/`` with one file for each
+cell, skipping those that are there; ``python -m benchmarks.language_model table`` prints the tables from them.
+
+Calibration: random windows of WikiText-2 valid. Evaluation: windows of WikiText-2 test (the same domain) and of the
+help texts that come with Python (``pydoc_data.topics``: technical documentation, many short lines). The model's weights
+come from a 4-bit file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from prunopt.core.artifact import write_json
+from prunopt.networks.models import read_model
+from prunopt.networks.text import TokenLosses, read_text, token_losses, token_windows
+from prunopt.networks.transformer import prune_transformer
+
+RESULTS = Path(__file__).parent / "results" / "language_model"
+DATA = Path(os.environ.get("PRUNOPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0
+DOMAINS = ("WikiText-2 test", "Python help")
+
+STRUCTURED = {
+    "magnitude": {"method": "magnitude", "refit": False},
+    "wanda": {"method": "wanda", "refit": False},
+    "wanda+refit": {"method": "wanda"},
+    "slimgpt": {"method": "slimgpt", "damping": 0.01},
+    "ours": {"method": "obs-swap", "rarity": 0.5},
+}
+SINGLE = {
+    "magnitude": {"method": "magnitude", "refit": False},
+    "wanda": {"method": "wanda", "refit": False},
+    "wanda+refit": {"method": "wanda"},
+    "sparsegpt": {"method": "sparsegpt", "refit": False},
+    "ours": {"method": "sparsegpt", "rarity": 0.5},
+}
+GROUPS = {
+    "10 %": (STRUCTURED, {"sparsity": 0.1, "units": ("ffn",)}),
+    "20 %": (STRUCTURED, {"sparsity": 0.2, "units": ("ffn",)}),
+    "30 %": (STRUCTURED, {"sparsity": 0.3, "units": ("ffn",)}),
+    "50 %": (SINGLE, {"sparsity": 0.5, "pattern": "unstructured"}),
+    "2-4": (SINGLE, {"sparsity": 0.5, "pattern": "2:4"}),
+}
+CELLS = {f"{g}/{m}": base | options for g, (methods, base) in GROUPS.items() for m, options in methods.items()}
+TRIALS: dict[str, dict[str, Any]] = {
+    "30 %/greedy d1": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy", "damping": 1.0},
+    "30 %/greedy": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy"},
+    "30 %/wanda log": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log"},
+    "30 %/wanda d1": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "damping": 1.0},
+}
+
+
+@cache
+def model_and_tokens() -> tuple[Any, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the dense model, the calibration windows, and the evaluation windows of both domains."""
+    from pydoc_data.topics import topics
+
+    model, tokenizer = read_model("smollm2")
+    valid, test = (read_text(DATA / f"wikitext2_{part}.txt") for part in ("valid", "test"))
+    second = "\n\n".join(topics[k] for k in sorted(topics))
+    windows = token_windows(tokenizer, valid, length=LENGTH, count=CALIBRATION, seed=SEED)
+    return model, windows, tuple(token_windows(tokenizer, t, length=LENGTH, count=EVALUATION) for t in (test, second))
+
+
+def evaluate(model: Any) -> dict[str, Any]:
+    """Return the losses by window, which pair with those of other models."""
+    found = [token_losses(model, windows) for windows in model_and_tokens()[2]]
+    return {d: {"loss": f.loss.mean(1).tolist(), "accuracy": f.accuracy} for d, f in zip(DOMAINS, found, strict=True)}
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Prune as a cell says, and evaluate."""
+    model, windows, _ = model_and_tokens()
+    if name == "dense":
+        return {"cell": name, "evaluation": evaluate(model)}
+    options = (CELLS | TRIALS)[name]
+    start, cpu = time.perf_counter(), time.process_time()
+    result = prune_transformer(model, windows, **options)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    rows = [r.to_dict() for r in result.report]
+    return {
+        "cell": name, "options": result.options, "evaluation": evaluate(result.model), "seconds": seconds,
+        "cpu_seconds": cpu, "removed": result.removed, "target": result.target, "total": result.total,
+        "error": float(np.mean([r["error"] for r in rows])), "notes": list(result.notes),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }  # fmt: skip
+
+
+def run(cells: list[str]) -> None:
+    """Fill in what is missing."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name in cells:
+        path = RESULTS / f"{name.replace('/', '-').replace(' %', '')}.json"
+        if path.exists():
+            continue
+        result = measure(name)
+        write_json(path, result)
+        print(
+            name,
+            *(f"{d} {perplexity(result, d):.2f}" for d in DOMAINS),
+            f"{result.get('seconds', 0):.0f} s",
+            flush=True,
+        )
+
+
+def perplexity(result: dict[str, Any], domain: str) -> float:
+    """Return exp of the mean loss."""
+    return float(np.exp(np.mean(result["evaluation"][domain]["loss"])))
+
+
+def paired(a: dict[str, Any], b: dict[str, Any], domain: str) -> tuple[float, float]:
+    """Return the mean difference of two cells' losses and its standard error over windows."""
+    losses = [np.array(r["evaluation"][domain]["loss"])[:, None] for r in (a, b)]
+    first, second = (TokenLosses(x, np.zeros(x.shape, np.bool_)) for x in losses)
+    return first.against(second)
+
+
+def table() -> None:
+    """Print one table for each group of cells."""
+    found = {r["cell"]: r for r in (json.loads(p.read_text("utf-8")) for p in sorted(RESULTS.glob("*.json")))}
+    dense = found["dense"]
+    print("Perplexity; in brackets the paired difference of ours, in nats a token ± standard error over windows.\n")
+    print("| | " + " | ".join(DOMAINS) + " | layer error | pruning, s |\n|---|---|---|---|---|")
+    print("| dense | " + " | ".join(f"{perplexity(dense, d):.2f}" for d in DOMAINS) + " | | |")
+    for group, (methods, _) in GROUPS.items():
+        for method in [*methods, *(t.split("/")[1] for t in TRIALS if t.startswith(f"{group}/"))]:
+            row, ours = found.get(f"{group}/{method}"), found.get(f"{group}/ours")
+            if row is None:
+                continue
+            cells = []
+            for domain in DOMAINS:
+                text = f"{perplexity(row, domain):.2f}"
+                if ours is not None and method != "ours":
+                    mean, error = paired(ours, row, domain)
+                    text += f" ({mean:+.3f} ± {error:.3f})"
+                cells.append(text)
+            label = group.replace("2-4", "2:4")
+            print(f"| {label} {method} | " + " | ".join(cells) + f" | {row['error']:.4f} | {row['seconds']:.0f} |")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--cells", nargs="+", default=["dense", *CELLS])
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.cells)
+    else:
+        table()
+
+
+if __name__ == "__main__":
+    main()

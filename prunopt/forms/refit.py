@@ -1,0 +1,80 @@
+"""Least squares for every row of a layer on the weights that its mask keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+DIRECT = 1024  # inputs up to which each row is factored; beyond, conjugate gradients on all rows together
+TOLERANCE = (
+    1e-8  # of the gradient on the kept weights, relative to the largest of W H; the loss is then exact to its square
+)
+STEPS = 400
+
+
+def masked_least_squares(
+    weight: Floats, normal: Floats, mask: Bools, start: ArrayLike | None = None, *, direct: int = DIRECT
+) -> tuple[Floats, float]:
+    r"""Minimise tr (W - W') H (W - W')^T over W' that are 0 where ``mask`` is False.
+
+    Row i is optimal when its gradient :math:`((W' - W) H)_{i,K_i}` vanishes on the kept columns K_i. Equal masks share
+    one factorisation.
+
+    Returns
+    -------
+    weight : (out, in) float
+    residual : float
+        The largest entry of that gradient, relative to the largest of W H.
+    """
+    d = weight.shape[1]
+    target = weight @ normal
+    solved = _by_factors(target, normal, mask) if d <= direct else _by_gradients(weight, normal, mask, start, target)
+    gradient = np.where(mask, solved @ normal - target, 0.0)
+    scale = float(np.abs(target).max(initial=0.0))
+    return solved, float(np.abs(gradient).max(initial=0.0)) / scale if scale > 0 else 0.0
+
+
+def _by_factors(target: Floats, normal: Floats, mask: Bools) -> Floats:
+    from scipy.linalg import lapack
+
+    solved = np.zeros_like(target)
+    packed = np.packbits(mask, axis=1)
+    rows: dict[bytes, list[int]] = {}
+    for i in range(len(mask)):
+        rows.setdefault(packed[i].tobytes(), []).append(i)
+    for members in rows.values():
+        at = np.array(members, np.int64)
+        K = np.flatnonzero(mask[members[0]])
+        if len(K):
+            matrix = np.asfortranarray(normal[K[:, None], K])
+            found, info = lapack.dposv(matrix, target[at[:, None], K].T, lower=1, overwrite_a=1)[1:]
+            if info:
+                raise ValueError(f"hessian: not positive definite on the {len(K)} kept columns; give damping > 0")
+            solved[at[:, None], K] = found.T
+    return solved
+
+
+def _by_gradients(weight: Floats, normal: Floats, mask: Bools, start: ArrayLike | None, target: Floats) -> Floats:
+    """Conjugate gradients preconditioned by the diagonal, one step length for every row."""
+    x = np.where(mask, weight if start is None else np.asarray(start, np.float64), 0.0)
+    scale = np.where(mask, 1.0 / np.diagonal(normal), 0.0)
+    r = np.where(mask, target - x @ normal, 0.0)
+    z = scale * r
+    p = z.copy()
+    rz = np.einsum("ij,ij->i", r, z)
+    enough = (TOLERANCE * float(np.abs(target).max(initial=0.0))) if target.size else 0.0
+    for _ in range(STEPS):
+        if float(np.abs(r).max(initial=0.0)) <= enough:
+            break
+        q = np.where(mask, p @ normal, 0.0)
+        pq = np.einsum("ij,ij->i", p, q)
+        alpha = np.where(pq > 0, rz / np.where(pq > 0, pq, 1.0), 0.0)[:, None]
+        x += alpha * p
+        r -= alpha * q
+        z = scale * r
+        fresh = np.einsum("ij,ij->i", r, z)
+        p = z + np.where(rz > 0, fresh / np.where(rz > 0, rz, 1.0), 0.0)[:, None] * p
+        rz = fresh
+    return x

@@ -1,0 +1,39 @@
+"""Networks in torch: reading, calibrating, pruning, measuring and saving them. Needs the extra ``torch``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PLACES = {
+    "Activations": "calibration",
+    "Block": "families",
+    "Calibration": "calibration",
+    "LayerReport": "layer_solving",
+    "PruneResult": "transformer",
+    "load": "checkpoints",
+    "prune_transformer": "transformer",
+    "save": "checkpoints",
+    "verify_folder": "verification",
+    "blocks": "families",
+    "register_family": "families",
+    "read_model": "models",
+    "read_text": "text",
+    "token_windows": "text",
+    "token_losses": "text",
+}
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise ImportError(f"prunopt.networks.{name} needs torch: pip install 'prunopt[torch]'") from None
+    return getattr(import_module(f"prunopt.networks.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,200 @@
+"""Pruned models on disk: safetensors, the model's configuration, and ``prunopt.json`` with what was done."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from prunopt.core.artifact import digest, write_json
+from prunopt.networks.families import blocks, is_linear, replace_weight, weight_of
+from prunopt.networks.models import MANIFEST, model_class, require_transformers
+from prunopt.networks.surgery import note_shapes, without_inputs
+
+if TYPE_CHECKING:
+    from prunopt.networks.transformer import PruneResult
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FORMAT = 1
+LARGEST_MANIFEST = 64 * 2**20
+
+
+def save(result: PruneResult, folder: str | os.PathLike[str], *, tokenizer: Any = None) -> None:
+    """Write a pruned transformer: all files, or none.
+
+    ``config.json`` and ``model.safetensors`` are those of transformers; where all blocks have one shape, stock
+    ``from_pretrained`` reads the folder. ``prunopt.json`` holds shapes, budget, the report of every layer, notes,
+    versions, and the digests of weights, calibration and the model before.
+
+    Raises
+    ------
+    ValueError
+        If the folder exists and is not one that prunopt wrote.
+    """
+    model: Any = result.model
+    with whole_folder(folder) as place:
+        write_model(model, place)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(place)
+        manifest = {
+            "format": FORMAT, "kind": "transformer", "stock": result.stock, "shapes": linear_shapes(model),
+            "removed": result.removed, "target": result.target, "total": result.total,
+            "sparsity": result.sparsity, "options": result.options, "notes": list(result.notes),
+            "report": [row.to_dict() for row in result.report], "weights": digest(place / WEIGHTS),
+            "before": {k: v for k, v in result.digests.items() if k != "options"}, "versions": versions(),
+        }  # fmt: skip
+        write_json(place / MANIFEST, manifest)
+
+
+def check_target(folder: str | os.PathLike[str]) -> Path:
+    """Return a folder that may be written: missing, empty, or of an earlier run; ValueError for any other."""
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists())):
+        raise ValueError(f"folder={str(folder)!r}: it holds something that prunopt did not write; give another")
+    return target
+
+
+@contextmanager
+def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside ``folder`` that takes its name if the block ends without an error."""
+    target = check_target(folder)
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
+    try:
+        yield place
+        place.chmod(0o755)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.absolute().parent))
+            os.replace(target, old)
+            os.replace(place, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(place, target)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def write_model(model: nn.Module, folder: Path) -> None:
+    """Write weights, tied ones once, and the configuration."""
+    from safetensors.torch import save_file
+
+    state, seen = {}, set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and place in seen:
+            continue  # tied to one that is there already
+        seen.add(place)
+        state[name] = tensor.detach().cpu().contiguous()
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        raise ValueError(f"model: {type(model).__name__} has no config; only transformers models can be saved whole")
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+
+
+def linear_shapes(model: nn.Module) -> dict[str, list[int]]:
+    """Return (out, in) of every linear layer in the blocks."""
+    out = {}
+    for block in blocks(model):
+        for name in block.layers:
+            out[f"{block.name}.{name}"] = list(weight_of(block.module.get_submodule(name)).shape)
+    return out
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return ``prunopt.json``; ValueError says what is wrong with it."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"folder={os.fspath(folder)!r}: no {MANIFEST} there; give a folder that prunopt wrote")
+    if path.stat().st_size > LARGEST_MANIFEST:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, more than a manifest can have")
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a manifest of format {FORMAT}; written by another version of prunopt?")
+    return cast("dict[str, Any]", manifest)
+
+
+def load(folder: str | os.PathLike[str]) -> nn.Module:
+    """Return a saved model: the same outputs as before saving.
+
+    Raises
+    ------
+    ValueError
+        If the folder was not written by `save`, or a file in it is missing, cut short or changed.
+    """
+    place, manifest = Path(folder), read_manifest(folder)
+    for name in (WEIGHTS, CONFIG):
+        if not (place / name).is_file():
+            raise ValueError(f"{place}: {name} is missing; the checkpoint is not whole")
+    if digest(place / WEIGHTS) != manifest.get("weights"):
+        raise ValueError(f"{place / WEIGHTS}: not the file that {MANIFEST} describes; cut short or changed")
+    transformers = require_transformers()
+    try:
+        raw = json.loads((place / CONFIG).read_text("utf-8"))
+        config = transformers.AutoConfig.for_model(**raw)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{place / CONFIG}: cannot be read: {error}") from None
+    model = model_class(raw)(config)
+    _give_shapes(model, manifest.get("shapes"), place / MANIFEST)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(place / WEIGHTS)
+        absent, unknown = model.load_state_dict(state, strict=False)
+        model.tie_weights()
+        there = {t.data_ptr() for n, t in model.state_dict().items() if n in state}
+        untied = [n for n in absent if model.state_dict()[n].data_ptr() not in there]
+        if unknown or untied:
+            raise RuntimeError(f"missing {untied[:3]}, unexpected {unknown[:3]}")
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{place / WEIGHTS}: does not fit the model: {str(error).splitlines()[0]}") from None
+    return cast("nn.Module", model.eval())
+
+
+def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:
+    """Cut the linear layers down to the manifest's shapes; none may grow."""
+    known = linear_shapes(model)
+    if not isinstance(shapes, dict) or set(shapes) != set(known):
+        raise ValueError(f"{path}: its shapes are not those of the model's linear layers")
+    for block in blocks(model):
+        for name in block.layers:
+            place, layer = f"{block.name}.{name}", block.module.get_submodule(name)
+            given, dense = shapes[place], known[place]
+            fits = isinstance(given, list) and len(given) == 2 and all(isinstance(n, int) for n in given)
+            if not fits or any(not 0 <= n <= m for n, m in zip(given, dense, strict=True)):
+                raise ValueError(f"{path}: shape {given!r} of {place}; two numbers up to {dense} are needed")
+            if not is_linear(layer) or given == dense:
+                continue
+            bias: Any = layer.bias
+            replace_weight(layer, torch.zeros(given), None if bias is None else torch.zeros(given[0]))
+        if block.attention is not None:
+            without_inputs(block.attention)
+            width = weight_of(block.attention.projection).shape[1]
+            note_shapes(block.attention.module, width // block.attention.head_dim, block.attention.head_dim)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide what a run gives."""
+    out = {"python": platform.python_version()}
+    for name in ("prunopt", "torch", "transformers", "numpy", "scipy", "safetensors"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out

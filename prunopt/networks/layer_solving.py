@@ -1,0 +1,149 @@
+"""One linear layer of a network, pruned by a named method: the form is built, solved, verified and carried back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunopt.api import solve
+from prunopt.forms import MaskBlocks, QuadraticSubset
+
+Floats = NDArray[np.float64]
+HIGHEST_DAMPING = 1.0
+STRUCTURED = ("obs-swap", "obs-greedy", "slimgpt", "wanda", "magnitude", "obs-branch-and-bound")
+PATTERNED = ("sparsegpt", "mask-descent", "mask-enumeration", "wanda", "magnitude")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What was done to a layer, and how well.
+
+    Parameters
+    ----------
+    name, method
+        The layer and the solver.
+    kept, total
+        Units (groups, neurons) or single weights.
+    error
+        ||(W - W') X||^2 / ||W X||^2 of the weights that the layer now has, undamped.
+    objective, bound, gap
+        Of the damped problem of the form, relative to its energy; -inf and infinite where there is no bound.
+    damping
+        Used, as a multiple of the Hessian's mean diagonal; ``damping_tried`` lists those that failed before it.
+    refit
+        Whether the weights that stay were re-solved together.
+    """
+
+    name: str
+    method: str
+    unit: str
+    kept: int
+    total: int
+    error: float
+    objective: float
+    bound: float
+    gap: float
+    damping: float
+    damping_tried: tuple[float, ...]
+    refit: bool
+    seconds: float
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and text, infinite ones as None."""
+        row = asdict(self) | {"damping_tried": list(self.damping_tried)}
+        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+
+
+def report_from(row: dict[str, Any]) -> LayerReport:
+    """Return the report that `LayerReport.to_dict` wrote."""
+    given = dict(row)
+    for name, missing in (("bound", -np.inf), ("gap", np.inf), ("objective", np.nan), ("error", np.nan)):
+        given[name] = missing if given[name] is None else given[name]
+    return LayerReport(**given | {"damping_tried": tuple(given["damping_tried"])})
+
+
+def check_method(method: str, structured: bool) -> str:
+    """Return the method; ValueError names those there are."""
+    known = STRUCTURED if structured else PATTERNED
+    if method not in known:
+        kind = "units" if structured else "pattern"
+        raise ValueError(f"method={method!r}: give one of {', '.join(known)} for {kind}")
+    return method
+
+
+def solve_layer(
+    name: str,
+    weight: Floats,
+    hessian: Floats,
+    method: str,
+    *,
+    groups: Sequence[Any] | None = None,
+    remove: int = 0,
+    pattern: tuple[int, int] | None = None,
+    sparsity: float | None = None,
+    damping: float = 0.01,
+    refit: bool = True,
+    seed: int = 0,
+    unit: str = "weight",
+) -> tuple[Any, Floats, LayerReport]:
+    """Prune one layer; return the form's value, the new weights (out, in) and a report.
+
+    Groups of columns are removed if ``groups`` is given, else single weights. If the damped Hessian cannot be
+    factored, the damping goes up tenfold, to 1 at most, and the report lists every step.
+    """
+    start, tried = time.perf_counter(), []
+    while True:
+        try:
+            form = _form(weight, hessian, groups, remove, pattern, sparsity, damping)
+            break
+        except ValueError as error:
+            higher = max(1e-3, damping * 10)
+            if "positive definite" not in str(error) or higher > HIGHEST_DAMPING * (1 + 1e-9):
+                raise ValueError(f"{name}: {error}") from None
+            tried.append(damping)
+            damping = higher
+    solution = solve(form, method, seed=seed)
+    new = _weights(form, solution.value, method, refit)
+    energy = max(form.energy, np.finfo(np.float64).tiny)
+    whole = max(form.error(np.zeros(form.shape)), np.finfo(np.float64).tiny)
+    if isinstance(form, QuadraticSubset):
+        total = form.n_groups
+        kept = total - len(solution.value)
+    else:
+        kept, total = int(np.asarray(solution.value).sum()), weight.size
+    report = LayerReport(
+        name, method, unit, kept, total, form.error(new) / whole, solution.objective / energy, solution.bound / energy,
+        solution.gap, damping, tuple(tried), refit or method in ("slimgpt", "obs-swap", "obs-greedy"),
+        time.perf_counter() - start, solution.message,
+    )  # fmt: skip
+    return solution.value, new, report
+
+
+def _form(
+    weight: Floats, hessian: Floats, groups: Sequence[Any] | None, remove: int, pattern: tuple[int, int] | None,
+    sparsity: float | None, damping: float,
+) -> Any:  # fmt: skip
+    if groups is not None:
+        return QuadraticSubset(weight, hessian, groups, remove, damping=damping)
+    if pattern is not None:
+        return MaskBlocks(weight, hessian, pattern=pattern, damping=damping)
+    return MaskBlocks(weight, hessian, sparsity=sparsity, damping=damping)
+
+
+def _weights(form: Any, value: Any, method: str, refit: bool) -> Floats:
+    """Return the weights that a method ends with: as published without ``refit``, else re-solved for its choice."""
+    if refit or method not in ("wanda", "magnitude", "sparsegpt"):
+        lifted: Floats = form.lift(value)
+        return lifted
+    if method == "sparsegpt":
+        from prunopt.solvers.sparsegpt import sparsegpt_weights
+
+        return sparsegpt_weights(form)[1]
+    masked: Floats = form.masked(value)
+    return masked

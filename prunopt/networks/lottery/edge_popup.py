@@ -1,0 +1,104 @@
+"""Edge-popup: the mask of a random network trained by gradient descent on scores, the practical rival of subset sums."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class EdgePopup:
+    """A trained mask.
+
+    Parameters
+    ----------
+    module
+        The masked random network.
+    kept
+        Number of weights kept.
+    sampled
+        Number of weights of the random network.
+    """
+
+    module: nn.Sequential
+    kept: int
+    sampled: int
+
+
+class _TopShare(torch.autograd.Function):
+    """The mask of the greatest scores; gradients pass straight through to the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, count: int) -> Tensor:
+        mask = torch.zeros_like(scores).flatten()
+        mask[scores.flatten().abs().topk(count).indices] = 1.0
+        return mask.view_as(scores)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def edge_popup(
+    network: nn.Sequential,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    keep: float,
+    epochs: int = 60,
+    learning_rate: float = 0.01,
+    seed: int = 0,
+) -> EdgePopup:
+    r"""Train a mask that keeps a share of every weight tensor of a random network [1]_; no weight is changed.
+
+    Every weight has a score; the forward pass uses the weights whose scores are greatest in size, layer by layer, the
+    backward pass takes the mask for the identity. Scores start as those of He's initialisation and are trained by Adam on
+    the cross-entropy, in batches of 64.
+
+    Parameters
+    ----------
+    network
+        The random network.
+    inputs, labels
+        Training data.
+    keep
+        The share kept, above 0 and up to 1.
+    epochs, learning_rate, seed
+        The training.
+
+    References
+    ----------
+    .. [1] V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, "What's hidden in a randomly weighted neural
+       network?", CVPR 2020.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep={keep!r}: give a share above 0 and up to 1")
+    module = copy.deepcopy(network).float()
+    weights = {name: value.detach() for name, value in module.named_parameters()}
+    generator = torch.Generator().manual_seed(seed)
+    scores = {
+        name: (torch.randn(w.shape, generator=generator) / max(1, w.shape[-1]) ** 0.5).requires_grad_(True)
+        for name, w in weights.items()
+    }
+    counts = {name: max(1, round(keep * w.numel())) for name, w in weights.items()}
+
+    def masked() -> dict[str, Tensor]:
+        return {name: w * _TopShare.apply(scores[name], counts[name]) for name, w in weights.items()}
+
+    optimiser = torch.optim.Adam(list(scores.values()), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(inputs), generator=generator).split(64):
+            optimiser.zero_grad()
+            output = torch.func.functional_call(module, masked(), (inputs[rows].float(),))
+            nn.functional.cross_entropy(output, labels[rows]).backward()
+            optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        for name, value in masked().items():
+            dict(module.named_parameters())[name].copy_(value)
+    return EdgePopup(module.eval(), sum(counts.values()), sum(w.numel() for w in weights.values()))

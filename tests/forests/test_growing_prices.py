@@ -1,0 +1,159 @@
+"""Growing, pruning and policies under prices as they are in life; on demand agrees to the cent."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from prunopt.forests import BudgetedBoostingClassifier
+from prunopt.forests.growing import grow_budgeted_forest
+from prunopt.forests.growing.binning import QuantileBins
+from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price
+from prunopt.forests.growing.losses import Classification
+from prunopt.forests.growing.pruning import surrogate_path
+from prunopt.forests.growing.trees import GrownForest
+from prunopt.problems.price_list import CostSum, Prices
+from prunopt.problems.prices import FeaturePrices
+
+N, K = 300, 5
+NAMES = tuple(f"x{k}" for k in range(K))
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, K))
+SCORE = X[:, 0] + 0.8 * X[:, 1] * (X[:, 2] > 0) + 0.5 * X[:, 4] + 0.3 * RNG.normal(size=N)
+Y = (np.median(SCORE) < SCORE).astype(int)
+LISTED = Prices(NAMES, np.array([4.0, 5, 5, 2, 1]), {"blood": ("x0", "x1", "x2")}, {"blood": 3.0})
+MATRIX = RNG.integers(1, 6, (N, K)).astype(float)
+KNOWN = RNG.random((N, K)) < 0.3
+KINDS: dict[str, tuple[Any, Any]] = {
+    "discounts": (LISTED, None),
+    "per row": (MATRIX, None),
+    "known": ([4, 5, 5, 2, 1], ["x1"]),
+    "known per row": (LISTED, KNOWN),
+    "currencies": (CostSum({"a": LISTED, "b": MATRIX}, {"a": 1, "b": 0.5}), KNOWN),
+}
+
+
+def problem(kind: str) -> Problem:
+    given, known = KINDS[kind]
+    prices = FeaturePrices.of(given, K, NAMES, None, known)
+    bins = QuantileBins.of(X, 32)
+    group_of = np.arange(K, dtype=np.int32)
+    loss = Classification(2)
+    return Problem(bins(X), Y.astype(float), np.ones(N), group_of, prices.group_cost, loss, bins.n_codes, prices)
+
+
+def bill(kind: str, forest: GrownForest, codes: Any, keep: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """What each row pays, from the definition: its paths walked one by one."""
+    prices = problem(kind).tariff
+    paid = np.zeros(N)
+    for i in range(N):
+        charged: set[int] = set()
+        for root in forest.offsets[:-1]:
+            h = int(root)
+            while forest.feature[h] >= 0 and (keep is None or keep[h]):
+                k = int(forest.feature[h])
+                if not (len(prices.known_mask) and prices.known_mask[i % len(prices.known_mask), k]):
+                    charged |= {int(c) for c in prices.charges_of[k] if c >= 0}
+                left = bool(forest.missing_left[h]) if codes[i, k] == 0 else codes[i, k] <= forest.code[h]
+                h = int(forest.left[h] if left else forest.right[h])
+        paid[i] = sum(prices.charge_cost[i % len(prices.charge_cost), c] for c in charged)
+    return paid
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_growing_and_the_exact_path_pay_what_the_walk_pays(kind: str) -> None:
+    data = problem(kind)
+    forest, bought = boost(data, Shape(0.3, 8, 6), 0.01)
+    paid = bill(kind, forest, data.codes)
+    assert forest.n_trees > 1
+    assert data.tariff.bill(bought) == pytest.approx(paid)
+    path = surrogate_path(forest, data)
+    points = np.unique(np.linspace(0, len(path.cost) - 1, 4).astype(int))
+    lifetime = path.lifetimes(points)
+    _, costs = forest.family(data.codes, lifetime, len(points), data.tariff)
+    for k in range(len(points)):
+        slow = bill(kind, forest, data.codes, lifetime > k)
+        assert costs[k] == pytest.approx(slow)
+        assert path.cost[points[::-1][k]] == pytest.approx(slow.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["discounts", "per row"])
+def test_above_the_dearest_price_nothing_is_bought(kind: str) -> None:
+    data = problem(kind)
+    shape = Shape(0.3, 8, 3)
+    dearest = dearest_price(data, shape.ridge, shape.min_rows)
+    assert boost(data, shape, dearest * 0.999)[1].any()
+    assert boost(data, shape, dearest * 1.001)[0].n_trees == 0
+
+
+def test_what_is_known_is_used_at_any_price() -> None:
+    data = problem("known per row")
+    forest, bought = boost(data, Shape(0.3, 8, 3), np.inf)
+    assert forest.n_trees == 0  # every feature is unknown for some row
+    known = replace(data, prices=data.tariff.knowing(np.isin(NAMES, ["x0", "x4"])[None, :]))
+    forest, bought = boost(known, Shape(0.3, 8, 3), np.inf)
+    assert set(forest.feature.tolist()) == {-1, 0, 4}
+    assert not bought.any()
+
+
+def test_a_discount_changes_what_is_grown() -> None:
+    plain = grow_budgeted_forest(X, Y, LISTED.costs, price=0.02)
+    listed = grow_budgeted_forest(X, Y, LISTED, price=0.02)
+    assert listed.acquired(X).sum() > plain.acquired(X).sum()
+    assert listed.expected_cost == pytest.approx(listed.costs(X).mean())
+    assert listed.expected_cost < listed.acquired(X) @ LISTED.costs @ np.full(N, 1 / N)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_policies_on_demand_cost_what_they_say(kind: str) -> None:
+    given, known = KINDS[kind]
+    per_row = not isinstance(given, list) and kind != "discounts"
+    options: dict[str, Any] = {"n_free_trees": 6, "n_prices": 3, "random_state": 0}
+    model = BudgetedBoostingClassifier(feature_costs=None if per_row else given, budget=5.0, **options)
+    model.fit(X, Y, feature_costs=given if per_row else None, known=known)
+    these: dict[str, Any] = {"feature_costs": given, "known": known} if per_row else {"known": known}
+    free = np.broadcast_to(KNOWN if known is KNOWN else np.isin(NAMES, known or []), (N, K))
+    told = model.predict_on_demand(X, **these)
+    assert np.array_equal(told.predictions, model.predict(X, known=known))
+    assert 0 < told.cost.mean() < 6.5
+    assert not np.any(told.acquired & free)
+    prices = FeaturePrices.of(given, K, NAMES, None, known)
+    assert told.cost == pytest.approx(prices.bill(told.acquired))
+    assert sum(p.price for p in told.purchases) == pytest.approx(told.cost.sum())
+    asked: list[tuple[int, int]] = []
+
+    def one(row: int, group: int) -> float:
+        asked.append((row, group))
+        return float(X[row, group])
+
+    def many(rows: NDArray[np.int64], group: int) -> Any:
+        asked.extend((int(i), group) for i in rows)
+        return X[rows, group]
+
+    for acquire, batch in ((one, False), (many, True)):
+        asked.clear()
+        values = np.where(free, X, np.nan) if free.any() else None
+        same = model.predict_on_demand(acquire, n_rows=N, batch=batch, known_values=values, **these)
+        for a, b in zip(told, same, strict=True):
+            assert np.array_equal(a, b)
+        assert np.array_equal(told.purchases.turn, same.purchases.turn)
+        assert len(asked) == len(set(asked)) == told.acquired.sum()
+
+
+def test_prices_per_row_are_needed_for_other_rows() -> None:
+    model = BudgetedBoostingClassifier(budget=5.0, n_free_trees=4, n_prices=2, random_state=0)
+    model.fit(X, Y, feature_costs=MATRIX)
+    assert model.predict(X[:7]).shape == (7,)
+    with pytest.raises(ValueError, match="prices of 300 rows given, 7 rows are to pay"):
+        model.predict_on_demand(X[:7])
+    assert model.predict_on_demand(X[:7], feature_costs=MATRIX[:7]).cost.shape == (7,)
+    assert model.predict_on_demand(X[:7], feature_costs=np.ones(K)).cost.max() <= K
+
+
+def test_a_group_known_in_part_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 0 knows a part of the group 'x0"):
+        grow_budgeted_forest(X, Y, feature_groups=[[0, 1]], known=[True, False, False, False, False])

