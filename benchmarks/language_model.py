@@ -55,11 +55,15 @@ GROUPS = {
 }
 CELLS = {f"{g}/{m}": base | options for g, (methods, base) in GROUPS.items() for m, options in methods.items()}
 TRIALS: dict[str, dict[str, Any]] = {
-    "30 %/greedy d1": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy", "damping": 1.0},
     "30 %/greedy": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy"},
     "30 %/wanda log": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log"},
     "30 %/wanda d1": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "damping": 1.0},
-}
+    "30 %/wanda mckp": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp"},
+    "30 %/greedy mckp": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy", "allocation": "mckp"},
+    "30 %/wanda mckp rarity": {
+        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp", "rarity": 0.3,
+    },
+}  # fmt: skip
 
 
 @cache

@@ -1,9 +1,9 @@
 """Layers of a real language model: heads, feed-forward columns and single weights against SlimGPT and SparseGPT.
 
-``python -m benchmarks.layer heads|ffn|large|huge|masks``. The layers are those of `benchmarks.layer_data`. ``masks``
-calls llm-compressor with the Python that ``PRUNOPT_PEER_PYTHON`` names (``python -m venv V; V/bin/pip install
-llmcompressor==0.14.0.1 torch==2.13.0``); without it the peer's rows are left out. What is in ``results/layer_*.json``
-is not measured again.
+``python -m benchmarks.layer heads|ffn|large|huge|masks|tokens``. The layers are those of `benchmarks.layer_data`.
+``masks`` and ``tokens`` call llm-compressor with the Python that ``PRUNOPT_PEER_PYTHON`` names (``python -m venv V;
+V/bin/pip install llmcompressor==0.14.0.1 torch==2.13.0``); without it the peer's rows of ``masks`` are left out. What
+is in ``results/layer_*.json`` is not measured again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def synthetic(rows: int, columns: int, seed: int = 0) -> tuple[Any, Any]:
 
 
 def large() -> dict[str, Any]:
-    """Larger layers in single precision, half of the columns removed: seconds of `obs-greedy` and `slimgpt`, and their law."""
+    """Larger layers in single precision, half of the columns removed: seconds of `obs-greedy` and of `slimgpt`."""
 
     def case(columns: int) -> Any:
         weight, hessian = synthetic(columns // 4, columns)
@@ -185,6 +185,24 @@ def masks() -> dict[str, Any]:
     return recorded("masks", rows)
 
 
+def tokens() -> dict[str, Any]:
+    """How the gain over llm-compressor's SparseGPT depends on the number of calibration tokens."""
+
+    def case(windows: int, pattern: str) -> Any:
+        data = layer(9, "mlp.down_proj", windows)
+        weight, _ = _peer(os.environ["PRUNOPT_PEER_PYTHON"], data, pattern)
+        options: dict[str, Any] = {"pattern": (2, 4)} if pattern == "2:4" else {"sparsity": 0.5, "scope": "layer"}
+        form = MaskBlocks(data.weight, data.calibration, damping=DAMPING, **options)
+        ours = _refit("mask-descent", form)
+        return {
+            which: {"llm-compressor": relative(data, weight, which), "mask-descent": relative(data, ours, which)}
+            for which in ("calibration", "heldout")
+        }
+
+    rows = {f"{p}, {512 * n} tokens": lambda n=n, p=p: case(n, p) for p in ("2:4", "50 %") for n in (4, 16, 64)}
+    return recorded("tokens", rows)
+
+
 def _refit(solver: Any, form: MaskBlocks) -> Any:
     chosen = by_name(solver)() if isinstance(solver, str) else solver
     return form.lift(chosen.solve(form, Limits(), 0).value)
@@ -201,7 +219,7 @@ def _peer(python: str, data: Layer, pattern: str) -> tuple[Any, float]:
             return arrays["weight"].astype(np.float64), median(arrays["seconds"].tolist())
 
 
-PARTS = {"heads": heads, "ffn": ffn, "large": large, "huge": huge, "masks": masks}
+PARTS = {"heads": heads, "ffn": ffn, "large": large, "huge": huge, "masks": masks, "tokens": tokens}
 
 if __name__ == "__main__":
     load_solvers()

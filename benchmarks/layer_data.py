@@ -22,6 +22,7 @@ LAYERS = (0, 9, 19, 29)
 MODULES = ("self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 WINDOWS = {"calibration": 64, "heldout": 32}
 LENGTH = 512
+PREFIXES = (4, 16, 32, 64)  # numbers of windows after which the sums are kept
 TEXTS = {"calibration": "wikitext2_valid.txt", "heldout": "wikitext2_test.txt"}
 HEAD, QUERY_HEADS = 64, 9
 
@@ -36,14 +37,14 @@ class Layer:
     heldout: Floats
 
 
-def layer(number: int, module: str) -> Layer:
-    """Return a layer of SmolLM2 from the cache, made where it is missing."""
+def layer(number: int, module: str, windows: int = 64) -> Layer:
+    """Return a layer of SmolLM2 from the cache, made where it is missing; 4, 16 or all 64 calibration windows."""
     target = _file(number, module)
     if not target.exists():
         _extract()
     with np.load(target, allow_pickle=False) as arrays:
-        parts = {name: arrays[name].astype(np.float64) for name in ("weight", "calibration", "heldout")}
-    return Layer(f"layers.{number}.{module}", **parts)
+        parts = [arrays[name].astype(np.float64) for name in ("weight", f"calibration-{windows}", "heldout-32")]
+    return Layer(f"layers.{number}.{module}", *parts)
 
 
 def _file(number: int, module: str) -> Path:
@@ -67,7 +68,7 @@ def _extract() -> None:
     model, tokenizer = read_model("smollm2")
     weights = dict(model.named_modules())
     names = {(i, m): f"model.layers.{i}.{m}" for i in LAYERS for m in MODULES}
-    sums: dict[str, dict[tuple[int, str], Floats]] = {}
+    sums: dict[str, dict[tuple[int, str], dict[int, Floats]]] = {}
     for which in TEXTS:
         ids = tokenizer(text(which), return_tensors="pt").input_ids[0]
         start = np.random.default_rng(0).integers(0, len(ids) - LENGTH, WINDOWS[which])
@@ -75,28 +76,32 @@ def _extract() -> None:
     for key, name in names.items():
         weight = weights[name].weight.detach().numpy().astype(np.float32)
         with write_atomically(_file(*key)) as temporary:
-            np.savez(temporary, weight=weight, **{which: sums[which][key] for which in TEXTS})
+            arrays: dict[str, Any] = {f"{w}-{n}": H for w in TEXTS for n, H in sums[w][key].items()}
+            np.savez(temporary, weight=weight, **arrays)
 
 
 def _hessians(
     model: Any, names: dict[tuple[int, str], str], windows: list[Any], torch: Any
-) -> dict[tuple[int, str], Floats]:
-    """Products in single precision, sums over windows in double, divided by the number of tokens."""
-    sums: dict[tuple[int, str], Floats] = {}
+) -> dict[tuple[int, str], dict[int, Floats]]:
+    """Means over tokens after some numbers of windows: products in single precision, sums in double."""
+    sums: dict[tuple[int, str], Any] = {key: 0.0 for key in names}
+    kept: dict[tuple[int, str], dict[int, Floats]] = {key: {} for key in names}
 
     def watch(key: tuple[int, str]) -> Any:
         def hook(_: Any, inputs: Any) -> None:
             x = inputs[0].reshape(-1, inputs[0].shape[-1])
-            product = (x.T @ x).double().numpy() / (len(windows) * LENGTH)
-            sums[key] = sums[key] + product if key in sums else product
+            sums[key] = sums[key] + (x.T @ x).double().numpy()
 
         return hook
 
     modules = dict(model.named_modules())
     hooks = [modules[name].register_forward_pre_hook(watch(key)) for key, name in names.items()]
     with torch.no_grad():
-        for window in windows:
+        for seen, window in enumerate(windows, 1):
             model.model(window[None])
+            if seen in PREFIXES:
+                for key, total in sums.items():
+                    kept[key][seen] = (total + total.T) / (2 * seen * LENGTH)
     for hook in hooks:
         hook.remove()
-    return {key: (total + total.T) / 2 for key, total in sums.items()}
+    return kept

@@ -1,8 +1,8 @@
-"""One layer of LLaMA-7B's shape on a GPU: d = 4096 heads and d = 11008 feed-forward columns, and the whole model from them.
+"""One layer of LLaMA-7B's shape on a GPU (heads at d = 4096, columns at d = 11008), and the whole model from it.
 
-``python -m benchmarks.layer_gpu``. Random weights, a Hessian from 128 x 2048 random tokens with a falling spectrum; a fifth
-of the units is removed by block elimination with downdates. The solvers of prunopt run on the CPU; this script runs the same
-steps (`prunopt.solvers.kernels.obs`) in torch, and needs a GPU. SlimGPT's authors state 18 minutes for the whole model.
+``python -m benchmarks.layer_gpu``. Random weights, a Hessian from 128 x 2048 random tokens with a falling spectrum; a
+fifth of the units is removed by block elimination with downdates. The solvers of prunopt run on the CPU; this script
+runs the same steps (`prunopt.solvers.kernels.obs`) in torch. SlimGPT's authors state 18 minutes for the whole model.
 """
 
 import json

@@ -7,7 +7,16 @@ from prunopt.problems.depthwise_conv import DepthwiseConv as DepthwiseConv
 from prunopt.problems.forest_budget import ForestBudget as ForestBudget
 from prunopt.problems.forest_stream import StreamedForestBudget as StreamedForestBudget
 from prunopt.problems.forest_within import ForestWithin as ForestWithin
+from prunopt.problems.head_selection import HeadSelection as HeadSelection
 from prunopt.problems.layer_reconstruction import LayerReconstruction as LayerReconstruction
 from prunopt.problems.lottery_ticket import LotteryTicket as LotteryTicket
 
-__all__ = ["DepthwiseConv", "ForestBudget", "ForestWithin", "LayerReconstruction", "LotteryTicket", "StreamedForestBudget"]
+__all__ = [
+    "DepthwiseConv",
+    "ForestBudget",
+    "ForestWithin",
+    "HeadSelection",
+    "LayerReconstruction",
+    "LotteryTicket",
+    "StreamedForestBudget",
+]

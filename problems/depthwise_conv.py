@@ -94,7 +94,9 @@ class DepthwiseConv:
         object.__setattr__(self, "assignment", assignment)
         cost = self.modelled_cost() if self.cost is None else np.array(self.cost, np.float64)
         if cost.shape != self.modelled_cost().shape:
-            raise ValueError(f"cost: shape {cost.shape} given, {self.modelled_cost().shape} (layers, tiles + 1) is needed")
+            raise ValueError(
+                f"cost: shape {cost.shape} given, {self.modelled_cost().shape} (layers, tiles + 1) is needed"
+            )
         object.__setattr__(self, "cost", cost)
         _ = self.form
 
@@ -104,7 +106,9 @@ class DepthwiseConv:
             return np.arange(m) // self.tile
         of = np.array(of, np.int64)
         if of.shape != (m,) or of.min() < 0 or of.max() >= products or np.bincount(of).max() > self.tile:
-            raise ValueError(f"assignment[{i}]: products 0 to {products - 1} of at most {self.tile} channels are needed")
+            raise ValueError(
+                f"assignment[{i}]: products 0 to {products - 1} of at most {self.tile} channels are needed"
+            )
         return np.asarray(of)
 
     @property

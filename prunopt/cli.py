@@ -9,6 +9,7 @@ import typer
 
 from prunopt.commands.evaluate import evaluate
 from prunopt.commands.forest import forest
+from prunopt.commands.lottery import lottery
 from prunopt.commands.prune import prune, verify
 from prunopt.commands.solve import solve, solvers
 
@@ -27,6 +28,7 @@ EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (prune, "prunopt prune my-model --calibration text.txt --sparsity 0.2 --out smaller"),
     (evaluate, "prunopt evaluate smaller --text other.txt --speed"),
     (verify, "prunopt verify smaller --original my-model"),
+    (lottery, "prunopt lottery --epsilon 0.01 --out ticket"),
     (solve, "prunopt solve model.mps --seconds 60 --json"),
     (solvers, "prunopt solvers"),
 ]

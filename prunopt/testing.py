@@ -30,12 +30,17 @@ from prunopt.core.dispatch import load_solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
 from prunopt.forms import (
+    BlackBox,
     BudgetedClosure,
     Closure,
     ClosureOnDisk,
     CoupledChoice,
+    EnumerableChoice,
+    LevelSearch,
     LinearProgram,
     MaskBlocks,
+    MultipleChoiceKnapsack,
+    QuadraticChoice,
     QuadraticSubset,
     RelaxedMask,
     RobustQuadraticSubset,
@@ -46,6 +51,8 @@ from prunopt.forms import (
 from prunopt.testing_choices import coupled_choices, tile_columns, tile_partitions
 from prunopt.testing_layers import mask_blocks, quadratic_subsets, robust_subsets
 from prunopt.testing_relaxed import relaxed_masks
+from prunopt.testing_searches import black_boxes, knapsacks, level_searches
+from prunopt.testing_subsets import quadratic_choices, subset_choices
 
 TOLERANCE = 1e-7
 
@@ -234,6 +241,11 @@ INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
     CoupledChoice: lambda: (Instance(*row) for row in coupled_choices()),
     TilePartition: lambda: (Instance(*row) for row in tile_partitions()),
     TileColumns: lambda: (Instance(*row) for row in tile_columns()),
+    MultipleChoiceKnapsack: lambda: (Instance(*row) for row in knapsacks()),
+    BlackBox: lambda: (Instance(*row) for row in black_boxes()),
+    EnumerableChoice: lambda: (Instance(*row) for row in subset_choices()),
+    QuadraticChoice: lambda: (Instance(*row) for row in quadratic_choices()),
+    LevelSearch: lambda: (Instance(*row) for row in level_searches()),
     Closure: closures,
     ClosureOnDisk: closures_on_disk,
     LinearProgram: linear_programs,

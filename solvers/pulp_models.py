@@ -47,10 +47,11 @@ class Pulp(Solver[Any]):
         model.solve(engine)
         kind, found = pulp.LpStatus[model.status], model.sol_status
         stats = {"engine": label, "objective scaled by": scale}
-        if kind in ("Infeasible", "Unbounded"):
+        if kind in ("Infeasible", "Unbounded") and not run.out_of_time:
             status = Status.INFEASIBLE if kind == "Infeasible" else Status.UNBOUNDED
             return Solution(status, None, solver=self.name, stats=stats, message=f"{label} says {kind.lower()}")
         if found not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            # Out of time, CBC calls a model infeasible where it has only found nothing yet.
             message = f"{label} stopped with {kind.lower()!r} and no solution; give it more time"
             return Solution(Status.FAILED, None, solver=self.name, stats=stats, message=message)
         value = problem.read_pulp(model)

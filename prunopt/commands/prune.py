@@ -13,7 +13,7 @@ from prunopt.commands.output import guarded, note, number, print_json, progress,
 if TYPE_CHECKING:
     from prunopt.networks.transformer import PruneResult
 
-NAMES = "uniform", "log"
+NAMES = "uniform", "log", "mckp"
 
 
 @guarded
@@ -26,7 +26,7 @@ def prune(
     pattern: Annotated[str | None, typer.Option(help="Zeros instead: unstructured, 2:4, 4:8 ...")] = None,
     method: Annotated[str | None, typer.Option(help="Solver. [default: obs-swap; sparsegpt for patterns]")] = None,
     allocation: Annotated[
-        str, typer.Option(help="uniform, log, or a JSON file with a share for each block.")
+        str, typer.Option(help="uniform, log, mckp, or a JSON file with shares of blocks.")
     ] = "uniform",
     uniform: Annotated[bool, typer.Option(help="One shape in all blocks: stock code loads the result.")] = False,
     refit: Annotated[bool, typer.Option(help="Re-solve the weights that stay.")] = True,
@@ -136,7 +136,7 @@ def _show(result: PruneResult) -> None:
 
 @guarded
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A folder that `prunopt prune` wrote.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that `prunopt prune` or `prunopt forest` wrote.")],
     original: Annotated[str | None, typer.Option(help="The model before, to compare with.")] = None,
     calibration: Annotated[
         list[str] | None, typer.Option(help="The calibration of then: errors are recomputed.")
@@ -145,7 +145,21 @@ def verify(
     length: Annotated[int, typer.Option(help="As it was pruned with.")] = 512,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a pruned model: digests, shapes or masks, the budget; with the original and its calibration, the errors."""
+    """Check what was saved against what it claims; exit status 1 if a claim does not hold.
+
+    A forest's folder: everything is measured again and the pruning problem is built anew. A transformer's: digest,
+    shapes or masks, the budget; with the original and the calibration of then, the error of every layer.
+    """
+    from prunopt.commands.forest_verify import is_forest_folder, verify_forest
+
+    if is_forest_folder(folder):
+        found = verify_forest(folder)
+        if as_json:
+            print_json(found)
+        else:
+            for name, text in found.items():
+                print(f"{name}: {text}")
+        return
     from prunopt.networks.models import read_model
     from prunopt.networks.verification import verify_folder
 

@@ -44,7 +44,7 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     costs = [float(closure.unit / price_unit * int(c)) for c in spent]
     shift = float(nothing)
 
-    proofs = [shift - float(closure.unit * a) for a in _proven_profits(found, starts)]
+    proofs = [shift - float(closure.unit * a) for a in found.proven_profits(starts)]
 
     def proven(k: int, start: int) -> tuple[float, float]:
         """The certified bound on the task's optimum where point ``start`` begins, and the gap of point k there."""
@@ -74,23 +74,6 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     _recheck(task, points, lifetime, error_slack, cost_slack)
     bounds = np.array([bound for bound, _ in at_start])
     return BudgetPath(forest, task.ensemble, task.prices, points, lifetime, bounds, found.complete, dict(found.stats))
-
-
-def _proven_profits(found: PricePath, prices: Sequence[Fraction]) -> list[Fraction]:
-    """`PricePath.bound` at many rising prices, as profits: one pass over the blocks instead of one for each price."""
-    rest, *proofs = found.proofs
-    rows = list(zip(found.blocks, proofs, strict=True))
-    # A block's bound is that at its own price for every higher price, and linear in the price below it.
-    constant = rest[1] + sum(own for _, (own, _) in rows)
-    slope = Fraction(0)
-    out: list[Fraction] = []
-    for price in reversed(prices):
-        while rows and rows[0][0].price >= price and rows[0][0].price > 0:
-            block, (own, free) = rows.pop(0)
-            constant += free - own
-            slope += (own - free) / block.price
-        out.append(constant + price * slope)
-    return out[::-1]
 
 
 def _asked_groups(task: ForestBudget, lifetime: NDArray[np.int64], n_points: int) -> list[tuple[str, ...]]:

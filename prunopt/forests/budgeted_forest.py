@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -120,7 +121,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         )
         from prunopt.solvers.price_path import closure_path
 
-        self.path_ = path_of(task, forest, closure_path, None)
+        self.path_ = path_of(task, forest, partial(closure_path, n_jobs=self.n_jobs), None)
         seed = int(random.randint(2**31 - 1))
         fit_rows = Refit(given, y, weight, seed)
         self.mixture_ = self.alternation_ = self.temperature_ = None

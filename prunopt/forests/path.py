@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -320,6 +321,7 @@ def budget_path(
     loss: str = "misclassification",
     errors: str = "holdout",
     limits: Limits | None = None,
+    n_jobs: int | None = None,
 ) -> BudgetPath:
     r"""Return every optimal pruning of a fitted forest over the price of features, exactly.
 
@@ -350,6 +352,9 @@ def budget_path(
         ``"holdout"``, ``"oob"`` or ``"inbag"`` (see `ForestBudget.from_forest`).
     limits
         Time limit; an incomplete path is valid, its gaps tell what is open.
+    n_jobs
+        Intervals of prices solved at the same time through joblib, as `joblib.parallel_config` says (a Dask or Ray
+        cluster, too). None: one after the other. The path is the same.
 
     References
     ----------
@@ -371,4 +376,4 @@ def budget_path(
         errors=errors,
         loss=loss,
     )
-    return path_of(task, forest, closure_path, limits)
+    return path_of(task, forest, partial(closure_path, n_jobs=n_jobs), limits)

@@ -15,6 +15,7 @@ import numpy as np
 from prunopt.core.artifact import write_atomically
 
 FORMAT = "prunopt-form-1"
+CODE = ("BlackBox", "EnumerableChoice", "LevelSearch", "SubsetChoice")  # forms that hold functions
 LARGEST = 8 * 2**30  # bytes that a form may unpack to
 
 
@@ -34,6 +35,8 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
         raise TypeError(
             f"form: a ClosureOnDisk is a folder already; come back with ClosureOnDisk.open({str(form.folder)!r})"
         )
+    if type(form).__name__ in CODE:
+        raise TypeError(f"form: a {type(form).__name__} holds functions, which no file can; save the task's data instead")
     if type(form).__name__ not in _forms():
         raise TypeError(f"form: {type(form).__name__} given; one of {', '.join(sorted(_forms()))} is needed")
     arrays: dict[str, Any] = {}
@@ -108,4 +111,4 @@ def _forms() -> dict[str, type]:
     import prunopt.forms
 
     names = [name for name in prunopt.forms.__all__ if isinstance(getattr(prunopt.forms, name), type)]
-    return {name: getattr(prunopt.forms, name) for name in names if name != "ClosureOnDisk"}
+    return {name: getattr(prunopt.forms, name) for name in names if name not in (*CODE, "ClosureOnDisk")}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +35,19 @@ def require_transformers() -> Any:
     return transformers
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    logging = require_transformers().utils.logging
+    was = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was:
+            logging.enable_progress_bar()
+
+
 def package_folder(name: str) -> Path:
     """Return the folder of a package that carries a model; ValueError says how to install it."""
     module, distribution = PACKAGES[name]
@@ -56,8 +71,12 @@ def read_model(source: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
     ValueError
         If there is no such folder or model, or the folder holds none.
     """
+    with quiet():
+        return _read_model(os.fspath(source))
+
+
+def _read_model(text: str) -> tuple[nn.Module, Any]:
     transformers = require_transformers()
-    text = os.fspath(source)
     if text == "smollm2":
         return smollm2()
     if text == "minilm":

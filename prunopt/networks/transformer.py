@@ -19,9 +19,11 @@ from prunopt.networks.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.journal import Journal, model_digest
 from prunopt.networks.layer_solving import LayerReport, check_method, report_from, solve_layer
 from prunopt.networks.plan import UNITS, Plan, check_sparsity, shares_of, structured_plan
+from prunopt.networks.sensitivity import best_shares, neuron_sensitivity
 from prunopt.networks.surgery import (
     group_columns,
     note_shapes,
+    parameters_of,
     remove_groups,
     remove_neurons,
     without_inputs,
@@ -118,7 +120,8 @@ def prune_transformer(
         For units obs-swap (default), obs-greedy, slimgpt, wanda, magnitude or obs-branch-and-bound; for patterns
         sparsegpt (default), mask-descent, mask-enumeration, wanda or magnitude.
     allocation
-        Shares of blocks: ``"uniform"``, ``"log"``, or numbers, one for each block.
+        Shares of blocks: ``"uniform"``, ``"log"``, numbers, one for each block, or ``"mckp"``: measured curves of
+        blocks, weighted by what pruning each alone does to the model's output (see `sensitivity`).
     pattern
         ``"unstructured"``, or N:M such as ``"2:4"``: single weights become 0, shapes stay.
     refit
@@ -147,6 +150,7 @@ def prune_transformer(
     .. [1] G. Ling et al., "SlimGPT", NeurIPS 2024.
     .. [2] E. Frantar, D. Alistarh, "SparseGPT", ICML 2023.
     """
+    named = allocation if isinstance(allocation, str) else "given"
     sparsity, tokens, found = check_sparsity(sparsity), as_calibration(calibration), blocks(model)
     if not 0 <= rarity <= 1:
         raise ValueError(f"rarity={rarity!r}: give a power from 0 (all tokens alike) to 1 (all kinds of tokens alike)")
@@ -157,10 +161,24 @@ def prune_transformer(
     shape = None if pattern in (None, "unstructured") else check_pattern(pattern)
     if damping is None:
         damping = DAMPING["pattern" if single else "units"]
+    measured: list[str] = []
+    if isinstance(allocation, str) and allocation == "mckp":
+        if single or tuple(units) != ("ffn",):
+            raise ValueError("allocation='mckp': measured for neurons; give units=('ffn',), or shares of your own")
+        # Neurons leave until the blocks' parameters meet the budget: their mean share is larger than the sparsity.
+        sizes = [parameters_of(b) for b in found]
+        neurons = sum(s["feed_forward"] for s in sizes)
+        everything = neurons + sum(s["attention"] for s in sizes)
+        sensitivity = neuron_sensitivity(model, tokens, sparsity * everything / neurons, damping=damping)
+        allocation, gap = best_shares(sensitivity, model, sparsity)
+        measured.append(
+            f"shares chosen by a knapsack on measured curves, gap {gap:.1e} (of the sum of blocks' effects)"
+        )
     shares = shares_of(allocation, len(found), sparsity)
     plan = None if single else structured_plan(found, sparsity, units=units, shares=shares, uniform=uniform)
     options = {
-        "units": list(units), "sparsity": sparsity, "method": method, "shares": [float(s) for s in shares],
+        "units": list(units), "sparsity": sparsity, "method": method, "allocation": named,
+        "shares": [float(s) for s in shares],
         "pattern": None if pattern is None else pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": bool(refit), "damping": float(damping), "uniform": bool(uniform), "rarity": float(rarity),
         "seed": int(seed),
@@ -188,7 +206,7 @@ def prune_transformer(
         target, total = round(sparsity * dense) if shape is None else removed, dense
     stock = single or write_config(pruned, blocks(pruned))
     return PruneResult(
-        pruned, tuple(walk.report), removed, target, total, stock, options, tuple(_notes(walk, tokens)), digests
+        pruned, tuple(walk.report), removed, target, total, stock, options, (*measured, *_notes(walk, tokens)), digests
     )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 _PLACES = {
     "DataFit": "data_residual",
     "Digits": "digits",
-    "EdgePopup": "edge_popup",
+    "EdgePopup": "mask_training",
     "Spread": "tolerances",
     "data_masks": "data_residual",
-    "edge_popup": "edge_popup",
+    "edge_popup": "mask_training",
     "fewest_neurons": "shared_neurons",
     "find_ticket": "tickets",
     "inputs_in_ball": "tickets",

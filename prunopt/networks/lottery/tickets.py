@@ -96,9 +96,9 @@ def measured_error(
 def read_network(path: str | os.PathLike[str]) -> nn.Sequential:
     """Read a network of linear and convolution layers with a ReLU between any two from a safetensors file.
 
-    The tensors are ``NAME.weight`` and ``NAME.bias``; layers follow in the natural order of their names. Two-dimensional
-    weights are linear layers, four-dimensional ones convolutions of stride 1 that keep the picture's size, and a Flatten
-    stands where the former follow the latter.
+    The tensors are ``NAME.weight`` and ``NAME.bias``; layers follow in the natural order of their names.
+    Two-dimensional weights are linear layers, four-dimensional ones convolutions of stride 1 that keep the picture's
+    size, and a Flatten stands where the former follow the latter.
 
     Raises
     ------
@@ -136,8 +136,10 @@ def read_network(path: str | os.PathLike[str]) -> nn.Sequential:
 
 
 def save_ticket(folder: str | os.PathLike[str], ticket: Ticket, task: LotteryTicket, **more: Any) -> list[str]:
-    """Write ``ticket.safetensors`` (the kept draws; everything else is 0) and ``ticket.json`` (certificate, counts, how to
-    draw the random network again), each whole or not at all; returns their names."""
+    """Write ``ticket.safetensors`` (the kept draws; everything else is 0) and ``ticket.json``; return their names.
+
+    The latter holds certificate, counts, and how to draw the random network again. Each is written whole or not at all.
+    """
     from safetensors.torch import save_file
 
     target = Path(folder)

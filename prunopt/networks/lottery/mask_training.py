@@ -1,4 +1,4 @@
-"""Edge-popup: the mask of a random network trained by gradient descent on scores, the practical rival of subset sums."""
+"""Edge-popup: the mask of a random network trained by gradient descent on scores."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def edge_popup(
     r"""Train a mask that keeps a share of every weight tensor of a random network [1]_; no weight is changed.
 
     Every weight has a score; the forward pass uses the weights whose scores are greatest in size, layer by layer, the
-    backward pass takes the mask for the identity. Scores start as those of He's initialisation and are trained by Adam on
-    the cross-entropy, in batches of 64.
+    backward pass takes the mask for the identity. Scores start as those of He's initialisation and are trained by Adam
+    on the cross-entropy, in batches of 64.
 
     Parameters
     ----------
@@ -70,9 +70,8 @@ def edge_popup(
     epochs, learning_rate, seed
         The training.
 
-    References
-    ----------
-    .. [1] V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, "What's hidden in a randomly weighted neural
+    References ---------- .. [1] V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, "What's hidden in a
+    randomly weighted neural
        network?", CVPR 2020.
     """
     if not 0 < keep <= 1:

@@ -1,0 +1,169 @@
+"""``prunopt lottery``: a trained network found inside a random one, by pruning alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunopt.commands.output import guarded, note, number, print_json, progress
+
+if TYPE_CHECKING:
+    from prunopt.networks.lottery.digits import Digits
+
+N_INPUTS = 10_000  # random inputs that the error is measured on
+
+
+@guarded
+def lottery(
+    target: Annotated[
+        Path | None,
+        typer.Option(help="A network: .safetensors of linear and convolution layers, a ReLU between any two."),
+    ] = None,
+    epsilon: Annotated[float, typer.Option(help="Greatest error of a weight.")] = 0.01,
+    construction: Annotated[str, typer.Option(help="subset-sum or golden-ratio.")] = "subset-sum",
+    solver: Annotated[str | None, typer.Option(help="A solver of subset sums. [default: the best]")] = None,
+    delta: Annotated[float, typer.Option(help="Probability of a failure that sets the width.")] = 0.01,
+    width: Annotated[int | None, typer.Option(help="Random neurons of each input. [default: by the theory]")] = None,
+    rescale: Annotated[
+        bool,
+        typer.Option(
+            help="Draw the weights of each layer from a range that fits it; without it, large ones are refused."
+        ),
+    ] = True,
+    nonnegative: Annotated[
+        bool | None, typer.Option(help="Inputs are never negative. [default: yes for the digits, no for a file]")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Shape of one input, as 1,28,28; needed where there are convolutions.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for ticket.safetensors and ticket.json.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Prune a random network until it computes what a trained network does; no weight is ever trained.
+
+    Without options: a small network, trained here on scikit-learn's handwritten digits. Prints the accuracy of both, the
+    parameters sampled and kept, the proven bound on the distance of their outputs for inputs up to norm 1, and the
+    greatest distance measured.
+    """
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out}: it is a file; name a folder")
+        out.mkdir(parents=True, exist_ok=True)
+    shape = _shape(input_shape)
+    try:
+        import torch
+
+        from prunopt.networks.lottery.digits import load_digits, train_digits
+        from prunopt.networks.lottery.tickets import (
+            find_ticket,
+            inputs_in_ball,
+            measured_error,
+            read_network,
+            save_ticket,
+        )
+    except ImportError as error:
+        raise ValueError(f"lottery needs torch and safetensors: pip install 'prunopt[torch]' ({error})") from None
+    digits: Digits | None = None
+    with progress("lottery", total=3) as tell:
+        if target is None:
+            tell("training the target")
+            digits = load_digits(seed)
+            network = train_digits(digits, seed=seed)
+        else:
+            network = read_network(target)
+        sign = (target is None) if nonnegative is None else nonnegative
+        tell("solving the subset sums")
+        start = time.perf_counter()
+        ticket, solution, task = find_ticket(
+            network,
+            epsilon,
+            solver=solver,
+            construction=construction,
+            seed=seed,
+            delta=delta,
+            width=width,
+            rescale=rescale,
+            nonnegative_input=sign,
+            input_shape=shape,
+        )
+        spent = time.perf_counter() - start
+        tell("measuring")
+        inputs = inputs_in_ball(task.target.input_shape, N_INPUTS, nonnegative=sign, seed=seed)
+        if digits is not None:
+            inputs = torch.cat([inputs, digits.train.double(), digits.test.double()])
+        measured = measured_error(network, ticket.module, inputs, climbs=50, sign=sign)
+        report: dict[str, Any] = {
+            "target": "digits" if target is None else str(target),
+            "target accuracy": None if digits is None else digits.accuracy(network),
+            "sub-network accuracy": None if digits is None else digits.accuracy(ticket.module),
+            "epsilon": epsilon,
+            "construction": construction,
+            "solver": solution.solver,
+            "status": solution.status.name,
+            "seconds": spent,
+            "parameters": ticket.counts,
+            "kept per target weight": ticket.counts["kept second"] / ticket.counts["target weights"],
+            "proven least": solution.bound,
+            "bound": ticket.certificate.error_bound,
+            "a-priori bound": ticket.certificate.a_priori_bound,
+            "measured error": measured,
+            "inputs measured": len(inputs),
+            "certificate": asdict(ticket.certificate),
+            "random network": task.report(),
+        }
+        if out is not None:
+            keys = ("target", "target accuracy", "sub-network accuracy", "status", "measured error", "inputs measured")
+            report["files"] = save_ticket(out, ticket, task, **{key: report[key] for key in keys})
+    if as_json:
+        print_json(report)
+        return
+    stretched = [row for row in report["random network"] if row["draws up to"] != 1.0]
+    if stretched and rescale and construction == "subset-sum":
+        drawn = ", ".join(f"{row['draws up to']:.3g} in {row['layer']}" for row in stretched)
+        note(
+            f"random weights are drawn up to {drawn} in place of 1, to fit the target's weights (--no-rescale refuses them)"
+        )
+    _show(report, out)
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"--input-shape {text}: give whole numbers with commas, as 1,28,28") from None
+
+
+def _show(report: dict[str, Any], out: Path | None) -> None:
+    counts, certificate = report["parameters"], report["certificate"]
+    widths = ", ".join(str(row["neurons of each input"]) for row in report["random network"])
+    lines = [
+        ("target", f"{report['target']}, {counts['target weights']} weights"),
+        ("random network", f"{counts['sampled']} parameters sampled; {widths} neurons for each input, layer by layer"),
+        ("kept", f"{counts['kept']} parameters ({counts['kept first']} first, {counts['kept second']} second weights)"),
+        (
+            "second weights",
+            f"{report['kept per target weight']:.3f} a target weight, at least {report['proven least']:.0f} proven "
+            f"({report['status'].lower()}, {report['solver']}, {report['seconds']:.2f} s)",
+        ),
+        ("weight error", f"{number(certificate['largest_weight_error'])} at most, tolerance {report['epsilon']:g}"),
+        (
+            "output error",
+            f"{number(report['measured error'])} measured on {report['inputs measured']} inputs up to norm 1",
+        ),
+        ("", f"{number(report['bound'])} proven, {number(report['a-priori bound'])} before solving"),
+    ]
+    if report["target accuracy"] is not None:
+        lines.insert(
+            1, ("accuracy", f"{report['target accuracy']:.4f} target, {report['sub-network accuracy']:.4f} sub-network")
+        )
+    for name, text in lines:
+        print(f"{name:<15} {text}")
+    if out is not None:
+        print(f"Written: {', '.join(str(out / name) for name in report['files'])}")

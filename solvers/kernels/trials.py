@@ -1,0 +1,289 @@
+"""One trial of a black-box search, on any Optuna storage: ask, look up, evaluate, tell.
+
+Every trial has an index that is its own for good: the trial's number, less the trials in front of it that only
+repeated a lost one or came too many. The sampler is made anew from (seed, index) for each trial, so that a search that
+was stopped goes on just as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prunopt.forms.blackbox import BlackBox, Point
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+NOTE = "prunopt"  # the user attribute that holds what is known of a trial
+RETRY, SURPLUS, LOST, WORKER = "retry_of", "surplus", "lost", "worker"
+REFUSED = 1000  # points in a row that decode to nothing
+SamplerFactory = Callable[["optuna.Study", int, int], "optuna.samplers.BaseSampler"]
+
+
+def quiet() -> Any:
+    """Return optuna, its log lines below warnings silenced."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def distributions(box: BlackBox) -> dict[str, Any]:
+    """Return the genes as Optuna's distributions."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return {
+        g.name: CategoricalDistribution(g.options) if g.options else FloatDistribution(g.low, g.high)
+        for g in box.genes
+    }
+
+
+def stream(seed: int, index: int) -> np.random.Generator:
+    """Return the random numbers of one trial."""
+    return np.random.default_rng(np.random.SeedSequence([seed, index]))
+
+
+def index_of(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
+    """Return the index of a trial."""
+    if RETRY in trial.user_attrs:
+        return int(trial.user_attrs[RETRY])
+    skipped = sum(
+        1 for t in trials if t.number < trial.number and (RETRY in t.user_attrs or SURPLUS in t.user_attrs)
+    )
+    return trial.number - skipped
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the finished trials in the order of their index."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    return sorted(done, key=lambda t: index_of(t, trials))
+
+
+def losses(study: optuna.Study) -> list[tuple[float, Point, str]]:
+    """Return (loss, point, key) of the evaluated decisions, complete ones first, best first, each key once."""
+    from optuna.trial import TrialState
+
+    seen: dict[str, tuple[bool, float, int, FrozenTrial]] = {}
+    for order, t in enumerate(finished(study)):
+        key = str(t.user_attrs.get(NOTE, {}).get("key", t.number))
+        if key not in seen and t.value is not None:
+            seen[key] = (t.state is TrialState.PRUNED, float(t.value), order, t)
+    rows = sorted(seen.items(), key=lambda item: item[1][:3])
+    return [(entry[1], entry[3].params, key) for key, entry in rows]
+
+
+def known_keys(study: optuna.Study) -> set[str]:
+    """Return the keys of all decisions that were evaluated or are being evaluated."""
+    notes = (t.user_attrs.get(NOTE, {}) for t in study.get_trials(deepcopy=False))
+    return {str(note["key"]) for note in notes if "key" in note}
+
+
+def sampler_of(make: SamplerFactory, seed: int) -> Any:
+    """Return an Optuna sampler that is made anew for each trial, from its index."""
+    optuna = quiet()
+
+    class Renewed(optuna.samplers.BaseSampler):  # type: ignore[misc]
+        inner: Any = None
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+            index = index_of(trial, study.get_trials(deepcopy=False))
+            fresh = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+            self.inner = make(study, fresh, index)
+            return self.inner.infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+            return self.inner.sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return self.inner.sample_independent(study, trial, name, distribution)
+
+        def before_trial(self, study: Any, trial: Any) -> None:
+            pass
+
+        def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+            pass
+
+    return Renewed()
+
+
+@dataclass
+class Outcome:
+    """How one trial ended."""
+
+    state: str  # "evaluated", "copied", "pruned", "invalid" or "surplus"
+    value: float = math.nan
+    point: Point = field(default_factory=dict)
+    number: int = -1
+
+
+def run_trial(
+    study: optuna.Study,
+    box: BlackBox,
+    *,
+    limit: int | None = None,
+    worker: str = "",
+    reclaim: Callable[[], Any] | None = None,
+) -> Outcome:
+    """Ask for one trial, evaluate it unless its decision is known, and tell its loss.
+
+    Parameters
+    ----------
+    study
+        With a sampler of `sampler_of`, and a pruner where the box has several fidelities.
+    limit
+        How many trials the study may have; one that turns out to be too many is given up.
+    worker
+        Who runs the trial, noted in it before anything else.
+    reclaim
+        Called while waiting for another worker, to give up trials whose worker has died.
+
+    Raises
+    ------
+    Exception
+        Whatever ``box.loss`` raises; the trial is then noted as lost.
+    """
+    from optuna.trial import TrialState
+
+    trial = _ask(study, box, worker)
+    everyone = study.get_trials(deepcopy=False)
+    live = [t for t in everyone if t.state is not TrialState.FAIL and t.number <= trial.number]
+    if limit is not None and len(live) > limit:
+        trial.set_user_attr(SURPLUS, True)
+        study.tell(trial, state=TrialState.FAIL)
+        return Outcome("surplus")
+    point = dict(trial.params)
+    decision = box.decode(point)
+    note: dict[str, Any] = {"index": index_of(everyone[trial.number], everyone)}
+    if decision is None:
+        trial.set_user_attr(NOTE, note)
+        study.tell(trial, state=TrialState.FAIL)
+        return Outcome("invalid", point=point, number=trial.number)
+    note["key"] = box.key(decision)
+    trial.set_user_attr(NOTE, note)
+    twin = _twin(study, trial.number, note["key"], reclaim)
+    if twin is not None:
+        trial.set_user_attr("copy_of", twin.number)
+        for step, value in twin.intermediate_values.items():
+            trial.report(value, step)
+        # A pruned trial takes over the last value reported.
+        given = None if twin.state is TrialState.PRUNED and twin.intermediate_values else twin.value
+        study.tell(trial, given, state=twin.state)
+        return Outcome("copied", float(twin.value or math.inf), point, trial.number)
+    try:
+        for step, fidelity in enumerate(box.fidelities):
+            value = float(box.loss(decision, fidelity))
+            if math.isnan(value):
+                trial.set_user_attr("invalid", f"the loss is NaN at fidelity {fidelity:g}; it counts as infinite")
+                value = math.inf
+            if fidelity < 1.0:
+                trial.report(value, step)
+                if trial.should_prune():
+                    study.tell(trial, state=TrialState.PRUNED)
+                    return Outcome("pruned", value, point, trial.number)
+    except BaseException as error:
+        give_up(study, trial.number, f"{type(error).__name__}: {error}"[:500])
+        raise
+    study.tell(trial, value)
+    return Outcome("evaluated", value, point, trial.number)
+
+
+def _ask(study: optuna.Study, box: BlackBox, worker: str) -> Any:
+    """Take a queued trial, or make one that names its worker from the start."""
+    import datetime
+
+    import optuna
+    from optuna.trial import FrozenTrial, TrialState
+
+    number = study._pop_waiting_trial_id()
+    if number is None:
+        template = FrozenTrial(
+            number=-1, trial_id=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.datetime.now(),
+            datetime_complete=None, params={}, distributions={}, user_attrs={WORKER: worker}, system_attrs={},
+            intermediate_values={},
+        )
+        number = study._storage.create_new_trial(study._study_id, template_trial=template)
+    else:
+        study._storage.set_trial_user_attr(number, WORKER, worker)
+    # What study.ask does: forget what was read before, make the trial, draw its parameters.
+    study._thread_local.cached_all_trials = None
+    trial = optuna.Trial(study, number)
+    for name, distribution in distributions(box).items():
+        trial._suggest(name, distribution)
+    return trial
+
+
+def give_up(study: optuna.Study, number: int, why: str) -> bool:
+    """Fail a running trial and queue its point again; False if somebody else has ended it before."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    trial = trials[number]
+    if trial.state is not TrialState.RUNNING:
+        return False
+    index = index_of(trial, trials)
+    try:
+        # Told first, queued second: of two workers one alone may queue it. `queue_lost` mends a death in between.
+        study._storage.set_trial_user_attr(trial._trial_id, LOST, why)
+        study.tell(number, state=TrialState.FAIL)
+    except (UpdateFinishedTrialError, ValueError):
+        return False
+    study.enqueue_trial(dict(trial.params), user_attrs={RETRY: index})
+    return True
+
+
+def queue_lost(study: optuna.Study) -> int:
+    """Queue lost trials that nobody has queued again; return how many."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False)
+    lost: dict[int, list[FrozenTrial]] = {}
+    alive: set[int] = set()
+    for t in trials:
+        if SURPLUS in t.user_attrs:
+            continue
+        if t.state is not TrialState.FAIL:
+            alive.add(index_of(t, trials))
+        elif LOST in t.user_attrs:
+            lost.setdefault(index_of(t, trials), []).append(t)
+    missing = [index for index in sorted(lost) if index not in alive]
+    for index in missing:
+        study.enqueue_trial(dict(lost[index][-1].params), user_attrs={RETRY: index})
+    return len(missing)
+
+
+def _twin(study: optuna.Study, number: int, key: str, reclaim: Callable[[], Any] | None) -> FrozenTrial | None:
+    """A finished trial with the same decision; None if this trial is the one to evaluate it.
+
+    Among the trials with one key the first evaluates. So that all agree on who is first, everybody waits until the
+    trials in front have said their keys, which they do at once.
+    """
+    from optuna.trial import TrialState
+
+    pause, since = 0.005, time.monotonic()
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        waiting = False
+        for t in trials[:number] + trials[number + 1 :]:
+            mine = t.user_attrs.get(NOTE, {}).get("key")
+            if mine == key and t.state in (TrialState.COMPLETE, TrialState.PRUNED) and "copy_of" not in t.user_attrs:
+                return t
+            if t.number < number and t.state is TrialState.RUNNING and (mine is None or mine == key):
+                waiting = True
+        if not waiting:
+            return None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)
+        if reclaim is not None and time.monotonic() - since > 1.0:
+            reclaim()
+            since = time.monotonic()

@@ -1,0 +1,159 @@
+"""`prunopt prune`, `evaluate` and `verify` as a user types them, on a tiny model with a tokenizer of letters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from typer.testing import CliRunner
+
+from prunopt.cli import app
+from prunopt.networks.examples import write_tiny_model
+
+TEXT = "The quick brown fox jumps over the lazy dog; 17 foxes (and 3 dogs) slept.\n" * 40
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    write_tiny_model(folder / "tiny")
+    (folder / "text.txt").write_text(TEXT)
+    (folder / "other.txt").write_text("Pack my box with five dozen liquor jugs. " * 60)
+    return folder
+
+
+def run(*words: Any) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def prune(place: Path, out: Path, *more: Any) -> tuple[int, str, str]:
+    words = ["--calibration", place / "text.txt", "--length", 32, "--windows", 20, "--out", out]
+    return run("prune", place / "tiny", *words, *more)
+
+
+def test_prune_evaluate_and_verify(place: Path, tmp_path: Path) -> None:
+    status, said, errors = prune(place, tmp_path / "out", "--sparsity", 0.3)
+    assert status == 0, errors
+    assert "Removed 8,2" in said
+    assert "model.layers.0.self_attn.o_proj" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+    status, said, errors = run("evaluate", tmp_path / "out", "--text", place / "other.txt", "--length", 32, "--json")
+    assert status == 0, errors
+    found = json.loads(said)
+    assert found["parameters"] < 35_000
+    assert found["texts"][str(place / "other.txt")]["perplexity"] > 1
+    status, said, errors = run("verify", tmp_path / "out", "--original", place / "tiny")
+    assert status == 0, errors
+    assert "parameters removed" in said
+    assert "original: digest as in the manifest" in said
+
+
+def test_patterns_are_verified_with_their_errors(place: Path, tmp_path: Path) -> None:
+    status, said, errors = prune(place, tmp_path / "out", "--pattern", "2:4", "--method", "wanda", "--json")
+    assert status == 0, errors
+    assert json.loads(said)["sparsity"] == 0.5
+    words = ["--calibration", place / "text.txt", "--length", 32, "--windows", 20]
+    status, said, errors = run("verify", tmp_path / "out", "--original", place / "tiny", *words)
+    assert status == 0, errors
+    assert "21 layers recomputed" in said
+    path = tmp_path / "out" / "prunopt.json"
+    manifest = json.loads(path.read_text())
+    manifest["removed"] *= 2
+    path.write_text(json.dumps(manifest))
+    status, said, errors = run("verify", tmp_path / "out")
+    assert status == 1
+    assert "the manifest says" in errors
+
+
+def test_stock_code_is_promised_only_where_it_loads(place: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    words = ["--units", "ffn", "--sparsity", 0.25, "--uniform"]
+    status, said, errors = prune(place, tmp_path / "out", *words)
+    assert status == 0, errors
+    assert "or from_pretrained." in said
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.intermediate_size < 64
+    status, said, errors = prune(place, tmp_path / "out", "--units", "ffn", "--allocation", "log")
+    assert status == 0, errors
+    assert "stock code cannot" in said
+
+
+def test_shares_come_from_a_file(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "shares.json").write_text(json.dumps({"allocation": [0.1, 0.2, 0.3]}))
+    status, said, errors = prune(
+        place, tmp_path / "out", "--units", "ffn", "--allocation", tmp_path / "shares.json", "--json"
+    )
+    assert status == 0, errors
+    kept = [row["kept"] for row in json.loads(said)["report"]]
+    assert kept[0] > kept[1] > kept[2]
+
+
+def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "prunopt",
+        "prune",
+        place / "tiny",
+        "--calibration",
+        place / "text.txt",
+        "--length",
+        32,
+    ]
+    words += ["--windows", 20, "--sparsity", 0.3, "--out"]
+    text = [str(w) for w in words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*text, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    work = tmp_path / "killed.work"
+    with subprocess.Popen([*text, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list(work.glob("step-0001*")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    if not (tmp_path / "killed").exists():  # else it was done before the signal came
+        again = subprocess.run([*text, str(tmp_path / "killed")], env=environment, capture_output=True, text=True)
+        assert again.returncode == 1
+        assert "give --resume" in again.stderr
+        subprocess.run([*text, str(tmp_path / "killed"), "--resume"], check=True, env=environment, capture_output=True)
+    both = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert both[0] == both[1]
+    assert not work.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--sparsity", "1.5"], "sparsity=1.5"), (["--units", "legs"], "units"),
+        (["--method", "magic"], "method='magic'"),
+        (["--allocation", "best"], "--allocation best"), (["--length", "100000"], "windows of 100000"),
+        (["--calibration", "nowhere.txt"], "nowhere.txt"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(place: Path, tmp_path: Path, words: list[str], named: str) -> None:
+    status, said, errors = prune(place, tmp_path / "out", *words)
+    assert status == 1
+    assert said == ""
+    assert named in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_model(place: Path, tmp_path: Path) -> None:
+    status, _, errors = run("evaluate", tmp_path, "--text", place / "text.txt")
+    assert status == 1
+    assert "neither config.json nor prunopt.json" in errors
+    status, _, errors = run("verify", tmp_path)
+    assert status == 1
+    assert "no prunopt.json there" in errors
