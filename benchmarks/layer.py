@@ -1,7 +1,7 @@
 """Layers of a real language model: heads, feed-forward columns and single weights against SlimGPT and SparseGPT.
 
-``python -m benchmarks.layer heads|ffn|large|huge|masks|tokens``. The layers are those of `benchmarks.layer_data`.
-``masks`` and ``tokens`` call llm-compressor with the Python that ``PRUNOPT_PEER_PYTHON`` names (``python -m venv V;
+``python -m benchmarks.layer heads|ffn|large|huge|masks|tokens|speed``. The layers are those of `benchmarks.layer_data`.
+The last three call llm-compressor with the Python that ``PRUNOPT_PEER_PYTHON`` names (``python -m venv V;
 V/bin/pip install llmcompressor==0.14.0.1 torch==2.13.0``); without it the peer's rows of ``masks`` are left out. What
 is in ``results/layer_*.json`` is not measured again.
 """
@@ -172,10 +172,9 @@ def masks() -> dict[str, Any]:
             "mask-descent, 4 sweeps": lambda: _refit(MaskDescent(sweeps=4), fresh()),
         }
         for name, job in jobs.items():
-            job()
             found: list[Any] = []
-            taken = [seconds(lambda j=job, f=found: f.append(j())) for _ in range(3)]
-            note(name, found[-1], median(taken))
+            taken = [seconds(lambda j=job, f=found: f.append(j())) for _ in range(1 if "refit" in name else 2)]
+            note(name, found[-1], min(taken))  # the first call may compile
         for name in ("wanda", "magnitude"):
             note(f"{name} (no refit)", form.masked(po.solve(form, name).value), 0.0)
         return row
@@ -203,6 +202,21 @@ def tokens() -> dict[str, Any]:
     return recorded("tokens", rows)
 
 
+def speed() -> dict[str, Any]:
+    """Seconds to SparseGPT's own quality, everything from the Hessian on: the peer and our sweep, three calls each."""
+
+    def case(module: str, pattern: str) -> Any:
+        data = layer(9, module)
+        options: dict[str, Any] = {"pattern": (2, 4)} if pattern == "2:4" else {"sparsity": 0.5, "scope": "layer"}
+        job = lambda: sweep(MaskBlocks(data.weight, data.calibration, damping=DAMPING, **options), 128, None)  # noqa: E731
+        job()
+        rounds = [(_peer(os.environ["PRUNOPT_PEER_PYTHON"], data, pattern)[1], seconds(job)) for _ in range(3)]
+        return {"llm-compressor": median([p for p, _ in rounds]), "prunopt": median([o for _, o in rounds])}
+
+    cases = [(p, m) for p in ("2:4", "50 %") for m in ("mlp.down_proj", "self_attn.o_proj")]
+    return recorded("speed", {f"{p} layers.9.{m}": lambda m=m, p=p: case(m, p) for p, m in cases})
+
+
 def _refit(solver: Any, form: MaskBlocks) -> Any:
     chosen = by_name(solver)() if isinstance(solver, str) else solver
     return form.lift(chosen.solve(form, Limits(), 0).value)
@@ -219,7 +233,7 @@ def _peer(python: str, data: Layer, pattern: str) -> tuple[Any, float]:
             return arrays["weight"].astype(np.float64), median(arrays["seconds"].tolist())
 
 
-PARTS = {"heads": heads, "ffn": ffn, "large": large, "huge": huge, "masks": masks, "tokens": tokens}
+PARTS = {"heads": heads, "ffn": ffn, "large": large, "huge": huge, "masks": masks, "tokens": tokens, "speed": speed}
 
 if __name__ == "__main__":
     load_solvers()

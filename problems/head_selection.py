@@ -94,7 +94,9 @@ class HeadSelection:
             )
         cost = np.ones(sum(layers)) if self.cost is None else np.asarray(self.cost, np.float64)
         if cost.shape != (sum(layers),) or not np.isfinite(cost).all() or (cost < 0).any():
-            raise ValueError(f"cost: shape {cost.shape} given; {sum(layers)} finite numbers >= 0, one a head, are needed")
+            raise ValueError(
+                f"cost: shape {cost.shape} given; {sum(layers)} finite numbers >= 0, one a head, are needed"
+            )
         if not 0 <= self.fixed < math.inf:
             raise ValueError(f"fixed={self.fixed!r}: give a finite number >= 0")
         for name, value in (("n_heads", layers), ("heads_per_group", sizes), ("cost", cost)):
@@ -143,7 +145,9 @@ class HeadSelection:
                 raise TypeError(f"keep={keep!r}: give a number of heads, a fraction of them, or a Budget")
             whole = isinstance(keep, int | np.integer)
             if not (0 <= keep <= total if whole else 0 < keep < 1):
-                raise ValueError(f"keep={keep!r}: give 0 to {total} heads as a whole number, or a fraction within (0, 1)")
+                raise ValueError(
+                    f"keep={keep!r}: give 0 to {total} heads as a whole number, or a fraction within (0, 1)"
+                )
             number = int(keep) if whole else math.floor(keep * total + 1e-9)
             budget = Budget("heads", number, total)
             if options.get("cost") is not None:
@@ -213,7 +217,7 @@ class HeadSelection:
 
         def group_scores(kept: Bools) -> Floats:
             assert scores is not None
-            return np.bincount(self.group_of, np.asarray(scores(self.heads_of(kept)), np.float64))
+            return np.bincount(self.group_of, np.asarray(scores(self.heads_of(kept)), np.float64)).astype(np.float64)
 
         form = SubsetChoice(
             lambda kept: self.loss(self.heads_of(kept)),

@@ -46,7 +46,8 @@ def network(
                 first, second = first[used], second[:, used]
                 bias = None if bias is None else bias[used]
             steps += _modules(pairs[step], first, bias, second)
-    return torch.nn.Sequential(*steps)
+    module: nn.Sequential = torch.nn.Sequential(*steps)
+    return module
 
 
 def mask_of_neurons(pair: RandomPair, mask: Bools) -> Bools:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prunopt.api import verify as verify
     from prunopt.forms.storage import load_form as load_form
     from prunopt.forms.storage import save_form as save_form
+    from prunopt.search.run import search as search
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ __all__ = [
     "Task",
     "load_form",
     "save_form",
+    "search",
     "solve",
     "solvers",
     "verify",
@@ -58,6 +60,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "solvers":  # the package, which lists the solvers when it is called
         return import_module("prunopt.solvers")
+    if name == "search":  # the package, which is also the function (see prunopt.search)
+        return import_module("prunopt.search")
     if name not in _LATER:
         raise AttributeError(f"module 'prunopt' has no attribute {name!r}")
     value = getattr(import_module(_LATER[name]), name)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands.cnn import cnn
 from prunopt.commands.evaluate import evaluate
 from prunopt.commands.forest import forest
 from prunopt.commands.lottery import lottery
@@ -26,6 +27,7 @@ app = typer.Typer(
 EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (forest, "prunopt forest --data patients.csv --target diagnosis --costs prices.json --budget 20 --out out"),
     (prune, "prunopt prune my-model --calibration text.txt --sparsity 0.2 --out smaller"),
+    (cnn, "prunopt cnn mobilenetv2 --budget latency_ms=0.75x --images pictures --runtime onnxruntime --out smaller"),
     (evaluate, "prunopt evaluate smaller --text other.txt --speed"),
     (verify, "prunopt verify smaller --original my-model"),
     (lottery, "prunopt lottery --epsilon 0.01 --out ticket"),

@@ -83,4 +83,8 @@ def quadratic_choices() -> Iterator[tuple[str, QuadraticChoice, float | None]]:
             problem = QuadraticChoice(linear, pair, cost, budget, float(k), cover, exactly, forbidden)
         yield f"quadratic-{k}", problem, brute_force_subset(problem, n)
     two = np.array([[True, False], [False, True]])
-    yield "all forbidden", QuadraticChoice([1.0, 2.0], np.zeros((2, 2)), [1.0, 1.0], 2.0, exactly=1, forbidden=two), None
+    yield (
+        "all forbidden",
+        QuadraticChoice([1.0, 2.0], np.zeros((2, 2)), [1.0, 1.0], 2.0, exactly=1, forbidden=two),
+        None,
+    )

@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 
 class Front(NamedTuple):
-    """Undominated states of a subtree: loss, cost, and the option chosen for each group of ``groups`` (a column each)."""
+    """Undominated states of a subtree: loss, cost, and the option chosen for each of its groups (a column each)."""
 
     lost: Floats
     used: Floats

@@ -111,6 +111,6 @@ def descend(problem: SubsetChoice, tried: Tried, screen: int | None = None, beam
             break
         ranked = sorted(grown.values(), key=lambda pair: (pair[0], pair[1].tobytes()))
         front = [kept for _, kept in ranked[:beam]]
-    best = min(done, key=lambda x: (tried(x) if len(done) > 1 or not run.out_of_time else 0.0))
+    best = min(done, key=lambda x: tried(x) if len(done) > 1 or not run.out_of_time else 0.0)
     tried(best)
     return best, changes

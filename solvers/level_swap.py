@@ -57,7 +57,7 @@ class LevelSwap(SearchSolver):
             if not done:
                 return named(box.start)
             best = np.array([done[0][1][g.name] for g in box.genes], np.int64)
-            return fresh(box, known_keys(study), lambda: named(self.swapped(box, best, rng)), tries=200)
+            return fresh(box, known_keys(study), lambda: named(self.swapped(box, best, rng)), tries=60)
 
         return proposing(box, propose)
 

@@ -16,6 +16,7 @@ from prunopt.solvers.kernels.mask_sweep import Bools, Floats, sweep
 from prunopt.solvers.kernels.subset_answer import answer
 
 SHAKEN = 0.02  # share of the blocks whose mask is drawn anew for a restart
+TRIAL = 6  # sweeps from each of two starts of an unstructured mask before one of them is taken
 STILL = 1e-4  # a sweep that changes fewer blocks than this share, and gains less, ends the descent
 
 
@@ -28,6 +29,8 @@ class MaskDescent(Solver[MaskBlocks]):
     blocks until the mask rests; then the weights are re-solved together (``problem.lift``). N:M masks have blocks of
     M; unstructured ones blocks of ``block``, shifted by half of it from sweep to sweep, in which the number removed
     stays as SparseGPT's threshold set it.
+
+    An unstructured descent begins at SparseGPT's mask or at Wanda's, whichever is ahead after a few sweeps.
 
     Parameters
     ----------
@@ -70,8 +73,11 @@ class MaskDescent(Solver[MaskBlocks]):
         mask, weights = sweep(problem, self.lazy, None)
         swept = problem.error(weights)
         weights[~mask] = 0
-        loss, done = self._descend(problem, mask, weights, run)
-        tried = 0
+        done = 0
+        if problem.pattern is None:  # descent cannot move a block's share of the zeros, so the start settles it
+            mask, weights, done = self._better_start(problem, mask, weights, run)
+        loss, more = self._descend(problem, mask, weights, run)
+        tried, done = 0, done + more
         while tried < self.restarts and not run.out_of_time:
             other, start = self._shaken(problem, mask, weights, rng)
             other_loss, more = self._descend(problem, other, start, run)
@@ -88,14 +94,25 @@ class MaskDescent(Solver[MaskBlocks]):
         }
         return answer(problem, mask, self.name, run, stats=stats)
 
-    def _descend(self, problem: MaskBlocks, mask: Bools, weights: Floats, run: Run) -> tuple[float, int]:
+    def _better_start(self, problem: MaskBlocks, mask: Bools, weights: Floats, run: Run) -> tuple[Bools, Floats, int]:
+        """Return SparseGPT's mask or Wanda's, whichever is ahead after a few sweeps from each."""
+        other = problem.cheapest(problem.weight**2 * np.diagonal(problem.hessian))
+        start = problem.masked(other)
+        loss, done = self._descend(problem, mask, weights, run, TRIAL)
+        other_loss, more = self._descend(problem, other, start, run, TRIAL)
+        chosen = (other, start) if other_loss < loss else (mask, weights)
+        return *chosen, done + more
+
+    def _descend(
+        self, problem: MaskBlocks, mask: Bools, weights: Floats, run: Run, most: int | None = None
+    ) -> tuple[float, int]:
         """Sweep in place until the mask rests; return the loss and the number of sweeps."""
         d = problem.shape[1]
         block = min(self.block, d) if problem.pattern is None else problem.pattern[1]
         ways = subsets(block, list(range(block + 1)) if problem.pattern is None else [problem.pattern[0]])
         blocks = mask.size // block
         done = 0
-        while done < self.sweeps and not run.out_of_time:
+        while done < min(self.sweeps, self.sweeps if most is None else most) and not run.out_of_time:
             shift = block // 2 if problem.pattern is None and done % 2 else 0
             changed, gained = descend(problem.weight, problem.normal, mask, weights, block, ways, shift, self.lazy)
             done += 1

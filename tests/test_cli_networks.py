@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -77,6 +78,19 @@ def test_patterns_are_verified_with_their_errors(place: Path, tmp_path: Path) ->
     assert "the manifest says" in errors
 
 
+def test_masks_are_learned(place: Path, tmp_path: Path) -> None:
+    words = ["--method", "maskllm", "--steps", 4]
+    status, said, errors = prune(place, tmp_path / "out", "--pattern", "2:4", *words)
+    assert status == 0, errors
+    assert "learned for 4 of 4 steps" in errors
+    status, said, errors = run("verify", tmp_path / "out")
+    assert status == 0, errors
+    assert "all 2:4" in said
+    status, _, errors = prune(place, tmp_path / "other", *words)
+    assert status == 1
+    assert "--pattern None" in errors
+
+
 def test_stock_code_is_promised_only_where_it_loads(place: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -98,6 +112,22 @@ def test_shares_come_from_a_file(place: Path, tmp_path: Path) -> None:
     assert status == 0, errors
     kept = [row["kept"] for row in json.loads(said)["report"]]
     assert kept[0] > kept[1] > kept[2]
+
+
+def test_another_domain_is_checked(place: Path, tmp_path: Path) -> None:
+    words = ["--units", "ffn", "--sparsity", 0.5, "--check", place / "other.txt"]
+    status, said, errors = prune(place, tmp_path / "out", *words, "--json")
+    assert status == 0, errors
+    perplexity = json.loads(said)["check"]["perplexity"]
+    assert set(perplexity) == {"calibration's domain", "other domain"}
+    from prunopt.commands.prune import _compared
+    from prunopt.networks.text import TokenLosses
+
+    def losses(*means: float) -> Any:
+        return [TokenLosses(np.full((4, 9), m) + np.arange(4)[:, None] / 100, np.zeros((4, 9), bool)) for m in means]
+
+    assert "mix that domain" in _compared(losses(3.0, 3.0), losses(3.1, 4.0))["warnings"][0]
+    assert "warnings" not in _compared(losses(3.0, 3.0), losses(3.1, 3.12))
 
 
 def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:

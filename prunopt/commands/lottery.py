@@ -21,7 +21,7 @@ N_INPUTS = 10_000  # random inputs that the error is measured on
 def lottery(
     target: Annotated[
         Path | None,
-        typer.Option(help="A network: .safetensors of linear and convolution layers, a ReLU between any two."),
+        typer.Option(help="A .safetensors file of linear and convolution layers, a ReLU between any two."),
     ] = None,
     epsilon: Annotated[float, typer.Option(help="Greatest error of a weight.")] = 0.01,
     construction: Annotated[str, typer.Option(help="subset-sum or golden-ratio.")] = "subset-sum",
@@ -30,9 +30,7 @@ def lottery(
     width: Annotated[int | None, typer.Option(help="Random neurons of each input. [default: by the theory]")] = None,
     rescale: Annotated[
         bool,
-        typer.Option(
-            help="Draw the weights of each layer from a range that fits it; without it, large ones are refused."
-        ),
+        typer.Option(help="Draw the weights of each layer from a range that fits it."),
     ] = True,
     nonnegative: Annotated[
         bool | None, typer.Option(help="Inputs are never negative. [default: yes for the digits, no for a file]")
@@ -44,10 +42,10 @@ def lottery(
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Prune a random network until it computes what a trained network does; no weight is ever trained.
+    """Prune a random network until it computes what a trained one does; no weight of it is trained.
 
-    Without options: a small network, trained here on scikit-learn's handwritten digits. Prints the accuracy of both, the
-    parameters sampled and kept, the proven bound on the distance of their outputs for inputs up to norm 1, and the
+    Without options: a small network, trained here on scikit-learn's handwritten digits. Prints the accuracy of both,
+    the parameters sampled and kept, the proven bound on the distance of their outputs for inputs up to norm 1, and the
     greatest distance measured.
     """
     if out is not None:
@@ -125,9 +123,7 @@ def lottery(
     stretched = [row for row in report["random network"] if row["draws up to"] != 1.0]
     if stretched and rescale and construction == "subset-sum":
         drawn = ", ".join(f"{row['draws up to']:.3g} in {row['layer']}" for row in stretched)
-        note(
-            f"random weights are drawn up to {drawn} in place of 1, to fit the target's weights (--no-rescale refuses them)"
-        )
+        note(f"random weights are drawn up to {drawn} in place of 1, to fit the target (--no-rescale refuses that)")
     _show(report, out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,11 @@ import typer
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 
 if TYPE_CHECKING:
+    from prunopt.networks.text import TokenLosses
     from prunopt.networks.transformer import PruneResult
 
+CHECKED = 8  # windows scored of each text
+MUCH_MORE = 1.5
 NAMES = "uniform", "log", "mckp"
 
 
@@ -34,6 +38,10 @@ def prune(
     damping: Annotated[float | None, typer.Option(help="Ridge, of the Hessian's mean diagonal. [0.1; 0.01]")] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    check: Annotated[
+        Path | None, typer.Option(help="Text of another domain: warns if it suffers much more than the calibration's.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of --method maskllm.")] = 2000,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -46,6 +54,7 @@ def prune(
     """
     from prunopt.networks.checkpoints import check_target
     from prunopt.networks.models import read_model
+    from prunopt.networks.text import read_text, token_losses, token_windows
     from prunopt.networks.transformer import prune_transformer
 
     check_target(out)
@@ -53,30 +62,78 @@ def prune(
     if work.exists() and not resume:
         raise ValueError(f"--out {out}: {work} holds an unfinished run; give --resume to go on, or remove it")
     shares = _shares(allocation)
+    other: dict[str, Any] = {}
     with progress("prune") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
         sources = _calibration(calibration, tokenizer, length, windows, seed)
-        result = prune_transformer(
-            network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
-            pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, resume_dir=work, seed=seed,
-            in_place=True, progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
-        )  # fmt: skip
+        if check is not None:
+            tell("scoring the dense model")
+            texts = [part.rpartition("=")[0] or part for part in calibration[:1]] + [str(check)]
+            parts = [token_windows(tokenizer, read_text(t), length=length)[-CHECKED:] for t in texts]
+            before = [token_losses(network, p) for p in parts]
+        if method == "maskllm":
+            result = _learned(network, sources, pattern, steps, work, seed, tell)
+        else:
+            result = prune_transformer(
+                network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
+                pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, resume_dir=work,
+                seed=seed, in_place=True, progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
+            )  # fmt: skip
+        if check is not None:
+            tell("scoring the pruned model")
+            after = [token_losses(result.model, p) for p in parts]
+            other = _compared(before, after)
         tell("writing")
         result.save(out, tokenizer)
     import shutil
 
     shutil.rmtree(work)
-    summary = _summary(result) | {"written": str(out)}
+    summary = _summary(result) | {"written": str(out)} | ({"check": other} if other else {})
     if as_json:
         print_json(summary | {"report": [row.to_dict() for row in result.report]})
         return
-    for line in result.notes:
+    for line in (*result.notes, *other.get("warnings", ())):
         note(line)
     _show(result)
+    if other:
+        pairs = (f"{name} {a:.2f} -> {b:.2f}" for name, (a, b) in other["perplexity"].items())
+        print(f"Perplexity: {', '.join(pairs)}.")
     print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
     print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
     print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
+
+
+def _learned(
+    network: Any, sources: Any, pattern: str | None, steps: int, work: Path, seed: int, tell: Any
+) -> PruneResult:
+    """Masks by the model's own loss; checkpoints go to the work folder."""
+    import torch
+
+    from prunopt.networks.learned_masks import as_result, learn_masks
+    from prunopt.solvers.maskllm import MaskLLM
+
+    if pattern in (None, "unstructured"):
+        raise ValueError(f"--pattern {pattern}: --method maskllm chooses N:M masks; give one such as 2:4")
+    windows = torch.cat([s[0] if isinstance(s, tuple) else s for s in sources])
+    tell("learning masks")
+    work.mkdir(parents=True, exist_ok=True)
+    solver = MaskLLM(steps=steps, folder=str(work), every=max(1, min(100, steps // 10)))
+    return as_result(learn_masks(network, windows, pattern=str(pattern), solver=solver, seed=seed))
+
+
+def _compared(before: list[TokenLosses], after: list[TokenLosses]) -> dict[str, Any]:
+    """Perplexities before and after in both domains, and a warning where the second suffers much more."""
+    rises = [b.against(a) for a, b in zip(before, after, strict=True)]
+    pairs = [(a.perplexity, b.perplexity) for a, b in zip(before, after, strict=True)]
+    out: dict[str, Any] = {"perplexity": dict(zip(("calibration's domain", "other domain"), pairs, strict=True))}
+    (near, near_error), (far, far_error) = rises
+    if far > MUCH_MORE * max(near, 0.0) + 2 * math.hypot(near_error, far_error):
+        out["warnings"] = [
+            f"the other domain loses {far:.2f} nats a token, the calibration's {near:.2f}: mix that domain into "
+            "--calibration, or give --rarity or --method wanda"
+        ]
+    return out
 
 
 def _units(text: str) -> tuple[str, ...]:

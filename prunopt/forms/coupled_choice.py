@@ -136,7 +136,7 @@ class CoupledChoice:
 
     @cached_property
     def is_forest(self) -> bool:
-        """Whether the graph has no circle: then dynamic programming is exact, and `bound` has no slack but the dual's."""
+        """Whether the graph has no circle: then dynamic programming is exact, and `bound` is the Lagrangian dual."""
         import networkx as nx
 
         return self.n_groups == 0 or bool(nx.is_forest(self.to_networkx()))
@@ -228,7 +228,7 @@ class CoupledChoice:
         return float(math.fsum(inner[self.rooted[1] < 0].min(axis=1)) + flat._outside(1.0))
 
     def is_infeasible_by(self, ray: Any) -> bool:
-        """Return whether no answer is within the budget, because even `least_cost` is beyond it; ``ray`` is not read."""
+        """Return whether even `least_cost` is beyond the budget; ``ray`` is not read."""
         return self.least_cost > self.budget * (1 + 1e-12)
 
     def to_pulp(self) -> pulp.LpProblem:

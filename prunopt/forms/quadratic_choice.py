@@ -63,7 +63,7 @@ class QuadraticChoice:
         if not n or not np.isfinite(linear).all():
             raise ValueError(f"linear: shape {linear.shape} given; a vector of finite numbers is needed")
         if pair.shape != (n, n) or not np.isfinite(pair).all() or np.tril(pair).any():
-            raise ValueError(f"pair: shape {pair.shape} given; ({n}, {n}), finite, 0 on and below the diagonal, is needed")
+            raise ValueError(f"pair: shape {pair.shape} given; ({n}, {n}), finite, 0 up to the diagonal, is needed")
         cuts = np.zeros((0, n), np.bool_) if self.forbidden is None else np.array(self.forbidden)
         if cuts.dtype != np.bool_ or cuts.ndim != 2 or cuts.shape[1] != n:
             raise ValueError(f"forbidden: {cuts.dtype} of shape {cuts.shape} given; bool of shape (m, {n}) is needed")

@@ -126,7 +126,7 @@ class TileColumns:
 
     @cached_property
     def _filled(self) -> Ints:
-        return np.minimum(np.arange(self.cost.shape[1]) * self.tile, self.capacity[:, None])
+        return np.asarray(np.minimum(np.arange(self.cost.shape[1]) * self.tile, self.capacity[:, None]))
 
     def _by_layer(self, of_products: Floats) -> Floats:
         out = np.zeros(self.cost.shape)
@@ -135,7 +135,7 @@ class TileColumns:
 
     def filled(self, tiles: ArrayLike) -> Ints:
         """Return the value in which every product of layer l fills ``tiles[l]`` tiles."""
-        return np.minimum(np.asarray(tiles, np.int64)[self.layer] * self.tile, self.capacity)
+        return np.asarray(np.minimum(np.asarray(tiles, np.int64)[self.layer] * self.tile, self.capacity))
 
     def tiles(self, x: ArrayLike) -> Ints:
         """Return how many tiles each layer takes: those of its fullest product, shape (L,)."""
@@ -156,7 +156,7 @@ class TileColumns:
         return float(math.fsum(self.tails[np.arange(len(k)), np.clip(k, 0, self.energy.shape[1])]))
 
     def violation(self, x: ArrayLike, /) -> float:
-        """Return 0 when feasible, else by what share a limit is exceeded (infinite for a number of tiles not allowed)."""
+        """Return 0 when feasible, else by what share a limit is exceeded; infinite for tiles that are not allowed."""
         k = self._as_value(x)
         if np.any(k < 0) or np.any(k > self.capacity):
             return math.inf
@@ -194,7 +194,7 @@ class TileColumns:
         return float(math.fsum(self.cost.min(axis=1))), float(self.kept.min(axis=1).sum())
 
     def is_infeasible_by(self, ray: Any) -> bool:
-        """Return whether even the least latency, or the fewest vectors, are beyond their limits; ``ray`` is not read."""
+        """Return whether even the least latency or the fewest vectors are beyond the limits; ``ray`` is not read."""
         latency, kept = self.least()
         return latency > self.budget * (1 + 1e-12) or kept > self.max_kept
 

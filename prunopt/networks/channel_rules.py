@@ -177,7 +177,8 @@ class _Rules(torch.fx.Interpreter):
             dim = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0)
             if dim not in (1, 1 - out.ndim):
                 raise Untraceable(f"{self._label(n)} joins along dimension {dim}; along the channels it is followed")
-            return np.concatenate([self.channels[m] for m in n.args[0]])  # type: ignore[union-attr]
+            parts: Any = n.args[0]
+            return np.concatenate([self.channels[m] for m in parts])
         if target in PASSING or name in PASSING_METHODS:
             return source
         if target in SPATIAL or name in ("mean", "sum", "amax"):
@@ -224,7 +225,8 @@ class _Rules(torch.fx.Interpreter):
             if isinstance(index, tuple) and all(i == slice(None) for i in index[:2]) and out.ndim == before.ndim:
                 return source
             raise Untraceable(f"{self._label(n)} takes some of the channels")
-        pads = [int(p) for p in n.args[1]] if len(n.args) > 1 else [int(p) for p in n.kwargs["pad"]]  # type: ignore
+        given: Any = n.args[1] if len(n.args) > 1 else n.kwargs["pad"]
+        pads = [int(p) for p in given]
         at = 2 * (before.ndim - 2)
         if len(pads) <= at:
             return source

@@ -137,7 +137,7 @@ def picture(data: Any, name: str = "mobilenetv2", *, size: int = 224, resize: in
     left, top = (image.width - size) // 2, (image.height - size) // 2
     array = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
     lite = name.startswith("efficientnet-lite")
-    mean, std = np.float32(LITE_MEAN if lite else MEAN), np.float32(LITE_STD if lite else STD)
+    mean, std = (np.array(v, np.float32) for v in ((LITE_MEAN, LITE_STD) if lite else (MEAN, STD)))
     return torch.from_numpy(((array - mean) / std).transpose(2, 0, 1).copy())
 
 
@@ -155,7 +155,8 @@ def read_pictures(path: str | os.PathLike[str], name: str = "mobilenetv2", *, li
         files = ((n, archive.read(n)) for n in sorted(archive.namelist()) if _is_picture(n))
     else:
         raise ValueError(f"path={str(path)!r}: a folder or a .zip file of pictures is needed")
-    found, labels = [], []
+    found: list[torch.Tensor] = []
+    labels: list[int] = []
     for file, data in files:
         if limit is not None and len(found) >= limit:
             break

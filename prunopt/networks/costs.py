@@ -48,7 +48,7 @@ def _macs(model: nn.Module, example: torch.Tensor) -> int:
     def add(module: Any, _: Any, out: torch.Tensor) -> None:
         nonlocal total
         each = module.weight[0].numel()
-        total += each * (out[0].numel() if isinstance(module, nn.Conv2d) else out[0].numel())
+        total += each * out[0].numel()
 
     hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     try:
@@ -88,9 +88,8 @@ def slot_macs(module: Any, slot: Slot, ins: int, outs: int) -> int:
     if slot.kind == "linear":
         return ins * outs
     taps = int(np.prod(module.kernel_size)) * slot.positions
-    if slot.kind == "depthwise":
-        return taps * outs
-    return taps * outs * (ins // module.groups)
+    each = 1 if slot.kind == "depthwise" else ins // int(module.groups)
+    return taps * outs * each
 
 
 def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: int) -> LayerShape | None:
@@ -125,7 +124,7 @@ def layer_costs(
     """
     modules, place = modules_of(model, groups), {g: i for i, g in enumerate(chosen)}
     full = np.bincount(groups.group)
-    parts: list[tuple[Slot, int, int, float, list[list[tuple[int, int]]]]] = []
+    parts: list[tuple[Slot, int, int, float, list[list[tuple[int, int] | None]]]] = []
     for slot in groups.slots:
         if slot.kind == "norm" and resource != "parameters":
             continue
@@ -142,12 +141,15 @@ def layer_costs(
             columns = [w for w in widths[place[b]]] if b in place else [int(full[b])]
             exact = resource != "latency_ms"
             others = (0, 0) if exact else (len(slot.ins) - int(ca), len(slot.outs) - int(cb))
-            sizes = [[(_features(ra, full[a], ca) + others[0], _features(cb_, full[b], cb) + others[1])
-                      for cb_ in columns] for ra in rows]  # fmt: skip
+            ends = [_features(w, full[a], ca) + others[0] for w in rows]
+            behind = [_features(w, full[b], cb) + others[1] for w in columns]
+            # of a layer whose ends are one group only the diagonal is possible
+            sizes = [[(i, o) if a != b or r == c else None for c, o in enumerate(behind)] for r, i in enumerate(ends)]
             parts.append((slot, place.get(a, -1), place.get(b, -1), 1.0 if exact else share, sizes))
     if resource == "latency_ms":
         cost = _measured(parts, modules, model, table, example, progress)
     else:
+
         def cost(slot: Slot, ins: int, outs: int) -> float:
             if resource == "macs":
                 return float(slot_macs(modules[slot.name], slot, ins, outs))
@@ -155,14 +157,14 @@ def layer_costs(
 
     out = []
     for slot, a, b, share, sizes in parts:
-        values = np.array([[share * cost(slot, i, o) for i, o in row] for row in sizes])
+        values = np.array([[0.0 if end is None else share * cost(slot, *end) for end in row] for row in sizes])
         out.append(LayerCost(a, b, values))
     return out
 
 
 def _features(width: int, full: int, count: int) -> int:
     """How many features of a layer's end a group of ``width`` channels has, at ``count`` features in full."""
-    return int(round(width * count / full))
+    return round(int(width) * int(count) / int(full))
 
 
 def _measured(
@@ -175,7 +177,7 @@ def _measured(
     def shape(slot: Slot, ins: int, outs: int) -> LayerShape | None:
         return shape_of(modules[slot.name], slot, ins, outs, sizes, batch)
 
-    wanted = (shape(slot, i, o) for slot, _, _, _, rows in parts for row in rows for i, o in row)
+    wanted = (shape(slot, *end) for slot, _, _, _, rows in parts for row in rows for end in row if end is not None)
     table.fill((s for s in wanted if s is not None), progress)
 
     def cost(slot: Slot, ins: int, outs: int) -> float:

@@ -178,7 +178,7 @@ def _traced(model: nn.Module, example: torch.Tensor) -> ChannelGroups:
     try:
         propagate(torch.fx.GraphModule(tracer.root, graph), example, layout)
     except Untraceable as error:
-        raise ValueError(f"model: {error}; {by_hand}") from error
+        raise ValueError(f"model: {str(error).splitlines()[0]}; {by_hand}") from error
     return _collected(layout)
 
 

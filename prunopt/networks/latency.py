@@ -115,7 +115,12 @@ class LatencyTable:
         return self.milliseconds[shape.key()]
 
     def job(self, model: nn.Module, example: torch.Tensor) -> Callable[[], Any]:
-        """Return a call that runs a network once in the runtime of the table."""
+        """Return a call that runs a layer once in the runtime of the table, with the activation that goes with it.
+
+        ONNX Runtime computes the activation inside of the convolution; torch takes another pass over the output.
+        """
+        if self.runtime != "onnxruntime" and isinstance(model, nn.Conv2d):
+            model = nn.Sequential(model, nn.ReLU6())
         return runner(model, example, self.runtime, self.threads)
 
 
@@ -189,12 +194,31 @@ def folded(model: nn.Module) -> nn.Module:
     """Return a copy with every batch norm folded into the convolution before it, where the network can be traced."""
     import copy
 
-    from torch.fx.experimental.optimization import fuse
+    from torch.fx import GraphModule
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+    from prunopt.networks.channel_rules import Tracer
+
+    plain = copy.deepcopy(model).eval()
+    tracer = Tracer()
     try:
-        return fuse(copy.deepcopy(model).eval())
+        graph = tracer.trace(plain)
     except Exception:  # torch.fx raises whatever a network's code does with a proxy; the network runs as it is
-        return copy.deepcopy(model).eval()
+        return plain
+    traced = GraphModule(tracer.root, graph)
+    for node in list(graph.nodes):
+        reader = next(iter(node.users), None)
+        if node.op != "call_module" or len(node.users) != 1 or reader is None or reader.op != "call_module":
+            continue
+        conv, norm = traced.get_submodule(str(node.target)), traced.get_submodule(str(reader.target))
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+            parent, _, last = str(node.target).rpartition(".")
+            setattr(traced.get_submodule(parent) if parent else traced, last, fuse_conv_bn_eval(conv, norm))
+            reader.replace_all_uses_with(node)
+            graph.erase_node(reader)
+    graph.lint()
+    traced.recompile()
+    return traced.eval()
 
 
 def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int, threads: int = 1) -> dict[str, list[float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.api import solve
+from prunopt.core.solution import Solution, Status
 from prunopt.forms import MaskBlocks, QuadraticSubset
+from prunopt.solvers.magnitude import magnitude_choice
+from prunopt.solvers.sparsegpt import sparsegpt_weights
+from prunopt.solvers.wanda import wanda_choice
 
 Floats = NDArray[np.float64]
 HIGHEST_DAMPING = 1.0
@@ -108,8 +112,13 @@ def solve_layer(
                 raise ValueError(f"{name}: {error}") from None
             tried.append(damping)
             damping = higher
-    solution = solve(form, method, seed=seed)
-    new = _weights(form, solution.value, method, refit)
+    if refit or method not in PUBLISHED:
+        solution = solve(form, method, seed=seed)
+        new: Floats = form.lift(solution.value)
+    else:  # the form's objective, of re-solved weights, would cost more than the method itself
+        value, new = PUBLISHED[method](form)
+        message = "the published weights, not re-solved: no objective of the form, no bound"
+        solution = Solution(Status.FEASIBLE, value, np.nan, solver=method, message=message)
     energy = max(form.energy, np.finfo(np.float64).tiny)
     whole = max(form.error(np.zeros(form.shape)), np.finfo(np.float64).tiny)
     if isinstance(form, QuadraticSubset):
@@ -136,14 +145,16 @@ def _form(
     return MaskBlocks(weight, hessian, sparsity=sparsity, damping=damping)
 
 
-def _weights(form: Any, value: Any, method: str, refit: bool) -> Floats:
-    """Return the weights that a method ends with: as published without ``refit``, else re-solved for its choice."""
-    if refit or method not in ("wanda", "magnitude", "sparsegpt"):
-        lifted: Floats = form.lift(value)
-        return lifted
-    if method == "sparsegpt":
-        from prunopt.solvers.sparsegpt import sparsegpt_weights
+def _masked(choice: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Floats]]:
+    def published(form: Any) -> tuple[Any, Floats]:
+        value = choice(form)
+        return value, form.masked(value)
 
-        return sparsegpt_weights(form)[1]
-    masked: Floats = form.masked(value)
-    return masked
+    return published
+
+
+PUBLISHED: dict[str, Callable[[Any], tuple[Any, Floats]]] = {
+    "wanda": _masked(wanda_choice),
+    "magnitude": _masked(magnitude_choice),
+    "sparsegpt": sparsegpt_weights,
+}

@@ -90,6 +90,8 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
 
     if manifest["options"]["pattern"] is None:
         return "not recomputed: the manifest does not say which units were removed, only how many"
+    if any(row["error"] is None for row in manifest["report"]):
+        return "not recomputed: masks learned by the model's loss come without errors of layers"
     tokens = as_calibration(calibration)
     if tokens.digest() != manifest["before"]["calibration"]:
         rarity = float(manifest["options"].get("rarity", 0.0))

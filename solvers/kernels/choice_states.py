@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ def multipliers(loss: Floats, costs: Floats, limits: Floats) -> Floats:
     rows = np.array([costs[r][there] for r in finite]) / scale[:, None]
     one = csr_array((np.ones(n), (group, np.arange(n))), shape=(len(loss), n))
     unit = max(float(np.abs(loss[there]).max()), 1e-300)
-    found = linprog(loss[there] / unit, A_ub=rows, b_ub=np.ones(len(finite)), A_eq=one, b_eq=np.ones(len(loss)))
+    solver: Any = linprog  # its stubs know no sparse array
+    found = solver(loss[there] / unit, A_ub=rows, b_ub=np.ones(len(finite)), A_eq=one, b_eq=np.ones(len(loss)))
     if found.status == 0:
         out[finite] = np.maximum(-found.ineqlin.marginals, 0.0) * unit / scale
     return out

@@ -22,14 +22,14 @@ Ints = NDArray[np.int64]
 WAYS = 20_000  # patterns of one block that are looked at
 
 
-def upper_factor(inverse: Floats) -> Floats:
-    """Return the upper triangular U with U^T U = ``inverse``."""
+def upper_factor(normal: Floats) -> Floats:
+    """Return the upper triangular U with U^T U = H^-1: the inverse of R in H = R R^T, R upper triangular too."""
     from scipy.linalg import lapack
 
-    U, info = lapack.dpotrf(inverse, lower=0, clean=1)
+    lower, info = lapack.dpotrf(np.flip(normal), lower=1, clean=1)
     if info:
-        raise ValueError(f"hessian: its inverse is not positive definite (column {info - 1}); give more damping")
-    return np.ascontiguousarray(U)
+        raise ValueError(f"hessian: not positive definite (column {len(normal) - info}); give more damping")
+    return np.ascontiguousarray(lapack.dtrtri(np.flip(lower), lower=0)[0])
 
 
 def sweep(problem: MaskBlocks, lazy: int, exact: int | None) -> tuple[Bools, Floats]:
@@ -39,7 +39,7 @@ def sweep(problem: MaskBlocks, lazy: int, exact: int | None) -> tuple[Bools, Flo
     pattern, where there is one) are taken by the exact joint cost of what is removed in them.
     """
     W = np.array(problem.weight)
-    U = upper_factor(problem.inverse)
+    U = upper_factor(problem.normal)
     mask = np.ones(W.shape, np.bool_)
     d = W.shape[1]
     if problem.pattern is not None:

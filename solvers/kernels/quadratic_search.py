@@ -68,8 +68,18 @@ def node_bound(d: int, single: Floats, table: Floats, wanted: int, cost: Floats,
 
 @njit
 def search(
-    linear: Floats, pair: Floats, cost: Floats, limit: float, set_of: Ints, n_sets: int, exactly: int, cuts: Bools,
-    incumbent: float, margin: float, most_nodes: int, leaves: NDArray[np.int8],
+    linear: Floats,
+    pair: Floats,
+    cost: Floats,
+    limit: float,
+    set_of: Ints,
+    n_sets: int,
+    exactly: int,
+    cuts: Bools,
+    incumbent: float,
+    margin: float,
+    most_nodes: int,
+    leaves: NDArray[np.int8],
 ) -> tuple[float, Bools, bool, int, int, float]:
     """Return (least loss, its subset, found, nodes, leaves written or -1, bound of what was left undone)."""
     n = len(linear)

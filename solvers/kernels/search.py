@@ -54,7 +54,7 @@ class SearchSolver(Solver[Any]):
         complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
         best = next((row for row in losses(study) if complete), None)
         if best is None:
-            why = "no trial was finished" if idle < REFUSED else f"{REFUSED} points in a row decode to nothing"
+            why = "no trial was finished" if idle < REFUSED else f"{REFUSED} trials in a row brought nothing new"
             return Solution(Status.FAILED, None, solver=self.name, stats=counts, message=why)
         return Solution(
             Status.FEASIBLE,

@@ -26,7 +26,7 @@ def by_threshold(problem: TileColumns, ratio: float) -> Ints:
         real = np.arange(problem.energy.shape[1]) < capacity[:, None]
         product = np.nonzero(real)[0]
         order = np.argsort(-problem.energy[mine][real], kind="stable")
-        stay = int(round((1 - ratio) * int(capacity.sum())))
+        stay = round((1 - ratio) * int(capacity.sum()))
         kept[mine] = np.bincount(product[order[:stay]], minlength=len(mine))
     return kept
 
@@ -36,7 +36,7 @@ def balanced(problem: TileColumns, ratio: float) -> Ints:
     widest = np.zeros(problem.n_layers, np.int64)
     np.maximum.at(widest, problem.layer, problem.capacity)
     each = np.rint((1 - ratio) * widest).astype(np.int64)
-    return np.minimum(each[problem.layer], problem.capacity)
+    return np.asarray(np.minimum(each[problem.layer], problem.capacity))
 
 
 def recalibrated(problem: TileColumns, ratio: float) -> Ints:

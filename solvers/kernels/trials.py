@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NOTE = "prunopt"  # the user attribute that holds what is known of a trial
 RETRY, SURPLUS, LOST, WORKER = "retry_of", "surplus", "lost", "worker"
-REFUSED = 1000  # points in a row that decode to nothing
+REFUSED = 100  # trials in a row without an evaluation: the space is used up
 SamplerFactory = Callable[["optuna.Study", int, int], "optuna.samplers.BaseSampler"]
 
 
@@ -65,8 +65,9 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
+    extra = np.cumsum([0] + [RETRY in t.user_attrs or SURPLUS in t.user_attrs for t in trials])
     done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    return sorted(done, key=lambda t: index_of(t, trials))
+    return sorted(done, key=lambda t: int(t.user_attrs.get(RETRY, t.number - extra[t.number])))
 
 
 def losses(study: optuna.Study) -> list[tuple[float, Point, str]]:

@@ -76,9 +76,9 @@ def train_digits(
     optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(digits.train), generator=generator).split(64):
+        for rows in torch.randperm(len(digits.train), generator=generator).split(64):  # type: ignore[no-untyped-call]
             optimiser.zero_grad()
-            nn.functional.cross_entropy(module(digits.train[rows]), digits.train_labels[rows]).backward()
+            nn.functional.cross_entropy(module(digits.train[rows]), digits.train_labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         schedule.step()
     return module.eval()

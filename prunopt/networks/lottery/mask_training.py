@@ -86,15 +86,16 @@ def edge_popup(
     counts = {name: max(1, round(keep * w.numel())) for name, w in weights.items()}
 
     def masked() -> dict[str, Tensor]:
-        return {name: w * _TopShare.apply(scores[name], counts[name]) for name, w in weights.items()}
+        top: Any = _TopShare.apply
+        return {name: w * top(scores[name], counts[name]) for name, w in weights.items()}
 
     optimiser = torch.optim.Adam(list(scores.values()), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     for _ in range(epochs):
-        for rows in torch.randperm(len(inputs), generator=generator).split(64):
+        for rows in torch.randperm(len(inputs), generator=generator).split(64):  # type: ignore[no-untyped-call]
             optimiser.zero_grad()
             output = torch.func.functional_call(module, masked(), (inputs[rows].float(),))
-            nn.functional.cross_entropy(output, labels[rows]).backward()
+            nn.functional.cross_entropy(output, labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         schedule.step()
     with torch.no_grad():

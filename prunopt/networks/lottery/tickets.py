@@ -49,7 +49,8 @@ def inputs_in_ball(
     keep = torch.rand(count, size, generator=generator, dtype=torch.float64) < share
     keep[torch.arange(count), torch.randint(size, (count,), generator=generator)] = True
     x = x.abs() * keep if nonnegative else x * keep
-    return (x * (radius / x.norm(dim=1, keepdim=True).clamp_min(1e-300))).reshape(count, *shape)
+    found: Tensor = (x * (radius / x.norm(dim=1, keepdim=True).clamp_min(1e-300))).reshape(count, *shape)
+    return found
 
 
 def measured_error(
@@ -72,10 +73,12 @@ def measured_error(
     a, b = _double(target), _double(found)
 
     def distance(x: Tensor) -> Tensor:
-        return (a(x) - b(x)).flatten(1).norm(dim=1)
+        far: Tensor = (a(x) - b(x)).flatten(1).norm(dim=1)
+        return far
 
     with torch.no_grad():
-        far = torch.cat([distance(part.double()) for part in inputs.split(1024)])
+        starts = range(0, len(inputs), 1024)
+        far = torch.cat([distance(inputs[start : start + 1024].double()) for start in starts])
     worst = float(far.max())
     if climbs:
         x = inputs[far.topk(min(64, len(far))).indices].double().clone()

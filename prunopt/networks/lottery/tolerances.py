@@ -94,16 +94,14 @@ def spread_tolerances(
     plain = uniform_tolerance(task, bound, fronts=fronts, radius=radius)
     squared, k = fronts.error**2, np.arange(fronts.error.shape[1])
     slopes = _slopes(plain.certificate, radius)
-    chosen: dict[float, Ints] = {}
 
     def sizes(price: float) -> Ints:
-        total = np.ones(n_layers)
+        total: Any = np.ones(n_layers)
         at = np.zeros(len(layer), np.int64)
         for _ in range(ROUNDS):
             rate = (price * slopes / (2 * np.sqrt(np.maximum(total, 1e-18))))[layer]
             at = np.argmin(k + rate[:, None] * squared, axis=1)
             total = np.bincount(layer, squared[np.arange(len(layer)), at], minlength=n_layers)
-        chosen[price] = at
         return at
 
     def spread(loose: float) -> Spread:

@@ -1,0 +1,178 @@
+"""``prunopt cnn``: a convolutional network under a budget of multiply-adds, parameters or measured milliseconds."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunopt.commands.output import guarded, note, number, print_json, progress, table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METHODS = ("importance", "taylor", "magnitude", "deprune", "windows")
+
+
+@guarded
+def cnn(
+    model: Annotated[str, typer.Argument(help="mobilenetv2, efficientnet-lite0, or FILE.py:factory.")],
+    budget: Annotated[
+        str, typer.Option(help="latency_ms=0.6x, latency_ms=9, macs=0.5 or parameters=0.5.")
+    ] = "macs=0.5",
+    method: Annotated[
+        str, typer.Option(help="importance, taylor, magnitude; deprune or windows for depthwise layers.")
+    ] = "importance",
+    images: Annotated[Path | None, typer.Option(help="A folder or .zip of pictures without labels.")] = None,
+    limit: Annotated[int, typer.Option(help="Pictures used.")] = 128,
+    size: Annotated[int, typer.Option(help="Height and width of the input.")] = 224,
+    loss: Annotated[str, typer.Option(help="layers, or measured (slower, better).")] = "layers",
+    runtime: Annotated[str, typer.Option(help="torch, onnxruntime or cuda, for milliseconds.")] = "torch",
+    latency_table: Annotated[Path | None, typer.Option(help="JSON file that keeps measured milliseconds.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads.")] = 1,
+    onnx: Annotated[Path | None, typer.Option(help="Write the smaller network as ONNX, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights and prunopt.json.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Remove channels (or taps of depthwise layers) from a convolutional network, within a budget, with a proof.
+
+    A factory is a function without arguments in a Python file of yours; the file is run. Without pictures the smallest
+    weights go and nothing is re-solved. The methods deprune and windows take a budget in milliseconds of the depthwise
+    layers alone, as a share: latency_ms=0.5x.
+    """
+    from prunopt.networks.cnn import parse_budget
+
+    if method not in METHODS:
+        raise ValueError(f"--method {method}: give one of {', '.join(METHODS)}")
+    if limit < 2 or size < 8 or threads < 1:
+        raise ValueError(f"--limit {limit}, --size {size}, --threads {threads}: at least 2, 8 and 1 are needed")
+    resource, share, relative = parse_budget(budget)
+    if method in ("deprune", "windows") and not (resource == "latency_ms" and relative and share <= 1):
+        raise ValueError(f"--budget {budget}: --method {method} needs a share of milliseconds, as in latency_ms=0.5x")
+    if out is not None:
+        from prunopt.networks.checkpoints import check_target
+
+        check_target(out)
+    import torch
+
+    torch.set_num_threads(threads)
+    with progress("cnn") as tell:
+        tell("reading")
+        dense, name = read(model)
+        pictures = None
+        if images is not None:
+            from prunopt.networks.cnn_models import read_pictures
+
+            pictures = read_pictures(images, name or "mobilenetv2", limit=limit, size=size)[0]
+        example = torch.zeros(1, 3, size, size) if pictures is None else pictures[:1]
+        times = None
+        if resource == "latency_ms" and method != "deprune":
+            from prunopt.networks.latency import LatencyTable
+
+            times = LatencyTable(runtime, latency_table, threads=threads)
+        job = {"deprune": _deprune, "windows": _windows}.get(method, _channels)
+        smaller, report = job(
+            dense, name, pictures, example, times, tell, budget=budget, share=share, method=method, loss=loss, seed=seed
+        )
+        if out is not None:
+            from prunopt.networks.cnn_saving import save_cnn
+
+            save_cnn(smaller, out, dense=name, report=report)
+        if onnx is not None:
+            from prunopt.networks.cnn_surgery import onnx_file
+
+            onnx_file(smaller, example, onnx)
+    report["files"] = [str(p) for p in (out, onnx) if p is not None]
+    print_json(report) if as_json else _show(report)
+
+
+def read(model: str) -> tuple[nn.Module, str | None]:
+    """Return a network and, where it is a known one, its name."""
+    from prunopt.networks.cnn_models import NAMES, read_cnn
+
+    if model in NAMES:
+        return read_cnn(model), model
+    file, _, factory = model.rpartition(":")
+    if not file or not file.endswith(".py"):
+        raise ValueError(f"MODEL {model}: give {', '.join(NAMES)} or FILE.py:factory")
+    if not Path(file).is_file():
+        raise ValueError(f"MODEL {model}: there is no file {file}")
+    spec = importlib.util.spec_from_file_location("prunopt_user_model", file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"MODEL {model}: {file} cannot be loaded as a module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, factory, None)):
+        raise ValueError(f"MODEL {model}: {file} has no function {factory}")
+    built = getattr(module, factory)()
+    from torch import nn
+
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"MODEL {model}: {factory}() returns {type(built).__name__}, a torch.nn.Module is needed")
+    return built.eval(), None
+
+
+def _channels(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
+    from prunopt.networks.cnn import prune_cnn
+
+    options: dict[str, Any] = {"importance": "obs" if o["method"] == "importance" else o["method"], "loss": o["loss"]}
+    if pictures is None:
+        if o["method"] != "magnitude":
+            note("no --images: the smallest weights go (--method magnitude), nothing is re-solved")
+        options = {"importance": "magnitude", "refit": False, "batch_norm": "keep"}
+    result = prune_cnn(
+        dense, pictures, budget=o["budget"], example=example, table=times, name=name, seed=o["seed"], progress=tell,
+        **options,
+    )  # fmt: skip
+    return result.model, {"model": name, "method": o["method"], **result.to_dict()}
+
+
+def _deprune(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
+    from prunopt.networks.cnn import deprune
+
+    masked, solution = deprune(dense, example, budget=o["share"], seed=o["seed"])
+    kept = [int(m.sum()) for m in solution.value]
+    report = _solved(name, o["method"], solution)
+    report["notes"] = [f"{sum(kept)} of {sum(m.size for m in solution.value)} depthwise weights stay",
+                       "the weights are zeros: only kernels for the diagonal form run faster by them"]  # fmt: skip
+    return masked, report
+
+
+def _windows(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
+    from prunopt.networks.cnn_taps import choose_windows, with_windows
+
+    choice = choose_windows(dense, example, o["share"], times, progress=tell)
+    chosen = dict(zip(choice.names, choice.windows, strict=True))
+    report = _solved(name, o["method"], choice.solution)
+    report["used"], report["total"] = choice.milliseconds, choice.dense_milliseconds
+    report["windows"] = {n: list(w.shape) for n, w in chosen.items()}
+    return with_windows(dense, chosen), report
+
+
+def _solved(name: Any, method: str, solution: Any) -> dict[str, Any]:
+    return {"model": name, "method": method, "status": solution.status.name, "objective": solution.objective,
+            "bound": solution.bound, "gap": solution.gap, "solver": solution.solver, "notes": []}  # fmt: skip
+
+
+def _show(report: dict[str, Any]) -> None:
+    if "groups" in report:
+        rows = [[r["group"], str(r["before"]), str(r["after"]), number(r["loss"], 3)] for r in report["groups"]]
+        print(table(["channels of", "before", "after", "loss"], rows, left=[0]))
+    for layer, shape in report.get("windows", {}).items():
+        print(f"{layer}: {shape[0]}x{shape[1]}")
+    proof = f"gap {report['gap']:.2g}" if report.get("gap") is not None else "no bound"
+    print(f"{report['status'].lower()} ({report['solver']}): loss {number(report['objective'], 4)}, {proof}")
+    if "total" in report:
+        share = report["used"] / report["total"]
+        print(
+            f"{report.get('resource', 'milliseconds')}: {number(report['used'])} of {number(report['total'])} ({share:.1%})"
+        )
+    if report.get("measured"):
+        print(", ".join(f"{k} {v:.3f}" for k, v in report["measured"].items()))
+    for line in report.get("notes", []):
+        print(line)
+    if report["files"]:
+        print(f"Written: {', '.join(report['files'])}")

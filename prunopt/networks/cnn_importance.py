@@ -1,0 +1,223 @@
+"""Which channels of a group go first, and what every width loses: magnitude, Taylor, or the layers' own error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from prunopt.networks.groups import ChannelGroups, Slot, modules_of
+from prunopt.solvers.kernels.obs import Elimination
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+IMPORTANCES = ("obs", "taylor", "magnitude")
+PATCHES = 200  # places of a picture's feature map that enter a Hessian
+STEP = 8  # channels removed between two downdates
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """A group's channels in the order in which they go, and the layers' relative error after 0, 1, 2, ... of them."""
+
+    group: int
+    order: Ints
+    error: Floats
+
+
+def rank_channels(
+    model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], images: torch.Tensor | None, *,
+    importance: str = "obs", damping: float = 1e-3, batch: int = 16, seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> list[Ranking]:  # fmt: skip
+    r"""Rank the free channels of groups.
+
+    ``"obs"`` removes the channels whose going changes the outputs of the layers that read them least, those layers
+    re-solved: :math:`\sum_f \min_{W'} \|W X - W' X\|^2 / \|W X\|^2`, greedily, with the pictures' own activations X.
+    ``"taylor"`` adds up :math:`|x \, \partial L / \partial x|` of a channel x under the network's own labels;
+    ``"magnitude"`` the squared weights that write and read it.
+    """
+    if importance not in IMPORTANCES:
+        raise ValueError(f"importance={importance!r}: give one of {', '.join(IMPORTANCES)}")
+    if importance != "magnitude" and images is None:
+        raise ValueError(f"importance={importance!r}: calibration pictures are needed")
+    if importance == "obs":
+        assert images is not None
+        return _by_error(model, groups, chosen, images, damping, batch, seed, progress)
+    scores = _magnitudes(model, groups) if importance == "magnitude" else _taylor(model, groups, images, batch)
+    out = []
+    for g in chosen:
+        free = _free(groups, g)
+        order = free[np.argsort(scores[free], kind="stable")]
+        total = max(float(scores[groups.members(g)].sum()), 1e-300)
+        out.append(Ranking(g, order, np.r_[0.0, np.cumsum(scores[order])] / total))
+    return out
+
+
+def _free(groups: ChannelGroups, g: int) -> Ints:
+    members = groups.members(g)
+    return members[~groups.fixed[members]]
+
+
+def _magnitudes(model: nn.Module, groups: ChannelGroups) -> Floats:
+    scores, modules = np.zeros(groups.n_channels), modules_of(model, groups)
+    for slot in groups.slots:
+        if not slot.consumes:
+            continue
+        module: Any = modules[slot.name]
+        squares = (module.weight.detach().double() ** 2).flatten(2) if module.weight.ndim > 2 else None
+        table = (module.weight.detach().double() ** 2 if squares is None else squares.sum(2)).cpu().numpy()
+        np.add.at(scores, slot.outs, table.sum(1) / max(table.sum(), 1e-300))
+        if slot.kind != "grouped":
+            np.add.at(scores, slot.ins, table.sum(0) / max(table.sum(), 1e-300))
+    return scores
+
+
+def _taylor(model: nn.Module, groups: ChannelGroups, images: Any, batch: int) -> Floats:
+    scores, modules = np.zeros(groups.n_channels), modules_of(model, groups)
+    held: dict[str, torch.Tensor] = {}
+    hooks = []
+    for slot in groups.slots:
+        if slot.consumes:
+
+            def keep(_: Any, args: Any, name: str = slot.name) -> None:
+                held[name] = args[0]
+                args[0].retain_grad()
+
+            hooks.append(modules[slot.name].register_forward_pre_hook(keep))
+    model.eval()
+    try:
+        for x in torch.split(images, batch):
+            x = x.clone().requires_grad_(True)
+            logits = model(x)
+            F.cross_entropy(logits, logits.detach().argmax(1), reduction="sum").backward()  # type: ignore[no-untyped-call]
+            for slot in groups.slots:
+                slope = held[slot.name].grad if slot.consumes else None
+                if slope is not None:
+                    part = held[slot.name] * slope
+                    by_image = part.flatten(2).sum(2) if part.ndim > 2 else part
+                    np.add.at(scores, slot.ins, by_image.abs().sum(0).detach().double().cpu().numpy())
+            model.zero_grad(set_to_none=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return scores
+
+
+def hessians(
+    model: nn.Module, slots: Sequence[Slot], images: torch.Tensor, *, batch: int = 16, seed: int = 0
+) -> dict[str, Floats]:
+    """Return X X^T / n of the patches that each layer reads, (in * taps, in * taps), channels outermost."""
+    sums: dict[str, torch.Tensor] = {}
+    counts: dict[str, int] = {}
+    generator = torch.Generator().manual_seed(seed)
+    hooks = []
+    for slot in slots:
+        module = model.get_submodule(slot.name)
+
+        def add(module: Any, args: Any, name: str = slot.name) -> None:
+            rows = patches(module, args[0], generator).double()
+            sums[name] = sums.get(name, 0) + rows.T @ rows
+            counts[name] = counts.get(name, 0) + len(rows)
+
+        hooks.append(module.register_forward_pre_hook(add))
+    try:
+        with torch.inference_mode():
+            for x in torch.split(images, batch):
+                model.eval()(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total / counts[name]).cpu().numpy() for name, total in sums.items()}
+
+
+def patches(module: Any, x: torch.Tensor, generator: torch.Generator | None, most: int = PATCHES) -> torch.Tensor:
+    """Return what a layer multiplies its weights with, (samples, in * taps); a random part of the places."""
+    if x.ndim == 2:
+        return x
+    padded = padded_input(module, x)
+    unfolded = F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride).transpose(1, 2)
+    places = unfolded.shape[1]
+    if generator is not None and places > most:
+        unfolded = unfolded[:, torch.randperm(places, generator=generator)[:most]]
+    return unfolded.reshape(-1, unfolded.shape[2])
+
+
+def padded_input(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """Return a convolution's input with its padding, that of TensorFlow's "same" convolutions included."""
+    if hasattr(module, "static_padding"):
+        padded: torch.Tensor = module.static_padding(x)
+        return padded
+    if isinstance(module.padding, str) or type(module).__name__ == "Conv2dDynamicSamePadding":
+        return F.pad(x, same_padding(module, x.shape[2], x.shape[3]))
+    vertical, horizontal = module.padding
+    return F.pad(x, [horizontal, horizontal, vertical, vertical])
+
+
+def same_padding(module: Any, height: int, width: int) -> list[int]:
+    """Return left, right, top, bottom of the padding that keeps ceil(size / stride) output places."""
+    out: list[int] = []
+    for size, k, s, d in zip((width, height), reversed(module.kernel_size), reversed(module.stride),
+                             reversed(module.dilation), strict=True):  # fmt: skip
+        total = 0 if module.padding == "valid" else max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        out += [total // 2, total - total // 2]
+    return out
+
+
+def _by_error(
+    model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], images: torch.Tensor, damping: float, batch: int,
+    seed: int, progress: Callable[[str], None] | None,
+) -> list[Ranking]:  # fmt: skip
+    readers = {g: [s for s in groups.consumers(g) if s.kind != "grouped"] for g in chosen}
+    wanted = {s.name: s for slots in readers.values() for s in slots}
+    tables = hessians(model, list(wanted.values()), images, batch=batch, seed=seed)
+    layers: dict[str, tuple[Floats, Floats, float]] = {}
+    for name, H in tables.items():
+        module: Any = model.get_submodule(name)
+        W = module.weight.detach().double().flatten(1).cpu().numpy()
+        energy = max(float(np.vdot(W @ H, W)), 1e-300)
+        damped = H + damping * max(float(np.diagonal(H).mean()), 1e-300) * np.eye(len(H))
+        layers[name] = (W, np.asarray(np.linalg.inv(damped), np.float64), energy)
+    out = []
+    for number, g in enumerate(chosen):
+        out.append(_eliminate(groups, g, readers[g], layers))
+        if progress is not None:
+            progress(f"{number + 1} of {len(chosen)} groups ranked")
+    return out
+
+
+def _eliminate(groups: ChannelGroups, g: int, readers: list[Slot], layers: Any) -> Ranking:
+    free = _free(groups, g)
+    if not readers:
+        return Ranking(g, free, np.zeros(len(free) + 1))
+    parts: list[tuple[Elimination, dict[int, Ints], float]] = []
+    for slot in readers:
+        W, inverse, energy = layers[slot.name]
+        taps = W.shape[1] // len(slot.ins)
+        columns: dict[int, Ints] = {}
+        for channel in free.tolist():
+            at = np.flatnonzero(slot.ins == channel)
+            columns[channel] = (at[:, None] * taps + np.arange(taps)).ravel()
+        parts.append((Elimination(W, inverse), columns, energy))
+    left, order, error = free.tolist(), list[int](), [0.0]
+    while left:
+        costs = np.zeros(len(left))
+        for layer, columns, energy in parts:
+            present = [i for i, c in enumerate(left) if len(columns[c])]
+            costs[present] += layer.costs([columns[left[i]] for i in present]) / energy
+        step = min(STEP, max(1, len(left) // 32), len(left))
+        gone = [left[i] for i in np.argsort(costs, kind="stable")[:step]]
+        spent = 0.0
+        for layer, columns, energy in parts:
+            at = np.concatenate([columns[c] for c in gone])
+            spent += layer.remove(at) / energy if len(at) else 0.0
+        error += [error[-1] + spent * (k + 1) / len(gone) for k in range(len(gone))]
+        order += gone
+        left = [c for c in left if c not in set(gone)]
+    return Ranking(g, np.array(order, np.int64), np.array(error))

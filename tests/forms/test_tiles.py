@@ -1,0 +1,146 @@
+"""Tiles of depthwise layers and channels in tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prunopt import load_form, save_form, solve, verify
+from prunopt.core.solution import CertificateError, Status
+from prunopt.forms import TileColumns, TilePartition
+from prunopt.solvers.dcp import Dcp
+from prunopt.solvers.dcp_b import DcpB
+from prunopt.solvers.hsr import Hsr
+from prunopt.solvers.tile_enumeration import assignments, partitions
+from prunopt.solvers.tile_swap import TileSwap
+from prunopt.testing_choices import brute_force_partition, brute_force_tiles, random_tiles
+
+ENERGY = np.array([[9.0, 4.0, 2.0, 1.0], [8.0, 7.0, 3.0, 0.5], [6.0, 5.0, 0.0, 0.0]])
+COST = np.array([[0.0, 2.0, 4.0], [0.0, 1.0, 2.0]])
+
+
+def example(**changes: float) -> TileColumns:
+    return replace(TileColumns(ENERGY, [0, 0, 1], [4, 4, 2], COST, 3.0, 2), **changes)  # type: ignore[arg-type]
+
+
+def test_a_layer_lasts_as_long_as_its_fullest_product() -> None:
+    form = example()
+    assert form.tiles(np.array([3, 1, 2])).tolist() == [2, 1]
+    assert form.latency(np.array([3, 1, 2])) == 5.0
+    assert form.latency(np.array([2, 1, 2])) == 3.0
+    assert form.objective(np.array([2, 1, 2])) == 3.0 + 10.5
+
+
+def test_the_optimum_fills_its_tiles() -> None:
+    answer = solve(example())
+    assert answer.solver == "tile-dp"
+    assert answer.status is Status.OPTIMAL
+    assert answer.value.tolist() == [2, 2, 2]
+    assert answer.objective == 3.0 + 3.5
+    verify(example(), answer)
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_dynamic_programming_is_brute_force_is_the_integer_program(seed: int) -> None:
+    form = random_tiles(np.random.default_rng(100 + seed))
+    best = brute_force_tiles(form)
+    ours = solve(form, "tile-dp", throw=False)
+    if best is None:
+        assert ours.status is Status.INFEASIBLE
+        return
+    assert ours.objective == pytest.approx(best, abs=1e-12)
+    assert solve(form, "pulp").objective == pytest.approx(best, abs=1e-9)
+
+
+def test_the_lagrangian_bound_is_below_and_forged_multipliers_are_refused() -> None:
+    form = example()
+    for multiplier in (0.0, 0.5, 2.0, 50.0):
+        assert form.bound({"latency": multiplier}) <= solve(form).objective + 1e-12
+    with pytest.raises(CertificateError, match="latency"):
+        form.bound({"latency": -1.0})
+
+
+def test_the_published_rules_at_a_ratio() -> None:
+    free = example(budget=math.inf)
+    assert solve(free, Dcp(0.5)).value.tolist() == [2, 2, 1]
+    assert solve(free, DcpB(0.5)).value.tolist() == [2, 2, 1]
+    quarter = solve(free, DcpB(0.25)).value
+    assert quarter.tolist() == [3, 3, 2]  # layer 0 is not aligned: its second tile holds one vector
+    assert solve(free, Hsr(0.25)).value.tolist() == [2, 2, 2]
+
+
+def test_recalibration_drops_in_the_better_half_and_fills_in_the_other() -> None:
+    energy = np.tile(np.arange(8.0, 0, -1), (2, 1))
+    cost = np.array([[0.0, 1, 2, 3, 4], [0.0, 5, 10, 15, 20]])
+    form = TileColumns(energy, [0, 1], [8, 8], cost, math.inf, 2)
+    assert solve(form, Hsr(0.375)).value.tolist() == [6, 4]  # 5 of 8 each: a tile of layer 1 is worth more time
+
+
+def test_a_rule_beyond_the_budget_fails_and_says_so() -> None:
+    answer = solve(example(), Dcp(0.0), throw=False)
+    assert answer.status is Status.FAILED
+    assert "raise it" in answer.message
+
+
+def test_out_of_reach_names_the_nearest_request() -> None:
+    form = TileColumns(ENERGY, [0, 0, 1], [4, 4, 2], COST + 1, 1.0, 2)
+    answer = solve(form, throw=False)
+    assert answer.status is Status.INFEASIBLE
+    assert "budget=2" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"energy": ENERGY[:, ::-1]}, "energy"),
+        ({"capacity": [4, 4, 9]}, "capacity"),
+        ({"capacity": [4, 4, 1]}, "beyond"),
+        ({"cost": -COST}, "cost"),
+        ({"layer": [0, 1, 0]}, "layer"),
+        ({"tile": 0}, "tile"),
+        ({"budget": float("nan")}, "budget"),
+    ],
+)
+def test_bad_input(changes: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(example(), **changes)  # type: ignore[arg-type]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    for form in (example(), TilePartition(ENERGY, 2, 3)):
+        save_form(form, tmp_path / "form.npz")
+        assert solve(load_form(tmp_path / "form.npz")).objective == solve(form).objective
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_channels_in_tiles_exactly(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    problem = TilePartition(rng.normal(size=(6, 3)) ** 2, 2, 2)
+    best = brute_force_partition(problem)
+    assert solve(problem, "tile-enumeration").objective == pytest.approx(best, abs=1e-12)
+    assert solve(problem, "pulp").objective == pytest.approx(best, abs=1e-8)
+    found = solve(problem, "tile-swap", seed=seed)
+    assert best - 1e-12 <= found.objective
+    assert found.bound <= best + 1e-12
+
+
+def test_even_counts_are_proven_optimal() -> None:
+    energy = np.array([[9.0, 8], [7, 6], [0.1, 0.2], [0.1, 0.3]])
+    given = TilePartition(energy, 2, 2)
+    assert given.objective(np.array([0, 0, 1, 1])) > 13
+    answer = solve(given, "tile-swap")
+    assert answer.status is Status.OPTIMAL
+    assert answer.objective == pytest.approx(0.7)
+
+
+def test_every_assignment_is_listed_once() -> None:
+    listed = [tuple(a) for a in assignments(6, 2)]
+    assert len(listed) == len(set(listed)) == round(partitions(6, 2)) == 15
+    with pytest.raises(ValueError, match="tile-swap"):
+        solve(TilePartition(np.ones((64, 1)), 8, 3), "tile-enumeration")
+    with pytest.raises(ValueError, match="swaps"):
+        TileSwap(-1)

@@ -1,0 +1,178 @@
+"""Lottery tickets as networks: data, files, mask training, and the problems around the subset sum."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+from prunopt.cli import app  # noqa: E402
+from prunopt.networks.lottery import (  # noqa: E402
+    data_masks,
+    edge_popup,
+    fewest_neurons,
+    find_ticket,
+    inputs_in_ball,
+    measured_error,
+    read_network,
+    spread_tolerances,
+)
+from prunopt.networks.lottery.tolerances import fronts_of, uniform_tolerance  # noqa: E402
+from prunopt.problems import LotteryTicket  # noqa: E402
+
+nn = torch.nn
+RUN = CliRunner()
+
+
+def target(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def brute_force_neurons(targets: Any, candidates: Any, epsilon: float) -> int | None:
+    n = candidates.shape[1]
+    every = np.array(list(itertools.product((False, True), repeat=n)))
+    hits = [every[np.abs(every @ row - t) <= epsilon] for t, row in zip(targets, candidates, strict=True)]
+    sizes = [s.sum() for s in every if all((~h | s).all(axis=1).any() for h in hits)]
+    return min(sizes, default=None)
+
+
+def test_fewest_neurons_against_every_set() -> None:
+    rng = np.random.default_rng(0)
+    infeasible = 0
+    for _ in range(40):
+        m, n = int(rng.integers(1, 5)), int(rng.integers(1, 8))
+        t, a = rng.uniform(-0.5, 0.5, m), rng.uniform(-1, 1, (m, n))
+        best = brute_force_neurons(t, a, 0.1)
+        if best is None:
+            infeasible += 1
+            with pytest.raises(ValueError, match="no subset of the"):
+                fewest_neurons(t, a, 0.1)
+            continue
+        found = fewest_neurons(t, a, 0.1)
+        assert found.n_neurons == best
+        assert not (found.kept & ~found.neurons).any()
+        assert (np.abs(np.where(found.kept, a, 0.0).sum(axis=1) - t) <= 0.1 + 1e-12).all()
+    assert 0 < infeasible < 40
+
+
+def test_spread_tolerances_keep_fewer_at_the_same_certificate() -> None:
+    task = LotteryTicket(target(), 0.01, rescale=True, nonnegative_input=True, width=24)
+    fronts = fronts_of(task, 6)
+    plain, ours = (f(task, 0.05, fronts=fronts) for f in (uniform_tolerance, spread_tolerances))
+    assert plain.certificate.error_bound <= 0.05
+    assert ours.certificate.error_bound <= 0.05
+    assert ours.kept < plain.kept
+    with pytest.raises(ValueError, match="nearest subsets are certified to"):
+        spread_tolerances(task, 1e-9, fronts=fronts)
+
+
+def test_masks_fitted_to_data_beat_the_nearest_weights() -> None:
+    net = target()
+    x = torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) @ torch.rand(6, 6)
+    task = LotteryTicket(net, 0.01, rescale=True, nonnegative_input=True, width=10)
+    ours = data_masks(task, x, price=0.0)
+    assert ours.kept == task.objective(ours.masks)
+    fronts = fronts_of(task, 5)
+    nearest = task.reduce().back(fronts.mask(np.full(len(fronts.error), 5)))
+
+    def residual(masks: Any) -> float:
+        with torch.no_grad():
+            return float(((net(x) - task.ticket(masks).module(x)) ** 2).sum(dim=1).mean())
+
+    assert residual(ours.masks) == pytest.approx(ours.residuals[-1], rel=1e-3)
+    assert residual(ours.masks) < residual(nearest) / 2
+    dear = data_masks(task, x, price=1e-2)
+    assert dear.kept < ours.kept
+    with pytest.raises(ValueError, match="price=-1"):
+        data_masks(task, x, price=-1)
+    with pytest.raises(ValueError, match="signed inputs"):
+        data_masks(LotteryTicket(net, 0.01, rescale=True), x, price=0.0)
+
+
+def test_edge_popup_keeps_the_share_and_leaves_the_weights() -> None:
+    net = LotteryTicket(target(), 0.01, rescale=True, nonnegative_input=True, width=6).random_network()
+    x = torch.rand(120, 6)
+    y = (x[:, 0] > x[:, 1]).long() + (x[:, 2] > 0.7).long()
+    found = edge_popup(net, x, y, keep=0.5, epochs=10)
+    for masked, drawn in zip(found.module.parameters(), net.parameters(), strict=True):
+        assert ((masked == 0) | (masked == drawn)).all()
+    assert sum(int((p != 0).sum()) for p in found.module.parameters()) == found.kept
+    assert abs(found.kept - 0.5 * found.sampled) < 4
+    with torch.no_grad():
+        right = (found.module(x).argmax(dim=1) == y).double().mean()
+        before = (net(x).argmax(dim=1) == y).double().mean()
+    assert right > before + 0.1
+
+
+def test_the_measured_error_climbs_but_stays_below_the_certificate() -> None:
+    net = target()
+    ticket, _, task = find_ticket(net, 0.02, rescale=True)
+    x = inputs_in_ball(task.target.input_shape, 500, seed=1)
+    assert x.flatten(1).norm(dim=1) == pytest.approx(np.ones(500))
+    plain, climbed = (measured_error(net, ticket.module, x, climbs=c) for c in (0, 30))
+    assert 0 < plain < climbed <= ticket.certificate.error_bound
+    assert (inputs_in_ball((4,), 50, nonnegative=True) >= 0).all()
+
+
+def test_command_on_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    save_file(target().state_dict(), file)
+    out = tmp_path / "out"
+    done = RUN.invoke(app, ["lottery", "--target", str(file), "--epsilon", "0.02", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["measured error"] <= report["bound"] <= report["a-priori bound"]
+    assert report["target accuracy"] is None
+    assert report["parameters"]["kept second"] == report["proven least"]
+    assert sorted(f.name for f in out.iterdir()) == ["ticket.json", "ticket.safetensors"]
+    stays = sum(int((t != 0).sum()) for t in load_file(out / "ticket.safetensors").values())
+    assert stays == report["parameters"]["kept"]
+    plain = RUN.invoke(app, ["lottery", "--target", str(file), "--construction", "golden-ratio", "--epsilon", "0.02"])
+    assert plain.exit_code == 0, plain.output
+    assert "proven" in plain.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epsilon", "9"], "below the largest weight"),
+        (["--epsilon", "0.001", "--width", "8"], "nearest feasible request"),
+        (["--no-rescale"], "rescale=True"),
+        (["--construction", "gold"], "construction='gold'"),
+        (["--input-shape", "a"], "--input-shape a"),
+        (["--target", "missing.safetensors"], "no such file"),
+    ],
+    ids=str,
+)
+def test_command_says_what_is_wrong_in_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:
+    file = tmp_path / "net.safetensors"
+    save_file(target().state_dict(), file)
+    done = RUN.invoke(app, ["lottery", "--target", str(file), *arguments])
+    assert done.exit_code == 1
+    assert words in done.output
+    assert "Traceback" not in done.output
+
+
+def test_reading_networks(tmp_path: Path) -> None:
+    file = tmp_path / "net.safetensors"
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 16, 3, bias=False))
+    save_file({f"net.{k}": v for k, v in conv.state_dict().items()}, file)
+    x = torch.rand(5, 1, 4, 4)
+    assert torch.allclose(read_network(file)(x), conv(x))
+    save_file({"a.weight": torch.rand(3, 3, 3)}, file)
+    with pytest.raises(ValueError, match=r"a\.weight is not the weight"):
+        read_network(file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        read_network(file)
