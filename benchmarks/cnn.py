@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.cnn prune NAME`` prunes (the networks are
 kept in ``$PRUNOPT_BENCH_CACHE``; a second call goes on),
-``python -m benchmarks.cnn time NAME`` times what was pruned (nothing else should run), ``python -m benchmarks.cnn show``
-prints the tables. NAME is mobilenetv2 or efficientnet-lite0.
+``python -m benchmarks.cnn time NAME`` times what was pruned (nothing else should run),
+``python -m benchmarks.cnn show`` prints the tables. NAME is mobilenetv2 or efficientnet-lite0.
 
 Pictures: imagenet_even_500.zip of ``$PRUNOPT_DATA`` or ``../shared/data``; the odd ones calibrate (no labels), the even
 ones are the table's. They may be training pictures: figures are relative to the dense network, no benchmark top-1.

@@ -54,7 +54,8 @@ def rows(form: TileColumns, ratio: float, dense: float) -> list[dict[str, Any]]:
     start = time.perf_counter()
     value = quickest(form, lost)
     row = {"ratio": ratio, "method": "ours: lost <= HSR", "lost": form.objective(value), "status": "OPTIMAL",
-           "speed": dense / form.latency(value), "kept": int(value.sum()), "seconds": time.perf_counter() - start}  # fmt: skip
+           "speed": dense / form.latency(value), "kept": int(value.sum()),
+           "seconds": time.perf_counter() - start}  # fmt: skip
     return [*out, row]
 
 

@@ -37,14 +37,14 @@ STRUCTURED = {
     "wanda": {"method": "wanda", "refit": False},
     "wanda+refit": {"method": "wanda"},
     "slimgpt": {"method": "slimgpt", "damping": 0.01},
-    "ours": {"method": "obs-swap", "rarity": 0.5},
+    "ours": {"method": "wanda", "allocation": "mckp"},
 }
 SINGLE = {
     "magnitude": {"method": "magnitude", "refit": False},
     "wanda": {"method": "wanda", "refit": False},
     "wanda+refit": {"method": "wanda"},
     "sparsegpt": {"method": "sparsegpt", "refit": False},
-    "ours": {"method": "sparsegpt", "rarity": 0.5},
+    "ours": {"method": "sparsegpt"},
 }
 GROUPS = {
     "10 %": (STRUCTURED, {"sparsity": 0.1, "units": ("ffn",)}),
@@ -58,7 +58,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "30 %/greedy": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy"},
     "30 %/wanda log": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log"},
     "30 %/wanda d1": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "damping": 1.0},
-    "30 %/wanda mckp": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp"},
+    "2-4/sparsegpt+refit rarity": {"sparsity": 0.5, "pattern": "2:4", "method": "sparsegpt", "rarity": 0.5},
     "30 %/greedy mckp": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy", "allocation": "mckp"},
     "30 %/wanda mckp rarity": {
         "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp", "rarity": 0.3,

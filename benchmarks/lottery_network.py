@@ -231,7 +231,7 @@ def tolerances() -> dict[str, Any]:
 
 def data() -> dict[str, Any]:
     """Residuals on data against residuals of each weight: kept weights at the same output error on test pictures."""
-    task = task_of(1e-3, width=40)
+    task = task_of(1e-3, width=24)
     fronts = fronts_of(task, 6)
 
     def measure(masks: Any) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def data() -> dict[str, Any]:
         sizes = np.where(fits.any(axis=1), fits.argmax(axis=1), fronts.error.shape[1] - 1)
         plain.append({"epsilon": float(epsilon), **measure(task.reduce().back(fronts.mask(sizes)))})
     fitted = []
-    for price in (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5):
+    for price in (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6):
         fitted.append({"price": price, **measure(data_masks(task, DIGITS.train, price=price).masks)})
         print(fitted[-1], flush=True)
     equal = []
@@ -260,7 +260,7 @@ def data() -> dict[str, Any]:
             equal.append(
                 {"rms output error": f["rms output error"], "plain kept": interpolated, "fitted kept": f["kept"]}
             )
-    return {"neurons of an input": 40, "plain": plain, "fitted": fitted, "at equal error": equal}
+    return {"neurons of an input": 24, "plain": plain, "fitted": fitted, "at equal error": equal}
 
 
 def main(parts: list[str]) -> None:

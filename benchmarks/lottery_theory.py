@@ -167,7 +167,7 @@ def failure(targets: int = 200_000) -> dict[str, Any]:
 
 
 def widths(delta: float = 0.01) -> dict[str, Any]:
-    """Neurons for a target weight (both halves) in a network of l layers of d x d, for an output error of epsilon.
+    """Samples for a target weight (both halves) in a network of l layers of d x d, for an output error of epsilon.
 
     The tolerance of a weight is epsilon / (e l d), the number of weights l d^2, weights up to 1.
     """
@@ -280,7 +280,7 @@ def pictures() -> None:
         axes[2].plot(
             [r["output epsilon"] for r in rows], [r[key] for r in rows], color=colour, marker=marker, label=label
         )
-    axes[2].set(xscale="log", yscale="log", xlabel="output error", ylabel="neurons for a target weight",
+    axes[2].set(xscale="log", yscale="log", xlabel="output error", ylabel="samples for a target weight",
                 title="Three layers of 100 x 100, delta 0.01", ylim=(10, 1e8))  # fmt: skip
     axes[2].legend(fontsize=7)
     figure.tight_layout()

@@ -13,6 +13,7 @@ from prunopt.problems.layer_allocation import LayerAllocation as LayerAllocation
 from prunopt.problems.layer_reconstruction import LayerReconstruction as LayerReconstruction
 from prunopt.problems.lottery_ticket import LotteryTicket as LotteryTicket
 from prunopt.problems.semi_structured_mask import SemiStructuredMask as SemiStructuredMask
+from prunopt.problems.soft_mask import SoftMask as SoftMask
 
 __all__ = [
     "AllocationSearch",
@@ -24,5 +25,6 @@ __all__ = [
     "LayerReconstruction",
     "LotteryTicket",
     "SemiStructuredMask",
+    "SoftMask",
     "StreamedForestBudget",
 ]

@@ -15,7 +15,9 @@ def as_sizes(sizes: ArrayLike) -> Floats:
     """Return layer sizes, checked: one or more finite numbers > 0."""
     values = np.asarray(sizes)
     if values.ndim != 1 or not values.size or values.dtype.kind not in "fiu":
-        raise ValueError(f"sizes: {values.dtype} of shape {values.shape} given; one number > 0 for each layer is needed")
+        raise ValueError(
+            f"sizes: {values.dtype} of shape {values.shape} given; one number > 0 for each layer is needed"
+        )
     values = values.astype(np.float64)
     if not np.all(np.isfinite(values)) or values.min() <= 0:
         raise ValueError(f"sizes: {values.min()} given; every size must be finite and > 0")
@@ -83,7 +85,7 @@ def on_budget(raw: ArrayLike, sizes: ArrayLike, sparsity: float, bounds: Any = (
     inside = (s > low) & (s < high)
     if inside.any():  # the last rounding error goes to the layers that can take it
         s[inside] = np.clip(s[inside] + (total - n @ s) / n[inside].sum(), low[inside], high[inside])
-    return s
+    return np.asarray(s, np.float64)
 
 
 def uniform(sizes: ArrayLike, sparsity: float, bounds: Any = (0.0, 1.0)) -> Floats:

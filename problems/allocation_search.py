@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from prunopt.core.problem import Reduced
 from prunopt.forms.blackbox import BlackBox, Gene, LevelSearch, Point, digest, level_genes
 from prunopt.problems.allocation_rules import as_bounds, as_sizes, as_sparsity, on_budget, progression, uniform
-from prunopt.problems.expression_operators import POST, PRE, REDUCTIONS, TRANSFORMS, bounded
+from prunopt.problems.expression_operators import POST, PRE, REDUCTIONS, TRANSFORMS, bounded, constant
 from prunopt.problems.expressions import Expression, parse
 
 Floats = NDArray[np.float64]
@@ -40,9 +40,9 @@ class AllocationSearch:
     sparsity : float
         S, the fraction of all sizes to remove.
     space
-        ``"expressions"`` (DSA [1]_): formulas over per-layer statistics, see `Expression`. ``"vector"``: one real number
-        for each layer. ``"progression"``: one number, the step of an arithmetic progression. ``"levels"``: a grid of
-        levels, searched from ``start`` (see `level-swap`).
+        ``"expressions"`` (DSA [1]_): formulas over per-layer statistics, see `Expression`. ``"vector"``: one real
+        number for each layer. ``"progression"``: one number, the step of an arithmetic progression. ``"levels"``: a
+        grid of levels, searched from ``start`` (see `level-swap`).
     bounds
         Least and greatest sparsity: one pair, or one for each layer.
     statistics
@@ -97,7 +97,9 @@ class AllocationSearch:
         tables = {str(k): [np.asarray(a, np.float64).ravel() for a in v] for k, v in given.items()}
         for name, rows in tables.items():
             if len(rows) != len(n) or any(not r.size or not np.all(np.isfinite(r)) for r in rows):
-                raise ValueError(f"statistics[{name!r}]: a finite, non-empty array for each of {len(n)} layers is needed")
+                raise ValueError(
+                    f"statistics[{name!r}]: a finite, non-empty array for each of {len(n)} layers is needed"
+                )
         object.__setattr__(self, "statistics", tables)
         if self.space == "levels":
             grid = np.arange(41) / 40 if self.levels is None else np.asarray(self.levels, np.float64)
@@ -146,10 +148,9 @@ class AllocationSearch:
         if not np.all(np.isfinite(x)):
             layer = int(np.flatnonzero(~np.isfinite(x))[0])
             raise ValueError(f"expression {str(e)!r}: the score of layer {layer} is {x[layer]}")
-        span = float(x.max() - x.min())
-        if span <= 1e-12 * max(1e-300, float(np.abs(x).max())):
+        if constant(x):
             return uniform(self.sizes, self.sparsity, self.bounds)
-        place = (x - x.min()) / span
+        place = (x - x.min()) / np.ptp(x)
         return on_budget(self.sparsity + e.spread * (2.0 * place - 1.0), self.sizes, self.sparsity, self.bounds)
 
     def _expression(self, given: Expression | str) -> Expression:
@@ -177,25 +178,36 @@ class AllocationSearch:
         form = self.box
         if to is not None and not isinstance(form, to):
             raise ValueError(f"to={to.__name__}: space={self.space!r} reduces to {type(form).__name__}")
-        return Reduced(form, self.decode)
+        decode: Any = self.decode
+        return Reduced(form, decode)
 
     @cached_property
     def box(self) -> BlackBox:
         """The black box: genes, the map to allocations, and the loss."""
         about = {
-            "task": "AllocationSearch", "space": self.space, "sparsity": self.sparsity, "sizes": digest(self.sizes),
-            "bounds": digest(self.bounds), "fidelities": list(self.fidelities),
+            "task": "AllocationSearch",
+            "space": self.space,
+            "sparsity": self.sparsity,
+            "sizes": digest(self.sizes),
+            "bounds": digest(self.bounds),
+            "fidelities": list(self.fidelities),
             **({"statistics": digest(self.statistics)} if self.space == "expressions" else {}),
             **({"levels": digest(self.levels), "start": digest(self._start())} if self.space == "levels" else {}),
-            "evaluator": dict(getattr(self.evaluator, "identity", {}) or {}), **dict(self.identity),
+            "evaluator": dict(getattr(self.evaluator, "identity", {}) or {}),
+            **dict(self.identity),
         }
         common: dict[str, Any] = {"key": self.key, "fidelities": self.fidelities, "identity": about}
         if self.space == "levels":
             cost = self._costs()
             budget = math.floor((1 - self.sparsity) * float(self.sizes.sum()) * 2**20 + 1e-6)
             return LevelSearch(
-                level_genes(len(self.sizes), len(self.levels)), self.decode, self._loss, cost=cost, budget=budget,
-                start=self._start(), **common,
+                level_genes(len(self.sizes), len(self.levels)),
+                self.decode,
+                self._loss,
+                cost=cost,
+                budget=budget,
+                start=self._start(),
+                **common,
             )
         return BlackBox(self._genes(), self.decode, self._loss, **common)
 
@@ -224,9 +236,7 @@ class AllocationSearch:
             tuple(str(point[k]) for k in names if point[k] != NONE)
             for names in (("pre_1", "pre_2"), ("transform_1", "transform_2"), ("post", "post_2"))
         )
-        found = Expression(
-            str(point["source"]), pre, str(point["reduction"]), transform, post, float(point["spread"])
-        )
+        found = Expression(str(point["source"]), pre, str(point["reduction"]), transform, post, float(point["spread"]))
         return found.canonical()
 
     def decode(self, point: Point) -> Floats | None:
@@ -262,7 +272,7 @@ class AllocationSearch:
 
     def _costs(self) -> NDArray[np.int64]:
         # Units of 2^-20 of a size; rounded up by less than one part in a million of a parameter.
-        return np.ceil(self.sizes[:, None] * (1 - self.levels[None, :]) * 2**20 - 1e-3).astype(np.int64)
+        return np.asarray(np.ceil(self.sizes[:, None] * (1 - self.levels[None, :]) * 2**20 - 1e-3), np.int64)
 
     def _start(self) -> NDArray[np.int64]:
         """The start on the grid: the nearest levels, moved up from the largest shortfall until the budget is met."""
@@ -280,10 +290,12 @@ class AllocationSearch:
                 raise ValueError(f"levels: the highest within the bounds do not remove {self.sparsity:g} of it all")
             best = int(np.where(able, short, -np.inf).argmax())
             j[best] += 1
-        return j.astype(np.int64)
+        return np.asarray(j, np.int64)
 
     def _as_value(self, x: ArrayLike) -> Floats:
         s = np.asarray(x, np.float64)
         if s.shape != self.sizes.shape or not np.all(np.isfinite(s)):
-            raise ValueError(f"allocation: shape {s.shape} given; a sparsity for each of {len(self.sizes)} layers is needed")
+            raise ValueError(
+                f"allocation: shape {s.shape} given; a sparsity for each of {len(self.sizes)} layers is needed"
+            )
         return s

@@ -17,14 +17,17 @@ def _log(x: Floats) -> Floats:
     return np.log(np.maximum(x, 0.0) + TINY)
 
 
+def constant(x: Floats) -> bool:
+    """Say whether numbers are equal to 12 digits: what differs beyond is rounding, and must not be scaled up."""
+    return float(np.ptp(x)) <= 1e-12 * max(1e-300, float(np.abs(x).max()))
+
+
 def _standard(x: Floats) -> Floats:
-    spread = x.std()
-    return (x - x.mean()) / spread if spread > 0 else np.zeros_like(x)
+    return np.zeros_like(x) if constant(x) else (x - x.mean()) / x.std()
 
 
 def _minmax(x: Floats) -> Floats:
-    span = x.max() - x.min()
-    return (x - x.min()) / span if span > 0 else np.zeros_like(x)
+    return np.zeros_like(x) if constant(x) else (x - x.min()) / np.ptp(x)
 
 
 def _ranks(x: Floats) -> Floats:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from prunopt.problems.expression_operators import POST, PRE, REDUCTIONS, TRANSFORMS
 
-STAGES = {"pre-process": PRE, "reduction": REDUCTIONS, "transform": TRANSFORMS, "post-process": POST}
+STAGES: dict[str, Mapping[str, Any]] = {
+    "pre-process": PRE,
+    "reduction": REDUCTIONS,
+    "transform": TRANSFORMS,
+    "post-process": POST,
+}
 MOST = {"pre-process": 2, "reduction": 1, "transform": 2, "post-process": 2}
-_TOKEN = re.compile(r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<mark>[:(),|]))")
+_TOKEN = re.compile(
+    r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<mark>[:(),|]))"
+)
 _ABSORBED = {  # (first, second) -> what the pair is equal to
     ("abs", "abs"): ("abs",),
     ("abs", "abslog"): ("abslog",),
@@ -31,7 +40,7 @@ _ABSORBED = {  # (first, second) -> what the pair is equal to
 
 @dataclass(frozen=True)
 class Expression:
-    r"""A formula for an allocation, written ``source: (pre, ...) | reduction | (transform, ...) | (post, ...) | spread``.
+    r"""A formula for an allocation, ``source: (pre, ...) | reduction | (transform, ...) | (post, ...) | spread``.
 
     The numbers of each layer's ``source`` go through the pre-processing, are reduced to one score a layer, the scores
     are transformed one by one and then post-processed together. Scores, scaled to the range 0 to 1, are spread over

@@ -164,8 +164,14 @@ class LayerAllocation:
 
     @classmethod
     def als(
-        cls, redundancy: ArrayLike, sizes: ArrayLike, sparsity: float, bounds: Any = (0.3, 0.7), *,
-        scale: str = "global", by_size: bool = False,
+        cls,
+        redundancy: ArrayLike,
+        sizes: ArrayLike,
+        sparsity: float,
+        bounds: Any = (0.3, 0.7),
+        *,
+        scale: str = "global",
+        by_size: bool = False,
     ) -> LayerAllocation:
         """Return the linear program of ALS [1]_ in densities (see `prunopt.problems.redundancy`).
 
@@ -242,7 +248,7 @@ class LayerAllocation:
             if not math.isfinite(rate[best]):
                 raise ValueError("allocation: no level is left to go up to")
             j[best] = up[best]
-        return self.levels[rows, j].copy()
+        return np.array(self.levels[rows, j])
 
     def reduce(self, to: type | None = None) -> Reduced[Floats]:
         """Return the multiple-choice knapsack of the curves, or ALS's linear program."""
@@ -263,7 +269,8 @@ class LayerAllocation:
         if self.resource is None and abs(float(share) - self.sparsity) < 1e-12:
             fractions = [[Fraction(v).limit_denominator(10**4) for v in row] for row in self.levels.tolist()]
             close = all(
-                abs(float(f) - v) < 1e-12 for fs, vs in zip(fractions, self.levels.tolist(), strict=True)
+                abs(float(f) - v) < 1e-12
+                for fs, vs in zip(fractions, self.levels.tolist(), strict=True)
                 for f, v in zip(fs, vs, strict=True)
             )
             whole = [Fraction(v) for v in self.sizes.tolist()]
@@ -294,6 +301,4 @@ def kl_weights(levels: ArrayLike, errors: ArrayLike, kl: ArrayLike | None, level
     at = np.array([np.interp(level, v, row) for v, row in zip(grid, e, strict=True)])
     if not np.all(at > 0):
         raise ValueError(f"errors: layer {int(np.argmin(at))} has the error {at.min():g} at {level:g}; it must be > 0")
-    return divergence / at
-
-
+    return np.asarray(divergence / at, np.float64)

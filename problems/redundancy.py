@@ -51,8 +51,10 @@ def redundancy_matrix(features: Sequence[ArrayLike], *, normalise: str | None = 
                 psi[i, j] = psi[j, i] = float(np.square(a.T @ X[j]).sum())
     size = np.sqrt(np.diag(psi))
     if not np.all(np.isfinite(psi)) or np.any(size <= 0):
-        raise ValueError("features: NaN, infinity or a matrix of zeros given; every layer needs finite, non-zero features")
-    return np.clip(psi / np.outer(size, size), 0.0, 1.0)
+        raise ValueError(
+            "features: NaN, infinity or a matrix of zeros given; every layer needs finite, non-zero features"
+        )
+    return np.asarray(np.clip(psi / np.outer(size, size), 0.0, 1.0), np.float64)
 
 
 def importance(redundancy: ArrayLike, *, scale: str = "global") -> Floats:
@@ -70,7 +72,9 @@ def importance(redundancy: ArrayLike, *, scale: str = "global") -> Floats:
     rho = psi.sum(axis=1) - 1.0
     mu = np.full(len(psi), psi.mean()) if scale == "global" else psi.mean(axis=1)
     if np.any(mu <= 0):
-        raise ValueError("redundancy: a row of zeros; every layer is at least redundant with itself (1 on the diagonal)")
+        raise ValueError(
+            "redundancy: a row of zeros; every layer is at least redundant with itself (1 on the diagonal)"
+        )
     omega = np.exp(-(rho / mu - (rho / mu).min()))  # a common factor changes no optimum, and spares underflow
     return np.array([omega[i:].mean() for i in range(len(psi))])
 

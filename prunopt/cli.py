@@ -10,8 +10,10 @@ import typer
 from prunopt.commands.cnn import cnn
 from prunopt.commands.evaluate import evaluate
 from prunopt.commands.forest import forest
+from prunopt.commands.heads import heads
 from prunopt.commands.lottery import lottery
 from prunopt.commands.prune import prune, verify
+from prunopt.commands.search import search
 from prunopt.commands.solve import solve, solvers
 
 app = typer.Typer(
@@ -29,8 +31,10 @@ EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (prune, "prunopt prune my-model --calibration text.txt --sparsity 0.2 --out smaller"),
     (cnn, "prunopt cnn mobilenetv2 --budget latency_ms=0.75x --images pictures --runtime onnxruntime --out smaller"),
     (evaluate, "prunopt evaluate smaller --text other.txt --speed"),
+    (heads, "prunopt heads my-model --data text.txt --keep 0.6 --out fewer-heads"),
     (verify, "prunopt verify smaller --original my-model"),
     (lottery, "prunopt lottery --epsilon 0.01 --out ticket"),
+    (search, "prunopt search my-model --calibration text.txt --sparsity 0.6 --trials 200 --out found"),
     (solve, "prunopt solve model.mps --seconds 60 --json"),
     (solvers, "prunopt solvers"),
 ]

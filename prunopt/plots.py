@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from prunopt.forests.path import BudgetPath
 
-__all__ = ["COLOURS", "MissingExtra", "features_bought", "pareto", "solver_trace"]
+__all__ = ["COLOURS", "MissingExtra", "features_bought", "head_curves", "head_map", "pareto", "solver_trace"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
@@ -237,3 +237,76 @@ def _finish(ax: Axes, *, legend: bool) -> None:
     ax.set_axisbelow(True)
     if legend:
         ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")
+
+
+def head_map(
+    scores: ArrayLike, n_heads: Sequence[int], ax: Axes | None = None, *, kept: ArrayLike | None = None, label: str = ""
+) -> Axes:
+    """Draw what heads are worth, by layer and head; heads that go are crossed out.
+
+    Parameters
+    ----------
+    scores : (heads,) float
+        Layer after layer.
+    n_heads : sequence of int
+        Heads of each layer.
+    ax
+        Where to draw.
+    kept : (heads,) bool
+        Which heads stay.
+    label
+        What the scores are.
+    """
+    numbers = np.asarray(scores, np.float64)
+    if numbers.shape != (sum(n_heads),):
+        raise ValueError(f"scores: shape {numbers.shape} given; {sum(n_heads)} numbers, one a head, are needed")
+    size = (1.6 + 0.42 * max(n_heads), 1.2 + 0.42 * len(n_heads))
+    ax = new_axes(ax, (max(3.6, size[0]), max(2.2, size[1])))
+    grid = np.full((len(n_heads), max(n_heads)), np.nan)
+    gone: list[tuple[int, int]] = []
+    flags = np.ones(len(numbers), np.bool_) if kept is None else np.asarray(kept, np.bool_)
+    start = 0
+    for layer, n in enumerate(n_heads):
+        grid[layer, :n] = numbers[start : start + n]
+        gone += [(layer, int(h)) for h in np.flatnonzero(~flags[start : start + n])]
+        start += n
+    picture = ax.imshow(grid, aspect="auto", cmap="cividis")
+    for layer, head in gone:
+        ax.plot(head, layer, marker="x", color="white", markersize=9, markeredgewidth=3)
+        ax.plot(head, layer, marker="x", color="black", markersize=8, markeredgewidth=1.4)
+    ax.set_xlabel("head")
+    ax.set_ylabel("layer")
+    ax.set_xticks(range(0, max(n_heads), max(1, max(n_heads) // 12)))
+    ax.set_yticks(range(0, len(n_heads), max(1, len(n_heads) // 12)))
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(picture, ax=ax, label=label)
+    return ax
+
+
+def head_curves(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], ax: Axes | None = None, *, measure: str = "loss", total: int = 0
+) -> Axes:
+    """Draw the loss against the heads that stay, a line for each method.
+
+    Parameters
+    ----------
+    curves
+        ``{method: (heads kept, loss)}``.
+    ax
+        Where to draw.
+    measure
+        What the loss is.
+    total
+        Heads of the whole model, for the axis; 0 leaves it out.
+    """
+    if not curves:
+        raise ValueError("curves: none given; give {method: (heads kept, loss)}")
+    ax = new_axes(ax)
+    styles = itertools.cycle(zip(COLOURS, MARKERS, strict=True))
+    for (name, (heads, losses)), (colour, marker) in zip(curves.items(), styles, strict=False):
+        ax.plot(heads, losses, marker=marker, markersize=4, color=colour, label=name)
+    ax.set_xlabel(f"heads kept of {total}" if total else "heads kept")
+    ax.set_ylabel(measure)
+    _finish(ax, legend=True)
+    return ax

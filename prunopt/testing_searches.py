@@ -38,7 +38,7 @@ def knapsacks() -> Iterator[tuple[str, Any, float | None]]:
 
 def _bowl(point: Any, fidelity: float) -> float:
     kinds = {"red": 0.0, "green": 0.5, "blue": 2.0}
-    return kinds[point["kind"]] + (point["a"] - 2) ** 2 + (point["b"] + 1.0) ** 2 + 0.1 * (1 - fidelity)
+    return float(kinds[point["kind"]] + (point["a"] - 2) ** 2 + (point["b"] + 1.0) ** 2 + 0.1 * (1 - fidelity))
 
 
 def _decode(point: Any) -> Any:

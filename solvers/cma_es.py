@@ -69,7 +69,10 @@ class CmaEs(SearchSolver):
                     batch = told[start : start + size]
                     worst = max((v for v, _ in batch if np.isfinite(v)), default=0.0)
                     pairs = [
-                        ((np.array([p[g.name] for g in reals]) - low) / (high - low), v if np.isfinite(v) else worst + 1)
+                        (
+                            (np.array([p[g.name] for g in reals]) - low) / (high - low),
+                            v if np.isfinite(v) else worst + 1,
+                        )
                         for v, p in batch
                     ]
                     model.tell(pairs)
@@ -85,5 +88,3 @@ def in_order(study: Any) -> list[tuple[float, Any]]:
     from prunopt.solvers.kernels.trials import finished
 
     return [(float(t.value), t.params) for t in finished(study) if t.value is not None]
-
-

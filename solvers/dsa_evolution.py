@@ -69,7 +69,7 @@ class DsaEvolution(SearchSolver):
         """Return the genetic sampler of one trial."""
         optuna, rng, solver = quiet(), np.random.default_rng(seed), self
 
-        class Stages(optuna.samplers.BaseGASampler):  # type: ignore[misc]
+        class Stages(optuna.samplers.BaseGASampler):  # type: ignore[misc,name-defined]
             """Parents are the best decisions so far; there are no generations to wait for."""
 
             def select_parent(self, study: Any, generation: int) -> Any:

@@ -63,7 +63,7 @@ class LevelSwap(SearchSolver):
 
     def swapped(self, box: LevelSearch, levels: Ints, rng: np.random.Generator) -> Ints:
         """Return the levels after some swaps, within the budget."""
-        x, (groups, count) = levels.copy(), box.cost.shape
+        x, count = levels.copy(), box.cost.shape[1]
         many = 1 + int(min(rng.integers(self.swaps), rng.integers(self.swaps)))
         for _ in range(many):
             for step in (1, -1):

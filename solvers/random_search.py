@@ -72,7 +72,7 @@ def proposing(box: BlackBox, propose: Any) -> Any:
     optuna = quiet()
     from prunopt.solvers.kernels.trials import distributions
 
-    class Proposing(optuna.samplers.BaseSampler):  # type: ignore[misc]
+    class Proposing(optuna.samplers.BaseSampler):  # type: ignore[misc,name-defined]
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
             return distributions(box)
 

@@ -168,7 +168,8 @@ def _show(report: dict[str, Any]) -> None:
     if "total" in report:
         share = report["used"] / report["total"]
         print(
-            f"{report.get('resource', 'milliseconds')}: {number(report['used'])} of {number(report['total'])} ({share:.1%})"
+            f"{report.get('resource', 'milliseconds')}: {number(report['used'])} of {number(report['total'])}"
+            f" ({share:.1%})"
         )
     if report.get("measured"):
         print(", ".join(f"{k} {v:.3f}" for k, v in report["measured"].items()))

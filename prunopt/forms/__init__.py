@@ -20,6 +20,7 @@ from prunopt.forms.subset_choice import SubsetChoice as SubsetChoice
 from prunopt.forms.subset_sum import SubsetSum as SubsetSum
 from prunopt.forms.tile_columns import TileColumns as TileColumns
 from prunopt.forms.tile_partition import TilePartition as TilePartition
+from prunopt.forms.trained_mask import TrainedMask as TrainedMask
 
 __all__ = [
     "BlackBox",
@@ -40,6 +41,7 @@ __all__ = [
     "SubsetSum",
     "TileColumns",
     "TilePartition",
+    "TrainedMask",
     "load_form",
     "save_form",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -90,7 +91,7 @@ class BlackBox:
         if not genes or len(set(names)) != len(names):
             raise ValueError(f"genes: {names} given; one gene or more, each with a name of its own")
         steps = tuple(float(f) for f in self.fidelities)
-        if not steps or steps[-1] != 1.0 or any(not 0 < a < b for a, b in zip(steps, steps[1:], strict=False)):
+        if not steps or steps[-1] != 1.0 or any(not 0 < a < b for a, b in itertools.pairwise(steps)):
             raise ValueError(f"fidelities={self.fidelities!r}: give rising shares in (0, 1] that end with 1")
         if not 0 < steps[0] <= 1:
             raise ValueError(f"fidelities={self.fidelities!r}: give rising shares in (0, 1] that end with 1")
@@ -146,12 +147,19 @@ class LevelSearch(BlackBox):
 
         cost = np.asarray(self.cost)
         if cost.ndim != 2 or cost.dtype.kind not in "iu" or len(cost) != len(self.genes):
-            raise ValueError(f"cost: {cost.dtype} {cost.shape}; a row of whole numbers for each of {len(self.genes)} genes")
+            raise ValueError(
+                f"cost: {cost.dtype} {cost.shape}; a row of whole numbers for each of {len(self.genes)} genes"
+            )
         for g, gene in enumerate(self.genes):
             if gene.name != f"level_{g}" or gene.options != tuple(range(cost.shape[1])):
                 raise ValueError(f"genes[{g}]: {gene}; the genes of a LevelSearch are those of level_genes(G, L)")
         start = np.zeros(len(cost), np.int64) if self.start is None else np.asarray(self.start)
-        if start.shape != (len(cost),) or start.dtype.kind not in "iu" or start.min() < 0 or start.max() >= cost.shape[1]:
+        if (
+            start.shape != (len(cost),)
+            or start.dtype.kind not in "iu"
+            or start.min() < 0
+            or start.max() >= cost.shape[1]
+        ):
             raise ValueError(f"start: {start.dtype} {start.shape}; a level for each of {len(cost)} groups is needed")
         spent = int(cost[np.arange(len(cost)), start].sum())
         if spent > self.budget:

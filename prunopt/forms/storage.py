@@ -36,7 +36,8 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
             f"form: a ClosureOnDisk is a folder already; come back with ClosureOnDisk.open({str(form.folder)!r})"
         )
     if type(form).__name__ in CODE:
-        raise TypeError(f"form: a {type(form).__name__} holds functions, which no file can; save the task's data instead")
+        name = type(form).__name__
+        raise TypeError(f"form: a {name} holds functions, which no file can; save the task's data instead")
     if type(form).__name__ not in _forms():
         raise TypeError(f"form: {type(form).__name__} given; one of {', '.join(sorted(_forms()))} is needed")
     arrays: dict[str, Any] = {}

@@ -206,7 +206,7 @@ class _Rules(torch.fx.Interpreter):
     def _spatial(self, n: torch.fx.Node, source: Ints, before: torch.Tensor) -> Ints:
         dims = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else None)
         listed = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, tuple | list) else []
-        if not listed or any(int(d) % before.ndim < 2 for d in listed):  # type: ignore[call-overload]
+        if not listed or any(int(d) % before.ndim < 2 for d in listed):
             raise Untraceable(f"{self._label(n)} over dimensions {dims} mixes channels")
         return source
 
@@ -258,7 +258,7 @@ class _Rules(torch.fx.Interpreter):
         raise Untraceable(f"{self._label(n)} is not known to keep channels apart")
 
     def _is_elementwise(self, module: nn.Module, before: torch.Tensor, out: torch.Tensor) -> bool:
-        """Whether a module without weights treats each number by itself: the same numbers in another order, same out."""
+        """Whether a module without weights treats numbers one by one: turned round in, turned round out."""
         if any(True for _ in module.parameters()) or before.shape != out.shape:
             return False
         turned = module(before.flip(1).contiguous())

@@ -112,7 +112,8 @@ def prune_cnn(
     loss: str = "layers", solver: str | None = None, levels: int = 8, round_to: int = 8, least: float = 0.125,
     groups: ChannelGroups | None = None, only: Iterable[int] | None = None, table: LatencyTable | None = None,
     runtime: str = "torch", example: torch.Tensor | None = None, refit: bool = True, batch_norm: str = "best",
-    probe: int = 48, profile: CnnProfile | None = None, name: str | None = None, seed: int = 0, progress: Progress | None = None,
+    probe: int = 48, profile: CnnProfile | None = None, name: str | None = None, seed: int = 0,
+    progress: Progress | None = None,
 ) -> CnnResult:  # fmt: skip
     r"""Choose a width for every group of channels under a budget, remove the rest, re-solve what is left.
 
@@ -304,7 +305,7 @@ def depthwise_task(model: nn.Module, example: torch.Tensor, *, budget: float = m
         model.eval()(example[:1])
     for hook in hooks:
         hook.remove()
-    weights = [model.get_submodule(n).weight.detach().cpu().numpy() for n in names]  # type: ignore[union-attr,operator]
+    weights = [model.get_submodule(n).weight.detach().cpu().numpy() for n in names]  # type: ignore[operator]
     sizes = [positions[n] for n in names]
     dense = DepthwiseConv(weights, sizes, tile=tile).dense_latency
     return DepthwiseConv(weights, sizes, budget * dense, tile=tile), names

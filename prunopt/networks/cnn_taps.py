@@ -64,7 +64,7 @@ class WindowedConv2d(nn.Conv2d):
         """Return left, right, top, bottom of the padding (negative: cropped) for an input of this size."""
         if self.same:
             full = copy.copy(self)
-            full.kernel_size = self.full  # type: ignore[assignment]
+            full.kernel_size = self.full
             full.padding = "same"
             old = same_padding(full, height, width)
         else:

@@ -25,7 +25,7 @@ def fine_tune(
 ) -> list[float]:  # fmt: skip
     r"""Train ``student`` in place to predict what ``teacher`` predicts; return the mean loss of every epoch.
 
-    .. math:: T^2 \, \mathrm{KL} \bigl( \mathrm{softmax}(z_{teacher} / T) \,\|\, \mathrm{softmax}(z_{student} / T) \bigr)
+    .. math:: T^2 \, \mathrm{KL} ( \mathrm{softmax}(z_{teacher} / T) \,\|\, \mathrm{softmax}(z_{student} / T) )
 
     Batch norms keep their statistics (pictures are few). Adam's state is not kept between epochs that run in
     different processes: after a restart its moments start at zero, everything else is as it was.
@@ -39,7 +39,7 @@ def fine_tune(
     """
     if epochs < 0 or batch < 1 or not learning_rate > 0 or not temperature > 0:
         raise ValueError(
-            f"epochs={epochs}, batch={batch}, learning_rate={learning_rate}, temperature={temperature}: give numbers > 0"
+            f"epochs={epochs}, batch={batch}, learning_rate={learning_rate}, temperature={temperature}: numbers > 0"
         )
     parameters = dict(student.named_parameters())
     held = {name: mask.to(parameters[name].device) for name, mask in _checked(masks, parameters).items()}
@@ -97,7 +97,7 @@ def _resume(student: nn.Module, folder: str | os.PathLike[str] | None, asked: di
     kept = json.loads((place / PROGRESS).read_text("utf-8"))
     if kept.get("asked") != asked:
         raise ValueError(f"folder={str(folder)!r}: it holds a run with other options or pictures; give another folder")
-    with safe_open(place / STATE, "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(place / STATE, "pt") as file:
         losses = [float(x) for x in kept["losses"]][: int(file.metadata()["epochs"])]
         student.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
     return losses

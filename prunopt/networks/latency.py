@@ -173,7 +173,7 @@ def _write_layer(layer: nn.Conv2d | nn.Linear, example: torch.Tensor, path: Path
     assert layer.bias is not None
     weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
     if isinstance(layer, nn.Conv2d):
-        pads = [int(p) for p in layer.padding] * 2  # type: ignore[arg-type]
+        pads = [int(p) for p in layer.padding] * 2
         node = helper.make_node(
             "Conv", ["input", "w", "b"], ["output"], pads=pads, strides=list(layer.stride), group=layer.groups
         )

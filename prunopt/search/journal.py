@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prunopt.core.artifact import write_atomically
 from prunopt.solvers.kernels.trials import quiet
@@ -51,7 +51,7 @@ def open_journal(path: str | os.PathLike[str], *, wait: float = WAIT, repair: bo
             check(file, repair=repair)
         finally:
             lock.release()
-    return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+    return JournalStorage(JournalFileBackend(str(file), lock_obj=cast(Any, lock)))
 
 
 def check(file: Path, *, repair: bool = False) -> int:

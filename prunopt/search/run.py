@@ -84,26 +84,29 @@ def search(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", quiet().exceptions.ExperimentalWarning)
         study, box = open_search(task, chosen, storage=storage, seed=seed, name=name, wait=wait, repair=repair)
-        pool.reclaim(study)
-        if workers == 1:
-            pool.work(study, box, trials=trials, tell=callback)
-        else:
-            options = {
-                "storage": os.fspath(storage) if storage is not None else None,
-                "trials": trials, "seed": seed, "name": name, "wait": wait,
-            }
-            _spawn(task, chosen, options, workers)
-            study, box = open_search(task, chosen, storage=storage, seed=seed, name=name, wait=wait)
-        found = read(study, task, box, trials=trials, place=place, seconds=time.perf_counter() - start)
-        close(study)
-        return found
+        try:
+            pool.reclaim(study)
+            if workers == 1:
+                pool.work(study, box, trials=trials, tell=callback)
+            else:
+                options = {
+                    "storage": os.fspath(storage) if storage is not None else None,
+                    "trials": trials,
+                    "seed": seed,
+                    "name": name,
+                    "wait": wait,
+                }
+                _spawn(task, chosen, options, workers)
+            return read(study, task, box, trials=trials, place=place, seconds=time.perf_counter() - start)
+        finally:
+            close(study._storage)
 
 
-def close(study: Any) -> None:
+def close(storage: Any) -> None:
     """Give the connections of a database back."""
-    engine = getattr(getattr(study._storage, "_backend", study._storage), "engine", None)
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
     if engine is not None:
-        study._storage.remove_session()
+        storage.remove_session()
         engine.dispose()
 
 
@@ -114,11 +117,18 @@ def open_search(
     box = task if isinstance(task, BlackBox) else task.reduce(solver.form).form
     place = "memory" if storage is None else hidden(os.fspath(storage))
     identity = {
-        **{f"problem.{k}": v for k, v in box.identity.items()}, "seed": seed, "solver": solver.name,
+        **{f"problem.{k}": v for k, v in box.identity.items()},
+        "seed": seed,
+        "solver": solver.name,
         "options": {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)},
         "genes": [[g.name, list(g.options), g.low, g.high] for g in box.genes],
     }
-    study = open_study(open_storage(storage, wait=wait, repair=repair), identity, name=name, place=place)
+    kept = open_storage(storage, wait=wait, repair=repair)
+    try:
+        study = open_study(kept, identity, name=name, place=place)
+    except BaseException:
+        close(kept)
+        raise
     study.sampler, study.pruner = solver.optuna_sampler(box, seed), solver.pruner(box)
     return study, box
 
@@ -156,6 +166,6 @@ def _spawn(task: Any, solver: SearchSolver, options: dict[str, Any], workers: in
     codes = [worker.exitcode for worker in team]
     if all(code != 0 for code in codes):
         raise RuntimeError(
-            f"workers: all {workers} ended early (exit codes {', '.join(map(str, codes))}); what is finished is kept, the "
-            f"same call resumes"
+            f"workers: all {workers} ended early (exit codes {', '.join(map(str, codes))}); what is finished is "
+            f"kept, the same call resumes"
         )

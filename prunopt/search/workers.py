@@ -38,7 +38,7 @@ def is_dead(trial: Any, now: float) -> bool:
     started = trial.datetime_start or datetime.datetime.now()
     if not name:
         return (datetime.datetime.now() - started).total_seconds() > GRACE
-    host, pid, begun, _ = (name.split(":") + ["", "", ""])[:4]
+    host, pid, begun, _ = [*name.split(":"), "", "", ""][:4]
     if host == socket.gethostname() and pid.isdigit():
         try:
             os.kill(int(pid), 0)
@@ -127,13 +127,17 @@ def work(study: Any, box: Any, *, trials: int, tell: Callable[[Any], Any] | None
                 tell(outcome)
             if idle > REFUSED:
                 raise ValueError(
-                    f"trials={trials}: {idle} trials in a row brought no new decision; the space is used up after {done}"
+                    f"trials={trials}: {idle} trials in a row brought no new decision; the space is used up "
+                    f"after {done}"
                 )
 
 
 def process(task: Any, solver: Any, options: dict[str, Any]) -> None:
     """The body of a worker process: what `prunopt.search` does with one worker, on the same storage."""
-    from prunopt.search.run import open_search
+    from prunopt.search.run import close, open_search
 
     study, box = open_search(task, solver, **{k: options[k] for k in ("storage", "seed", "name", "wait")})
-    work(study, box, trials=options["trials"])
+    try:
+        work(study, box, trials=options["trials"])
+    finally:
+        close(study._storage)

@@ -37,8 +37,8 @@ class Fit:
 def fit_quadratic(masks: Bools, losses: Floats) -> Fit:
     r"""Fit losses (of positive ones the logarithm) as a quadratic function of the mask.
 
-    With z = x - mean, the kernel is :math:`K = Z Z^T + s \sum_{i<j} z_i z_j z'_i z'_j`. The scale s of the pairs and
-    the ridge are those of the least weighted leave-one-out error; samples weigh
+    With z = x - mean, the kernel is :math:`K = c + Z Z^T + s \sum_{i<j} z_i z_j z'_i z'_j`. The scale s of the pairs
+    and the ridge are those of the least weighted leave-one-out error; samples weigh
     :math:`1 / (1 + (y - y_{min}) / (y_{med} - y_{min}))`, so that the model is best where the loss is low.
     """
     log = bool((losses > 0).all())
@@ -54,12 +54,12 @@ def fit_quadratic(masks: Bools, losses: Floats) -> Fit:
     pairs = (singles**2 - squares @ squares.T) / 2
     offset = float(np.average(y, weights=weight))
     t = y - offset
+    level = max(float(np.trace(singles)) / len(y), 1e-300)  # also the prior variance of the constant
     spread = math.sqrt(float(np.average(t**2, weights=weight)))
     best: tuple[float, float, Floats] | None = None
     for scale in PAIR_SCALES:
-        kernel = singles + scale * pairs
+        kernel = singles + scale * pairs + level
         values, vectors = np.linalg.eigh(np.sqrt(weight)[:, None] * kernel * np.sqrt(weight))
-        level = max(float(np.trace(kernel)) / len(y), 1e-300)
         turned = vectors.T @ (np.sqrt(weight) * t)
         for ridge in RIDGES:
             shrunk = 1.0 / (np.maximum(values, 0.0) + ridge * level)
@@ -74,5 +74,5 @@ def fit_quadratic(masks: Bools, losses: Floats) -> Fit:
     beta = z.T @ alpha
     gamma = np.triu(scale * (z.T * alpha) @ z, 1)
     both = gamma + gamma.T
-    constant = offset - float(beta @ mean) + float(mean @ gamma @ mean)
+    constant = offset + level * float(alpha.sum()) - float(beta @ mean) + float(mean @ gamma @ mean)
     return Fit(constant, beta - both @ mean, gamma, math.sqrt(error) / max(spread, 1e-300), log)

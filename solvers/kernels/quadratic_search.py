@@ -1,4 +1,4 @@
-"""Depth-first search for a `QuadraticChoice`, and its local search; items in the order in which they are branched on."""
+"""Depth-first search for a `QuadraticChoice`, and its local search; items come in the order of branching."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 
 @njit
 def partner_sums(pair: Floats, exactly: bool) -> Floats:
-    """P[d, i, r]: the sum of the r smallest q_ij over j >= d, j != i; not ``exactly``: r = 1 holds all negative ones."""
+    """P[d, i, r]: the sum of the r smallest q_ij over j >= d, j != i; not ``exactly``: r = 1 for all negative ones."""
     n = len(pair)
     table = np.zeros((n + 1, n, n if exactly else 2))
     for d in range(n):
@@ -47,8 +47,11 @@ def node_bound(d: int, single: Floats, table: Floats, wanted: int, cost: Floats,
         gains = np.empty(n - d)
         for i in range(d, n):
             gains[i - d] = single[i] + 0.5 * table[d, i, wanted - 1]
-        gains = np.sort(gains)
-        return gains[:wanted].sum()
+        ordered = np.sort(gains)
+        least = 0.0
+        for k in range(wanted):
+            least += ordered[k]
+        return least
     ratio, gains = np.empty(n - d), np.empty(n - d)
     for i in range(d, n):
         gains[i - d] = single[i] + 0.5 * table[d, i, 1]

@@ -40,8 +40,7 @@ def distributions(box: BlackBox) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     return {
-        g.name: CategoricalDistribution(g.options) if g.options else FloatDistribution(g.low, g.high)
-        for g in box.genes
+        g.name: CategoricalDistribution(g.options) if g.options else FloatDistribution(g.low, g.high) for g in box.genes
     }
 
 
@@ -54,9 +53,7 @@ def index_of(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
     """Return the index of a trial."""
     if RETRY in trial.user_attrs:
         return int(trial.user_attrs[RETRY])
-    skipped = sum(
-        1 for t in trials if t.number < trial.number and (RETRY in t.user_attrs or SURPLUS in t.user_attrs)
-    )
+    skipped = sum(1 for t in trials if t.number < trial.number and (RETRY in t.user_attrs or SURPLUS in t.user_attrs))
     return trial.number - skipped
 
 
@@ -93,7 +90,7 @@ def sampler_of(make: SamplerFactory, seed: int) -> Any:
     """Return an Optuna sampler that is made anew for each trial, from its index."""
     optuna = quiet()
 
-    class Renewed(optuna.samplers.BaseSampler):  # type: ignore[misc]
+    class Renewed(optuna.samplers.BaseSampler):  # type: ignore[misc,name-defined]
         inner: Any = None
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
@@ -208,8 +205,16 @@ def _ask(study: optuna.Study, box: BlackBox, worker: str) -> Any:
     number = study._pop_waiting_trial_id()
     if number is None:
         template = FrozenTrial(
-            number=-1, trial_id=-1, state=TrialState.RUNNING, value=None, datetime_start=datetime.datetime.now(),
-            datetime_complete=None, params={}, distributions={}, user_attrs={WORKER: worker}, system_attrs={},
+            number=-1,
+            trial_id=-1,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.datetime.now(),
+            datetime_complete=None,
+            params={},
+            distributions={},
+            user_attrs={WORKER: worker},
+            system_attrs={},
             intermediate_values={},
         )
         number = study._storage.create_new_trial(study._study_id, template_trial=template)

@@ -95,9 +95,9 @@ NETWORKS = [Residual, Concat, Excite, Grouped, PaddedShortcut]
 def build(kind: type[nn.Module], seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = kind()
-    module: Any
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            module: Any = norm
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
             nn.init.uniform_(module.running_mean, -0.5, 0.5)

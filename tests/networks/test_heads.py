@@ -148,7 +148,7 @@ def test_grouped_queries_stay_whole() -> None:
     model = tiny_transformer("llama")
     kept = np.ones(sum(a.n_heads for a in head_layers(model)), np.bool_)
     kept[0] = False
-    with pytest.raises(ValueError, match="group 0 .* go together"):
+    with pytest.raises(ValueError, match=r"group 0 .* go together"):
         prune_heads(model, kept)
 
 
@@ -195,13 +195,15 @@ def test_torch_attention_by_itself(need_weights: bool, average: bool) -> None:
         assert weights.shape == same.shape
         assert float((weights - same).detach().abs().max()) < 1e-6
     remove_heads(holder, np.array([True, False, True]))
-    assert [p.weight.shape for p in holder["a"].projections] == [(8, 12), (8, 5), (8, 7), (12, 8)]
-    assert holder["a"](q, k, v, **options)[0].shape == out.shape
+    small: Any = holder["a"]
+    assert [p.weight.shape for p in small.projections] == [(8, 12), (8, 5), (8, 7), (12, 8)]
+    assert small(q, k, v, **options)[0].shape == out.shape
 
 
 def test_unknown_attention_is_named_with_an_adapter() -> None:
-    with pytest.raises(ValueError, match=r"(?s)Sequential.*register_family") as caught, head_gates(
-        nn.Sequential(nn.Linear(2, 2))
+    with (
+        pytest.raises(ValueError, match=r"(?s)Sequential.*register_family") as caught,
+        head_gates(nn.Sequential(nn.Linear(2, 2))),
     ):
         pass
     assert "def reader(model)" in str(caught.value)
@@ -276,7 +278,8 @@ def test_kept_prefixes_change_no_loss(family: str) -> None:
 
     def mean_square(outputs: Any, ids: Any) -> Tensor:
         values = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
-        return (values**2).mean(dim=(1, 2)) + ids.float().mean(1)
+        out: Tensor = (values**2).mean(dim=(1, 2)) + ids.float().mean(1)
+        return out
 
     cached, plain = (HeadLoss(model, batches, mean_square, cache_bytes=n) for n in (2**20, 0))
     layers = head_layers(model)
@@ -338,7 +341,12 @@ def test_repair_is_the_least_squares_solution(family: str) -> None:
     first = head_layers(model)[0]
     kept[: 2 * first.heads_per_group] = False  # only the first layer loses heads
     seen: list[Tensor] = []
-    undo = first.attach(lambda c: (seen.append(c.detach().clone()), c)[1])
+
+    def take(context: Tensor) -> Tensor:
+        seen.append(context.detach().clone())
+        return context
+
+    undo = first.attach(take)
     with torch.no_grad():
         batch.run(model)
     undo()

@@ -40,7 +40,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("pg")
     user: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
-        if not shutil.which("setpriv") or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode:
+        if (
+            not shutil.which("setpriv")
+            or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode
+        ):
             pytest.skip("PostgreSQL does not run as root, and there is no user 'postgres' to run it as")
         user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         shutil.chown(folder, "postgres", "postgres")
@@ -53,7 +56,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     base = folder / "data"
     subprocess.run(
         [*user, programs / "initdb", "-D", base, "-U", "prunopt", "--auth=trust", "--no-sync", "-E", "UTF8"],
-        check=True, capture_output=True, cwd="/",
+        check=True,
+        capture_output=True,
+        cwd="/",
     )
     command = [*user, str(programs / "postgres"), "-D", str(base), "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
     options = ["-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
@@ -61,7 +66,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         job = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd="/")
         try:
             until = time.monotonic() + 30
-            while subprocess.run([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True, check=False).returncode:
+            while subprocess.run(
+                [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True, check=False
+            ).returncode:
                 assert job.poll() is None, (folder.parent / "pg.log").read_text()
                 assert time.monotonic() < until, "the server did not come up"
                 time.sleep(0.1)
@@ -74,7 +81,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_resume_and_workers(server: str, tmp_path: Path) -> None:
     sys.path.insert(0, str(HERE))
     try:
-        from sleepy import task  # type: ignore[import-not-found]
+        from sleepy import task
     finally:
         sys.path.pop(0)
     log = str(tmp_path / "log")
@@ -90,8 +97,10 @@ def test_resume_and_workers(server: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", _AS_HOST, str(HERE), server, str(tmp_path / "two")], env=environment,
-            stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-c", _AS_HOST, str(HERE), server, str(tmp_path / "two")],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for _ in range(2)
     ]

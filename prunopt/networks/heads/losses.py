@@ -47,7 +47,7 @@ def label_loss(outputs: Any, labels: Any) -> Tensor:
     """Return the cross-entropy of each example's logits; ValueError where labels are missing."""
     if labels is None:
         raise ValueError("labels: none given; this loss compares with labels: give Batch(inputs, target=labels)")
-    logits = outputs.logits if hasattr(outputs, "logits") else outputs
+    logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
@@ -62,13 +62,15 @@ def next_token_loss(outputs: Any, ids: Any) -> Tensor:
 def sentence_embeddings(hidden: Tensor, mask: Tensor) -> Tensor:
     """Return means over tokens of length 1, (batch, width)."""
     weight = mask[..., None].to(hidden)
-    return F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+    out: Tensor = F.normalize((hidden * weight).sum(1) / weight.sum(1), dim=-1)
+    return out
 
 
 def embedding_loss(outputs: Any, target: Any) -> Tensor:
     """Return 1 - cos of each sentence's embedding and the dense one; the target is (attention mask, dense ones)."""
     mask, dense = target
-    return 1.0 - (sentence_embeddings(outputs.last_hidden_state, mask) * dense).sum(-1)
+    out: Tensor = 1.0 - (sentence_embeddings(outputs.last_hidden_state, mask) * dense).sum(-1)
+    return out
 
 
 @torch.no_grad()
@@ -108,10 +110,12 @@ class HeadLoss:
         Of ``scores``, see `head_importance`.
     cache_bytes
         Memory for prefixes; 0: none are kept.
+    remember
+        Keep every loss, too, and answer with it when the same heads are asked for again.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss: LossOf, *, estimator: str = "example-abs",
-                 normalise: bool = False, cache_bytes: int = 2**28) -> None:  # fmt: skip
+                 normalise: bool = False, cache_bytes: int = 2**28, remember: bool = False) -> None:  # fmt: skip
         if not batches:
             raise ValueError("batches: none given; give at least one Batch")
         self.model, self.batches, self.loss = model.eval(), list(batches), loss
@@ -129,6 +133,7 @@ class HeadLoss:
         self._kept: OrderedDict[tuple[int, bytes], tuple[Any, int]] = OrderedDict()
         self._bytes = 0
         self.blocks_run = 0
+        self.known: dict[bytes, float] | None = {} if remember else None
 
     @property
     def scores_name(self) -> str:
@@ -144,8 +149,14 @@ class HeadLoss:
 
     def __call__(self, kept: ArrayLike) -> float:
         """Return the mean loss with the heads of ``kept`` only."""
+        key = np.packbits(np.asarray(kept, np.bool_)).tobytes()
+        if self.known is not None and key in self.known:
+            return self.known[key]
         values = self.per_example(kept)
-        return math.fsum(values) / len(values)
+        mean = math.fsum(values) / len(values)
+        if self.known is not None:
+            self.known[key] = mean
+        return mean
 
     @torch.no_grad()
     def per_example(self, kept: ArrayLike) -> Floats:

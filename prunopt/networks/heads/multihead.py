@@ -114,6 +114,8 @@ class SeparateAttention(nn.Module):
     also none: then the output is the bias.
     """
 
+    in_proj_bias = None  # what torch's encoder layer looks at before it takes its fused path
+
     def __init__(self, embed_dim: int, n_heads: int, head_dim: int, *, kdim: int, vdim: int, bias: bool,
                  dropout: float, batch_first: bool) -> None:  # fmt: skip
         super().__init__()
@@ -127,7 +129,6 @@ class SeparateAttention(nn.Module):
             self.value = nn.Linear(vdim, width, bias=bias)
             self.output = nn.Linear(width, embed_dim, bias=bias)
         self.num_heads, self.head_dim, self.dropout, self.batch_first = n_heads, head_dim, dropout, batch_first
-        self._qkv_same_embed_dim = False  # what torch's encoder layer looks at before it takes its fused path
 
     @classmethod
     def of(cls, module: nn.MultiheadAttention) -> SeparateAttention:
@@ -155,5 +156,6 @@ class SeparateAttention(nn.Module):
         """Return output and, if asked for, attention weights."""
         return attend(
             Projections.of(self), self.num_heads, query, key, value, key_padding_mask, need_weights, attn_mask,
-            average_attn_weights, is_causal, batch_first=self.batch_first, dropout=self.dropout if self.training else 0.0,
+            average_attn_weights, is_causal, batch_first=self.batch_first,
+            dropout=self.dropout if self.training else 0.0,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from prunopt.core.artifact import digest, write_json
-from prunopt.networks.families import Attention, blocks, weight_of
+from prunopt.networks.families import Attention, blocks, replace_weight, weight_of
 from prunopt.networks.heads.gates import as_kept, head_gates
 from prunopt.networks.heads.layers import HeadLayer, head_layers
 from prunopt.networks.heads.losses import Batch
@@ -23,7 +23,7 @@ from prunopt.networks.heads.multihead import SeparateAttention
 from prunopt.networks.journal import model_digest
 from prunopt.networks.layer_solving import LayerReport
 from prunopt.networks.models import MANIFEST
-from prunopt.networks.surgery import remove_groups, write_config
+from prunopt.networks.surgery import note_shapes, remove_groups, write_config
 from prunopt.networks.transformer import PruneResult
 
 Bools = NDArray[np.bool_]
@@ -354,6 +354,8 @@ class _Plain(nn.Module):
 def export_onnx(model: nn.Module, batch: Batch, path: str | os.PathLike[str]) -> None:
     """Write a model as an ONNX file whose batch and length are free, for ONNX Runtime and others.
 
+    A layer without heads has one head (group) of zeros in the file, since ONNX Runtime has no products over nothing.
+
     Parameters
     ----------
     batch
@@ -371,9 +373,39 @@ def export_onnx(model: nn.Module, batch: Batch, path: str | os.PathLike[str]) ->
     with write_atomically(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter's notes about itself and about shapes
         torch.onnx.export(
-            _Plain(model.eval(), names), tensors, str(temporary), input_names=names or ["input"],
+            _Plain(_with_idle_heads(model.eval()), names), tensors, str(temporary), input_names=names or ["input"],
             output_names=["output"], dynamic_axes=axes, opset_version=17, dynamo=False,
         )  # fmt: skip
+
+
+def _with_idle_heads(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy in which layers without heads have one whose weights are 0."""
+    if all(layer.n_heads for layer in head_layers(model)):
+        return model
+    out = copy.deepcopy(model)
+    for layer in head_layers(out):
+        if layer.n_heads:
+            continue
+        module: Any = layer.module
+        groups = int(getattr(module, "num_key_value_groups", 1)) if layer.attention is not None else 1
+        width = layer.head_dim
+        if layer.attention is None:
+            query, key, value, projection = module.projections
+            fused, module.num_heads = False, 1
+        else:
+            names = layer.attention.query, layer.attention.key, layer.attention.value
+            query, key, value = (module.get_submodule(n) for n in names)
+            projection, fused = layer.attention.projection, layer.attention.fused
+            note_shapes(module, groups, width)
+        for linear, rows in ((query, 3 * width),) if fused else ((query, groups * width), (key, width), (value, width)):
+            bias: Any = linear.bias
+            empty = weight_of(linear)
+            replace_weight(
+                linear, empty.new_zeros(rows, empty.shape[1]), None if bias is None else bias.new_zeros(rows)
+            )
+        old = weight_of(projection)
+        replace_weight(projection, old.new_zeros(old.shape[0], groups * width))
+    return out
 
 
 @torch.no_grad()

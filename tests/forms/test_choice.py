@@ -1,0 +1,148 @@
+"""The multiple-choice knapsack and black boxes as forms."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunopt as po
+from prunopt.core.solution import CertificateError
+from prunopt.forms import BlackBox, MultipleChoiceKnapsack
+from prunopt.forms.blackbox import Gene, LevelSearch, level_genes
+from prunopt.solvers.pulp_models import Pulp
+from prunopt.testing_searches import bowl, brute_force_choice
+
+
+def knapsack(seed: int, groups: int = 4, levels: int = 4) -> MultipleChoiceKnapsack:
+    rng = np.random.default_rng(seed)
+    loss = rng.normal(size=(groups, levels)).round(2)
+    cost = rng.integers(0, 12, (groups, levels))
+    return MultipleChoiceKnapsack(loss, cost, int(cost.min(axis=1).sum() + rng.integers(0, 20)))
+
+
+def test_objective_and_violation_by_hand() -> None:
+    problem = MultipleChoiceKnapsack([[1.0, 0.5], [2.0, 0.0]], [[1, 3], [0, 4]], 5)
+    assert problem.objective([1, 0]) == 2.5
+    assert problem.violation(np.array([1, 0])) == 0
+    assert problem.violation(np.array([1, 1])) == 2
+    missing = MultipleChoiceKnapsack([[1.0, np.inf]], [[1, 0]], 5)
+    assert missing.violation(np.array([1])) == np.inf
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6))
+def test_dp_is_brute_force_and_its_claim_is_checked(seed: int) -> None:
+    problem = knapsack(seed)
+    best = brute_force_choice(problem)
+    assert best is not None
+    answer = po.solve(problem, "choice-dp")
+    assert answer.status is po.Status.OPTIMAL
+    assert answer.objective == pytest.approx(best, abs=1e-9)
+    relaxed = po.solve(problem, "choice-lagrange")
+    assert relaxed.bound <= best + 1e-9 <= relaxed.objective + 2e-9
+    # A claim above the optimum is lowered to the optimum, whatever the price.
+    for price in (0.0, 0.05, float(answer.duals["price"])):
+        assert problem.bound({"price": price, "claim": best + 1.0}) == pytest.approx(best, abs=1e-9)
+        assert problem.bound({"price": price}) <= best + 1e-9
+
+
+@pytest.mark.parametrize("engine", ["PULP_CBC_CMD", "HiGHS"])
+def test_integer_programs_agree(engine: str) -> None:
+    for seed in range(3):
+        problem = knapsack(seed, groups=12, levels=6)
+        assert po.solve(problem, Pulp(engine)).objective == pytest.approx(
+            po.solve(problem, "choice-dp").objective, abs=1e-6
+        )
+
+
+def test_large_costs_and_equal_groups() -> None:
+    levels = np.arange(21)
+    sizes = np.repeat([4096 * 4096, 4096 * 11008], 40)
+    loss = np.linspace(1, 2, 80)[:, None] * (levels / 20) ** 2.5
+    problem = MultipleChoiceKnapsack(loss, sizes[:, None] * (20 - levels), int(sizes.sum() * 20 * 0.4))
+    answer = po.solve(problem)
+    assert (answer.solver, answer.status) == ("choice-dp", po.Status.OPTIMAL)
+    po.verify(problem, answer)
+
+
+def test_limits_return_a_bound() -> None:
+    from prunopt.solvers.choice_dp import ChoiceDp
+
+    rng = np.random.default_rng(0)
+    cost = rng.integers(1, 900, (30, 8)).cumsum(axis=1)
+    problem = MultipleChoiceKnapsack(-np.sqrt(cost) * rng.uniform(1, 2, (30, 1)), cost, 40_000)
+    answer = po.solve(problem, ChoiceDp(states=1))
+    assert answer.bound <= answer.objective
+    assert answer.status is po.Status.FEASIBLE
+    assert "partial choices" in answer.message
+    po.verify(problem, answer)
+
+
+def test_infeasible_names_the_least_budget() -> None:
+    problem = MultipleChoiceKnapsack([[0.0, 1.0], [0.0, 1.0]], [[9, 4], [9, 3]], 6)
+    with pytest.raises(po.SolveError, match="nearest feasible request: budget=7"):
+        po.solve(problem)
+
+
+def test_files_and_models(tmp_path: Path) -> None:
+    problem = knapsack(1)
+    po.save_form(problem, tmp_path / "x.npz")
+    again = po.load_form(tmp_path / "x.npz")
+    assert np.array_equal(again.loss, problem.loss)
+    assert again.budget == problem.budget
+    with pytest.raises(TypeError, match="holds functions"):
+        po.save_form(bowl(), tmp_path / "y.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([[np.nan]], [[1]], 1), "loss: NaN"),
+        (([[np.inf]], [[1]], 1), "group 0 has no level"),
+        (([1.0], [[1]], 1), "loss: float64 of shape"),
+        (([[1.0]], [[0.5]], 1), "whole numbers"),
+        (([[1.0]], [[-1]], 1), "-1 given"),
+        (([[1.0]], [[1, 2]], 1), "cost: shape"),
+        (([[1.0]], [[1]], -1), "budget=-1"),
+        (([[1.0]], [[2**63 - 1]], 1), "2\\^62"),
+    ],
+)
+def test_bad_input(arguments: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MultipleChoiceKnapsack(*arguments)
+    with pytest.raises(CertificateError, match="price"):
+        knapsack(0).bound({"price": -1.0})
+
+
+def test_black_box_checks() -> None:
+    box = bowl()
+    assert box.objective({"kind": "red", "a": 2, "b": -1.0}) == 0
+    assert box.violation({"kind": "blue", "a": 0, "b": 0.0}) == np.inf
+    with pytest.raises(ValueError, match=r"x\['kind'\]='pink'"):
+        box.objective({"kind": "pink", "a": 2, "b": 0.0})
+    with pytest.raises(ValueError, match="a mapping of kind, a, b"):
+        box.objective({"kind": "red"})
+    with pytest.raises(ValueError, match="fidelities"):
+        bowl((1.0, 0.5))
+    with pytest.raises(ValueError, match="low < high"):
+        Gene("x", low=1.0, high=1.0)
+    with pytest.raises(ValueError, match="a name of its own"):
+        BlackBox((Gene("x"), Gene("x")), dict, lambda d, f: 0.0)
+    with pytest.raises(ValueError, match="start within the budget"):
+        LevelSearch(level_genes(2, 2), dict, lambda d, f: 0.0, cost=[[3, 0], [3, 0]], budget=2)
+
+
+def test_brute_force_sees_everything() -> None:
+    problem = knapsack(5, 2, 2)
+    values = [
+        problem.objective(np.array(x))
+        for x in itertools.product(range(2), repeat=2)
+        if not problem.violation(np.array(x))
+    ]
+    assert brute_force_choice(problem) == min(values)

@@ -1,0 +1,329 @@
+"""Soft masks in a network: gates, distillation, training, extraction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
+
+from prunopt.networks.costs import measure  # noqa: E402
+from prunopt.networks.groups import channel_groups  # noqa: E402
+from prunopt.networks.soft_mask import Distillation, GatedNetwork, soft_mask, train_soft_mask  # noqa: E402
+from prunopt.networks.soft_mask.adapter import SoftMasks  # noqa: E402
+from prunopt.solvers.s2h import S2H  # noqa: E402
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Any) -> Any:
+        return torch.relu(x + self.two(torch.relu(self.norm(self.one(x)))))
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 8, 1), Residual(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3),
+    )  # fmt: skip
+
+
+def data(n: int = 24) -> tuple[Any, Any]:
+    generator = torch.Generator().manual_seed(5)
+    y = torch.arange(n) % 3
+    return torch.randn(n, 1, 6, 6, generator=generator) + y[:, None, None, None], y
+
+
+def loader(n: int = 24, batch: int = 8, **options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*data(n)), batch, shuffle=True, **options)
+
+
+def gated(model: nn.Module) -> tuple[GatedNetwork, list[int], list[Any]]:
+    groups = channel_groups(model, data()[0][:1])
+    net = GatedNetwork(model, groups, groups.free)
+    widths = [max(1, len(groups.members(g)) // 2) for g in groups.free]
+    points = [(torch.arange(len(groups.members(g))) < w).float() for g, w in zip(groups.free, widths, strict=True)]
+    return net, widths, points
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_masked_removed_and_extracted_agree(training: bool) -> None:
+    model = network()
+    net, widths, points = gated(model)
+    x = data()[0]
+    model.train()
+    net.masked(x, points)
+    model.train(training)
+    held = {k: v.clone() for k, v in net.statistics().items()}
+    small = net.extract(widths)
+    masked = net.masked(x, points)
+    after = net.statistics()
+    net.restore_statistics(held)
+    removed = net.removed(x, widths)
+    assert torch.allclose(masked, removed, atol=1e-5)
+    assert torch.allclose(masked, small(x), atol=1e-5)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    norm, order = "1", net.ranks[0][: widths[0]]
+    kept = net.groups.group[next(s for s in net.groups.slots if s.name == norm).outs] == net.chosen[0]
+    assert kept.all()
+    at = np.flatnonzero(np.isin(next(s for s in net.groups.slots if s.name == norm).outs, order))
+    for k in ("running_mean", "running_var"):  # of channels that stay; of others nobody asks
+        assert torch.allclose(after[f"{norm}.{k}"][at], net.statistics()[f"{norm}.{k}"][at], atol=1e-6)
+
+
+def test_statistics_are_kept_apart() -> None:
+    model = network()
+    net, widths, points = gated(model)
+    x, norm = data()[0], model[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    statistics = norm.running_mean  # updated in place
+    assert statistics is not None
+    model.train()
+    before = statistics.clone()
+    net.removed(x, widths)
+    net.masked(x, points)
+    assert torch.equal(statistics, before)
+    hard = net.statistics()["1.running_mean"].clone()
+    assert not torch.equal(hard, before)
+    net.soft(x, points)
+    assert not torch.equal(statistics, before)
+    assert torch.equal(net.statistics()["1.running_mean"], hard)
+
+
+def test_open_gates_are_the_plain_network_and_are_taken_out() -> None:
+    model, x = network().eval(), data()[0]
+    plain = model(x)
+    with soft_mask(model, x[:1], "macs=0.5") as masks:
+        masks.network.open([torch.ones(1, len(masks.network.groups.members(g))) for g in masks.network.chosen])
+        assert torch.allclose(model(x), plain, atol=1e-6)
+        assert not torch.allclose(masks.soft(x), plain, atol=1e-3)
+    assert torch.equal(model(x), plain)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def gradients(masks: SoftMasks, soft: list[Any], hard: list[Any]) -> tuple[Any, list[Any]]:
+    x, y = data()
+    masks.model.zero_grad()
+    masks.model.train()
+    lesson = masks.teach(x, lambda out: F.cross_entropy(out, y), soft, hard)
+    return lesson, [p.grad.clone() for p in masks.model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("hard_way", ["removed", "masked"])
+def test_decoupled_distillation(hard_way: str) -> None:
+    """Weights learn by task(soft) + KL(sg(soft) || hard), masks by task(soft) + KL(sg(hard) || soft)."""
+    model, (x, y) = network(), data()
+    rule = Distillation(weight=0.7, hard=hard_way)
+    with soft_mask(model, x[:1], "macs=0.5", distillation=rule) as masks:
+        net = masks.network
+        hard = [(torch.arange(z.shape[1]) < (z.shape[1] + 1) // 2).float()[None] for z in masks.points()[0]]
+        soft = [torch.linspace(1, 0.2, z.shape[1])[None] for z in hard]
+        lesson, found = gradients(masks, soft, hard)
+        leaves = [z.clone().requires_grad_() for z in soft]
+        out_soft, out_hard = net.soft(x, leaves), net.masked(x, hard)
+        task = F.cross_entropy(out_soft, y)
+        to_hard = rule.divergence(out_soft.detach(), out_hard)
+        wanted = torch.autograd.grad(task + 0.7 * to_hard, list(model.parameters()), retain_graph=True)
+        for a, b in zip(found, wanted, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+        of_task = torch.autograd.grad(task, leaves, retain_graph=True)
+        of_soft = torch.autograd.grad(rule.divergence(out_hard.detach(), out_soft), leaves)
+        for a, b in zip([*lesson.task, *lesson.distillation], [*of_task, *of_soft], strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "reversed"])
+def test_other_distillations(mode: str) -> None:
+    model, (x, y) = network(), data()
+    rule = Distillation(mode)
+    with soft_mask(model, x[:1], "macs=0.5", distillation=rule) as masks:
+        hard = [(torch.arange(z.shape[1]) < (z.shape[1] + 1) // 2).float()[None] for z in masks.points()[0]]
+        soft = [torch.linspace(1, 0.2, z.shape[1])[None] for z in hard]
+        lesson, found = gradients(masks, soft, hard)
+        s, h = [z.clone().requires_grad_() for z in soft], [z.clone().requires_grad_() for z in hard]
+        out_soft, out_hard = masks.network.soft(x, s), masks.network.masked(x, h)
+        to_hard = rule.divergence(out_soft.detach(), out_hard)
+        to_soft = rule.divergence(out_hard.detach(), out_soft)
+        task = F.cross_entropy(out_soft, y)
+        both = mode == "coupled"
+        whole = task + to_soft + (to_hard if both else 0)
+        wanted = torch.autograd.grad(whole, list(model.parameters()), retain_graph=True)
+        for a, b in zip(found, wanted, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+        of_hard = torch.autograd.grad(to_hard, h)
+        of_soft = torch.autograd.grad(to_soft, s)
+        for k, got in enumerate(lesson.distillation):
+            assert torch.allclose(got, of_hard[k] + of_soft[k] if both else of_hard[k], atol=1e-5)
+
+
+def test_compiled_forward_gives_the_same() -> None:
+    model, (x, y) = network(), data()
+    compiled = torch.compile(model, backend="aot_eager")
+    found = []
+    for forward in (None, compiled):
+        fresh = network().state_dict()
+        model.load_state_dict(fresh)
+        rule = Distillation(hard="masked")
+        with soft_mask(model, x[:1], "macs=0.5", distillation=rule, forward=forward) as masks:
+            model.train()
+            lesson = masks.backward(x, lambda out: F.cross_entropy(out, y))
+            masks.step()
+            second = masks.backward(x, lambda out: F.cross_entropy(out, y))
+            found.append([lesson.soft, lesson.hard, second.soft, second.hard, *map(float, second.task[0][0])])
+    torch._dynamo.reset()
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_half_precision_and_a_loop_of_ones_own() -> None:
+    model, (x, y) = network(), data()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    with soft_mask(model, x[:1], "macs=0.5", precision=torch.bfloat16, solver=S2H(learning_rate=0.1)) as masks:
+        model.train()
+        losses = []
+        for n in range(30):
+            optimizer.zero_grad()
+            losses.append(masks.backward(x, lambda out: F.cross_entropy(out, y)).soft)
+            optimizer.step()
+            masks.step(n / 30)
+            masks.network.rerank()
+        assert losses[-1] < 0.5 * losses[0]
+        small = masks.extract("exact", batches=[x])
+        assert masks.settled is None
+        assert masks.settle().tolist() == masks.widths.tolist()
+    assert measure(small, x[:1], ["macs"])["macs"] <= 0.5 * measure(model, x[:1], ["macs"])["macs"]
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_the_budget_holds_exactly_and_the_gap_closes(share: float) -> None:
+    model, batches = network(), loader()
+    dense = measure(model, data()[0][:1], ["macs"])["macs"]
+    result = train_soft_mask(model, batches, budget=f"macs={share}", epochs=12, solver=S2H(learning_rate=0.1))
+    used = measure(result.model, data()[0][:1], ["macs"])["macs"]
+    assert used == result.used <= share * dense == pytest.approx(result.limit)
+    history = result.solution.stats["history"]
+    assert history[-1]["gap"] == 0
+    assert history[-1]["hard"] < history[0]["hard"]
+    assert "coupled-dp" in result.solution.message
+
+
+def weights(model: nn.Module) -> bytes:
+    return b"".join(v.numpy().tobytes() for v in model.state_dict().values())
+
+
+@pytest.mark.parametrize("cut", [3, 7])
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, cut: int, kind: str) -> None:
+    def run(folder: Path | None, stop: int | None) -> Any:
+        model = network()
+        adam = torch.optim.Adam(model.parameters(), 1e-3) if kind == "adam" else None
+
+        def interrupt(step: int, _: Any) -> None:
+            if step == stop:
+                raise RuntimeError("stopped by the test")
+
+        return train_soft_mask(
+            model, loader(), epochs=3, budget="macs=0.5", optimizer=adam, folder=folder, every=2, callback=interrupt
+        )
+
+    whole = run(None, None)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        run(tmp_path, cut)
+    resumed = run(tmp_path, None)
+    assert weights(resumed.model) == weights(whole.model)
+    assert resumed.solution.objective == whole.solution.objective
+    assert np.array_equal(resumed.solution.value, whole.solution.value)
+    with pytest.raises(ValueError, match="another problem"):
+        train_soft_mask(network(1), loader(), epochs=3, budget="macs=0.5", folder=tmp_path, every=2)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_state() -> None:
+    model, calls, held = network(), [], []
+
+    def criterion(out: Any, y: Any) -> Any:
+        calls.append(1)
+        loss = F.cross_entropy(out, y)
+        return loss * float("nan") if len(calls) in (9, 10) else loss
+
+    def keep(step: int, _: Any) -> None:
+        held.append({k: v.clone() for k, v in model.state_dict().items()})
+
+    result = train_soft_mask(model, loader(), epochs=4, budget="macs=0.5", criterion=criterion, callback=keep)
+    assert "not finite" in result.solution.stats["stopped"]
+    assert result.solution.stats["steps"] == len(held) == 4
+    for k, v in model.state_dict().items():
+        assert torch.equal(v, held[-1][k]), k
+
+
+class EndsEarly:
+    """A loader whose second pass breaks off after one batch."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[Any]:
+        self.passes += 1
+        x, y = data()
+        for k in range(1 if self.passes == 3 else 3):
+            yield x[8 * k : 8 * k + 8], y[8 * k : 8 * k + 8]
+
+
+def test_a_loader_that_ends_early() -> None:
+    result = train_soft_mask(network(), EndsEarly(), epochs=3, budget="macs=0.5")
+    assert "ended early, in epoch 1 after 1 batches" in result.solution.stats["stopped"]
+    assert result.used <= result.limit
+
+
+def test_channels_by_hand_in_a_feed_forward_layer() -> None:
+    """Tokens (batch, length, features): gates sit on the last axis."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 4))
+    x = torch.randn(5, 3, 6)
+    groups = channel_groups(model, x, groups=[[("1", "out"), ("3", "in")]])
+    with soft_mask(model, x, "parameters=0.6", groups=groups) as masks:
+        small, hard = masks.extract(), [int(w) for w in masks.solver.rounded(masks.task.form, masks.logits).choice[0]]
+        width = masks.task.widths_of([hard])
+        points = [(torch.arange(12) < int(width[0])).float()]
+        assert torch.allclose(small(x), masks.network.masked(x, points), atol=1e-5)
+        assert small.get_submodule("1").out_features == int(width[0]) < 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budget": "macs=0.001"}, "below the least"),
+        ({"budget": "watts=1"}, "budget="),
+        ({"epochs": 0}, "epochs=0"),
+        ({"divisor": 0}, "divisor=0"),
+        ({"loader": []}, "no batch"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 3))}, "no group of channels"),
+    ],
+)
+def test_bad_input(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"model": network(), "loader": loader(), "budget": "macs=0.5", "epochs": 1} | change
+    with pytest.raises(ValueError, match=message):
+        train_soft_mask(given.pop("model"), given.pop("loader"), **given)
+
+
+def test_bad_distillation() -> None:
+    with pytest.raises(ValueError, match="mode='both'"):
+        Distillation("both")
+    with pytest.raises(ValueError, match="needs 'masked'"):
+        Distillation("coupled", hard="removed")
+    with pytest.raises(RuntimeError, match="backward first"), soft_mask(network(), data()[0][:1]) as masks:
+        masks.step()
