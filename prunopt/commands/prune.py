@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHECKED = 8  # windows scored of each text
 MUCH_MORE = 1.5
-NAMES = "uniform", "log", "mckp"
+NAMES = "uniform", "log", "owl", "als", "als-row", "atp", "mckp"
 
 
 @guarded
@@ -30,11 +30,14 @@ def prune(
     pattern: Annotated[str | None, typer.Option(help="Zeros instead: unstructured, 2:4, 4:8 ...")] = None,
     method: Annotated[str | None, typer.Option(help="Solver. [default: obs-swap; sparsegpt for patterns]")] = None,
     allocation: Annotated[
-        str, typer.Option(help="uniform, log, mckp, or a JSON file with shares of blocks.")
+        str, typer.Option(help="uniform, log, owl, als, als-row, atp, mckp, or a JSON file with shares of blocks.")
     ] = "uniform",
     uniform: Annotated[bool, typer.Option(help="One shape in all blocks: stock code loads the result.")] = False,
     refit: Annotated[bool, typer.Option(help="Re-solve the weights that stay.")] = True,
     rarity: Annotated[float, typer.Option(help="Weigh rare tokens up: count^-rarity.")] = 0.0,
+    correction: Annotated[
+        float, typer.Option(help="How far blocks take back what earlier ones have changed: 0 (not) to 1.")
+    ] = 0.0,
     damping: Annotated[float | None, typer.Option(help="Ridge, of the Hessian's mean diagonal. [0.1; 0.01]")] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
@@ -62,6 +65,7 @@ def prune(
     if work.exists() and not resume:
         raise ValueError(f"--out {out}: {work} holds an unfinished run; give --resume to go on, or remove it")
     shares = _shares(allocation)
+    _check_allocation(allocation, pattern, method, sparsity)
     other: dict[str, Any] = {}
     with progress("prune") as tell:
         tell("reading the model")
@@ -72,13 +76,18 @@ def prune(
             texts = [part.rpartition("=")[0] or part for part in calibration[:1]] + [str(check)]
             parts = [token_windows(tokenizer, read_text(t), length=length)[-CHECKED:] for t in texts]
             before = [token_losses(network, p) for p in parts]
+        if _measured(shares, pattern, units):
+            from prunopt.networks.allocations import LoadedModel, named_allocation
+
+            tell(f"measuring the allocation {shares}")
+            shares = named_allocation(shares, LoadedModel(network, sources), sparsity)
         if method == "maskllm":
             result = _learned(network, sources, pattern, steps, work, seed, tell)
         else:
             result = prune_transformer(
                 network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
-                pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, resume_dir=work,
-                seed=seed, in_place=True, progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
+                pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, correction=correction,
+                resume_dir=work, seed=seed, in_place=True, progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
             )  # fmt: skip
         if check is not None:
             tell("scoring the pruned model")
@@ -91,7 +100,8 @@ def prune(
     shutil.rmtree(work)
     summary = _summary(result) | {"written": str(out)} | ({"check": other} if other else {})
     if as_json:
-        print_json(summary | {"report": [row.to_dict() for row in result.report]})
+        rows = [{k: v for k, v in row.to_dict().items() if k != "gone"} for row in result.report]
+        print_json(summary | {"report": rows})
         return
     for line in (*result.notes, *other.get("warnings", ())):
         note(line)
@@ -154,6 +164,21 @@ def _shares(text: str) -> Any:
     if not isinstance(shares, list) or not all(isinstance(s, int | float) for s in shares):
         raise ValueError(f"--allocation {text}: a list of numbers is needed, or an object with one under 'allocation'")
     return shares
+
+
+def _measured(shares: Any, pattern: str | None, units: str) -> bool:
+    """Whether masks have to be measured first; uniform, log and neurons' mckp `prune_transformer` does itself."""
+    own = isinstance(shares, str) and shares not in ("uniform", "log")
+    return own and not (shares == "mckp" and pattern is None and _units(units) == ("ffn",))
+
+
+def _check_allocation(text: str, pattern: str | None, method: str | None, sparsity: float) -> None:
+    if text == "uniform":
+        return
+    if pattern not in (None, "unstructured") or method == "maskllm":
+        raise ValueError(f"--allocation {text}: --pattern {pattern} removes the same share everywhere; leave it out")
+    if not 0 < sparsity < 1:
+        raise ValueError(f"--sparsity {sparsity}: give a fraction above 0 and below 1 to be allocated")
 
 
 def _calibration(texts: list[str], tokenizer: Any, length: int, windows: int, seed: int) -> Any:

@@ -200,6 +200,11 @@ class Activations:
         assert self._store is not None
         return self._store.nelement() * 4
 
+    def window(self, k: int) -> torch.Tensor:
+        """Return what enters the next block at window k: (length, width)."""
+        assert self._store is not None
+        return self._store[k].reshape(-1, self._store.shape[-1])
+
     def run(self, block: Block) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the number of each window and what the block makes of it."""
         assert self._store is not None

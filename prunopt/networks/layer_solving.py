@@ -41,6 +41,8 @@ class LayerReport:
         Used, as a multiple of the Hessian's mean diagonal; ``damping_tried`` lists those that failed before it.
     refit
         Whether the weights that stay were re-solved together.
+    gone
+        The units that were removed, by number; empty for single weights.
     """
 
     name: str
@@ -57,10 +59,11 @@ class LayerReport:
     refit: bool
     seconds: float
     message: str
+    gone: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text, infinite ones as None."""
-        row = asdict(self) | {"damping_tried": list(self.damping_tried)}
+        row = asdict(self) | {"damping_tried": list(self.damping_tried), "gone": list(self.gone)}
         return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
 
 
@@ -69,7 +72,8 @@ def report_from(row: dict[str, Any]) -> LayerReport:
     given = dict(row)
     for name, missing in (("bound", -np.inf), ("gap", np.inf), ("objective", np.nan), ("error", np.nan)):
         given[name] = missing if given[name] is None else given[name]
-    return LayerReport(**given | {"damping_tried": tuple(given["damping_tried"])})
+    lists = {name: tuple(given.get(name, ())) for name in ("damping_tried", "gone")}
+    return LayerReport(**given | lists)
 
 
 def check_method(method: str, structured: bool) -> str:
@@ -123,13 +127,13 @@ def solve_layer(
     whole = max(form.error(np.zeros(form.shape)), np.finfo(np.float64).tiny)
     if isinstance(form, QuadraticSubset):
         total = form.n_groups
-        kept = total - len(solution.value)
+        kept, gone = total - len(solution.value), tuple(int(k) for k in solution.value)
     else:
-        kept, total = int(np.asarray(solution.value).sum()), weight.size
+        kept, total, gone = int(np.asarray(solution.value).sum()), weight.size, ()
     report = LayerReport(
         name, method, unit, kept, total, form.error(new) / whole, solution.objective / energy, solution.bound / energy,
         solution.gap, damping, tuple(tried), refit or method in ("slimgpt", "obs-swap", "obs-greedy"),
-        time.perf_counter() - start, solution.message,
+        time.perf_counter() - start, solution.message, gone,
     )  # fmt: skip
     return solution.value, new, report
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from prunopt.forms.nm_masks import check_pattern
 from prunopt.networks.calibration import Activations, Calibration, as_calibration, rare_share, rarity_weights
+from prunopt.networks.correction import Correction, check_added
 from prunopt.networks.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.journal import Journal, model_digest
 from prunopt.networks.layer_solving import LayerReport, check_method, report_from, solve_layer
@@ -30,6 +32,7 @@ from prunopt.networks.surgery import (
     write_config,
 )
 
+Floats = NDArray[np.float64]
 DAMPING = {"units": 0.1, "pattern": 0.01}  # of the mean diagonal; what serves the whole model, see benchmarks
 
 
@@ -89,6 +92,7 @@ def prune_transformer(
     damping: float | None = None,
     uniform: bool = False,
     rarity: float = 0.0,
+    correction: float = 0.0,
     resume_dir: str | os.PathLike[str] | None = None,
     activations_dir: str | None = None,
     device: str | None = None,
@@ -134,6 +138,9 @@ def prune_transformer(
     rarity
         Tokens weigh as count^-rarity in the Hessians, count being how often their kind is in the calibration: columns
         that serve rare tokens are then not given away for the sake of frequent ones. 0: all alike.
+    correction
+        How far the last layer of each block also takes back what earlier blocks have changed, from 0 (not) to 1 (all
+        that a ridge regression can): see `prunopt.networks.correction.Correction`.
     resume_dir
         A folder for finished layers. A killed run with the same inputs goes on there and ends with the same bytes.
     activations_dir
@@ -154,6 +161,8 @@ def prune_transformer(
     sparsity, tokens, found = check_sparsity(sparsity), as_calibration(calibration), blocks(model)
     if not 0 <= rarity <= 1:
         raise ValueError(f"rarity={rarity!r}: give a power from 0 (all tokens alike) to 1 (all kinds of tokens alike)")
+    if not 0 <= correction <= 1:
+        raise ValueError(f"correction={correction!r}: give a strength from 0 (none) to 1")
     if rarity:
         tokens = replace(tokens, token_weight=rarity_weights(tokens.windows, rarity))
     single = pattern is not None
@@ -181,7 +190,7 @@ def prune_transformer(
         "shares": [float(s) for s in shares],
         "pattern": None if pattern is None else pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": bool(refit), "damping": float(damping), "uniform": bool(uniform), "rarity": float(rarity),
-        "seed": int(seed),
+        "correction": float(correction), "seed": int(seed),
     }  # fmt: skip
     digests = {"calibration": tokens.digest(), "model": model_digest(model), "options": json.dumps(options)}
     journal = None if resume_dir is None else Journal(resume_dir, digests)
@@ -198,7 +207,7 @@ def prune_transformer(
         else:
             walk.patterned(shape, [float(s) for s in shares])
     finally:
-        walk.stream.close()
+        walk.close()
     if plan is not None:
         removed, target, total = plan.removed, plan.target, plan.total
     else:
@@ -221,11 +230,31 @@ class _Walk:
         self.report: list[LayerReport] = []
         self.stream = Activations(model, found[0], tokens, folder)
         self.n_layers = 0
+        self.correction: Correction | None = None
+        if options["correction"]:
+            check_added(found[0], found[0].stages[-1][0], self.stream)
+            self.correction = Correction(model, found[0], tokens, folder, options["correction"])
+
+    def close(self) -> None:
+        """Let go of the activations."""
+        self.stream.close()
+        if self.correction is not None:
+            self.correction.close()
+
+    def _layer(self, block: Block, layer: str) -> tuple[Floats, Floats]:
+        """Return the weights that a layer should have before it is pruned, and its Hessian."""
+        weight = weight_of(block.module.get_submodule(layer)).detach().double().cpu().numpy()
+        if self.correction is None or layer != block.stages[-1][0]:
+            return weight, self.stream.hessians(block, [layer])[layer]
+        hessian, cross = self.correction.moments(self.stream, block, layer)
+        return self.correction.corrected(weight, hessian, cross, self.options["damping"]), hessian
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
         self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
+            if self.correction is not None:
+                self.correction.enter(block)
             if groups and block.attention is not None:
                 columns = group_columns(block.attention)
                 self._remove(block, block.stages[1][0], columns, groups, "head group")
@@ -240,8 +269,7 @@ class _Walk:
         if self._replayed(block, name):
             return
         projection = block.module.get_submodule(layer)
-        weight = weight_of(projection).detach().double().cpu().numpy()
-        hessian = self.stream.hessians(block, [layer])[layer]
+        weight, hessian = self._layer(block, layer)
         value, new, row = solve_layer(
             name, weight, hessian, self.options["method"], groups=groups, remove=remove, unit=unit,
             damping=self.options["damping"], refit=self.options["refit"], seed=self.options["seed"],
@@ -258,6 +286,8 @@ class _Walk:
         """Set single weights of each block's layers to 0, in the order in which the block uses them."""
         self.n_layers = sum(len(b.layers) for b in self.blocks)
         for block, share in zip(self.blocks, shares, strict=True):
+            if self.correction is not None:
+                self.correction.enter(block)
             for stage in block.stages:
                 self._stage(block, stage, pattern, share)
             self.stream.advance(block)
@@ -268,10 +298,11 @@ class _Walk:
             name = f"{block.name}.{layer}"
             if self._replayed(block, name):
                 continue
-            if hessian is None:  # the layers of a stage have the same input
-                hessian = self.stream.hessians(block, stage[:1])[stage[0]]
             linear = block.module.get_submodule(layer)
-            weight = weight_of(linear).detach().double().cpu().numpy()
+            if hessian is None:  # the layers of a stage have the same input
+                weight, hessian = self._layer(block, layer)
+            else:
+                weight = weight_of(linear).detach().double().cpu().numpy()
             if pattern is not None and weight.shape[1] % pattern[1]:
                 raise ValueError(f"{name}: {weight.shape[1]} inputs, which is no multiple of {pattern[1]}")
             _, new, row = solve_layer(

