@@ -21,7 +21,8 @@ from prunopt.problems.lottery_target import Target, TargetLayer
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-BOUNDS = {"subset-sum": 0.25, "golden-ratio": 1.0}  # on the absolute weights, for factors up to 1
+BOUNDS = {"subset-sum": 0.5, "golden-ratio": 1.0}  # on the absolute weights, for factors up to 1
+COVERED = 0.25  # what one pool of products of uniform factors is proven to cover; two of them cover twice as much
 CHUNK = 2**24  # products looked at in one go
 
 
@@ -116,10 +117,16 @@ def sample(
     pairs = []
     for number, layer in enumerate(target.layers):
         largest = max(reach[number], 2 * epsilon) if rescale else bound
+        if construction == "subset-sum" and not rescale:
+            largest = COVERED
         rngs = [np.random.default_rng([seed, number, part]) for part in (0, 1)]
         if construction == "subset-sum":
-            m = width or uniform_draws(target, layer, epsilon, delta, largest, halves)
-            levels, top, lowest, factor = 0, 0.0, 0.0, math.sqrt(largest / bound)
+            if reach[number] <= largest:
+                m = width or uniform_draws(target, layer, epsilon, delta, largest, halves)
+            else:  # a weight is two halves, each within epsilon / 2 of a sum from a pool of its own
+                m = width or 2 * uniform_draws(target, layer, epsilon / 2, delta, largest, 2 * halves)
+            levels, top, lowest, factor = 0, 0.0, 0.0, math.sqrt(largest / COVERED)
+            largest = max(largest, bound if reach[number] > largest else 0.0)
         else:
             levels = golden_levels(epsilon, largest)
             m = width or golden_draws(levels, delta, halves)

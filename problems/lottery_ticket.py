@@ -91,7 +91,7 @@ class LotteryTicket:
         (`prunopt.forms.random_pools`).
     rescale
         Draw the weights of each layer from a range that fits the layer. Without it, factors are up to 1 and weights
-        beyond 1/4 (subset sums) or 1 (golden ratio) are refused.
+        beyond 1/2 (subset sums; twice the width beyond 1/4) or 1 (golden ratio) are refused.
     nonnegative_input
         The network's inputs are never negative: half of the first pools can be saved. The certificate then speaks of
         such inputs only.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core.problem import Modelled
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.linear import LinearProgram
@@ -46,6 +47,11 @@ class Highs(Solver[LinearProgram]):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r}: give one of {', '.join(METHODS)}")
+
+    @classmethod
+    def instead(cls, problem: Any) -> str | None:
+        """Integer models go to HiGHS as such."""
+        return "highs-milp" if isinstance(problem, Modelled) else None
 
     def solve(self, problem: LinearProgram, limits: Limits, seed: int) -> Solution[NDArray[np.float64]]:
         """Solve the program; a time limit returns the best point and bound that HiGHS had, if it had any."""

@@ -129,6 +129,16 @@ def test_unknown_and_unfitting_solvers() -> None:
         Limits(seconds=-1)
 
 
+def test_highs_means_its_integer_solver_where_there_are_integers() -> None:
+    from prunopt.forms import MultipleChoiceKnapsack
+
+    task = MultipleChoiceKnapsack([[3.0, 1.0, 0.0], [2.0, 1.5, 0.0]], [[0, 1, 2], [0, 1, 2]], 2)
+    solution = po.solve(task, "highs")
+    assert solution.solver == "highs-milp"
+    assert solution.objective == po.solve(task, "choice-dp").objective
+    assert po.solve(LinearProgram([-1.0], [[1.0]], [0.5]), "highs").solver == "highs"
+
+
 def test_listing() -> None:
     rows = {row.name: row for row in po.solvers()}
     assert rows["highs"].form == "LinearProgram"

@@ -102,6 +102,9 @@ def dispatch(task: Any, solver: str | Solver[Any] | None) -> tuple[Solver[Any], 
     if isinstance(task, chosen.form):
         return chosen, None
     reduced = reduced_to(task, chosen.form)
+    other = chosen.instead(task) if reduced is None else None
+    if other is not None:
+        return dispatch(task, other)
     if reduced is None:
         fitting = ", ".join(s.name for s, _ in candidates(task)) or "none"
         raise ValueError(

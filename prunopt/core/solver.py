@@ -141,6 +141,11 @@ class Solver(ABC, Generic[P]):
         missing = cls.missing()
         return f"needs {', '.join(missing)}: pip install {' '.join(missing)}" if missing else ""
 
+    @classmethod
+    def instead(cls, problem: Any) -> str | None:
+        """Return the name of the solver that is meant where this one was asked for and cannot take the problem."""
+        return None
+
     @abstractmethod
     def solve(self, problem: P, limits: Limits, seed: int) -> Solution[Any]:
         """Solve ``problem`` within ``limits``; the same seed gives the same answer."""

@@ -22,6 +22,12 @@ def linear_target(seed: int = 0, *, bias: bool = True) -> Any:
     return nn.Sequential(nn.Linear(5, 6, bias=bias), nn.ReLU(), nn.Linear(6, 3, bias=bias))
 
 
+def wide_target() -> Any:
+    layer = nn.Linear(3, 2, bias=False)
+    layer.weight.data = torch.tensor([[0.7, -0.1, 0.2], [0.1, 0.0, -0.3]])
+    return nn.Sequential(layer)
+
+
 def conv_target() -> Any:
     torch.manual_seed(1)
     return nn.Sequential(
@@ -137,13 +143,24 @@ def test_a_weight_without_a_solution_is_named() -> None:
     assert "candidates like these" in text
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_up_to_a_half_need_no_rescaling(seed: int) -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    layer.weight.data = torch.rand(3, 4, generator=torch.Generator().manual_seed(seed)) - 0.5
+    task = LotteryTicket(nn.Sequential(layer), 0.01, seed=seed)
+    solution = po.solve(task)
+    po.verify(task, solution)
+    assert all(float(np.abs(pair.first).max()) <= 1 for pair in task.pairs)
+    assert task.ticket(solution.value).certificate.largest_weight_error <= 0.01
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"epsilon": 0.0}, "epsilon=0.0"),
         ({"epsilon": float("nan")}, "epsilon=nan"),
         ({"epsilon": 3.0}, "below the largest weight"),
-        ({"rescale": False}, r"rescale=True draws its random weights from a range"),
+        ({"rescale": False, "target_module": wide_target()}, r"rescale=True draws its random weights from a range"),
         ({"construction": "gold"}, "construction='gold'"),
         ({"delta": 1.0}, "delta=1.0"),
         ({"width": 0}, "width=0"),
