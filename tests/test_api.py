@@ -144,7 +144,7 @@ def test_listing() -> None:
     assert rows["highs"].form == "LinearProgram"
     assert rows["highs"].available
     assert next(r.name for r in po.solvers(PROBLEM)) == "min-cut"
-    assert {r.name for r in po.solvers(LinearProgram)} == {"highs", "pulp"}
+    assert {r.name for r in po.solvers(LinearProgram)} == {"highs", "highs-milp", "pulp"}
 
 
 def test_two_solvers_of_one_name_are_refused() -> None:
