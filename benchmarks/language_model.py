@@ -37,7 +37,7 @@ STRUCTURED = {
     "wanda": {"method": "wanda", "refit": False},
     "wanda+refit": {"method": "wanda"},
     "slimgpt": {"method": "slimgpt", "damping": 0.01},
-    "ours": {"method": "wanda", "allocation": "mckp"},
+    "ours": {"method": "wanda", "allocation": "log"},
 }
 SINGLE = {
     "magnitude": {"method": "magnitude", "refit": False},
@@ -56,13 +56,14 @@ GROUPS = {
 CELLS = {f"{g}/{m}": base | options for g, (methods, base) in GROUPS.items() for m, options in methods.items()}
 TRIALS: dict[str, dict[str, Any]] = {
     "30 %/greedy": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy"},
-    "30 %/wanda log": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log"},
-    "30 %/wanda d1": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "damping": 1.0},
-    "2-4/sparsegpt+refit rarity": {"sparsity": 0.5, "pattern": "2:4", "method": "sparsegpt", "rarity": 0.5},
-    "30 %/greedy mckp": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy", "allocation": "mckp"},
-    "30 %/wanda mckp rarity": {
-        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp", "rarity": 0.3,
+    "30 %/ours corrected": {
+        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log", "correction": 0.5,
     },
+    "30 %/wanda d1": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "damping": 1.0},
+    "30 %/ours mckp": {
+        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp",
+    },
+    "2-4/sparsegpt+refit rarity": {"sparsity": 0.5, "pattern": "2:4", "method": "sparsegpt", "rarity": 0.5},
 }  # fmt: skip
 
 

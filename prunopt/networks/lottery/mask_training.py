@@ -35,12 +35,28 @@ class _TopShare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, count: int) -> Tensor:
         mask = torch.zeros_like(scores).flatten()
-        mask[scores.flatten().abs().topk(count).indices] = 1.0
+        mask[scores.flatten().topk(count).indices] = 1.0
         return mask.view_as(scores)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
+
+
+def _he_scales(module: nn.Sequential, keep: float) -> dict[str, float]:
+    """Positive factors of weights and biases that give activations a steady size and leave the function, but its size."""
+    scales: dict[str, float] = {}
+    so_far = 1.0
+    for place, layer in module.named_modules():
+        weight: Any = getattr(layer, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        prefix = f"{place}." if place else ""
+        size = float(weight.detach().square().mean().sqrt())
+        own = (2.0 / (keep * weight[0].numel())) ** 0.5 / size if size > 0 else 1.0
+        so_far *= own
+        scales |= {f"{prefix}weight": own, f"{prefix}bias": so_far}
+    return scales
 
 
 def edge_popup(
@@ -57,7 +73,8 @@ def edge_popup(
 
     Every weight has a score; the forward pass uses the weights whose scores are greatest in size, layer by layer, the
     backward pass takes the mask for the identity. Scores start as those of He's initialisation and are trained by Adam
-    on the cross-entropy, in batches of 64.
+    on the cross-entropy, in batches of 64. For the training, weights are scaled layer by layer as He's initialisation
+    would (biases by what came before them as well), which scales a ReLU network's output and leaves its labels.
 
     Parameters
     ----------
@@ -70,9 +87,10 @@ def edge_popup(
     epochs, learning_rate, seed
         The training.
 
-    References ---------- .. [1] V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, "What's hidden in a
-    randomly weighted neural
-       network?", CVPR 2020.
+    References
+    ----------
+    .. [1] V. Ramanujan, M. Wortsman, A. Kembhavi, A. Farhadi, M. Rastegari, "What's hidden in a randomly weighted
+       neural network?", CVPR 2020.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep={keep!r}: give a share above 0 and up to 1")
@@ -84,21 +102,22 @@ def edge_popup(
         for name, w in weights.items()
     }
     counts = {name: max(1, round(keep * w.numel())) for name, w in weights.items()}
+    scales = _he_scales(module, keep)
 
-    def masked() -> dict[str, Tensor]:
+    def masked(scales: dict[str, float]) -> dict[str, Tensor]:
         top: Any = _TopShare.apply
-        return {name: w * top(scores[name], counts[name]) for name, w in weights.items()}
+        return {name: scales[name] * w * top(scores[name].abs(), counts[name]) for name, w in weights.items()}
 
     optimiser = torch.optim.Adam(list(scores.values()), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     for _ in range(epochs):
         for rows in torch.randperm(len(inputs), generator=generator).split(64):  # type: ignore[no-untyped-call]
             optimiser.zero_grad()
-            output = torch.func.functional_call(module, masked(), (inputs[rows].float(),))
+            output = torch.func.functional_call(module, masked(scales), (inputs[rows].float(),))
             nn.functional.cross_entropy(output, labels[rows]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         schedule.step()
     with torch.no_grad():
-        for name, value in masked().items():
+        for name, value in masked(dict.fromkeys(weights, 1.0)).items():
             dict(module.named_parameters())[name].copy_(value)
     return EdgePopup(module.eval(), sum(counts.values()), sum(w.numel() for w in weights.values()))
