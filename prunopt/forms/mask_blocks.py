@@ -75,10 +75,16 @@ class MaskBlocks(LayerLeastSquares):
         if self.scope not in SCOPES:
             raise ValueError(f"scope={self.scope!r}: give one of {', '.join(SCOPES)}")
         if self.pattern is not None:
-            pattern = tuple(int(v) for v in self.pattern)
             d = self.shape[1]
+            try:
+                parts = self.pattern.split(":") if isinstance(self.pattern, str) else self.pattern
+                pattern = tuple(int(v) for v in parts)
+            except (TypeError, ValueError):
+                pattern = ()
             if len(pattern) != 2 or not 0 < pattern[0] <= pattern[1] or d % pattern[1]:
-                raise ValueError(f"pattern={self.pattern!r}: give (N, M) with 0 < N <= M, M a divisor of {d} inputs")
+                raise ValueError(
+                    f"pattern={self.pattern!r}: give (N, M) or 'N:M' with 0 < N <= M, M a divisor of {d} inputs"
+                )
             object.__setattr__(self, "pattern", pattern)
         else:
             sparsity = float(self.sparsity or 0.0)
