@@ -1,10 +1,11 @@
 # make demo   analyse a forest on real data with real prices, from nothing; ends with a picture in demo/
 # make test   run the test suite, from nothing
+# make docs   build the documentation into site/, warnings are errors
 # make check  ruff, mypy, and a wheel that is built and imported elsewhere
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -22,6 +23,10 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 	$(PIP) --editable '.[bench]'
 	touch $@
 
+.venv/docs-ready: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 demo: .venv/demo-ready
 	.venv/bin/prunopt forest --out demo
 	@echo "The picture: demo/pareto.png"
@@ -37,7 +42,11 @@ check: .venv/test-ready
 	.ci/wheel
 
 bench: .venv/bench-ready
-	.venv/bin/python -m benchmarks
+	.venv/bin/prunopt bench $(NAME)
+
+docs: .venv/docs-ready
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+	@echo "The site: site/index.html"
 
 clean:
-	rm -rf .venv build dist demo *.egg-info
+	rm -rf .venv build dist demo site *.egg-info

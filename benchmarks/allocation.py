@@ -38,24 +38,17 @@ def large(seed: int) -> MultipleChoiceKnapsack:
     return MultipleChoiceKnapsack(loss, sizes[:, None] * (20 - np.arange(21)), int(sizes.sum() * 20 * 0.4))
 
 
-def knapsack() -> None:
+def knapsack(limit: float = 60.0) -> None:
     """Time of `choice-dp` and of CBC and HiGHS on the same integer program, and equality with brute force."""
-    rows = []
+    place = RESULTS / "allocation_knapsack.json"
+    kept: list[dict[str, Any]] = json.loads(place.read_text())["rows"] if place.exists() else []
+    rows: list[dict[str, Any]] = []
+    about = described("pulp", "highspy")
     for seed in range(3):
-        problem = large(seed)
-        ours = interleaved({"choice-dp": lambda p=problem: po.solve(p, "choice-dp")}, runs=7)["choice-dp"]  # type: ignore[misc]
-        answer = po.solve(problem, "choice-dp")
-        row: dict[str, Any] = {"seed": seed, "choice-dp": median(ours), "status": answer.status.name, "gap": answer.gap}
-        for engine in ("PULP_CBC_CMD", "HiGHS"):
-            start = time.perf_counter()
-            found = po.solve(problem, Pulp(engine), limits=po.Limits(seconds=300), throw=False)
-            row[engine] = time.perf_counter() - start
-            row[f"{engine} status"], row[f"{engine} excess"] = found.status.name, found.objective - answer.objective
-        start = time.perf_counter()
-        relaxed = po.solve(problem, "choice-lagrange")
-        row |= {"choice-lagrange": time.perf_counter() - start, "lagrange gap": relaxed.gap}
-        print(json.dumps(row), flush=True)
-        rows.append(row)
+        held = next((r for r in kept if r["seed"] == seed), None)
+        rows.append(held or _knapsack_row(seed, limit))
+        save("allocation_knapsack", {**about, "rows": rows})
+        print(json.dumps(rows[-1]), flush=True)
     equal = 0
     for seed in range(300):
         rng = np.random.default_rng(seed)
@@ -63,8 +56,23 @@ def knapsack() -> None:
         choices = (np.array(x) for x in itertools.product(range(4), repeat=5))
         best = min(small.objective(x) for x in choices if small.violation(x) == 0)
         equal += abs(po.solve(small, "choice-dp").objective - best) < 1e-12
-    save("allocation_knapsack", {**described("pulp", "highspy"), "rows": rows, "brute force": f"{equal} of 300 equal"})
+    save("allocation_knapsack", {**about, "rows": rows, "brute force": f"{equal} of 300 equal"})
     print(f"brute force: {equal} of 300 equal")
+
+
+def _knapsack_row(seed: int, limit: float) -> dict[str, Any]:
+    problem = large(seed)
+    ours = interleaved({"choice-dp": lambda: po.solve(problem, "choice-dp")}, runs=7)["choice-dp"]
+    answer = po.solve(problem, "choice-dp")
+    row: dict[str, Any] = {"seed": seed, "choice-dp": median(ours), "status": answer.status.name, "gap": answer.gap}
+    for engine in ("PULP_CBC_CMD", "HiGHS"):
+        start = time.perf_counter()
+        found = po.solve(problem, Pulp(engine), limits=po.Limits(seconds=limit), throw=False)
+        row[engine] = time.perf_counter() - start
+        row[f"{engine} status"], row[f"{engine} excess"] = found.status.name, found.objective - answer.objective
+    start = time.perf_counter()
+    relaxed = po.solve(problem, "choice-lagrange")
+    return {**row, "choice-lagrange": time.perf_counter() - start, "lagrange gap": relaxed.gap, "limit": limit}
 
 
 class Sleepy:
@@ -160,23 +168,32 @@ def surrogate(sparsity: float = 0.6) -> AllocationSearch:
 
 
 def efficiency() -> None:
-    """Least loss after 50, 100 and 200 evaluations, five seeds, each decision counted once."""
-    task, rows = surrogate(), {}
-    for solver in SOLVERS:
-        curves = []
-        for seed in range(SEEDS):
-            run = po.search(task, trials=COUNTS[-1], solver=solver, seed=seed)
-            more = COUNTS[-1]
-            while run.evaluations < COUNTS[-1]:  # copies are no evaluations
-                more += COUNTS[-1] - run.evaluations
-                run = po.search(task, trials=more, solver=solver, seed=seed)
-            values = [float(t.value or 0.0) for t in run.finished if t.copy_of is None]
-            curves.append([min(values[:c]) for c in COUNTS])
-        mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=1) / np.sqrt(SEEDS)
-        rows[solver] = {"mean": mean.tolist(), "standard error": error.tolist(), "all": curves}
-        print(solver, np.round(mean, 4), np.round(error, 4), flush=True)
+    """Least loss after 50, 100 and 200 evaluations, five seeds, each decision once; goes on where it stopped."""
+    task, place = surrogate(), RESULTS / "allocation_efficiency.json"
+    held: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
+    rows: dict[str, Any] = held.get("rows", {})
     flat = task.evaluator.loss(np.full(len(task.sizes), task.sparsity))
-    save("allocation_efficiency", {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows})
+    for seed, solver in itertools.product(range(SEEDS), SOLVERS):
+        curves = rows.setdefault(solver, {"all": []})["all"]
+        if len(curves) > seed:
+            continue
+        curves.append(_least(task, solver, seed))
+        mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=min(1, seed)) / np.sqrt(len(curves))
+        rows[solver] |= {"mean": mean.tolist(), "standard error": error.tolist(), "seeds": len(curves)}
+        save("allocation_efficiency", {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows})
+        print(seed, solver, np.round(mean, 4), np.round(error, 4), flush=True)
+
+
+def _least(task: AllocationSearch, solver: str, seed: int) -> list[float]:
+    """Least losses after each of `COUNTS` evaluations; copies of known decisions are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        place, trials = Path(folder) / "a.journal", COUNTS[-1]
+        while True:
+            run = po.search(task, trials=trials, solver=solver, seed=seed, storage=place)
+            values = [float(t.value or 0.0) for t in run.finished if t.copy_of is None]
+            if len(values) >= COUNTS[-1]:
+                return [min(values[:c]) for c in COUNTS]
+            trials += COUNTS[-1] - len(values)
 
 
 if __name__ == "__main__":

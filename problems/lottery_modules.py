@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.problems.lottery_sampling import RandomPair
-from prunopt.problems.lottery_target import Target, _torch
+from prunopt.problems.lottery_target import Target, require_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ def network(
     compact
         Leave out neurons that nothing of the mask uses (not in grouped convolutions).
     """
-    torch = _torch()
+    torch = require_torch()
     steps: list[Any] = []
     for step in target.steps:
         if step == "relu":
@@ -94,7 +94,7 @@ def _dense(pair: RandomPair, mask: Bools | None, rng: np.random.Generator) -> tu
 
 
 def _modules(pair: RandomPair, first: Floats, bias: Floats | None, second: Floats) -> list[Any]:
-    torch = _torch()
+    torch = require_torch()
     nn, layer = torch.nn, pair.layer
     neurons = len(first)
     a: Any

@@ -132,7 +132,7 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
     nonnegative_input
         Whether no input value is ever negative.
     """
-    nn = _torch().nn
+    nn = require_torch().nn
     if not isinstance(module, nn.Sequential):
         raise TypeError(
             f"target_module: {type(module).__name__} given, torch.nn.Sequential is needed; put its layers in one"
@@ -169,7 +169,7 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
 
 
 def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    nn = _torch().nn
+    nn = require_torch().nn
     for key, child in module.named_children():
         if isinstance(child, nn.Sequential):
             yield from _parts(child, f"{prefix}{key}.")
@@ -178,7 +178,7 @@ def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _input_shape(parts: list[tuple[str, Any]], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    nn = _torch().nn
+    nn = require_torch().nn
     if given is not None:
         shape = tuple(int(n) for n in given)
         if not shape or min(shape) < 1:
@@ -245,7 +245,7 @@ def _array(name: str, what: str, tensor: Any) -> Floats:
     return array
 
 
-def _torch() -> Any:
+def require_torch() -> Any:
     try:
         import torch
     except ImportError as error:

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands.bench import bench
 from prunopt.commands.cnn import cnn
 from prunopt.commands.evaluate import evaluate
 from prunopt.commands.forest import forest
 from prunopt.commands.heads import heads
 from prunopt.commands.lottery import lottery
 from prunopt.commands.prune import prune, verify
+from prunopt.commands.report import report
 from prunopt.commands.search import search
 from prunopt.commands.solve import solve, solvers
 
@@ -35,8 +37,10 @@ EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (verify, "prunopt verify smaller --original my-model"),
     (lottery, "prunopt lottery --epsilon 0.01 --out ticket"),
     (search, "prunopt search my-model --calibration text.txt --sparsity 0.6 --trials 200 --out found"),
+    (report, "prunopt report smaller"),
     (solve, "prunopt solve model.mps --seconds 60 --json"),
     (solvers, "prunopt solvers"),
+    (bench, "prunopt bench forest_speed magic"),
 ]
 for _function, _example in EXAMPLES:
     app.command(epilog=f"Example: {_example}")(_function)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.forms.nm_masks import candidates
-from prunopt.forms.relaxed import RelaxedMask
+from prunopt.forms.relaxed import RelaxedMask, expected_quadratic
 
 Floats = NDArray[np.float64]
 
@@ -34,8 +34,15 @@ def linear_layer(rng: np.random.Generator, rows: int, blocks: int, pattern: tupl
         removed = w * (1 - points[0].reshape(rows, d))
         return ((removed @ h) * removed).sum() / whole
 
+    def expected_loss(probabilities: Sequence[Any], step: int) -> Any:
+        import torch
+
+        p = probabilities[0]
+        w, h, a = (torch.from_numpy(v).to(p.dtype) for v in (weight, hessian, table.astype(np.float64)))
+        return expected_quadratic(w, h, p, a) / whole
+
     energy = (weight**2).reshape(-1, pattern[1])
-    return RelaxedMask([rows * blocks], [table], loss, relaxed_loss, energy=[energy])
+    return RelaxedMask([rows * blocks], [table], loss, relaxed_loss, energy=[energy], expected_loss=expected_loss)
 
 
 def widths(rng: np.random.Generator) -> RelaxedMask:

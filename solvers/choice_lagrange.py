@@ -43,7 +43,7 @@ class ChoiceLagrange(Solver[MultipleChoiceKnapsack]):
         if problem.is_infeasible_by(None):
             return Solution(Status.INFEASIBLE, None, solver=self.name, duals={"ray": ()}, message=problem.explain())
         if not problem.n_groups:
-            return Solution(Status.OPTIMAL, np.zeros(0, np.int64), 0.0, 0.0, solver=self.name)
+            return Solution(Status.OPTIMAL, np.zeros(0, np.int64), 0.0, 0.0, duals={"price": 0.0}, solver=self.name)
         price, chosen = relaxation(problem.loss, problem.cost, problem.budget)
         value = fill(problem.loss, problem.cost, problem.budget, chosen)
         duals = {"price": float(price)}

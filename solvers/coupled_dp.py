@@ -87,7 +87,7 @@ class CoupledDp(Solver[CoupledChoice]):
         objective = problem.objective(value)
         bound = objective if proven else lower
         run.report(objective, bound)
-        duals = {} if proven else {"multiplier": multiplier}
+        duals = {"multiplier": multiplier, "claim": objective} if proven else {"multiplier": multiplier}
         status = Status.OPTIMAL if proven else Status.FEASIBLE
         return Solution(status, value, objective, bound, duals, run.trace, stats, self.name, why)
 

@@ -15,6 +15,7 @@ from prunopt.solvers.kernels.subset_moves import Tried, answer, rate, removable,
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+FEW, BEAM = 16, 4  # up to so many items that many subsets of each size are extended
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Greedy(Solver[SubsetChoice]):
         Try only so many items at each step, those whose last known change was least; None: all. The changes of the
         others are as old as the last step in which they were tried.
     beam
-        Keep so many subsets of each size and extend all of them; 1 is plain greedy.
+        Keep so many subsets of each size and extend all of them; 1 is plain greedy, None: 4 for up to 16 items, where
+        losses are few, 1 for more.
     """
 
     name: ClassVar[str] = "greedy"
@@ -41,7 +43,7 @@ class Greedy(Solver[SubsetChoice]):
     reference: ClassVar[str] = "backward elimination"
 
     screen: int | None = None
-    beam: int = 1
+    beam: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("screen", "beam"):
@@ -53,7 +55,8 @@ class Greedy(Solver[SubsetChoice]):
         """Return the items that stay."""
         run = Run(limits)
         tried = Tried(problem, run)
-        kept, changes = descend(problem, tried, self.screen, self.beam)
+        beam = self.beam or (BEAM if problem.n_items <= FEW else 1)
+        kept, changes = descend(problem, tried, self.screen, beam)
         stopped = run.out_of_time
         while not stopped and problem.exactly is None:
             trials = [without(kept, i) for i in removable(problem, kept)] + _added(problem, kept)
@@ -64,7 +67,7 @@ class Greedy(Solver[SubsetChoice]):
         if tried.best is None:
             tried(shrink(problem, kept, changes))
         message = "stopped by its limits; the rest went by the last known changes" if stopped else "no bound"
-        return answer(tried, self.name, stats={"beam": self.beam, "screen": self.screen}, message=message)
+        return answer(tried, self.name, stats={"beam": beam, "screen": self.screen}, message=message)
 
 
 def _added(problem: SubsetChoice, kept: Bools) -> list[Bools]:
@@ -75,6 +78,12 @@ def _added(problem: SubsetChoice, kept: Bools) -> list[Bools]:
         if not too_many(problem, more):
             out.append(more)
     return out
+
+
+def _whole_rate(problem: SubsetChoice, tried: Tried, kept: Bools) -> float:
+    """Return what all removals so far cost, for what they save."""
+    change = tried(kept) - tried(np.ones(problem.n_items, np.bool_))
+    return change / max(float(problem.costs[~kept].sum()), 1e-300) if change > 0 else change
 
 
 def descend(problem: SubsetChoice, tried: Tried, screen: int | None = None, beam: int = 1) -> tuple[Bools, Floats]:
@@ -105,7 +114,9 @@ def descend(problem: SubsetChoice, tried: Tried, screen: int | None = None, beam
                     break
                 fewer = without(kept, i)
                 changes[i] = tried(fewer) - here
-                grown[fewer.tobytes()] = (rate(problem, float(changes[i]), i) if beam == 1 else tried(fewer), fewer)
+                grown[fewer.tobytes()] = (
+                    rate(problem, float(changes[i]), i) if beam == 1 else _whole_rate(problem, tried, fewer), fewer
+                )  # fmt: skip
         if front and not grown:
             done += [shrink(problem, kept, changes) for kept in front if too_many(problem, kept)]
             break

@@ -105,7 +105,7 @@ def objective_scale(coefficients: Iterable[float]) -> float:
     pruning tasks (errors per row and tree) would drown.
     """
     sizes = np.abs(np.fromiter(coefficients, np.float64))
-    sizes = sizes[sizes > 0]
+    sizes = np.maximum(sizes[sizes > 0], 1e-290)  # the inverse of a denormal number overflows
     return float(min(1.0 / sizes.min(), 1e9 / sizes.max())) if len(sizes) else 1.0
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,12 +16,12 @@ from prunopt.core.artifact import write_atomically
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.relaxed import Choices, Floats, RelaxedMask
-from prunopt.solvers.kernels.inclusion import inclusion_probabilities
+from prunopt.solvers.kernels.inclusion import CHUNK, inclusion_in_chunks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NOISES = ("gumbel", "antithetic", "none")
+NOISES = ("gumbel", "antithetic", "none", "expected")
 LOGITS = ("candidate", "entry")
 PAPER_STEPS, PAPER_RATE = 2000, 5e-4
 
@@ -61,7 +61,9 @@ class MaskLLM(Solver[RelaxedMask]):
         Batches averaged in a step.
     noise
         ``"gumbel"``; ``"antithetic"``: the average over u and 1 - u of the uniform numbers behind the noise, two
-        evaluations a step; ``"none"``: the mean of the distribution, the exact expectation where L is linear in Z.
+        evaluations a step; ``"none"``: the mean of the distribution, the exact expectation where L is linear in Z;
+        ``"expected"``: the problem's ``expected_loss``, the exact expectation over independent choices with
+        :math:`p = \operatorname{softmax}(\kappa_t \pi)`: no variance, and tau plays no part.
     straight_through
         Evaluate L at the nearest candidate, and pass the gradient on to p.
     logits
@@ -72,6 +74,11 @@ class MaskLLM(Solver[RelaxedMask]):
     check
         Evaluate the problem's objective at argmax after every so many steps, and answer with the best seen; None: at
         the start and the end only.
+    check_samples
+        A check evaluates the candidates that the step's noise made the most probable too: for small problems, where
+        an objective costs little, the noise is a search of its own.
+    device
+        Where logits live and noise is drawn; a device has a random sequence of its own.
     folder, every
         A checkpoint is written there every so many steps. A run that finds one of the same problem, options and seed
         goes on from it and ends with the same bits; one of another is refused.
@@ -102,6 +109,8 @@ class MaskLLM(Solver[RelaxedMask]):
     straight_through: bool = False
     logits: str = "candidate"
     check: int | None = None
+    check_samples: bool = False
+    device: str = "cpu"
     folder: str | None = field(default=None, compare=False)
     every: int = field(default=100, compare=False)
 
@@ -116,20 +125,29 @@ class MaskLLM(Solver[RelaxedMask]):
             raise ValueError(f"kappa={self.kappa!r}, tau={self.tau!r}: give numbers > 0")
         if self.straight_through and self.logits == "entry":
             raise ValueError("straight_through=True: needs logits='candidate'")
+        if self.noise == "expected" and (self.logits == "entry" or self.straight_through):
+            raise ValueError("noise='expected': needs logits='candidate' and straight_through=False")
 
     def memory(self, problem: RelaxedMask) -> int:
         """Return the bytes that logits, their gradients, Adam's two moments and a step's samples take.
 
-        For N:M masks that is 4 (4 n + 3 C + M) bytes a block, n = C logits for candidates, M for entries (with no
-        samples of candidates): 24 + 16 a weight for 2:4. The model's own training memory comes on top.
+        For N:M masks that is 4 (8 C + 2 M) bytes a block with C logits for candidates, 56 a weight for 2:4; with
+        logits for entries 52 M bytes a block, 52 a weight for any pattern, and those of the recursions of a chunk of
+        16,384 blocks. The model's own training memory comes on top.
         """
         total = 0
         for g, a in zip(problem.groups, problem.tables, strict=True):
             n_candidates, entries = a.shape
             if self.logits == "entry":
-                total += 4 * g * (4 * entries + 2 * entries * (int(a[0].sum()) + 2))
+                total += 4 * g * 13 * entries
             else:
-                total += 4 * g * (4 * n_candidates + 3 * n_candidates + entries)
+                total += 4 * g * (8 * n_candidates + 2 * entries)
+        if self.logits == "entry":
+            chunks = (
+                (min(g, CHUNK), a.shape[1], int(a[0].sum()))
+                for g, a in zip(problem.groups, problem.tables, strict=True)
+            )
+            total += max(4 * g * 18 * m * (n + 1) for g, m, n in chunks)
         return total
 
     def solve(self, problem: RelaxedMask, limits: Limits, seed: int) -> Solution[Choices]:
@@ -148,7 +166,7 @@ class MaskLLM(Solver[RelaxedMask]):
             if stopped:
                 break
             if self.check and state.step % self.check == 0 and state.step < self.steps:
-                state.look(run)
+                state.look(run, self.check_samples)
             if state.step % self.every == 0 or state.step == self.steps:
                 state.save()
         if not stopped and state.step < self.steps:
@@ -173,14 +191,17 @@ class _State:
     def __init__(self, solver: MaskLLM, problem: RelaxedMask, seed: int) -> None:
         import torch
 
-        if problem.relaxed_loss is None:
+        if problem.relaxed_loss is None and solver.noise != "expected":
             raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
+        if solver.noise == "expected" and problem.expected_loss is None:
+            raise ValueError("noise='expected': the problem has no expected_loss; give it one, or another noise")
         self.torch, self.solver, self.problem, self.seed = torch, solver, problem, seed
-        self.sample = problem.relaxed_loss
-        self.tables = [torch.from_numpy(a.astype(np.float32)) for a in problem.tables]
+        self.drawn: Choices | None = None
+        self.sample: Any = problem.expected_loss if solver.noise == "expected" else problem.relaxed_loss
+        self.tables = [torch.from_numpy(a.astype(np.float32)).to(solver.device) for a in problem.tables]
         self.energy = None
         if problem.energy is not None:
-            self.energy = [torch.from_numpy(np.asarray(e, np.float32)) for e in problem.energy]
+            self.energy = [torch.from_numpy(np.asarray(e, np.float32)).to(solver.device) for e in problem.energy]
         draw = np.random.default_rng([seed, 1])
         self.logits: list[Tensor] = []
         for t, (g, a) in enumerate(zip(problem.groups, problem.tables, strict=True)):
@@ -192,7 +213,7 @@ class _State:
                 prior = np.asarray(problem.prior[t])
                 overlap = prior if entries else prior @ a.T
                 start += solver.prior_strength * start.std() * (overlap - overlap.mean(axis=1, keepdims=True))
-            self.logits.append(torch.from_numpy(start.astype(np.float32)).requires_grad_())
+            self.logits.append(torch.from_numpy(start.astype(np.float32)).to(solver.device).requires_grad_())
         self.rate = 1.0 / solver.steps if solver.learning_rate is None else solver.learning_rate
         self.optimizer = torch.optim.AdamW(
             self.logits, lr=self.rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=solver.weight_decay
@@ -204,22 +225,26 @@ class _State:
 
     def choice(self) -> Choices:
         """Return the most probable candidates."""
-        tables = [z.detach().numpy() for z in self.logits]
+        tables = [z.detach().cpu().numpy() for z in self.logits]
         if self.solver.logits == "entry":
             return self.problem.nearest(tables)
         return tuple(np.argmax(z, axis=1).astype(np.int64) for z in tables)
 
-    def look(self, run: Run) -> None:
-        """Evaluate the problem's objective at the most probable candidates."""
-        choice = self.choice()
+    def look(self, run: Run, samples: bool = False) -> None:
+        """Evaluate the problem's objective at the most probable candidates, and at those of the last noise if asked."""
+        if samples and self.drawn is not None:
+            self._judge(self.drawn, run)
+        self.final = self._judge(self.choice(), run)
+
+    def _judge(self, choice: Choices, run: Run) -> float:
         if self.best is not None and all(np.array_equal(a, b) for a, b in zip(choice, self.best[0], strict=True)):
-            self.final = self.best[1]
-            return
-        self.final = self.problem.objective(choice)
-        if self.best is None or self.final < self.best[1] or math.isnan(self.best[1]):
-            self.best, self.best_step = (choice, self.final), self.step
-        if math.isfinite(self.final):
-            run.report(self.final)
+            return self.best[1]
+        value = self.problem.objective(choice)
+        if self.best is None or value < self.best[1] or math.isnan(self.best[1]):
+            self.best, self.best_step = (choice, value), self.step
+        if math.isfinite(value):
+            run.report(value)
+        return value
 
     def best_choice(self) -> tuple[Choices, float]:
         """Return the best choice evaluated so far and its loss."""
@@ -234,13 +259,15 @@ class _State:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
         drawn = np.random.SeedSequence([self.seed, 2, self.step]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(drawn[0]))
-        uniform = [torch.rand(z.shape, generator=generator) for z in self.logits]
+        generator = torch.Generator(solver.device).manual_seed(int(drawn[0]))
+        uniform = [torch.rand(z.shape, generator=generator, device=solver.device) for z in self.logits]
         draws = [uniform] if solver.noise != "antithetic" else [uniform, [1 - u for u in uniform]]
         self.optimizer.zero_grad(set_to_none=True)
         total, n = 0.0, len(draws) * solver.accumulate
         for draw in draws:
             points = self._points(draw, kappa, tau)
+            if solver.check_samples:
+                self.drawn = self._nearest(points)
             # The graph behind the points is walked once, however many batches there are.
             leaves = [z.detach().requires_grad_() for z in points]
             for k in range(solver.accumulate):
@@ -250,8 +277,9 @@ class _State:
             gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]
             if self.energy is not None and solver.regulariser:
                 weight = 2 * solver.regulariser * (1 - self.step / solver.steps) / len(draws)
-                for gradient, e, z in zip(gradients, self.energy, leaves, strict=True):
-                    gradient -= weight * e * z.detach()
+                for gradient, e, z, a in zip(gradients, self.energy, leaves, self.tables, strict=True):
+                    # The expectation of sum e z^2 over choices is linear in their probabilities.
+                    gradient -= weight * (e @ (a * a).T / 2 if solver.noise == "expected" else e * z.detach())
             torch.autograd.backward(points, gradients)
         if not math.isfinite(total) or any(not torch.isfinite(z.grad).all() for z in self.logits if z.grad is not None):
             return f"the loss is {total} or its gradient not finite at step {self.step}; the state before it is kept"
@@ -267,12 +295,14 @@ class _State:
 
     def _points(self, uniform: Sequence[Tensor], kappa: float, tau: float) -> list[Tensor]:
         torch, out = self.torch, []
+        if self.solver.noise == "expected":
+            return [torch.softmax(kappa * z, dim=1) for z in self.logits]
         for z, a, u in zip(self.logits, self.tables, uniform, strict=True):
             score = kappa * z
             if self.solver.noise != "none":
                 score = score - torch.log(-torch.log(u.clamp(1e-10, 1 - 1e-7)))
             if self.solver.logits == "entry":
-                out.append(inclusion_probabilities(score / tau, round(float(a[0].sum()))))
+                out.append(inclusion_in_chunks(score / tau, round(float(a[0].sum()))))
                 continue
             p = torch.softmax(score / tau, dim=1)
             if self.solver.straight_through:
@@ -280,6 +310,13 @@ class _State:
                 p = hard + p - p.detach()
             out.append(p @ a)
         return out
+
+    def _nearest(self, points: Sequence[Tensor]) -> Choices:
+        """Return the candidates nearest to a sample, (G, M) points or, of an expectation, (G, C) probabilities."""
+        arrays = [z.detach().cpu().numpy() for z in points]
+        if self.solver.noise == "expected":
+            return tuple(np.argmax(z, axis=1).astype(np.int64) for z in arrays)
+        return self.problem.nearest(arrays)
 
     def _path(self) -> Path | None:
         return None if self.solver.folder is None else Path(self.solver.folder) / "maskllm.safetensors"

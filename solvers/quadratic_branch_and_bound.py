@@ -56,7 +56,8 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
         order = np.argsort(-stake, kind="stable")
         start = local_search(problem, self.starts, seed)
         incumbent = math.inf if start is None else problem.objective(start)
-        margin = 1e-10 * max(1.0, abs(incumbent) if start is not None else 1.0)
+        unit = min(1.0, problem.objective_unit)
+        margin = 1e-10 * max(unit, abs(incumbent) if start is not None else unit)
         leaves = np.full((PROOF_LEAVES, n), -1, np.int8)
         most = self.nodes if limits.evaluations is None else min(self.nodes, limits.evaluations)
         if limits.seconds is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunopt.core.artifact import write_atomically
 from prunopt.core.solution import Solution, Status
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 ROUNDINGS = ("exact", "expected")
 VALUES = ("likelihood", "nearest")
 FILE = "s2h.safetensors"
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class S2H(Solver[RelaxedMask]):
 
     **Exact widths.** With a budget the answer is the choice nearest to the expected widths within it, a knapsack
     coupled along the layers and solved to a proven optimum where the groups form a forest. Where ``settle``
-    > 0 it is solved that share of the steps before the end; from there the choice is fixed, and the soft point moves
-    to it along a line, so that at the end there is no gap left and the weights have learned at the widths they keep.
+    > 0 and there is a trainee it is solved that share of the steps before the end; from there the choice is fixed, the
+    soft point moves to it along a line, and once both are one the weights learn at the widths they keep.
 
     A heuristic for the whole: there is no bound.
 
@@ -70,10 +72,19 @@ class S2H(Solver[RelaxedMask]):
         counts as failed where it exceeds the budget.
     value
         What the exact rounding optimises: ``"nearest"``, the least sum of squared distances to the expected widths, as
-        shares of the full ones; ``"likelihood"``, the greatest :math:`\sum \log p`. While p is broad its modes lie
+        shares of the full ones. Where the answer leaves room for a wider group the expected widths are stretched by a
+        common factor until none is left: the budget is used to one step of one group.
+        ``"likelihood"``, the greatest :math:`\sum \log p`. While p is broad its modes lie
         far from its means, and the most likely choice is one that nobody has trained.
     settle
-        Share of the steps after the exact rounding; 0: it comes last.
+        Share of the steps after the exact rounding; 0: it comes last. Only weights learn in them.
+    line
+        Share of those steps in which the soft point moves to the hard one; then there is one network, trained alone.
+    anneal
+        Share of the steps before the rounding over which the budget falls, by equal factors, from the dense cost to
+        B. A budget that pulls in full from the start settles widths before the weights know anything.
+    relative
+        Compare steps of groups by the change of their log widths, see `WidthLogits`; False: by that of u.
     every, folder
         A checkpoint is written to the folder every so many steps; the same call goes on from it, and ends with the
         same bits. A checkpoint of another problem, seed or options is refused.
@@ -94,15 +105,18 @@ class S2H(Solver[RelaxedMask]):
     reference: ClassVar[str] = "Lin et al., NeurIPS 2024"
 
     steps: int = 400
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     momentum: float = 0.9
     temperature: float = 1.0
     tolerance: float = 0.02
     scale: float = 0.5
-    distillation_scale: float = 1.0
+    distillation_scale: float = 4.0
     rounding: str = "exact"
     value: str = "nearest"
-    settle: float = 0.25
+    settle: float = 0.5
+    line: float = 0.2
+    anneal: float = 0.8
+    relative: bool = True
     log: int = 50
     folder: str | None = field(default=None, compare=False)
     every: int = field(default=100, compare=False)
@@ -114,11 +128,15 @@ class S2H(Solver[RelaxedMask]):
         for name in ("learning_rate", "temperature", "tolerance", "scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a finite number > 0")
-        if not 0 <= self.momentum < 1 or not 0 <= self.settle < 1 or not 0 <= self.distillation_scale < math.inf:
-            raise ValueError(
-                f"momentum={self.momentum!r}, settle={self.settle!r}, distillation_scale="
-                f"{self.distillation_scale!r}: give numbers >= 0, the first two below 1"
-            )
+        for name, above in (
+            ("momentum", 1.0),
+            ("settle", 1.0),
+            ("line", 1.01),
+            ("anneal", 1.01),
+            ("distillation_scale", math.inf),
+        ):
+            if not 0 <= getattr(self, name) < above:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a number >= 0 and below {above:g}")
         for name, known in (("rounding", ROUNDINGS), ("value", VALUES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
@@ -129,7 +147,7 @@ class S2H(Solver[RelaxedMask]):
         return WidthLogits(
             problem.groups, problem.tables, costs, temperature=self.temperature, learning_rate=self.learning_rate,
             momentum=self.momentum, tolerance=self.tolerance, scale=self.scale,
-            distillation_scale=self.distillation_scale,
+            distillation_scale=self.distillation_scale, anneal=self.anneal, relative=self.relative,
         )  # fmt: skip
 
     def rounded(self, problem: RelaxedMask, logits: WidthLogits, rounding: str | None = None) -> Rounded:
@@ -143,6 +161,23 @@ class S2H(Solver[RelaxedMask]):
         costs = problem.costs if isinstance(problem, TrainedMask) else None
         if costs is None or (rounding or self.rounding) == "expected":
             return Rounded(logits.choice(), "each group by itself")
+        assert isinstance(problem, TrainedMask)
+        stretch, more = 1.0, 0.01
+        while True:
+            loss = self._distances(logits, costs, stretch)
+            task = CoupledChoice(loss, costs.cost, costs.edges, costs.pair_cost, costs.budget)
+            found: Solution[Any] = (CoupledDp() if task.is_forest else Pulp()).solve(task, Limits(), 0)
+            if found.value is None:
+                raise RuntimeError(f"rounding: {found.solver} found no widths within the budget: {found.message}")
+            if self.value != "nearest" or not all(logits.nested) or not _room(task, found.value):
+                break
+            stretch, more = stretch + more, 2 * more  # ends: at the latest where all stretched widths are full ones
+        proven = "optimal" if found.status is Status.OPTIMAL else f"gap {found.gap:.3g}"
+        how = f"{found.solver}, {proven}" + (f", expected widths x {stretch:.3g}" if stretch > 1 else "")
+        return Rounded(problem.choices(found.value), how, stretch)
+
+    def _distances(self, logits: WidthLogits, costs: CoupledChoice, stretch: float) -> Floats:
+        """Return what the exact rounding minimises, by group and option."""
         loss = np.where(np.isfinite(costs.loss), 0.0, np.inf)
         for i, row in enumerate(logits.log_probabilities()):
             loss[i, : len(row)] = -row
@@ -151,14 +186,8 @@ class S2H(Solver[RelaxedMask]):
                 s.numpy().astype(float) for s, n in zip(logits.sizes, logits.groups, strict=True) for _ in range(n)
             ]
             for i, (size, wanted) in enumerate(zip(sizes, logits.expected_sizes(), strict=True)):
-                loss[i, : len(size)] = ((size - wanted) / size[-1]) ** 2
-        task = CoupledChoice(loss, costs.cost, costs.edges, costs.pair_cost, costs.budget)
-        assert isinstance(problem, TrainedMask)
-        found: Solution[Any] = (CoupledDp() if task.is_forest else Pulp()).solve(task, Limits(), 0)
-        if found.value is None:
-            raise RuntimeError(f"rounding: {found.solver} found no widths within the budget: {found.message}")
-        proven = "optimal" if found.status is Status.OPTIMAL else f"gap {found.gap:.3g}"
-        return Rounded(problem.choices(found.value), f"{found.solver}, {proven}")
+                loss[i, : len(size)] = ((size - min(stretch * wanted, size[-1])) / size[-1]) ** 2
+        return loss
 
     def solve(self, problem: RelaxedMask, limits: Limits, seed: int) -> Solution[Choices]:
         """Return the hard choice after the last step; with a trainee, its weights are left as they are then."""
@@ -188,6 +217,7 @@ class S2H(Solver[RelaxedMask]):
             run.report(value)
         stats: dict[str, Any] = {
             "steps": state.step, "stopped": stopped, "history": state.history, "rounding": last.how,
+            "stretch": last.stretch,
             "expected_cost": state.logits.expected_cost(), "probabilities": state.logits.log_probabilities(),
             "unrounded": state.logits.expected_sizes(), "choice": last.choice,
         }  # fmt: skip
@@ -203,6 +233,18 @@ class Rounded:
 
     choice: Choices
     how: str
+    stretch: float = 1.0
+
+
+def _room(task: CoupledChoice, choice: Any) -> bool:
+    """Whether some group could take its next option within the budget."""
+    for i, k in enumerate(choice):
+        if k + 1 < task.loss.shape[1] and np.isfinite(task.loss[i, k + 1]):
+            wider = np.array(choice)
+            wider[i] += 1
+            if task.used(wider) <= task.budget:
+                return True
+    return False
 
 
 class _Frozen:
@@ -213,7 +255,7 @@ class _Frozen:
             raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
         self.sample = problem.relaxed_loss
 
-    def learn(self, soft: list[Tensor], hard: list[Tensor], step: int) -> Lesson:
+    def learn(self, soft: list[Tensor], hard: list[Tensor], step: int, learned: bool = True) -> Lesson:
         """Return losses and gradients at both points."""
         import torch
 
@@ -245,7 +287,8 @@ class _State:
         trainee = problem.trainee if isinstance(problem, TrainedMask) else None
         self.trainee = _Frozen(problem) if trainee is None else trainee
         self.logits = solver.logits(problem)
-        exact = solver.rounding == "exact" and isinstance(problem, TrainedMask) and problem.costs is not None
+        exact = solver.rounding == "exact" and trainee is not None
+        exact = exact and isinstance(problem, TrainedMask) and problem.costs is not None
         self.settling = solver.steps - int(solver.settle * solver.steps) if exact else solver.steps
         self.step, self.settled = 0, None  # type: int, Rounded | None
         self.history: list[dict[str, float]] = []
@@ -257,15 +300,12 @@ class _State:
         if self.step >= self.settling and self.settled is None:
             self.settled = solver.rounded(self.problem, logits)
         soft = logits.soft()
-        if self.settled is None:
-            hard = logits.points(logits.choice())
-        else:
-            hard = logits.points(self.settled.choice)
+        hard = logits.points(logits.choice() if self.settled is None else self.settled.choice)
+        if self.settled is not None:
             gone = (self.step - self.settling + 1) / max(1, solver.steps - self.settling)
-            # In the last quarter of the stretch both are one: what is left are the hard network's own steps.
-            share = min(1.0, gone / 0.75)
-            soft = hard if share >= 1 else [(1 - share) * z + share * m for z, m in zip(soft, hard, strict=True)]
-        lesson = self.trainee.learn(soft, hard, self.step)
+            moved = 1.0 if gone >= solver.line else gone / solver.line
+            soft = hard if moved >= 1 else [(1 - moved) * z + moved * m for z, m in zip(soft, hard, strict=True)]
+        lesson = self.trainee.learn(soft, hard, self.step, self.settled is None)
         if lesson.stopped:
             return f"{lesson.stopped}; the state before it is kept"
         norms = {"task": math.nan, "distillation": math.nan, "budget": math.nan}
@@ -304,7 +344,11 @@ class _State:
 
         tensors = self.logits.state()
         tensors |= {f"trainee.{k}": v for k, v in self.trainee.state().items()}
-        chosen = None if self.settled is None else [[k.tolist() for k in self.settled.choice], self.settled.how]
+        chosen = (
+            None
+            if self.settled is None
+            else [[k.tolist() for k in self.settled.choice], self.settled.how, self.settled.stretch]
+        )
         numbers = {"step": self.step, "settled": chosen, "window": self.window, "history": self.history}
         with write_atomically(path) as temporary:
             ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
@@ -334,5 +378,5 @@ class _State:
         self.trainee.restore({k.removeprefix("trainee."): v for k, v in tensors.items() if k.startswith("trainee.")})
         self.step, self.window, self.history = numbers["step"], numbers["window"], numbers["history"]
         if numbers["settled"] is not None:
-            choice, how = numbers["settled"]
-            self.settled = Rounded(tuple(np.array(k, np.int64) for k in choice), how)
+            choice, how, stretch = numbers["settled"]
+            self.settled = Rounded(tuple(np.array(k, np.int64) for k in choice), how, stretch)

@@ -64,7 +64,16 @@ class TileDp(Solver[TileColumns]):
         value = problem.filled(tiles)
         objective = problem.objective(value)
         run.report(objective, objective)
-        return Solution(Status.OPTIMAL, value, objective, objective, trace=run.trace, stats=stats, solver=self.name)
+        return Solution(
+            Status.OPTIMAL,
+            value,
+            objective,
+            objective,
+            {**duals, "claim": objective},
+            trace=run.trace,
+            stats=stats,
+            solver=self.name,
+        )
 
     def _stopped(
         self, problem: TileColumns, run: Run, stats: dict[str, Any], duals: dict[str, float], complete: bool

@@ -55,7 +55,7 @@ class TileEnumeration(Solver[TilePartition]):
                 least, best = value, of.copy()
                 run.report(least, lower)
         proven = complete or least <= lower
-        bound, duals = (least, {}) if proven else (lower, {"shared places": 0.0})
+        bound, duals = (least, {"enumerated": True}) if proven else (lower, {"shared places": 0.0})
         run.report(least, bound)
         status = Status.OPTIMAL if proven else Status.FEASIBLE
         stats = {"assignments": run.evaluations}

@@ -185,14 +185,14 @@ def test_the_mean_over_splits(tmp_path: Path) -> None:
 def test_an_interrupt_during_the_splits_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import prunopt.commands.forest as command
 
-    split = command._split
+    split = command.split_rows
 
     def interrupted(case: Case, seed: int) -> Rows:
         if seed == 2:
             raise KeyboardInterrupt
         return split(case, seed)
 
-    monkeypatch.setattr(command, "_split", interrupted)
+    monkeypatch.setattr(command, "split_rows", interrupted)
     done = RUN.invoke(app, ["forest", "--trees", "4", "--splits", "5", "--out", str(tmp_path), "--json"])
     assert done.exit_code == 130
     one_line(done.stderr)

@@ -89,6 +89,11 @@ def test_masks_are_learned(place: Path, tmp_path: Path) -> None:
     status, _, errors = prune(place, tmp_path / "other", *words)
     assert status == 1
     assert "--pattern None" in errors
+    for pattern, named in (("5:4", "pattern='5:4'"), ("3:5", "q_proj: 32 inputs, which is no multiple of 5")):
+        status, _, errors = prune(place, tmp_path / "other", "--pattern", pattern, *words)
+        assert status == 1
+        assert named in errors
+        assert not list(tmp_path.glob("other*"))
 
 
 def test_stock_code_is_promised_only_where_it_loads(place: Path, tmp_path: Path) -> None:
@@ -128,6 +133,25 @@ def test_another_domain_is_checked(place: Path, tmp_path: Path) -> None:
 
     assert "mix that domain" in _compared(losses(3.0, 3.0), losses(3.1, 4.0))["warnings"][0]
     assert "warnings" not in _compared(losses(3.0, 3.0), losses(3.1, 3.12))
+
+
+@pytest.mark.parametrize("name", ["owl", "als", "als-row", "atp", "mckp"])
+def test_measured_allocations(name: str, place: Path, tmp_path: Path) -> None:
+    words = ["--pattern", "unstructured", "--method", "wanda", "--sparsity", 0.5, "--allocation", name, "--json"]
+    status, said, errors = prune(place, tmp_path / "out", *words)
+    assert status == 0, errors
+    found = json.loads(said)
+    assert abs(found["sparsity"] - 0.5) < 0.02  # whole weights in every row
+    zeros = [1 - row["kept"] / row["total"] for row in found["report"]]
+    assert np.allclose(found["options"]["shares"], [np.mean(part) for part in np.split(np.array(zeros), 3)], atol=0.03)
+    if name != "atp":  # where no step is better than none, that is uniform
+        assert np.ptp(found["options"]["shares"]) > 1e-3
+
+
+def test_an_allocation_of_a_pattern_is_refused(place: Path, tmp_path: Path) -> None:
+    status, _, errors = prune(place, tmp_path / "out", "--pattern", "2:4", "--allocation", "als")
+    assert status == 1
+    assert "--pattern 2:4 removes the same share everywhere" in errors
 
 
 def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:

@@ -206,3 +206,75 @@ def test_a_tree_shows_what_is_kept(path: BudgetPath) -> None:
     with pytest.raises(ValueError, match="there are 8 trees"):
         path.plot_tree(8, price=price)
     ax.figure.canvas.draw()
+
+
+def test_sparsity_by_layer_draws_every_allocation() -> None:
+    given = pyplot.figure().add_subplot()
+    found = {f"method {k}": [0.1 * k, 0.2, 0.3] for k in range(9)}
+    ax = plots.sparsity_by_layer(found, given, bold="method 8", names=["a", "b", "c"])
+    assert ax is given
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("block", "fraction removed")
+    lines = ax.get_lines()
+    assert [_numbers(line.get_ydata())[0] for line in lines] == pytest.approx([0.1 * k for k in range(9)])
+    looks = {(line.get_color(), line.get_linestyle()) for line in lines}
+    assert len(looks) == 9
+    assert [line.get_color() for line in lines].count("black") == 1
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b", "c"]
+    assert plots.sparsity_by_layer([0.5, 0.5]).get_legend() is None
+
+
+@pytest.mark.parametrize(("rows", "words"), [
+    ({}, "none given"),
+    ({"a": [0.5], "b": [0.5, 0.5]}, "allocations\\['b'\\]: shape"),
+    ([0.5, 1.5], "within \\[0, 1\\]"),
+    ([[0.5]], "shape"),
+    ([], "shape"),
+])  # fmt: skip
+def test_sparsity_by_layer_refuses_what_is_none(rows: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        plots.sparsity_by_layer(rows)
+
+
+def test_mask_density_counts_tile_by_tile() -> None:
+    mask = np.zeros((5, 6), np.bool_)
+    mask[:4, :4] = True
+    mask[0, 0] = False
+    given = pyplot.figure().add_subplot()
+    ax = plots.mask_density(mask, given, tile=(2, 4))
+    assert ax is given
+    shares = np.asarray(ax.collections[0].get_array()).reshape(3, 2)
+    assert shares.tolist() == [[7 / 8, 0.0], [1.0, 0.0], [0.0, 0.0]]
+    assert "tiles of 2 x 4" in ax.figure.axes[-1].get_ylabel()
+    assert ax.yaxis_inverted()
+    with pytest.raises(ValueError, match="a matrix of booleans"):
+        plots.mask_density(mask.astype(float))
+    with pytest.raises(ValueError, match="tile"):
+        plots.mask_density(mask, tile=(0, 4))
+    plots.mask_density(np.ones((300, 10), np.bool_)).figure.canvas.draw()
+
+
+def test_latency_states_the_ratio_of_medians() -> None:
+    given = pyplot.figure().add_subplot()
+    ax = plots.latency({"dense": [4.0, 6.0, 20.0], "pruned": 3.0}, given, what="batch of 8")
+    assert ax is given
+    assert ax.get_xlabel() == "batch of 8 [ms]"
+    bars: Any = ax.patches
+    assert [bar.get_width() for bar in bars] == [6.0, 3.0]
+    assert [text.get_text() for text in ax.texts] == ["6 ms", "3 ms  (2.00 x)"]
+    assert _numbers(ax.get_lines()[0].get_xdata()).tolist() == [4.0, 20.0]
+    with pytest.raises(ValueError, match="none given"):
+        plots.latency({})
+    with pytest.raises(ValueError, match=r"times\['dense'\]"):
+        plots.latency({"dense": [0.0]})
+
+
+def test_before_after_draws_both_sizes() -> None:
+    ax = plots.before_after([64, 32], [40, 32], what="channels", part="layer", names=["a", "b"])
+    bars: Any = ax.patches
+    assert [bar.get_height() for bar in bars] == [64, 32, 40, 32]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["before (96 channels)", "after (72 channels)"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("layer", "channels")
+    with pytest.raises(ValueError, match="two equal lists"):
+        plots.before_after([1], [1, 2], what="x", part="y")

@@ -13,7 +13,7 @@ from prunopt.commands.output import guarded, note, number, print_json, progress,
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("importance", "taylor", "magnitude", "deprune", "windows")
+METHODS = ("importance", "taylor", "magnitude", "deprune", "windows", "s2h")
 
 
 @guarded
@@ -23,14 +23,23 @@ def cnn(
         str, typer.Option(help="latency_ms=0.6x, latency_ms=9, macs=0.5 or parameters=0.5.")
     ] = "macs=0.5",
     method: Annotated[
-        str, typer.Option(help="importance, taylor, magnitude; deprune or windows for depthwise layers.")
+        str, typer.Option(help="importance, taylor, magnitude; deprune or windows for depthwise layers; s2h trains.")
     ] = "importance",
     images: Annotated[Path | None, typer.Option(help="A folder or .zip of pictures without labels.")] = None,
     limit: Annotated[int, typer.Option(help="Pictures used.")] = 128,
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 224,
     loss: Annotated[str, typer.Option(help="layers, or measured (slower, better).")] = "layers",
+    taps: Annotated[bool, typer.Option("--taps", help="Offer windows of taps beside widths, in one choice.")] = False,
     runtime: Annotated[str, typer.Option(help="torch, onnxruntime or cuda, for milliseconds.")] = "torch",
     latency_table: Annotated[Path | None, typer.Option(help="JSON file that keeps measured milliseconds.")] = None,
+    train: Annotated[
+        Path | None, typer.Option(help="For s2h: pictures, one folder a class (or a .zip of such), or .npz with x, y.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="For s2h: the same, to report the accuracy on.")] = None,
+    epochs: Annotated[int, typer.Option(help="For s2h.")] = 10,
+    batch: Annotated[int, typer.Option(help="For s2h.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="For s2h: of the weights, at the start.")] = 0.05,
+    checkpoints: Annotated[Path | None, typer.Option(help="For s2h: folder; the same call goes on from there.")] = None,
     threads: Annotated[int, typer.Option(help="Threads.")] = 1,
     onnx: Annotated[Path | None, typer.Option(help="Write the smaller network as ONNX, too.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights and prunopt.json.")] = None,
@@ -41,12 +50,14 @@ def cnn(
 
     A factory is a function without arguments in a Python file of yours; the file is run. Without pictures the smallest
     weights go and nothing is re-solved. The methods deprune and windows take a budget in milliseconds of the depthwise
-    layers alone, as a share: latency_ms=0.5x.
+    layers alone, as a share: latency_ms=0.5x. The method s2h needs --train; it trains weights and widths in one go.
     """
     from prunopt.networks.cnn import parse_budget
 
     if method not in METHODS:
         raise ValueError(f"--method {method}: give one of {', '.join(METHODS)}")
+    if taps and method not in ("importance", "taylor", "magnitude"):
+        raise ValueError(f"--taps: --method {method} chooses no widths by importance; leave it out")
     if limit < 2 or size < 8 or threads < 1:
         raise ValueError(f"--limit {limit}, --size {size}, --threads {threads}: at least 2, 8 and 1 are needed")
     resource, share, relative = parse_budget(budget)
@@ -73,10 +84,19 @@ def cnn(
             from prunopt.networks.latency import LatencyTable
 
             times = LatencyTable(runtime, latency_table, threads=threads)
-        job = {"deprune": _deprune, "windows": _windows}.get(method, _channels)
-        smaller, report = job(
-            dense, name, pictures, example, times, tell, budget=budget, share=share, method=method, loss=loss, seed=seed
-        )
+        if method == "s2h":
+            from prunopt.commands.cnn_training import learn_widths
+
+            smaller, report, example = learn_widths(
+                dense, name, tell, train=train, test=test, budget=budget, epochs=epochs, batch=batch,
+                rate=learning_rate, size=size, seed=seed, checkpoints=checkpoints, times=times,
+            )  # fmt: skip
+        else:
+            job = {"deprune": _deprune, "windows": _windows}.get(method, _channels)
+            smaller, report = job(
+                dense, name, pictures, example, times, tell,
+                budget=budget, share=share, method=method, loss=loss, taps=taps, seed=seed,
+            )  # fmt: skip
         if out is not None:
             from prunopt.networks.cnn_saving import save_cnn
 
@@ -118,11 +138,12 @@ def read(model: str) -> tuple[nn.Module, str | None]:
 def _channels(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
     from prunopt.networks.cnn import prune_cnn
 
-    options: dict[str, Any] = {"importance": "obs" if o["method"] == "importance" else o["method"], "loss": o["loss"]}
+    options: dict[str, Any] = {"importance": "obs" if o["method"] == "importance" else o["method"], "loss": o["loss"],
+                               "windows": o["taps"]}  # fmt: skip
     if pictures is None:
         if o["method"] != "magnitude":
             note("no --images: the smallest weights go (--method magnitude), nothing is re-solved")
-        options = {"importance": "magnitude", "refit": False, "batch_norm": "keep"}
+        options = {"importance": "magnitude", "refit": False, "batch_norm": "keep", "windows": o["taps"]}
     result = prune_cnn(
         dense, pictures, budget=o["budget"], example=example, table=times, name=name, seed=o["seed"], progress=tell,
         **options,
@@ -159,8 +180,9 @@ def _solved(name: Any, method: str, solution: Any) -> dict[str, Any]:
 
 def _show(report: dict[str, Any]) -> None:
     if "groups" in report:
-        rows = [[r["group"], str(r["before"]), str(r["after"]), number(r["loss"], 3)] for r in report["groups"]]
-        print(table(["channels of", "before", "after", "loss"], rows, left=[0]))
+        last = "loss" if "loss" in report["groups"][0] else "expected"
+        rows = [[r["group"], str(r["before"]), str(r["after"]), number(r[last], 3)] for r in report["groups"]]
+        print(table(["channels of", "before", "after", last], rows, left=[0]))
     for layer, shape in report.get("windows", {}).items():
         print(f"{layer}: {shape[0]}x{shape[1]}")
     proof = f"gap {report['gap']:.2g}" if report.get("gap") is not None else "no bound"

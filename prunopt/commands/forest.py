@@ -62,12 +62,12 @@ def forest(
         out.mkdir(parents=True, exist_ok=True)
     with progress("forest", total=5) as tell:
         tell("reading the table")
-        case = _read(data, target, costs)
+        case = read_case(data, target, costs)
         case.known = tuple(name.strip() for name in known.split(",")) if known else ()
         if set(case.known) - set(case.names):
             unlike = sorted(set(case.known) - set(case.names))
             raise ValueError(f"--known {known}: no feature {unlike[0]!r}; there are {', '.join(case.names[:12])}")
-        rows = _split(case, seed)
+        rows = split_rows(case, seed)
         tell("growing and pruning the forest")
         choice = _choose(case, rows, budget, price, trees, seed)
         tell("the same on other splits")
@@ -99,7 +99,7 @@ def forest(
         fail(f"interrupted after {done} of {n_splits} splits; everything else is done", INTERRUPTED)
 
 
-def _read(data: str, target: str | None, costs: Path | None) -> Case:
+def read_case(data: str, target: str | None, costs: Path | None) -> Case:
     from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs, read_csv
 
     if data in EMBEDDED:
@@ -135,7 +135,7 @@ def _read(data: str, target: str | None, costs: Path | None) -> Case:
     return case
 
 
-def _split(case: Case, seed: int) -> Rows:
+def split_rows(case: Case, seed: int) -> Rows:
     """Rows to fit and prune on, to choose by, and to test on; every label in all of them where it has enough rows."""
     from sklearn.model_selection import train_test_split
 
@@ -152,9 +152,9 @@ def _split(case: Case, seed: int) -> Rows:
 
 def _choose(case: Case, rows: Rows, budget: float | None, price: float | None, trees: int, seed: int) -> Choice:
     if budget is not None or price is not None:
-        model = _fit(case, rows.train, budget, price, trees, seed)
+        model = fit_forest(case, rows.train, budget, price, trees, seed)
         return Choice(model.path_, model.solution_, model.estimator_, model.expected_cost_)
-    path: BudgetPath = _fit(case, rows.train, None, 0.0, trees, seed).path_
+    path: BudgetPath = fit_forest(case, rows.train, None, 0.0, trees, seed).path_
     valid = path.curve(case.X[rows.valid], case.y[rows.valid])
     best = int(np.argmin(valid.error))
     k = int(np.flatnonzero(valid.error <= valid.error[best] + valid.standard_error[best])[-1])
@@ -164,15 +164,15 @@ def _choose(case: Case, rows: Rows, budget: float | None, price: float | None, t
 
 def _repeat(case: Case, path: BudgetPath, n_splits: int, trees: int, seed: int) -> Splits | None:
     def analyse(this_seed: int) -> tuple[BudgetPath, Any, Any]:
-        rows = _split(case, this_seed)
+        rows = split_rows(case, this_seed)
         # Only the path is wanted: at price 0 no search for a pruning is made.
-        return _fit(case, rows.train, None, 0.0, trees, this_seed).path_, case.X[rows.test], case.y[rows.test]
+        return fit_forest(case, rows.train, None, 0.0, trees, this_seed).path_, case.X[rows.test], case.y[rows.test]
 
     costs = np.array([p.expected_cost for p in path.points])
     return repeated(analyse, n_splits, costs, seed) if n_splits else None
 
 
-def _fit(case: Case, train: Any, budget: float | None, price: float | None, trees: int, seed: int) -> Any:
+def fit_forest(case: Case, train: Any, budget: float | None, price: float | None, trees: int, seed: int) -> Any:
     from sklearn.base import clone
 
     from prunopt.forests import BudgetedForestClassifier, BudgetedForestRegressor

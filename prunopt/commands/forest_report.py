@@ -218,10 +218,10 @@ def show(report: dict[str, Any], who: str) -> None:
             f"{splits['standard deviation at the chosen cost']:.3f}) instead of "
             f"{splits['unpruned mean test score']:.3f}; {report['rows']['test']} test rows decide little on their own."
         )
-    print(_proof(report, unit, who))
+    print(proof(report, unit, who))
 
 
-def _proof(report: dict[str, Any], unit: str, who: str) -> str:
+def proof(report: dict[str, Any], unit: str, who: str) -> str:
     """One line: what the certificate proves."""
     gap = report["largest gap on the path"]
     exactly = "exactly" if gap == 0 else f"to within a relative gap of {gap:.1e}"
@@ -297,7 +297,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     if case.is_classification:
         place = (report["chosen"]["test cost"], 1 - report["chosen"]["test score"])
         ax.plot(*place, "o", markersize=13, fillstyle="none", color=COLOURS[3])
-        ax.annotate("chosen", place, (8, 10), textcoords="offset points")
+        ax.annotate("chosen", place, (-9, 9), textcoords="offset points", ha="right")
     ax.set_title(f"{case.name}: every optimal pruning, by what it costs")
     with write_atomically(out / "pareto.png") as temporary:
         figure.savefig(temporary, dpi=150)

@@ -17,6 +17,7 @@ METHODS = ("surrogate", "swap", "greedy", "head-importance", "enumeration")
 RESOURCES = ("heads", "parameters", "latency_ms")
 ESTIMATORS = ("example-abs", "token-abs", "batch-abs")
 CURVE = {"example-abs": False, "example-abs, l2 (paper)": True}
+FEW, SCREEN = 24, 10
 Tell = Callable[[str], None]
 
 
@@ -33,7 +34,9 @@ def heads(
     repair: Annotated[bool, typer.Option(help="Re-solve output projections by least squares.")] = True,
     examples: Annotated[int, typer.Option(help="Lines or windows to choose on; as many more to judge on.")] = 64,
     length: Annotated[int, typer.Option(help="Tokens in a window, at most in a line.")] = 128,
-    screen: Annotated[int | None, typer.Option(help="Heads tried at each greedy step. [default: all]")] = None,
+    screen: Annotated[
+        int | None, typer.Option(help="Heads tried at a greedy step. [default: 10, all of up to 24]")
+    ] = None,
     evaluations: Annotated[int | None, typer.Option(help="Stop the solver after so many losses.")] = None,
     curve: Annotated[bool, typer.Option(help="Measure the loss of the methods at ten sizes, too.")] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
@@ -56,6 +59,7 @@ def heads(
     with progress("heads") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
+        screen = _screened(network) if screen is None else screen
         found = read_head_data(network, tokenizer, data, examples=examples, length=length)
         loss = HeadLoss(network, found.calibration, found.loss, estimator=estimator, remember=True)
         summary, pruned = _chosen(
@@ -86,6 +90,23 @@ def _check(method: str, resource: str, estimator: str, keep: float, screen: int 
         raise ValueError(f"--screen {screen}: give a number >= 1")
 
 
+def _screened(network: Any) -> int | None:
+    """All heads at each greedy step would take n^2 / 2 losses: ten where there are many."""
+    from prunopt.networks.heads.layers import head_layers
+
+    return SCREEN if sum(layer.n_groups for layer in head_layers(network)) > FEW else None
+
+
+def _check_enumeration(method: str, task: Any) -> None:
+    from prunopt.forms.subset_choice import MOST_ENUMERATED, EnumerableChoice
+
+    if method == "enumeration" and not isinstance(task.form, EnumerableChoice):
+        raise ValueError(
+            f"--method enumeration: {task.form.n_items} heads (groups) make {task.form.n_raw:.3g} selections; up to "
+            f"{MOST_ENUMERATED:,} are tried out; give another method"
+        )
+
+
 def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any) -> tuple[dict[str, Any], Any]:
     """Solve, remove, judge and time; returns what to print and the pruned model."""
     import numpy as np
@@ -96,6 +117,7 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     from prunopt.networks.heads.surgery import prune_heads
 
     task = _task(network, loss, found, tell, options)
+    _check_enumeration(options["method"], task)
     tell(f"choosing heads with {options['method']}")
     limits = po.Limits(evaluations=options["evaluations"])
     solution = po.solve(task, _solver(options["method"], options["screen"]), limits=limits, seed=options["seed"])
@@ -112,6 +134,12 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     if found.held_out:
         dense, few = (HeadLoss(m, found.held_out, found.loss) for m in (network, pruned.model))
         judged["held out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
+    judge = judged.get("held out", judged["calibration"])
+    advice = ""
+    if options["repair"] and judge["removed"] > judge["masked"]:
+        advice = "the repair raised the loss on text that it has not seen: try --no-repair, or more --examples"
+        if "held out" not in judged:
+            advice = "the repair aims at the dense model's outputs, and raised the loss: try --no-repair"
     tell("timing")
     times = time_models({"dense": network, "pruned": pruned.model}, even_batch(found.calibration), repeats=9)
     summary = {
@@ -120,7 +148,7 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
         "status": solution.status.name, "objective": solution.objective, "bound": solution.bound,
         "message": solution.message, "stats": dict(solution.stats), "loss": judged, "milliseconds": times,
         "speed_up": times["dense"] / times["pruned"], "parameters_removed": pruned.removed, "notes": list(pruned.notes),
-        "importance": loss.scores(whole), "estimator": loss.scores_name,
+        "importance": loss.scores(whole), "estimator": loss.scores_name, "advice": advice,
     }  # fmt: skip
     return summary, pruned
 
@@ -228,6 +256,8 @@ def _show(summary: dict[str, Any]) -> None:
     ]
     print(table([losses["measure"], "dense", "masked", "removed, repaired" if summary["notes"] else "removed"], lines,
                 left=[0]))  # fmt: skip
+    if summary["advice"]:
+        note(summary["advice"])
     times = summary["milliseconds"]
     print(f"{times['dense']:.1f} ms -> {times['pruned']:.1f} ms on one thread: {summary['speed_up']:.2f} x; "
           f"{summary['parameters_removed']:,} parameters removed.")  # fmt: skip

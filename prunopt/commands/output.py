@@ -9,26 +9,34 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
+from prunopt.core.artifact import only_writer
+from prunopt.core.extras import how_to_get
 from prunopt.core.solution import CertificateError, SolveError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 INPUT, INTERRUPTED = 1, 130
+SHARED = ("search",)  # its workers meet in the storage, and write the same report
 DEBUG = "PRUNOPT_DEBUG"  # set it to anything, and errors come with their traceback
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what a user can cause into one line on standard error and an exit status."""
+    """Turn what a user can cause into one line on standard error and an exit status.
+
+    Two processes do not write one ``--out`` at a time, but for those of a `SHARED` command.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with _warnings_as_notes():
+            out: Any = kwargs.get("out")
+            alone = out is not None and command.__name__ not in SHARED
+            with _warnings_as_notes(), only_writer(out) if alone else nullcontext():
                 result = command(*args, **kwargs)
             sys.stdout.flush()
             return result
@@ -63,6 +71,8 @@ def _warnings_as_notes() -> Iterator[None]:
 
 def message(error: BaseException) -> str:
     """Return an error as one line."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"this needs {error.name}: {how_to_get(error.name)}"
     if isinstance(error, OSError) and error.strerror:
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror}"

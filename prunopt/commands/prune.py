@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
+from prunopt.core.artifact import read_json
 
 if TYPE_CHECKING:
     from prunopt.networks.text import TokenLosses
@@ -64,7 +64,7 @@ def prune(
     work = out.with_name(f"{out.name}.work")
     if work.exists() and not resume:
         raise ValueError(f"--out {out}: {work} holds an unfinished run; give --resume to go on, or remove it")
-    shares = _shares(allocation)
+    shares = read_shares(allocation)
     _check_allocation(allocation, pattern, method, sparsity)
     other: dict[str, Any] = {}
     with progress("prune") as tell:
@@ -87,7 +87,8 @@ def prune(
             result = prune_transformer(
                 network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
                 pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, correction=correction,
-                resume_dir=work, seed=seed, in_place=True, progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
+                resume_dir=work, seed=seed, in_place=True,
+                progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
             )  # fmt: skip
         if check is not None:
             tell("scoring the pruned model")
@@ -127,9 +128,14 @@ def _learned(
         raise ValueError(f"--pattern {pattern}: --method maskllm chooses N:M masks; give one such as 2:4")
     windows = torch.cat([s[0] if isinstance(s, tuple) else s for s in sources])
     tell("learning masks")
-    work.mkdir(parents=True, exist_ok=True)
     solver = MaskLLM(steps=steps, folder=str(work), every=max(1, min(100, steps // 10)))
-    return as_result(learn_masks(network, windows, pattern=str(pattern), solver=solver, seed=seed))
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        return as_result(learn_masks(network, windows, pattern=str(pattern), solver=solver, seed=seed))
+    except ValueError:
+        if not any(work.iterdir()):  # a request that cannot be met leaves nothing to resume
+            work.rmdir()
+        raise
 
 
 def _compared(before: list[TokenLosses], after: list[TokenLosses]) -> dict[str, Any]:
@@ -150,16 +156,16 @@ def _units(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _shares(text: str) -> Any:
+def read_shares(text: str) -> Any:
     if text in NAMES:
         return text
     path = Path(text)
     if not path.is_file():
         raise ValueError(f"--allocation {text}: give one of {', '.join(NAMES)}, or a JSON file of shares")
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"--allocation {text}: cannot be read as JSON: {error}") from None
+        found = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--allocation {error}") from None
     shares = found.get("allocation", found.get("shares")) if isinstance(found, dict) else found
     if not isinstance(shares, list) or not all(isinstance(s, int | float) for s in shares):
         raise ValueError(f"--allocation {text}: a list of numbers is needed, or an object with one under 'allocation'")

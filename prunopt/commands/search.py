@@ -9,7 +9,7 @@ import typer
 
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 
-METHODS = "uniform,owl,log,als,als-row,mckp"
+METHODS = "uniform,owl,log,atp,als,als-row,mckp"
 
 
 @guarded

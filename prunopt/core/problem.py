@@ -17,8 +17,9 @@ X_contra = TypeVar("X_contra", contravariant=True)
 class Problem(Protocol[X_contra]):
     """Minimise ``objective(x)`` over the ``x`` with ``violation(x) == 0``.
 
-    Checks allow a violation of 1e-6 times ``max(1, |objective|)``; a problem whose violation has nothing to do with the
-    size of its objective has an attribute ``violation_unit``, a number that takes the place of that maximum.
+    Checks allow a violation of 1e-6, or of 1e-6 times the attribute ``violation_unit`` where a problem has one: the
+    size of what its violations are measured in. The size of the objective plays no part. Gaps are relative to ``max(1,
+    |objective|)``; where a problem has an ``objective_unit`` below 1, that takes the place of the 1.
     """
 
     def objective(self, x: X_contra, /) -> float:

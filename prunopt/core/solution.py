@@ -36,11 +36,11 @@ class Step:
     bound: float = -math.inf
 
 
-def relative_gap(objective: float, bound: float) -> float:
-    """Return (objective - bound) / max(1, |objective|), never below 0; infinite when either side is unknown."""
+def relative_gap(objective: float, bound: float, unit: float = 1.0) -> float:
+    """Return (objective - bound) / max(unit, |objective|), never below 0; infinite when either side is unknown."""
     if math.isinf(objective) or math.isinf(bound) or math.isnan(objective) or math.isnan(bound):
         return math.inf
-    return max(0.0, objective - bound) / max(1.0, abs(objective))
+    return 0.0 if objective <= bound else (objective - bound) / max(unit, abs(objective), 5e-324)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, ClassVar, Generic, TypeVar
 
+from prunopt.core.extras import how_to_get
 from prunopt.core.solution import Solution, Step, relative_gap
 
 P = TypeVar("P")
@@ -139,7 +140,7 @@ class Solver(ABC, Generic[P]):
     def why_not(cls) -> str:
         """Return why the solver cannot run here, or an empty string when it can."""
         missing = cls.missing()
-        return f"needs {', '.join(missing)}: pip install {' '.join(missing)}" if missing else ""
+        return f"needs {', '.join(missing)}: {how_to_get(*missing)}" if missing else ""
 
     @classmethod
     def instead(cls, problem: Any) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunopt.plots import COLOURS, MARKERS, new_axes, points_of
+from prunopt.plots import COLOURS, MARKERS, before_after, new_axes, points_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,22 +113,14 @@ def over_folds(
 
 def draw_sizes(path: BudgetPath, ax: Axes | None, unit: str, price: float | None, budget: float | None) -> Axes:
     """Draw how many tests every tree keeps; see `BudgetPath.plot_sizes`."""
-    ax = new_axes(ax)
     k = path.index(price=price, budget=budget)
     tree = path.ensemble.tree[path.ensemble.internal]
     before = np.bincount(tree, minlength=path.ensemble.n_trees)
     after = np.bincount(tree[path.lifetime > k], minlength=path.ensemble.n_trees)
     order = np.argsort(-before, kind="stable")
-    at = np.arange(1, len(order) + 1)
-    ax.bar(at, before[order], color="#CCCCCC", width=0.85, label=f"as grown ({before.sum()} tests)")
     cost = f"{path.points[k].expected_cost:.4g} {unit}".strip()
-    ax.bar(at, after[order], color=BLUE, width=0.85, label=f"kept at a mean cost of {cost} ({after.sum()} tests)")
-    ax.set_xlabel("tree, by size")
-    ax.set_ylabel("tests (internal nodes)")
-    ax.set_xlim(0.3, len(order) + 0.7)
-    ax.margins(y=0.12)
-    ax.legend(frameon=False, fontsize="small", loc="upper right")
-    return ax
+    labels = "as grown", f"kept at a mean cost of {cost}"
+    return before_after(before[order], after[order], ax, what="tests", part="tree, by size", labels=labels)
 
 
 def draw_tree(path: BudgetPath, tree: int, ax: Axes | None, k: int, names: Mapping[str, str] | None) -> Axes:

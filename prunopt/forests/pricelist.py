@@ -46,7 +46,7 @@ def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Pr
             raise ValueError(f"{path}: line {error.lineno}, column {error.colno}: no JSON ({error.msg})") from None
         except UnicodeDecodeError:
             raise ValueError(f"{path}: not UTF-8 text; save it as JSON in UTF-8") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
     names, where = tuple(feature_names), str(path)
     if isinstance(data, Mapping) and isinstance(data.get("currencies"), Mapping):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,11 @@ class BudgetedClosure:
         if len(self.closure.arcs):
             raise ValueError("closure: arcs besides the forest are not supported under a budget")
         object.__setattr__(self, "budget", int(self.budget))
+
+    @cached_property
+    def objective_unit(self) -> float:
+        """All profits: what gaps are relative to where that is less than 1."""
+        return self.closure.objective_unit
 
     def cost(self, x: ArrayLike) -> int:
         """Return the total cost of what the items in ``x`` need."""

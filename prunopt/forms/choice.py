@@ -94,6 +94,11 @@ class MultipleChoiceKnapsack:
         return int(self.loss.shape[1])
 
     @cached_property
+    def objective_unit(self) -> float:
+        """The sum of the largest losses: what gaps are relative to where that is less than 1."""
+        return math.fsum(np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1, initial=0.0))
+
+    @cached_property
     def least_cost(self) -> int:
         """The cost of the cheapest choice."""
         return int(np.where(np.isfinite(self.loss), self.cost, LARGEST_SUM).min(axis=1, initial=LARGEST_SUM).sum())

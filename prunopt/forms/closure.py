@@ -170,6 +170,11 @@ class Closure:
             arcs=np.array(extra, np.int32).reshape(-1, 2),
         )
 
+    @cached_property
+    def objective_unit(self) -> float:
+        """All profits: what gaps are relative to where that is less than 1."""
+        return float(self.unit * exact_sum(np.abs(self.profit)))
+
     @property
     def n_items(self) -> int:
         """Number of items m."""

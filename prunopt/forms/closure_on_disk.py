@@ -149,7 +149,7 @@ class ClosureOnDisk:
             if check:
                 closure._check_chunks()
             return closure
-        except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"folder={str(folder)!r}: no complete closure ({error})") from None
 
     def _check(self) -> None:

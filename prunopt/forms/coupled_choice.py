@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.solution import CertificateError
+from prunopt.forms.coupled_listing import TooManyError, least_below
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -180,7 +181,7 @@ class CoupledChoice:
                 inner[parent[i]] += (multiplier * self.pair(edge[i], parent[i]) + inner[i][None, :]).min(axis=1)
         roots = [i for i in order if parent[i] < 0]
         least = {i: float(inner[i].min()) for i in roots}
-        rest = sum(least.values()) + self._outside(multiplier)
+        rest = sum(least.values()) + self.outside(multiplier)
         outer = np.zeros_like(inner)
         root_of = np.zeros(self.n_groups, np.int64)
         for i in order:
@@ -196,7 +197,8 @@ class CoupledChoice:
             outer[i] = (np.where(np.isnan(above), np.inf, above)[:, None] + table).min(axis=0)
         return inner, outer
 
-    def _outside(self, multiplier: float) -> float:
+    def outside(self, multiplier: float) -> float:
+        """Return what the edges outside of the spanning forest cost at least, times the multiplier."""
         inside = set(self.rooted[2].tolist())
         return multiplier * sum(
             float(self.pair_cost[e][np.ix_(np.isfinite(self.loss[i]), np.isfinite(self.loss[j]))].min())
@@ -207,14 +209,28 @@ class CoupledChoice:
     def bound(self, duals: Mapping[str, Any]) -> float:
         r"""Return the Lagrangian bound of ``"multiplier"`` >= 0: the least of loss + multiplier * (cost - budget).
 
-        On a forest the least is found exactly; edges that close a circle count with their least entry.
+        On a forest the least is found exactly; edges that close a circle count with their least entry. A ``"claim"``,
+        that no choice loses less, is checked by listing what could still end below it; where too many partial choices
+        remain, it does not count.
         """
         multiplier = float(duals.get("multiplier", 0.0))
         if not 0 <= multiplier < math.inf:
             raise CertificateError(f"duals['multiplier']={multiplier}: a finite number >= 0 is needed")
         inner, _ = self.messages(multiplier)
         roots = self.rooted[1] < 0
-        return float(math.fsum(inner[roots].min(axis=1)) + self._outside(multiplier) - multiplier * self.budget)
+        relaxed = float(math.fsum(inner[roots].min(axis=1)) + self.outside(multiplier) - multiplier * self.budget)
+        claim = float(duals.get("claim", -math.inf))
+        if not relaxed < claim < math.inf:
+            return relaxed
+        try:
+            return max(relaxed, least_below(self, multiplier, claim))
+        except TooManyError:
+            return relaxed
+
+    @cached_property
+    def objective_unit(self) -> float:
+        """The sum of the largest losses: what gaps are relative to where that is less than 1."""
+        return math.fsum(np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1, initial=0.0))
 
     @cached_property
     def least_cost(self) -> float:
@@ -225,7 +241,7 @@ class CoupledChoice:
             np.where(np.isinf(self.loss), np.inf, 0.0), self.cost, self.edges, self.pair_cost, self.budget
         )
         inner, _ = flat.messages(1.0)
-        return float(math.fsum(inner[self.rooted[1] < 0].min(axis=1)) + flat._outside(1.0))
+        return float(math.fsum(inner[self.rooted[1] < 0].min(axis=1)) + flat.outside(1.0))
 
     def is_infeasible_by(self, ray: Any) -> bool:
         """Return whether even `least_cost` is beyond the budget; ``ray`` is not read."""
@@ -250,7 +266,8 @@ class CoupledChoice:
                 model.addConstraint(pulp.lpSum(y[a, b] for b in options[j]) == x[i, a], f"row_{e}_{a}")
             for b in options[j]:
                 model.addConstraint(pulp.lpSum(y[a, b] for a in options[i]) == x[j, b], f"column_{e}_{b}")
-        model.addConstraint(pulp.LpAffineExpression(spent) <= self.budget / unit, "budget")
+        # a sum that meets the budget exactly must not miss it by how decimals are written
+        model.addConstraint(pulp.LpAffineExpression(spent) <= self.budget / unit * (1 + 1e-9), "budget")
         return model
 
     def read_pulp(self, model: pulp.LpProblem) -> Ints:

@@ -107,6 +107,11 @@ class LayerLeastSquares(ABC):
         """What a layer of zeros would lose, tr W H W^T: divide by it for relative errors."""
         return float(np.vdot(self.weight @ self.normal, self.weight))
 
+    @cached_property
+    def objective_unit(self) -> float:
+        """What a layer of zeros would lose: what gaps are relative to where that is less than 1."""
+        return self.energy
+
     def error(self, candidate: ArrayLike, *, damped: bool = False) -> float:
         """Return ||WX - W'X||^2 of any weights W', shape (out, in); with the damping's term where ``damped``."""
         other = np.asarray(candidate, np.float64)

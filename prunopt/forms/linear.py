@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +68,18 @@ class LinearProgram:
             raise ValueError("upper: give numbers >= 0, or infinity")
         for name, value in (("c", c), ("A", A.astype(np.float64)), ("b", b), ("upper", upper)):
             object.__setattr__(self, name, value)
+
+    @cached_property
+    def violation_unit(self) -> float:
+        """The size of the largest right-hand side or finite upper bound, 1 at least: what rounding is relative to."""
+        sides = np.concatenate([np.abs(self.b), self.upper[np.isfinite(self.upper)], [1.0]])
+        return float(sides.max())
+
+    @cached_property
+    def objective_unit(self) -> float:
+        """What all terms can add up to (1 without upper bounds): gaps are relative to it where it is less than 1."""
+        bounded = np.isfinite(self.upper)
+        return float(np.abs(self.c[bounded]) @ self.upper[bounded]) if bounded.all() else 1.0
 
     def objective(self, x: ArrayLike, /) -> float:
         """Return c'x."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 INFINITE = 1e20  # what model files mean by infinity
+REFUSED = 3  # exit status of the process that parses, for files that it can read but not take
 ROUNDING = 1e-5  # how far from a whole number an engine may leave an integer variable
 
 
@@ -103,6 +107,12 @@ class Model:
     def _check_sides(names: tuple[str, ...], low: Floats, high: Floats) -> None:
         for i in np.flatnonzero((low > high) | (low == np.inf) | (high == -np.inf))[:1]:
             raise ValueError(f"{names[i]}: its lower bound {low[i]:g} and upper bound {high[i]:g} leave no value")
+
+    @cached_property
+    def violation_unit(self) -> float:
+        """The size of the largest finite side of a row or bound of a variable, 1 at least."""
+        sides = np.concatenate([self.row_lower, self.row_upper, self.lower, self.upper, [1.0]])
+        return float(np.abs(sides[np.isfinite(sides)]).max())
 
     @property
     def sign(self) -> float:
@@ -224,9 +234,11 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     ValueError
         If there is no such file, it is no model, or holds more than a mixed-integer linear model (quadratic terms,
         semi-continuous variables, indicator constraints).
-    """
-    import highspy
 
+    Notes
+    -----
+    HiGHS parses the file, in a process of its own: a damaged file can crash its parser.
+    """
     file = Path(path)
     if file.suffix.lower() not in (".mps", ".lp"):
         raise ValueError(f"{file}: a name ending in .mps or .lp is needed")
@@ -234,6 +246,46 @@ def read_model(path: str | os.PathLike[str]) -> Model:
         raise ValueError(f"{file}: no such file" if not file.exists() else f"{file}: a folder, no file")
     with open(file, "rb"):  # the reader would say no more than "parser error"
         pass
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "model.npz"
+        words = [sys.executable, "-c", "from prunopt.forms.model import _parse; _parse()", str(file), str(place)]
+        paths = os.pathsep.join(p for p in sys.path if p)
+        done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode == REFUSED:
+            raise ValueError(said)
+        if done.returncode or not place.is_file():
+            raise ValueError(f"{file}: cannot be read as a model (its parser broke down, status {done.returncode})")
+        with np.load(place, allow_pickle=False) as parts:
+            return _whole(file, dict(parts))
+
+
+def _whole(file: Path, parts: dict[str, Any]) -> Model:
+    from scipy import sparse
+
+    names = {key: tuple(parts.pop(key).tolist()) for key in ("names", "row_names")}
+    data, indices, indptr = (parts.pop(key) for key in ("data", "indices", "indptr"))
+    A = sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(parts["c"])))
+    offset, maximise = float(parts.pop("offset")), bool(parts.pop("maximise"))
+    try:
+        return Model(A=A, offset=offset, maximise=maximise, **parts, **names)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _parse() -> None:
+    """Parse ``argv[1]`` and write the arrays to ``argv[2]``; what is wrong goes to standard error."""
+    try:
+        parts = _parsed(Path(sys.argv[1]))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(REFUSED) from None
+    np.savez(sys.argv[2], **parts)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    import highspy
+
     engine: Any = highspy.Highs()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as folder, _no_stdout():
         log = Path(folder) / "log"
@@ -253,22 +305,22 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     plain = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
     if any(kind not in plain for kind in kinds):
         raise ValueError(f"{file}: has semi-continuous variables; continuous and integer ones are supported")
-    try:
-        return Model(
-            c=np.array(lp.col_cost_),
-            A=_matrix(lp),
-            row_lower=np.array(lp.row_lower_),
-            row_upper=np.array(lp.row_upper_),
-            lower=np.array(lp.col_lower_),
-            upper=np.array(lp.col_upper_),
-            integer=np.array([kind == highspy.HighsVarType.kInteger for kind in kinds] or [False] * lp.num_col_),
-            offset=float(lp.offset_),
-            maximise=lp.sense_ == highspy.ObjSense.kMaximize,
-            names=tuple(lp.col_names_),
-            row_names=tuple(lp.row_names_),
-        )
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    A = _matrix(lp)
+    return {
+        "c": np.array(lp.col_cost_, np.float64),
+        "data": A.data,
+        "indices": A.indices,
+        "indptr": A.indptr,
+        "row_lower": np.array(lp.row_lower_, np.float64),
+        "row_upper": np.array(lp.row_upper_, np.float64),
+        "lower": np.array(lp.col_lower_, np.float64),
+        "upper": np.array(lp.col_upper_, np.float64),
+        "integer": np.array([kind == highspy.HighsVarType.kInteger for kind in kinds] or [False] * lp.num_col_),
+        "offset": np.float64(lp.offset_),
+        "maximise": np.bool_(lp.sense_ == highspy.ObjSense.kMaximize),
+        "names": np.array([str(name) for name in lp.col_names_], np.str_),
+        "row_names": np.array([str(name) for name in lp.row_names_], np.str_),
+    }
 
 
 def _side(bound: float) -> float | None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+import tokenize
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class MultipliersOnDisk:
                 raise ValueError(f"dtype {data['dtype']!r} with denominator {data['denominator']!r}")
             units = int(data["denominator"]), data["dtype"]
             return cls(place, files, sizes, *units, str(data["closure"]), str(data["price"]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"folder={str(folder)!r}: no multipliers that can be read ({error})") from None
 
     def save(self) -> None:
@@ -200,5 +201,5 @@ def read_array(path: Path, dtype: str, length: int) -> NDArray[Any]:
             if os.fstat(file.fileno()).st_size != file.tell() + length * found.itemsize:
                 raise ValueError("it is cut short, or goes on after its end")
             return np.fromfile(file, found, length)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, tokenize.TokenError, SyntaxError) as error:  # numpy reads headers as Python literals
         raise ValueError(f"{path}: {error}") from None

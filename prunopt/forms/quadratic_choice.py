@@ -92,6 +92,11 @@ class QuadraticChoice:
         pairs = self.pair[at[:, None], at].ravel()
         return math.fsum([self.constant, *self.linear[at].tolist(), *pairs[pairs != 0].tolist()])
 
+    @cached_property
+    def objective_unit(self) -> float:
+        """The sum of all coefficients: what gaps are relative to where that is less than 1."""
+        return math.fsum(np.abs([self.constant, *self.linear, *self.pair.ravel()]))
+
     def objective(self, x: ArrayLike, /) -> float:
         """Return the loss of a subset."""
         return self.subset.objective(x)
@@ -190,6 +195,8 @@ def _check_cover(leaves: NDArray[np.int8]) -> None:
     """Every 0-1 vector has one leaf that it extends: leaves are prefixes, none extends another, and they weigh 1."""
     decided = leaves >= 0
     depths = decided.sum(axis=1)
+    if leaves.size and (leaves.min() < -1 or leaves.max() > 1):
+        raise CertificateError("duals: the entries of a leaf are 0, 1, or -1 for what is open")
     if (decided != (np.arange(leaves.shape[1]) < depths[:, None])).any() or not len(leaves):
         raise CertificateError("duals: a leaf has to decide the first items of the order, and only those")
     seen = {leaf[:d].tobytes() for leaf, d in zip(leaves, depths, strict=True)}

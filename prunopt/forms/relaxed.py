@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Choices = tuple[Ints, ...]
 
 MOST_ENUMERATED = 1 << 20
+CHUNK = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,10 @@ class RelaxedMask:
     relaxed_loss : callable
         ``relaxed_loss(points, step) -> torch scalar``: an unbiased sample of L (one batch, chosen by the number of the
         step), differentiable in the list of (G_t, M_t) tensors. It must be a function of its arguments alone.
+    expected_loss : callable, optional
+        ``expected_loss(probabilities, step) -> torch scalar``: the mean of L over independent choices, differentiable
+        in the list of (G_t, C_t) tensors of probabilities. A quadratic loss has it in closed form, see
+        `prunopt.forms.relaxed.expected_quadratic`.
     prior : sequence of (G_t, M_t) arrays, optional
         A point to start near, such as the masks that another method has found.
     energy : sequence of (G_t, M_t) arrays, optional
@@ -64,6 +69,7 @@ class RelaxedMask:
     prior: Sequence[ArrayLike] | None = None
     energy: Sequence[ArrayLike] | None = None
     identity: str = ""
+    expected_loss: Callable[[list[Any], int], Any] | None = None
 
     def __post_init__(self) -> None:
         groups = tuple(int(g) for g in self.groups)
@@ -103,12 +109,14 @@ class RelaxedMask:
         """Return Z of a value, (G_t, M_t) for each table."""
         return [a[k] for a, k in zip(self.tables, self._as_value(x), strict=True)]
 
-    def nearest(self, points: Sequence[ArrayLike]) -> Choices:
+    def nearest(self, points: Sequence[NDArray[Any]]) -> Choices:
         """Return the candidates with the largest inner product with the points; ties go to the earlier."""
-        return tuple(
-            np.argmax(np.asarray(z, np.float64) @ a.T, axis=1).astype(np.int64)
-            for z, a in zip(points, self.tables, strict=True)
-        )
+        chosen = []
+        for z, a in zip(points, self.tables, strict=True):
+            # All inner products of 4:8 at once would take 70 numbers a block.
+            parts = (np.asarray(z[k : k + CHUNK], np.float64) for k in range(0, len(z), CHUNK))
+            chosen.append(np.concatenate([np.argmax(part @ a.T, axis=1) for part in parts]).astype(np.int64))
+        return tuple(chosen)
 
     def objective(self, x: Sequence[ArrayLike], /) -> float:
         """Return L of a value."""
@@ -152,3 +160,32 @@ class RelaxedMask:
         if self.violation(value):
             raise ValueError("x: a group has chosen a number that is not in its list of candidates")
         return value
+
+
+def expected_quadratic(weight: Any, hessian: Any, probabilities: Any, candidates: Any) -> Any:
+    r"""Return the mean of :math:`\sum_r v_r H v_r^\top`, v = w (1 - z), over independent choices z of every block.
+
+    .. math::
+        \sum_r \bar v_r H \bar v_r^\top + \sum_b \operatorname{tr}\bigl(\operatorname{diag}(w_b) H_{bb}
+        \operatorname{diag}(w_b) \operatorname{Cov}(z_b)\bigr)
+
+    Blocks are independent, so that only the diagonal blocks of H see a covariance.
+
+    Parameters
+    ----------
+    weight : (out, in) tensor
+    hessian : (in, in) tensor
+    probabilities : (out * in / M, C) tensor
+        Of the candidates of each block, row after row.
+    candidates : (C, M) tensor
+        Zeros and ones.
+    """
+    m, (rows, columns) = candidates.shape[1], weight.shape
+    mean = probabilities @ candidates
+    removed = weight * (1 - mean.reshape(rows, columns))
+    second = (probabilities[:, :, None] * candidates[None]).transpose(1, 2) @ candidates
+    covariance = (second - mean[:, :, None] * mean[:, None, :]).reshape(rows, columns // m, m, m)
+    places = hessian.reshape(columns // m, m, columns // m, m).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    parts = weight.reshape(rows, columns // m, m)
+    own = (parts[..., :, None] * parts[..., None, :] * places * covariance).sum()
+    return ((removed @ hessian) * removed).sum() + own

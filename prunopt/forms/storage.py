@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import tokenize
 import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunopt.core.artifact import write_atomically
 
@@ -75,12 +79,7 @@ def load_form(path: str | os.PathLike[str]) -> Any:
     if not file.is_file():
         raise ValueError(f"path={str(path)!r}: no such file")
     try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > LARGEST:
-            raise ValueError(f"it says that it unpacks to {size} bytes, more than {LARGEST}")
-        with np.load(file, allow_pickle=False) as archive_arrays:
-            arrays = {name: archive_arrays[name] for name in archive_arrays.files}
+        arrays = read_arrays(file)
         header = json.loads(arrays.pop("header").tobytes().decode())
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}, {FORMAT!r} is needed")
@@ -102,10 +101,55 @@ def load_form(path: str | os.PathLike[str]) -> Any:
         IndexError,
         EOFError,
         OSError,
-        zipfile.BadZipFile,
-        ZeroDivisionError,
+        ArithmeticError,
+        AttributeError,
+        MemoryError,
+        RecursionError,
     ) as error:
         raise ValueError(f"path={str(path)!r}: not a form saved by prunopt.save_form ({error})") from None
+
+
+def read_arrays(path: str | os.PathLike[str], largest: int = LARGEST) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an ``.npz`` file; sizes are checked before memory is asked for, and nothing is unpickled.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, would unpack to more than ``largest`` bytes, or an array is not as large as it says.
+    """
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            size = sum(entry.file_size for entry in entries)
+            if size > largest:
+                raise ValueError(f"it says that it unpacks to {size} bytes, more than {largest}")
+            for entry in entries:
+                with archive.open(entry) as member:
+                    arrays[entry.filename.removesuffix(".npy")] = _array(member, entry)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ValueError(f"no archive of arrays: {error}") from None
+    return arrays
+
+
+def _array(member: IO[bytes], entry: zipfile.ZipInfo) -> NDArray[Any]:
+    version = np.lib.format.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{entry.filename}: another version of the format of arrays")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, by_column, dtype = read(member)
+    except (tokenize.TokenError, SyntaxError) as error:  # numpy reads headers as Python literals
+        raise ValueError(f"{entry.filename}: its header cannot be read: {error}") from None
+    if dtype.hasobject or dtype.kind not in "biufU":
+        raise ValueError(f"{entry.filename}: holds {dtype}; numbers are read")
+    wanted = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or wanted != entry.file_size - member.tell():
+        raise ValueError(f"{entry.filename}: says it is {dtype} of shape {shape}, which it is not")
+    array = np.frombuffer(member.read(), dtype)
+    if array.nbytes != wanted:
+        raise ValueError(f"{entry.filename}: cut short")
+    return np.array(array.reshape(shape[::-1]).T if by_column else array.reshape(shape))
 
 
 def _forms() -> dict[str, type]:

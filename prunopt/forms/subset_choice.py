@@ -105,7 +105,7 @@ class SubsetChoice:
     @property
     def limit(self) -> float:
         """The budget with room for the rounding of sums."""
-        return self.budget + SLACK * max(1.0, abs(self.budget))
+        return self.budget + SLACK * abs(self.budget)
 
     @cached_property
     def cheapest(self) -> Bools:

@@ -318,8 +318,10 @@ class SubsetSum:
         model.setObjective(pulp.LpAffineExpression([(v, 1.0) for row in x for v in row]))
         for i, t in enumerate(self.targets / self.epsilon):
             total = pulp.LpAffineExpression([(v, float(a)) for v, a in zip(x[i], rows[i], strict=True)])
-            model.addConstraint(total <= float(t + 1.0), f"target_{i}_top")
-            model.addConstraint(total >= float(t - 1.0), f"target_{i}_bottom")
+            # A sum exactly at the tolerance must not miss it by how decimals are written.
+            room = 1.0 + 1e-9 * (1.0 + abs(float(t)))
+            model.addConstraint(total <= float(t) + room, f"target_{i}_top")
+            model.addConstraint(total >= float(t) - room, f"target_{i}_bottom")
         return model
 
     def read_pulp(self, model: pulp.LpProblem) -> Bools:

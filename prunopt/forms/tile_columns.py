@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+ROUNDING = 1e-9  # relative: a sum that meets its limit exactly must not miss it by how decimals are written
+STATES = 4_000_000  # numbers of tiles of the first layers that a proof may hold at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,11 @@ class TileColumns:
         return len(self.cost)
 
     @cached_property
+    def objective_unit(self) -> float:
+        """All energy: what gaps are relative to where that is less than 1."""
+        return math.fsum(self.energy.ravel())
+
+    @cached_property
     def tails(self) -> Floats:
         """The energy that each product loses when it keeps 0, 1, ..., n vectors, shape (G, n + 1)."""
         reversed_sums = np.cumsum(self.energy[:, ::-1], axis=1)[:, ::-1]
@@ -178,6 +185,9 @@ class TileColumns:
         r"""Return the Lagrangian bound of the multipliers ``"latency"`` and ``"kept"`` (>= 0, either may be absent).
 
         .. math:: \sum_l \min_t \bigl( \ell_l(t) + \lambda c_l(t) + \mu k_l(t) \bigr) - \lambda B - \mu K
+
+        A ``"claim"``, that no answer loses less, is checked by listing layer by layer all numbers of tiles that could
+        still end below it; where more than `STATES` remain, it does not count.
         """
         total, fixed = self.loss, 0.0
         for name, of, limit in (("latency", self.cost, self.budget), ("kept", self.kept, self.max_kept)):
@@ -187,7 +197,32 @@ class TileColumns:
             if multiplier and math.isfinite(limit):
                 total = total + multiplier * of
                 fixed += multiplier * limit
-        return float(math.fsum(total.min(axis=1)) - fixed)
+        relaxed = float(math.fsum(total.min(axis=1)) - fixed)
+        claim = float(duals.get("claim", -math.inf))
+        return self._least_below(claim, relaxed, total) if relaxed < claim < math.inf else relaxed
+
+    def _least_below(self, claim: float, relaxed: float, total: Floats) -> float:
+        """Return the least loss below ``claim``, the claim where there is none, ``relaxed`` with too many states."""
+        reduced = total - total.min(axis=1, keepdims=True)
+        used = [np.where(np.isfinite(self.loss), of, np.inf) for of in (self.cost, self.kept)]
+        ends = (self.budget * (1 + 1e-12), self.max_kept)
+        still = [np.append(np.cumsum(of.min(axis=1)[::-1])[::-1], 0.0) for of in used]
+        states = np.zeros((4, 1))  # above the relaxation, loss, latency, vectors
+        for a in range(self.n_layers):
+            levels = np.flatnonzero(reduced[a] < claim - relaxed)
+            if states.shape[1] * len(levels) > STATES:
+                return relaxed
+            steps = np.array([reduced[a, levels], self.loss[a, levels], *(of[a, levels] for of in used)])
+            states = (states[:, :, None] + steps[:, None, :]).reshape(4, -1)
+            held = states[0] < claim - relaxed
+            for k in (0, 1):
+                held &= states[2 + k] + still[k][a + 1] <= ends[k] * (1 + 1e-12)
+            states = states[:, held]
+            if math.isinf(self.max_kept):  # of equal layers, one that neither lasts nor loses more replaces another
+                states = states[:, np.lexsort((states[1], states[2]))]
+                best = np.minimum.accumulate(np.append(np.inf, states[1][:-1])) if states.size else states[1]
+                states = states[:, states[1] < best]
+        return float(min(claim, states[1].min(initial=math.inf)))
 
     def least(self) -> tuple[float, float]:
         """Return the least latency and the fewest vectors that any answer has."""
@@ -211,7 +246,7 @@ class TileColumns:
             if math.isfinite(limit):
                 unit = limit or 1.0  # rows in units of the limit: engines have absolute tolerances
                 used = pulp.LpAffineExpression([(v, float(of[key]) / unit) for key, v in y.items()])
-                model.addConstraint(used <= limit / unit, name)
+                model.addConstraint(used <= limit / unit * (1 + ROUNDING), name)
         return model
 
     @property

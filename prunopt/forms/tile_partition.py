@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+STATES = 1_000_000  # sets of channels that a proof looks at
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,11 @@ class TilePartition:
         """All energy."""
         return math.fsum(self.energy.ravel())
 
+    @cached_property
+    def objective_unit(self) -> float:
+        """All energy: what gaps are relative to where that is less than 1."""
+        return self.total
+
     def lost(self, channels: ArrayLike) -> float:
         """Return the energy that one tile of these channels loses."""
         vectors = np.sort(self.energy[np.asarray(channels, np.int64)].ravel())
@@ -102,9 +109,37 @@ class TilePartition:
         return of.astype(np.int64)
 
     def bound(self, duals: Mapping[str, Any]) -> float:
-        """Return what is lost if the tiles could share their places: all but the largest vectors of the layer."""
+        """Return what is lost if the tiles could share their places: all but the largest vectors of the layer.
+
+        Where ``duals["enumerated"]`` asks for it, and there are no more than `STATES` sets of channels to look at,
+        every way to fill the tiles is tried instead, and the bound is the optimum.
+        """
         vectors = np.sort(self.energy.ravel())
-        return float(vectors[: max(0, len(vectors) - self.keep * self.n_tiles)].sum())
+        shared = float(vectors[: max(0, len(vectors) - self.keep * self.n_tiles)].sum())
+        return max(shared, self._least()) if duals.get("enumerated") else shared
+
+    def _least(self) -> float:
+        """The optimum, tile by tile over the sets of channels still to be placed; -inf if they are too many."""
+        lost: dict[tuple[int, ...], float] = {}
+        layer = {tuple(range(self.n_channels)): 0.0}
+        looked = 0
+        for tile in range(self.n_tiles):
+            places = (self.n_tiles - tile - 1) * self.tile
+            found: dict[tuple[int, ...], float] = {}
+            for rest, so_far in layer.items():
+                first, others = rest[:1], rest[1:]
+                for size in range(max(0, len(others) - places), min(self.tile - 1, len(others)) + 1):
+                    looked += math.comb(len(others), size)
+                    if looked > STATES:
+                        return -math.inf
+                    for company in itertools.combinations(others, size):
+                        mine = first + company
+                        if mine not in lost:
+                            lost[mine] = self.lost(mine)
+                        left = tuple(c for c in others if c not in company)
+                        found[left] = min(found.get(left, math.inf), so_far + lost[mine])
+            layer = found
+        return layer.get((), -math.inf) if self.n_channels else 0.0
 
     def to_pulp(self) -> pulp.LpProblem:
         """Return a PuLP model: channels in tiles (binary), vectors kept in the tile of their channel."""

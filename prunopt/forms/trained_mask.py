@@ -39,8 +39,11 @@ class Lesson(NamedTuple):
 class Trainee(Protocol):
     """Weights that are trained while masks are learned."""
 
-    def learn(self, soft: list[Any], hard: list[Any], step: int) -> Lesson:
-        """Take one step with the weights, the masks being (G_t, M_t) tensors, soft and hard."""
+    def learn(self, soft: list[Any], hard: list[Any], step: int, learned: bool = True) -> Lesson:
+        """Take one step with the weights, the masks being (G_t, M_t) tensors, soft and hard.
+
+        Where the masks are not ``learned`` any more their gradients may be zeros.
+        """
 
     def state(self) -> dict[str, Any]:
         """Return all that a later `restore` needs, tensors by name."""

@@ -104,6 +104,40 @@ class MaskedModel:
         return float(self._parts[1].loss(allocation, fidelity=fidelity))
 
 
+class LoadedModel:
+    """The same of a model that is in memory: masks and statistics from a calibration, divergence on its first windows.
+
+    Parameters
+    ----------
+    model
+        A transformer of a known family.
+    calibration
+        As for `prune_transformer`.
+    windows
+        How many of its windows an evaluation runs through.
+    """
+
+    def __init__(self, model: Any, calibration: Any, *, windows: int = 4) -> None:
+        from prunopt.networks.calibration import as_calibration
+        from prunopt.networks.evaluators import SparsityMasks, TextEvaluator
+
+        self._calibration = as_calibration(calibration)
+        self.masks = SparsityMasks(model, self._calibration)
+        self._text = TextEvaluator(self.masks, self._calibration.windows[:windows], measure="kl")
+        self.sizes: Floats = np.array(self.masks.block_sizes, np.float64)
+
+    @cached_property
+    def blocks(self) -> Any:
+        """`block_statistics` of the dense model."""
+        from prunopt.networks.statistics import block_statistics
+
+        return block_statistics(self.masks.model, self._calibration)
+
+    def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
+        """Return the divergence from the dense model, in nats a token."""
+        return float(self._text.loss(allocation, fidelity=fidelity))
+
+
 def named_allocation(name: str, evaluator: Any, sparsity: float, *, bounds: Any = BOUNDS) -> Floats:
     """Return the allocation of a method over the blocks of a model.
 
@@ -114,7 +148,7 @@ def named_allocation(name: str, evaluator: Any, sparsity: float, *, bounds: Any 
         ``"als"`` or ``"als-row"`` (the two readings of its scale), ``"mckp"`` (exact on error curves weighted by the
         divergences of pruning each block alone, one evaluation a block).
     evaluator
-        A `MaskedModel`, or anything with its ``sizes``, ``blocks`` and ``loss``.
+        A `MaskedModel`, a `LoadedModel`, or anything with their ``sizes``, ``blocks`` and ``loss``.
     sparsity
         Fraction of all blocks' weights to remove.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from prunopt.core.artifact import digest, write_json
+from prunopt.core.artifact import digest, read_json, write_json
 from prunopt.networks.families import blocks, is_linear, replace_weight, weight_of
 from prunopt.networks.models import MANIFEST, model_class, require_transformers
 from prunopt.networks.surgery import note_shapes, without_inputs
@@ -28,6 +27,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
 LARGEST_MANIFEST = 64 * 2**20
+LARGEST_MODEL, GROWTH = 2**30, 50  # bytes a configuration may ask for: so many, and so many times those of its weights
 
 
 def save(result: PruneResult, folder: str | os.PathLike[str], *, tokenizer: Any = None) -> None:
@@ -118,19 +118,21 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise ValueError(f"folder={os.fspath(folder)!r}: no {MANIFEST} there; give a folder that prunopt wrote")
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes, more than a manifest can have")
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    manifest = read_json(path, largest=LARGEST_MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{path}: not a manifest of format {FORMAT}; written by another version of prunopt?")
     return cast("dict[str, Any]", manifest)
 
 
-def load(folder: str | os.PathLike[str]) -> nn.Module:
+def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.Module:
     """Return a saved model: the same outputs as before saving.
+
+    Parameters
+    ----------
+    folder
+        Written by ``result.save``.
+    dense
+        For convolutional networks that prunopt has no name for: the network as it was before pruning.
 
     Raises
     ------
@@ -138,18 +140,30 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
         If the folder was not written by `save`, or a file in it is missing, cut short or changed.
     """
     place, manifest = Path(folder), read_manifest(folder)
+    if manifest.get("kind") == "cnn":
+        from prunopt.networks.cnn_saving import load_cnn
+
+        return load_cnn(folder, dense)
     for name in (WEIGHTS, CONFIG):
         if not (place / name).is_file():
             raise ValueError(f"{place}: {name} is missing; the checkpoint is not whole")
     if digest(place / WEIGHTS) != manifest.get("weights"):
         raise ValueError(f"{place / WEIGHTS}: not the file that {MANIFEST} describes; cut short or changed")
     transformers = require_transformers()
+    raw = read_json(place / CONFIG)
     try:
-        raw = json.loads((place / CONFIG).read_text("utf-8"))
+        _check_depth(raw, place / WEIGHTS)
         config = transformers.AutoConfig.for_model(**raw)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{place / CONFIG}: cannot be read: {error}") from None
-    model = model_class(raw)(config)
+        with torch.device("meta"):  # its size is known before memory is asked for
+            size = 4 * sum(p.numel() for p in model_class(raw)(config).parameters())
+        if size > LARGEST_MODEL + GROWTH * (place / WEIGHTS).stat().st_size:
+            raise ValueError(f"it asks for {size} bytes, {WEIGHTS} has {(place / WEIGHTS).stat().st_size}")
+        model = model_class(raw)(config)
+    except OSError:
+        raise
+    except Exception as error:  # a configuration decides what transformers does: it may raise anything
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{place / CONFIG}: no configuration of a model ({type(error).__name__}: {reason})") from None
     _give_shapes(model, manifest.get("shapes"), place / MANIFEST)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -165,6 +179,20 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{place / WEIGHTS}: does not fit the model: {str(error).splitlines()[0]}") from None
     return cast("nn.Module", model.eval())
+
+
+def _check_depth(raw: Any, weights: Path) -> None:
+    """Refuse a configuration with more layers than there are tensors: it would be built layer by layer."""
+    with open(weights, "rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or not 2 <= int.from_bytes(head, "little") <= weights.stat().st_size - 8:
+        raise ValueError(f"{weights.name} is cut short")
+    if not isinstance(raw, dict):
+        raise ValueError("an object is needed")
+    for name in ("num_hidden_layers", "n_layer", "num_layers"):
+        # a tensor takes dozens of bytes of the header, so its length bounds their number
+        if isinstance(raw.get(name), int | float) and raw[name] > int.from_bytes(head, "little") / 16:
+            raise ValueError(f"{name}={raw[name]}, more than {weights.name} has tensors")
 
 
 def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:

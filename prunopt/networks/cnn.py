@@ -20,7 +20,8 @@ from prunopt.networks.cnn_importance import IMPORTANCES, Ranking
 from prunopt.networks.cnn_profile import LOSSES, CnnProfile, profile_cnn
 from prunopt.networks.cnn_repair import divergence, logits, reestimated, repair
 from prunopt.networks.cnn_surgery import remove_channels
-from prunopt.networks.costs import layer_costs
+from prunopt.networks.cnn_taps import with_windows
+from prunopt.networks.cnn_windows import costs_with_windows
 from prunopt.networks.groups import ChannelGroups
 from prunopt.networks.latency import LatencyTable, network_milliseconds
 from prunopt.problems.channel_widths import ChannelWidths
@@ -28,6 +29,7 @@ from prunopt.problems.channel_widths import ChannelWidths
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Progress = Callable[[str], None]
+JUDGES = 64  # pictures that decide whether batch norms estimated anew are better
 BUDGETS = ("macs", "parameters", "latency_ms")
 
 
@@ -44,7 +46,7 @@ class CnnResult:
     solution
         The widths chosen, with bound and gap.
     report
-        A row for every group: name, channels before and after, loss.
+        A row for every group: name, channels before and after, loss; and for every window of taps on offer.
     resource, used, limit, total
         The budget: what the answer, the budget and the dense network come to, in the cost model's own numbers.
     measured
@@ -112,7 +114,7 @@ def prune_cnn(
     loss: str = "layers", solver: str | None = None, levels: int = 8, round_to: int = 8, least: float = 0.125,
     groups: ChannelGroups | None = None, only: Iterable[int] | None = None, table: LatencyTable | None = None,
     runtime: str = "torch", example: torch.Tensor | None = None, refit: bool = True, batch_norm: str = "best",
-    probe: int = 48, profile: CnnProfile | None = None, name: str | None = None, seed: int = 0,
+    probe: int = 48, windows: bool = False, profile: CnnProfile | None = None, name: str | None = None, seed: int = 0,
     progress: Progress | None = None,
 ) -> CnnResult:  # fmt: skip
     r"""Choose a width for every group of channels under a budget, remove the rest, re-solve what is left.
@@ -143,12 +145,14 @@ def prune_cnn(
         For a budget in milliseconds: the table, or the runtime of a new one, and the input to be timed
         (one picture of the calibration).
     refit
-        Re-solve the layers that lost inputs (`repair`).
+        Re-solve the layers that lost inputs, and those behind them (`repair`).
     batch_norm
         ``"keep"``, ``"reestimate"``, or ``"best"``: whichever predicts more like the dense network on the calibration.
     profile
-        What `profile_cnn` found for the same network and pictures: then everything from ``importance`` to ``only``
-        is its. Several budgets need one profile.
+        What `profile_cnn` found for the same network and pictures: then everything from ``importance`` to ``only``, and
+        ``windows``, is its. Several budgets need one profile.
+    windows
+        Offer rectangular windows of taps for depthwise layers, too, in the same knapsack (`window_options`).
     probe
         Pictures on which ``loss="measured"`` is measured.
     """
@@ -158,16 +162,21 @@ def prune_cnn(
         _check(calibration, importance, loss, refit, batch_norm, levels, round_to, least)
         profile = profile_cnn(
             model, calibration, importance=importance, loss=loss, levels=levels, round_to=round_to, least=least,
-            groups=groups, only=only, example=example, probe=probe, seed=seed, progress=progress,
+            groups=groups, only=only, example=example, probe=probe, windows=windows, seed=seed,
+            progress=progress,
         )  # fmt: skip
     one = example if example is not None or calibration is None else calibration[:1]
     tell = progress or (lambda _: None)
     found, chosen, ranked = profile.groups, profile.chosen, profile.rankings
-    widths, losses = profile.widths, profile.losses
+    taps = profile.windows
+    widths = [*profile.widths, *(list(range(len(o.windows))) for o in taps)]
+    losses = [*profile.losses, *(list(o.losses) for o in taps)]
     notes: list[str] = []
     if resource == "latency_ms" and table is None:
         table = LatencyTable(runtime)
-    layers = layer_costs(model, found, chosen, widths, resource=resource, table=table, example=one, progress=progress)
+    layers = costs_with_windows(
+        model, found, chosen, profile.widths, taps, resource=resource, table=table, example=one, progress=progress
+    )  # fmt: skip
     total = _total(layers, widths)
     scale = 1.0
     measured: dict[str, float] = {}
@@ -178,14 +187,15 @@ def prune_cnn(
         measured["dense_ms"], scale = whole, whole / total
         notes.append(f"the layers add up to {total:.4g} ms, the network takes {whole:.4g} ms: scaled by {scale:.3g}")
     limit = number * total if share else number / scale
-    task = ChannelWidths(widths, losses, layers, limit)
+    task = _task(widths, losses, layers, limit, total, budget)
     tell("choosing widths")
     solution = _solve(task, solver, seed)
-    keep = _kept(found, ranked, chosen, np.asarray(solution.value))
-    smaller = remove_channels(model, found, keep)
+    keep = _kept(found, ranked, chosen, np.asarray(solution.value)[: len(chosen)])
+    placed = {o.name: o.windows[int(k)] for o, k in zip(taps, solution.value[len(chosen) :], strict=True)}
+    smaller = with_windows(remove_channels(model, found, keep), placed)
     if refit:
         assert calibration is not None
-        done = repair(model, smaller, found, keep, calibration, seed=seed, progress=progress)
+        done = repair(model, smaller, found, keep, calibration, every=True, seed=seed, progress=progress)
         notes.append(f"{done} layers re-solved on {len(calibration)} pictures")
     smaller = _normed(model, smaller, calibration, batch_norm, notes)
     if resource == "latency_ms":
@@ -194,9 +204,9 @@ def prune_cnn(
         both = network_milliseconds(
             {"dense_ms": model, "ms": smaller}, one, table.runtime, repeats=table.repeats, threads=table.threads
         )
-        measured.update(both)
-        measured["predicted_ms"] = task.used(solution.value) * scale
-    report = _report(found, chosen, widths, losses, np.asarray(solution.value))
+        measured.update(both)  # in turns, so the prediction is judged by the dense network of the same minute
+        measured["predicted_ms"] = task.used(solution.value) / total * both["dense_ms"]
+    report = _report(found, chosen, profile, np.asarray(solution.value))
     return CnnResult(
         smaller, found, keep, solution, report, resource, task.used(solution.value) * scale, limit * scale,
         total * scale, measured, tuple(notes), time.perf_counter() - start, name,
@@ -219,6 +229,18 @@ def _check(
             "calibration=None: without pictures, importance='magnitude', loss='layers', refit=False and "
             "batch_norm='keep' are possible"
         )
+
+
+def _task(widths: Any, losses: Any, layers: Any, limit: float, total: float, budget: str) -> ChannelWidths:
+    least = ChannelWidths(widths, losses, layers, max(total, limit)).form.least_cost
+    if limit < least:
+        resource = budget.partition("=")[0].strip()
+        share = f"{math.ceil(1e3 * least / total) / 1e3:g}" + ("x" if resource == "latency_ms" else "")
+        raise ValueError(
+            f"budget={budget!r}: below the least that these widths allow, {least / total:.1%} of the dense network; "
+            f"give {resource}={share} or more, or offer smaller widths (least=, round_to=)"
+        )
+    return ChannelWidths(widths, losses, layers, limit)
 
 
 def _total(layers: Sequence[Any], widths: Sequence[Sequence[int]]) -> float:
@@ -246,19 +268,23 @@ def _normed(dense: nn.Module, smaller: nn.Module, images: Any, batch_norm: str, 
         return smaller
     fresh = reestimated(smaller, images)
     if batch_norm == "best":
-        wanted = logits(dense, images)
-        old, new = divergence(wanted, smaller, images), divergence(wanted, fresh, images)
+        judges = images[:JUDGES]
+        wanted = logits(dense, judges)
+        old, new = divergence(wanted, smaller, judges), divergence(wanted, fresh, judges)
         notes.append(f"divergence from the dense network {old:.4g}, with batch norms estimated anew {new:.4g}")
         return fresh if new < old else smaller
     notes.append(f"batch norms estimated anew on {len(images)} pictures")
     return fresh
 
 
-def _report(groups: ChannelGroups, chosen: Any, widths: Any, losses: Any, value: Any) -> list[dict[str, Any]]:
-    rows = []
-    for g, offered_, lost, w in zip(chosen, widths, losses, value.tolist(), strict=True):
-        at = list(offered_).index(w)
-        rows.append({"group": groups.name_of(g), "before": int(offered_[0]), "after": int(w), "loss": float(lost[at])})
+def _report(groups: ChannelGroups, chosen: Sequence[int], profile: CnnProfile, value: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for g, offered, lost, w in zip(chosen, profile.widths, profile.losses, value.tolist(), strict=False):
+        at = list(offered).index(w)
+        rows.append({"group": groups.name_of(g), "before": int(offered[0]), "after": int(w), "loss": float(lost[at])})
+    for o, k in zip(profile.windows, value[len(chosen) :].tolist(), strict=True):
+        before, after = ("x".join(map(str, o.windows[i].shape)) for i in (0, k))
+        rows.append({"group": f"taps of {o.name}", "before": before, "after": after, "loss": float(o.losses[k])})
     return rows
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
+from prunopt.networks.cnn_replay import channels_last
 from prunopt.networks.groups import ChannelGroups, Slot, modules_of
 from prunopt.solvers.kernels.obs import Elimination
 
@@ -130,7 +131,7 @@ def hessians(
     try:
         with torch.inference_mode():
             for x in torch.split(images, batch):
-                model.eval()(x)
+                model.eval()(channels_last(x))
     finally:
         for hook in hooks:
             hook.remove()
@@ -138,9 +139,17 @@ def hessians(
 
 
 def patches(module: Any, x: torch.Tensor, generator: torch.Generator | None, most: int = PATCHES) -> torch.Tensor:
-    """Return what a layer multiplies its weights with, (samples, in * taps); a random part of the places."""
+    """Return what a layer multiplies its weights with, (samples, in * taps); a random part of the places.
+
+    Without a module: the features of each place.
+    """
     if x.ndim == 2:
         return x
+    if module is None or (module.kernel_size == (1, 1) and module.stride == (1, 1) and not any(_margins(module))):
+        flat = x.flatten(2)
+        if generator is not None and flat.shape[2] > most:
+            flat = flat[:, :, torch.randperm(flat.shape[2], generator=generator)[:most]]
+        return flat.transpose(1, 2).reshape(-1, flat.shape[1])
     padded = padded_input(module, x)
     unfolded = F.unfold(padded, module.kernel_size, module.dilation, 0, module.stride).transpose(1, 2)
     places = unfolded.shape[1]
@@ -149,8 +158,25 @@ def patches(module: Any, x: torch.Tensor, generator: torch.Generator | None, mos
     return unfolded.reshape(-1, unfolded.shape[2])
 
 
+def taps(module: Any, x: torch.Tensor, generator: torch.Generator, most: int = PATCHES // 4) -> torch.Tensor:
+    """Return what each channel of a depthwise layer multiplies its kernel with, (channels, samples, taps)."""
+    (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
+    views = padded_input(module, x).unfold(2, dh * (kh - 1) + 1, sh).unfold(3, dw * (kw - 1) + 1, sw)
+    views = views[..., ::dh, ::dw]
+    at = torch.randperm(views.shape[2] * views.shape[3], generator=generator)[:most]
+    chosen = views[:, :, at // views.shape[3], at % views.shape[3]]  # (images, channels, places, rows, columns)
+    return chosen.permute(1, 0, 2, 3, 4).reshape(x.shape[1], -1, kh * kw)
+
+
+def _margins(module: Any) -> tuple[int, ...]:
+    """The padding of a convolution of one tap; 0 where it pads to the "same" size, which then is no padding."""
+    return module.padding if isinstance(module.padding, tuple) else (0,)
+
+
 def padded_input(module: Any, x: torch.Tensor) -> torch.Tensor:
     """Return a convolution's input with its padding, that of TensorFlow's "same" convolutions included."""
+    if hasattr(module, "pads"):  # a window of taps
+        return F.pad(x, module.pads(int(x.shape[2]), int(x.shape[3])))
     if hasattr(module, "static_padding"):
         padded: torch.Tensor = module.static_padding(x)
         return padded

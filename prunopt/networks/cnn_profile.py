@@ -11,31 +11,35 @@ import torch
 from torch import nn
 
 from prunopt.networks.cnn_importance import Ranking, rank_channels
-from prunopt.networks.cnn_repair import divergence, logits, repair
+from prunopt.networks.cnn_repair import divergence_of, logits, repair_on
+from prunopt.networks.cnn_replay import Replay
 from prunopt.networks.cnn_surgery import remove_channels
+from prunopt.networks.cnn_windows import WindowOptions, window_options
 from prunopt.networks.groups import ChannelGroups, channel_groups
 
 Progress = Callable[[str], None]
 LOSSES = ("layers", "measured")
+BATCH = 4  # pictures: more of them do not fit the cache
 PROBED = (0.25, 0.5, 0.75)  # of the removable part of a group: the widths whose loss is measured on the whole network
 
 
 @dataclass(frozen=True, eq=False)
 class CnnProfile:
-    """The groups to be pruned, the order in which their channels go, the widths on offer and what each loses."""
+    """The groups to be pruned, the order in which channels go, widths and windows on offer and what each loses."""
 
     groups: ChannelGroups
     chosen: tuple[int, ...]
     rankings: tuple[Ranking, ...]
     widths: tuple[list[int], ...]
     losses: tuple[list[float], ...]
+    windows: tuple[WindowOptions, ...] = ()
 
 
 def profile_cnn(
     model: nn.Module, calibration: torch.Tensor | None, *, importance: str = "obs", loss: str = "layers",
     levels: int = 8, round_to: int = 8, least: float = 0.125, groups: ChannelGroups | None = None,
-    only: Iterable[int] | None = None, example: torch.Tensor | None = None, probe: int = 48, seed: int = 0,
-    progress: Progress | None = None,
+    only: Iterable[int] | None = None, example: torch.Tensor | None = None, probe: int = 48, windows: bool = False,
+    seed: int = 0, progress: Progress | None = None,
 ) -> CnnProfile:  # fmt: skip
     """Return what `prune_cnn` knows before it sees a budget; the parameters are those of `prune_cnn`."""
     pictures = calibration if calibration is not None else example
@@ -45,14 +49,21 @@ def profile_cnn(
     wanted = None if only is None else set(only)
     chosen = [g for g in found.free if wanted is None or g in wanted]
     if not chosen:
-        raise ValueError(f"model: {type(model).__name__} has no group of channels that may be removed")
+        raise ValueError(
+            f"model: {type(model).__name__} has no group of channels that may be removed: each is an input or output "
+            "of the network, added to one, or left out by only="
+        )
     ranked = rank_channels(model, found, chosen, calibration, importance=importance, seed=seed, progress=progress)
     widths = [offered(found, g, levels, round_to, least) for g in chosen]
     losses = [_losses(found, r, w) for r, w in zip(ranked, widths, strict=True)]
+    # what is re-solved on some pictures is judged on others: a classifier has more inputs than there are pictures
+    judges = 0 if calibration is None else min(probe, len(calibration) // 2)
+    some = None if calibration is None else (calibration[judges:][: 3 * probe], calibration[:judges])
     if loss == "measured":
-        assert calibration is not None
-        losses = _measured_losses(model, found, ranked, widths, losses, calibration[:probe], progress)
-    return CnnProfile(found, tuple(chosen), tuple(ranked), tuple(widths), tuple(losses))
+        assert some is not None
+        losses = _measured_losses(model, found, ranked, widths, losses, some, progress)
+    taps = window_options(model, found, some, measured=loss == "measured", progress=progress) if windows else ()
+    return CnnProfile(found, tuple(chosen), tuple(ranked), tuple(widths), tuple(losses), taps)
 
 
 def offered(groups: ChannelGroups, g: int, levels: int, round_to: int, least: float) -> list[int]:
@@ -74,10 +85,18 @@ def _losses(groups: ChannelGroups, ranking: Ranking, widths: Sequence[int]) -> l
 
 def _measured_losses(
     model: nn.Module, groups: ChannelGroups, ranked: Sequence[Ranking], widths: Sequence[Sequence[int]],
-    losses: list[list[float]], images: torch.Tensor, progress: Progress | None,
+    losses: list[list[float]], images: tuple[torch.Tensor, torch.Tensor], progress: Progress | None,
 ) -> list[list[float]]:  # fmt: skip
-    dense, out = logits(model, images), []
-    for number, (r, w, own) in enumerate(zip(ranked, widths, losses, strict=True)):
+    # in the order in which the groups begin, so that what comes before is run once for all
+    first = {r.group: min(i for i, s in enumerate(groups.slots) if np.any(groups.group[s.outs] == r.group))
+             for r in ranked}  # fmt: skip
+    stand, judge = (Replay(model, torch.split(x, BATCH)) for x in images)
+    dense = logits(model, images[1])
+    out = list(losses)
+    for number, at in enumerate(sorted(range(len(ranked)), key=lambda i: first[ranked[i].group])):
+        r, w, own = ranked[at], widths[at], losses[at]
+        for replay in (stand, judge):
+            replay.inputs(groups.slots[first[r.group]].name)
         full = len(groups.members(r.group))
         points = [(0.0, 0.0)]
         for part in PROBED:
@@ -87,9 +106,9 @@ def _measured_losses(
             keep = np.ones(groups.n_channels, np.bool_)
             keep[r.order[: full - w[k]]] = False
             smaller = remove_channels(model, groups, keep)
-            repair(model, smaller, groups, keep, images[: max(16, len(images) // 2)])
-            points.append((own[k], max(divergence(dense, smaller, images), points[-1][1])))
-        out.append(_interpolated(own, points))
+            repair_on(stand.fork(model), stand.fork(smaller), groups, keep)
+            points.append((own[k], max(divergence_of(dense, judge.fork(smaller).outputs()), points[-1][1])))
+        out[at] = _interpolated(own, points)
         if progress is not None:
             progress(f"{number + 1} of {len(ranked)} groups measured")
     return out

@@ -11,117 +11,163 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prunopt.networks.cnn_importance import patches
-from prunopt.networks.groups import ChannelGroups
+from prunopt.networks.cnn_importance import patches, taps
+from prunopt.networks.cnn_replay import NORMS, Replay, channels_last
+from prunopt.networks.groups import ChannelGroups, Slot
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-class _Reached(Exception):
-    """The layer that was waited for has its input: the rest of the network need not run."""
+DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+HELD_OUT = 5  # every fifth batch judges the damping
 
 
 def repair(
     dense: nn.Module, pruned: nn.Module, groups: ChannelGroups, keep: Any, images: torch.Tensor, *,
-    damping: float = 1e-2, batch: int = 25, seed: int = 0, progress: Callable[[str], None] | None = None,
+    damping: float | None = None, every: bool = False, batch: int = 5, seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> int:  # fmt: skip
-    r"""Re-solve, in order, every layer of ``pruned`` that lost inputs, in place; return how many.
+    r"""Re-solve, in order, the layers of ``pruned`` that lost inputs or taps, in place; return how many changed.
 
     With X the inputs of the dense layer and X' those that the pruned network, repaired so far, gives to it,
 
-    .. math:: \min_{W', b'} \; \|W X + b - W' X' - b'\|_F^2 + \lambda \|W' - W_{keep}\|_F^2
+    .. math:: \min_{W', b'} \; \|W X + b + (R - R') / s - W' X' - b'\|_F^2 + \lambda \|W' - W_{keep}\|_F^2
 
-    so that also what layers before lost is made up for as far as the inputs left can. The bias takes the part of the
-    removed channels that is the same everywhere.
+    so that also what layers before lost is made up for as far as the inputs left can. R and R' are what a residual sum
+    adds to the layer's output in the two networks, s the scale of the batch norm between (1 where there is none, R =
+    R' where there is no sum): so the sum comes out right, not the layer alone. The bias takes the part of the removed
+    channels that is the same everywhere. Depthwise layers are such a problem for every channel.
+
+    Parameters
+    ----------
+    damping
+        :math:`\lambda` as a share of the mean square of the inputs; None takes, for each layer, the one of `DAMPINGS`
+        that does best on every fifth batch when solved on the others, and leaves a layer alone that none makes better.
+    every
+        Re-solve the layers whose inputs changed without getting fewer, too.
     """
+    batches = torch.split(images, batch)
+    return repair_on(Replay(dense, batches), Replay(pruned, batches), groups, keep, damping=damping, every=every,
+                     seed=seed, progress=progress)  # fmt: skip
+
+
+def repair_on(
+    before: Replay, after: Replay, groups: ChannelGroups, keep: Any, *, damping: float | None = None,
+    every: bool = False, seed: int = 0, progress: Callable[[str], None] | None = None,
+) -> int:  # fmt: skip
+    """Do as `repair`, with pictures that stand in front of the first layer concerned, or before it."""
     mask = groups.checked(keep)
+    slots = [s for s in groups.slots if s.kind in ("conv", "linear", "depthwise")]
+    lost = [_lost(s, mask, before.model, after.model) for s in slots]
+    first = lost.index(True) if True in lost else len(slots)
+    todo = [s for i, s in enumerate(slots) if lost[i] or (every and i > first)]
     done = 0
-    cut = [s for s in groups.slots if s.consumes and s.kind != "grouped" and not mask[s.ins].all()]
-    for number, slot in enumerate(cut):
-        _repair_layer(
-            dense, pruned, slot.name, torch.from_numpy(np.flatnonzero(mask[slot.outs])), images, damping, batch, seed
-        )
-        done += 1
+    for number, slot in enumerate(todo):
+        outs = torch.from_numpy(np.flatnonzero(mask[slot.outs]))
+        if slot.kind != "depthwise" or len(slot.ins) == len(slot.outs):
+            done += _repair_layer(before, after, slot.name, slot.kind == "depthwise", outs, damping, seed)
         if progress is not None:
-            progress(f"{number + 1} of {len(cut)} layers repaired")
+            progress(f"{number + 1} of {len(todo)} layers repaired")
     return done
 
 
+def _lost(slot: Slot, mask: Any, before: nn.Module, after: nn.Module) -> bool:
+    """Whether a layer lost some of what it multiplies: inputs it mixes, or taps."""
+    if slot.consumes and not mask[slot.ins].all():
+        return True
+    old, new = before.get_submodule(slot.name), after.get_submodule(slot.name)
+    return getattr(old, "kernel_size", 0) != getattr(new, "kernel_size", 0)
+
+
 def _repair_layer(
-    dense: nn.Module, pruned: nn.Module, name: str, outs: torch.Tensor, images: torch.Tensor, damping: float,
-    batch: int, seed: int,
-) -> None:  # fmt: skip
-    before: Any = dense.get_submodule(name)
-    after: Any = pruned.get_submodule(name)
+    dense: Replay, pruned: Replay, name: str, depthwise: bool, outs: torch.Tensor, damping: float | None, seed: int
+) -> bool:  # fmt: skip
+    before: Any = dense.model.get_submodule(name)
+    after: Any = pruned.model.get_submodule(name)
+    norm = pruned.norm_behind(name)
+    parts = [_Sums(), _Sums()]
+    pairs = list(zip(dense.inputs(name), pruned.inputs(name), strict=True))
+    added, left = dense.shortcuts(name), pruned.shortcuts(name)
+    scale = _scale(norm, len(outs))
     W = before.weight.detach().double().flatten(1)[outs]
     bias = torch.zeros(len(outs)).double() if before.bias is None else before.bias.detach().double()[outs]
-    n = after.weight[0].numel()
-    gram, cross = torch.zeros(n + 1, n + 1).double(), torch.zeros(n + 1, len(outs)).double()
-    rows = 0
-    for number, x in enumerate(torch.split(images, batch)):
-        samples = []
-        for model, module in ((dense, before), (pruned, after)):
-            generator = torch.Generator().manual_seed(seed + number)  # the same places of both
-            samples.append(patches(module, _input_of(model, module, x), generator).double())
-        target = samples[0] @ W.T + bias
-        X = F.pad(samples[1], [0, 1], value=1.0)
-        gram += X.T @ X
-        cross += X.T @ target
-        rows += len(X)
     start = F.pad(after.weight.detach().double().flatten(1), [0, 1])
     start[:, -1] = bias
-    ridge = damping * float(torch.diagonal(gram)[:-1].mean()) * torch.ones(n + 1).double()
-    ridge[-1] = 1e-9 * rows
-    matrix = gram + torch.diag(ridge)
-    change = torch.linalg.solve(matrix, cross - gram @ start.T).T
-    solved = start + change
+    if depthwise:  # a problem of its own for every channel
+        W, bias, start = W[:, None], bias[:, None], start[:, None]
+    for number, (x, y) in enumerate(pairs):
+        if depthwise:
+            X, Y = (taps(m, z, _places(seed + number)).double() for m, z in ((before, x[:, outs]), (after, y)))
+            target = X @ W.mT + bias[:, None]
+        else:
+            X, Y = (patches(m, z, _places(seed + number)).double() for m, z in ((before, x), (after, y)))
+            target = X @ W.T + bias
+            if added is not None and left is not None and scale is not None:
+                missing = added[number][:, outs] - left[number]
+                target += patches(None, missing, _places(seed + number)).double() / scale
+        parts[number % HELD_OUT == HELD_OUT - 1].add(F.pad(Y, [0, 1], value=1.0), target)
+    best = damping
+    if damping is None and parts[1].rows:
+        losses = {d: parts[1].loss(parts[0].solved(start, d)) for d in DAMPINGS}
+        best = min(losses, key=lambda d: losses[d])
+        if not losses[best] < parts[1].loss(start) * (1 - 1e-9):
+            return False
+    solved = (parts[0] + parts[1]).solved(start, DAMPINGS[len(DAMPINGS) // 2] if best is None else best)
+    solved = solved.reshape(len(outs), -1)
     with torch.no_grad():
         after.weight.copy_(solved[:, :-1].reshape(after.weight.shape))
-        if after.bias is None:
-            _add_bias(pruned, after, name, solved[:, -1].float())
-        else:
+        if after.bias is not None:
             after.bias.copy_(solved[:, -1])
+        elif norm is not None and norm.running_mean is not None and norm.num_features == len(outs):
+            norm.running_mean -= solved[:, -1]
+        else:
+            after.bias = nn.Parameter(solved[:, -1].float())
+    return True
 
 
-def _add_bias(model: nn.Module, conv: Any, name: str, bias: torch.Tensor) -> None:
-    """Give the shift to the batch norm behind the layer, or to the layer itself."""
-    norm = norm_behind(model, name)
-    if norm is not None and norm.running_mean is not None and norm.num_features == len(bias):
-        norm.running_mean -= bias
-    else:
-        conv.bias = nn.Parameter(bias.clone())
+class _Sums:
+    """The normal equations of a layer, or of every channel of one, inputs with a one behind them."""
+
+    def __init__(self, gram: Any = 0.0, cross: Any = 0.0, energy: Any = 0.0, rows: int = 0) -> None:
+        self.gram, self.cross, self.energy, self.rows = gram, cross, energy, rows
+
+    def add(self, X: torch.Tensor, target: torch.Tensor) -> None:
+        """Take more rows: X of shape (..., rows, inputs + 1), target of shape (..., rows, outputs)."""
+        self.gram = self.gram + X.mT @ X
+        self.cross = self.cross + X.mT @ target
+        self.energy, self.rows = self.energy + (target**2).sum(), self.rows + X.shape[-2]
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.gram + other.gram, self.cross + other.cross, self.energy + other.energy,
+                     self.rows + other.rows)  # fmt: skip
+
+    def solved(self, start: torch.Tensor, damping: float) -> torch.Tensor:
+        """Return the weights, (..., outputs, inputs + 1)."""
+        n = self.gram.shape[-1]
+        diagonal = torch.diagonal(self.gram, dim1=-2, dim2=-1)[..., :-1].mean(-1, keepdim=True)
+        ridge = (damping * diagonal + 1e-9 * self.rows).repeat(*[1] * (self.gram.ndim - 2), n)
+        ridge[..., -1] = 1e-9 * self.rows
+        moved: torch.Tensor = torch.linalg.solve(
+            self.gram + torch.diag_embed(ridge), self.cross - self.gram @ start.mT
+        )  # fmt: skip
+        return start + moved.mT
+
+    def loss(self, W: torch.Tensor) -> float:
+        """Return the squared error of weights."""
+        return float(((W @ self.gram) * W).sum() - 2 * (W.mT * self.cross).sum() + self.energy)
 
 
-def norm_behind(model: nn.Module, name: str) -> Any:
-    """Return the batch norm that reads a layer's output and nothing else does, None where there is none."""
-    from prunopt.networks.channel_rules import Tracer
-
-    graph = Tracer().trace(model)
-    for node in graph.nodes:
-        if node.op == "call_module" and node.target == name and len(node.users) == 1:
-            reader = next(iter(node.users))
-            if reader.op == "call_module":
-                module = model.get_submodule(str(reader.target))
-                return module if isinstance(module, NORMS) else None
-    return None
+def _places(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
-def _input_of(model: nn.Module, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    held: list[torch.Tensor] = []
-
-    def stop(_: Any, args: Any) -> None:
-        held.append(args[0])
-        raise _Reached
-
-    hook = module.register_forward_pre_hook(stop)
-    try:
-        with torch.inference_mode():
-            model.eval()(x)
-    except _Reached:
-        pass
-    finally:
-        hook.remove()
-    return held[0].clone()
+def _scale(norm: Any, outs: int) -> torch.Tensor | None:
+    """The factor of a batch norm in evaluation, 1 without a norm, None where a norm works otherwise."""
+    if norm is None:
+        return torch.ones(outs).double()
+    if norm.running_var is None or norm.num_features != outs:
+        return None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    return torch.where(scale.abs() < 1e-6, torch.full_like(scale, 1e-6), scale)
 
 
 def reestimated(model: nn.Module, images: torch.Tensor, *, batch: int = 50) -> nn.Module:
@@ -140,25 +186,24 @@ def reestimated(model: nn.Module, images: torch.Tensor, *, batch: int = 50) -> n
     with torch.no_grad():
         for x in torch.split(images, batch):
             if len(x) > 1:
-                fresh(x)
+                fresh(channels_last(x))
     for norm, old in zip(norms, (m for m in model.modules() if isinstance(m, NORMS)), strict=False):
         norm.momentum = old.momentum
     return fresh.eval()
 
 
-@torch.inference_mode()
-def divergence(dense_logits: torch.Tensor, model: nn.Module, images: torch.Tensor, *, batch: int = 50) -> float:
+def divergence(dense_logits: torch.Tensor, model: nn.Module, images: torch.Tensor, *, batch: int = 4) -> float:
     """Return the mean Kullback-Leibler divergence of a network's predictions from the dense ones, in nats."""
-    model.eval()
-    target = F.log_softmax(dense_logits.double(), 1)
-    total = 0.0
-    for t, x in zip(torch.split(target, batch), torch.split(images, batch), strict=True):
-        found = F.log_softmax(model(x).double(), 1)
-        total += float(F.kl_div(found, t, reduction="sum", log_target=True))
-    return total / len(images)
+    return divergence_of(dense_logits, logits(model, images, batch=batch))
+
+
+def divergence_of(dense_logits: torch.Tensor, found: torch.Tensor) -> float:
+    """Return the mean Kullback-Leibler divergence of predictions from the dense ones, in nats."""
+    both = [F.log_softmax(x.double(), 1) for x in (found, dense_logits)]
+    return float(F.kl_div(both[0], both[1], reduction="batchmean", log_target=True))
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, images: torch.Tensor, *, batch: int = 50) -> torch.Tensor:
+def logits(model: nn.Module, images: torch.Tensor, *, batch: int = 4) -> torch.Tensor:
     """Return a network's outputs for all images."""
-    return torch.cat([model.eval()(x) for x in torch.split(images, batch)])
+    return torch.cat([model.eval()(channels_last(x)) for x in torch.split(images, batch)])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunopt.core.artifact import write_atomically, write_json
+from prunopt.networks.cnn_replay import channels_last
 
 STATE, PROGRESS = "tuning.safetensors", "tuning.json"
 
@@ -53,9 +54,10 @@ def fine_tune(
         student.eval()
         teacher.eval()
         for at in torch.split(order, batch):
+            x = channels_last(images[at])
             with torch.no_grad():
-                wanted = F.log_softmax(teacher(images[at]) / temperature, 1)
-            found = F.log_softmax(student(images[at]) / temperature, 1)
+                wanted = F.log_softmax(teacher(x) / temperature, 1)
+            found = F.log_softmax(student(x) / temperature, 1)
             loss = temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -167,7 +167,10 @@ def channel_groups(
 
 
 def _traced(model: nn.Module, example: torch.Tensor) -> ChannelGroups:
-    by_hand = "give groups by hand: groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...]"
+    by_hand = (
+        "give groups by hand, in Python: prune_cnn(..., groups=channel_groups(model, example, "
+        "groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...]))"
+    )
     tracer = Tracer()
     try:
         graph = tracer.trace(model)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from prunopt.core.artifact import digest, write_atomically, write_json
+from prunopt.core.artifact import digest, read_json, write_atomically, write_json
 
 HEAD = "journal.json"
 
@@ -39,8 +39,8 @@ class Journal:
         head = self.folder / HEAD
         if head.exists():
             try:
-                known = json.loads(head.read_text("utf-8"))
-            except (OSError, ValueError) as error:
+                known = dict(read_json(head))
+            except (OSError, ValueError, TypeError) as error:
                 raise ValueError(
                     f"resume_dir={str(folder)!r}: {HEAD} cannot be read ({error}); remove the folder"
                 ) from None
@@ -75,8 +75,12 @@ class Journal:
             raise ValueError(f"{path}: cannot be read ({error}); remove it and what follows it") from None
         if meta.get("previous") != self._last or meta.get("name") != name:
             raise ValueError(f"{path}: does not follow from the step before it; remove it and what follows it")
+        try:
+            record = json.loads(meta["record"])
+        except (KeyError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: its record cannot be read ({error}); remove it and what follows it") from None
         self._last, self._next = digest(path), self._next + 1
-        return tensors, json.loads(meta["record"])
+        return tensors, record
 
     def append(self, name: str, tensors: Mapping[str, torch.Tensor], record: Any) -> None:
         """Write the next step."""

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from prunopt.networks.calibration import Activations, as_calibration
 from prunopt.networks.families import blocks, replace_weight, weight_of
 from prunopt.networks.journal import model_digest
 from prunopt.networks.layer_solving import LayerReport
+from prunopt.networks.text import token_losses
 from prunopt.networks.transformer import PruneResult, prune_transformer
 from prunopt.problems.semi_structured_mask import Masks, SemiStructuredMask
 from prunopt.solvers.maskllm import MaskLLM
 
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 ORDER = "kept places, lexicographic"
 
 
@@ -44,6 +46,8 @@ class LearnedMasks:
         A copy of the model with zeros in place; the kept weights are the given ones, bit for bit, unless ``refit``.
     solution
         Of the task: loss, trace, and in ``stats`` the history of loss, temperature and share of changed blocks.
+    refit_share
+        How far the kept weights went towards those of least squares after the masks were learned, 0 to 1.
     """
 
     masks: Masks
@@ -51,6 +55,7 @@ class LearnedMasks:
     solution: Solution[Masks]
     pattern: tuple[int, int]
     refit: bool
+    refit_share: float = 0.0
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -67,6 +72,8 @@ def mask_task(
     layers: Sequence[str] | None = None,
     batch: int = 1,
     evaluation: torch.Tensor | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> SemiStructuredMask:
     """Return the task of choosing masks by the loss of next tokens, the weights frozen.
 
@@ -82,12 +89,20 @@ def mask_task(
         Names of linear layers; None: all in the blocks.
     evaluation : (n, length) int64
         What the objective is taken over; None: the windows themselves.
+    device
+        Where the model runs.
+    dtype
+        What weights are rounded to in the losses, such as ``torch.bfloat16``; None: as they are. The loss of the
+        logits is taken in single precision all the same, and the answer's weights are the model's own.
     """
     names = layer_names(model) if layers is None else list(layers)
     linears = {name: model.get_submodule(name) for name in names}
-    weights = {name: weight_of(layer).detach() for name, layer in linears.items()}
-    fixed = {n: p.detach() for n, p in model.named_parameters()}
-    judged = windows if evaluation is None else evaluation
+    given = {name: weight_of(layer).detach() for name, layer in linears.items()}
+    weights = {name: w.to(device, dtype) for name, w in given.items()}
+    fixed = {n: p.detach().to(device, dtype) for n, p in model.named_parameters()}
+    fixed |= {n: b.detach().to(device) for n, b in model.named_buffers()}
+    windows = windows.to(device)
+    judged = windows if evaluation is None else evaluation.to(device)
 
     def loss_of(masks: Mapping[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
         masked = {}
@@ -104,17 +119,17 @@ def mask_task(
 
     @torch.no_grad()
     def hard(masks: Masks) -> float:
-        tensors = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+        tensors = {name: torch.from_numpy(mask).to(device) for name, mask in masks.items()}
         return sum(float(loss_of(tensors, part)) * len(part) for part in torch.split(judged, 4)) / len(judged)
 
     return SemiStructuredMask(
-        {name: (w.shape[0], w.shape[1]) for name, w in weights.items()},
+        {name: (w.shape[0], w.shape[1]) for name, w in given.items()},
         hard,
         relaxed,
         pattern,
         prior={n: np.asarray(prior[n], np.float64) for n in names} if prior is not None else None,
-        energy={name: (w.double() ** 2).numpy() for name, w in weights.items()},
-        identity=f"{model_digest(model)} {as_calibration(windows).digest()} {batch}",
+        energy={name: (w.double() ** 2).numpy() for name, w in given.items()},
+        identity=f"{model_digest(model)} {as_calibration(windows.cpu()).digest()} {batch} {dtype}",
     )
 
 
@@ -142,31 +157,69 @@ def learn_masks(
     batch: int = 1,
     evaluation: torch.Tensor | None = None,
     refit: bool = False,
+    calibration: torch.Tensor | None = None,
     damping: float = 0.01,
     seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> LearnedMasks:
     """Learn N:M masks by the model's own loss (MaskLLM), and re-solve the kept weights if asked.
 
     Parameters
     ----------
-    model, windows, pattern, layers, batch, evaluation
+    model, windows, pattern, layers, batch, evaluation, device, dtype
         As of `mask_task`. The model is not changed.
     prior
         A one-shot method that gives the masks to start near, the masks themselves, or None.
     solver
         Steps, temperatures and the like; None: `MaskLLM` as published.
     refit
-        Re-solve the kept weights of every layer by least squares on the same windows, layer by layer; otherwise they
-        stay as they are, bit for bit.
+        Re-solve weights by least squares, layer by layer; otherwise they stay as they are, bit for bit. Masks are
+        learned for weights that have been re-solved under the prior's masks (those that it removes stay as they were,
+        to be chosen again), and the kept ones are re-solved for the learned masks. What is least in a layer's error is
+        not what is least in the model's loss, for which the masks were learned: of `SHARES` of the way from the
+        weights that masks were learned for to the re-solved ones, the one of least loss is taken.
+    calibration : (n, length) int64
+        Windows for the prior's masks and for least squares; None: those to learn on.
     """
     shape = check_pattern(pattern)
-    start = masks_by(model, windows, prior, shape) if isinstance(prior, str) else prior
-    task = mask_task(model, windows, pattern=shape, prior=start, layers=layers, batch=batch, evaluation=evaluation)
-    solution = solve(task, solver or MaskLLM(), seed=seed)
-    pruned = with_masks(model, solution.value)
+    known = windows if calibration is None else calibration
+    start = masks_by(model, known, prior, shape) if isinstance(prior, str) else prior
+    base = model
+    if refit and start is not None:
+        given = {n: np.asarray(m, np.bool_) for n, m in start.items()}
+        base = _between(model, refit_masks(model, given, known, damping=damping), 1.0, given)
+    task = mask_task(
+        base, windows, pattern=shape, prior=start, layers=layers, batch=batch, evaluation=evaluation, device=device,
+        dtype=dtype,
+    )  # fmt: skip
+    solution = solve(task, replace(solver or MaskLLM(), device=device), seed=seed)
+    pruned, share = with_masks(base, solution.value), 0.0
     if refit:
-        _refit(model, pruned, solution.value, windows, damping)
-    return LearnedMasks(solution.value, pruned, solution, shape, refit)
+        pruned, share = _refitted(model, pruned, solution.value, known, damping)
+    return LearnedMasks(solution.value, pruned, solution, shape, refit, share)
+
+
+@torch.no_grad()
+def _between(first: nn.Module, second: nn.Module, share: float, masks: Mapping[str, Any]) -> nn.Module:
+    """Return a copy of the first model, its kept weights so much of the way to those of the second."""
+    out = copy.deepcopy(first)
+    for name, mask in masks.items():
+        a, b = (weight_of(m.get_submodule(name)).detach() for m in (first, second))
+        kept = torch.from_numpy(np.asarray(mask, np.bool_))
+        replace_weight(out.get_submodule(name), torch.where(kept, a + share * (b - a), a))
+    return out
+
+
+@torch.no_grad()
+def _refitted(
+    model: nn.Module, pruned: nn.Module, masks: Masks, windows: torch.Tensor, damping: float
+) -> tuple[nn.Module, float]:
+    """Return the best on the way from the pruned model to the re-solved one, and how far that is."""
+    solved = refit_masks(model, masks, windows, damping=damping)
+    found = [(_between(pruned, solved, share, masks), share) for share in SHARES]
+    losses = [float(token_losses(candidate, windows).loss.mean()) for candidate, _ in found]
+    return found[int(np.argmin(losses))]
 
 
 @torch.no_grad()
@@ -181,9 +234,25 @@ def with_masks(model: nn.Module, masks: Mapping[str, NDArray[np.bool_]]) -> nn.M
 
 
 @torch.no_grad()
-def _refit(dense: nn.Module, pruned: nn.Module, masks: Masks, windows: torch.Tensor, damping: float) -> None:
+def refit_masks(
+    model: nn.Module, masks: Mapping[str, NDArray[np.bool_]], windows: torch.Tensor, *, damping: float = 0.01
+) -> nn.Module:
+    """Return a copy of the model with the masks, its kept weights re-solved layer by layer by least squares.
+
+    Each layer's kept weights fit the outputs that its given weights have on the inputs that the pruned layers before
+    it produce from the windows.
+
+    Parameters
+    ----------
+    masks
+        By layer, (out, in) bool.
+    windows : (n, length) int64
+    damping
+        Added to the diagonal of X X', relative to its mean.
+    """
+    pruned = with_masks(model, masks)
     stream = Activations(pruned, blocks(pruned)[0], as_calibration(windows))
-    for before, block in zip(blocks(dense), blocks(pruned), strict=True):
+    for before, block in zip(blocks(model), blocks(pruned), strict=True):
         for stage in block.stages:
             if not any(f"{block.name}.{n}" in masks for n in stage):
                 continue
@@ -197,6 +266,7 @@ def _refit(dense: nn.Module, pruned: nn.Module, masks: Masks, windows: torch.Ten
                 replace_weight(block.module.get_submodule(name), torch.from_numpy(form.refit(mask)))
         stream.advance(block)
     stream.close()
+    return pruned
 
 
 def as_result(found: LearnedMasks) -> PruneResult:
@@ -214,6 +284,10 @@ def as_result(found: LearnedMasks) -> PruneResult:
     options = {"pattern": f"{found.pattern[0]}:{found.pattern[1]}", "method": "maskllm", "steps": stats["steps"]}
     notes = (found.solution.message, f"loss {found.solution.objective:.4f} nats a token on what it was learned on")
     return PruneResult(found.model, tuple(rows), removed, removed, total, True, options, notes)
+
+
+# What damaged numbers and texts in the header of a file of masks may raise.
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def save_masks(
@@ -250,7 +324,7 @@ def load_masks(path: str | os.PathLike[str]) -> tuple[Masks, tuple[int, int]]:
         for name, shape in shapes.items():
             count = int(np.prod(shape, dtype=object)) // size
             out[name] = mask_of(unpack(packed[name], count, n_codes), kept, size, shape)
-    except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (SafetensorError, OSError, *DAMAGE) as error:
         raise ValueError(f"path={os.fspath(path)!r}: cannot be read as masks: {error}") from None
     return out, (kept, size)
 

@@ -62,7 +62,7 @@ def check(file: Path, *, repair: bool = False) -> int:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             entry = None
         if not isinstance(entry, dict) or "op_code" not in entry:
             raise JournalError(

@@ -6,45 +6,49 @@ from pathlib import Path
 from typing import Any
 
 from prunopt.core.artifact import write_atomically
+from prunopt.plots import pareto, sparsity_by_layer
 
 
 def draw(report: dict[str, Any], out: Path) -> list[Path]:
     """Write ``sparsity-by-layer-S.png`` for each sparsity, and ``front.png``; return their paths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from prunopt.plots import COLOURS
-
-    def figure() -> tuple[Any, Any]:
-        made = Figure(figsize=(7, 4), layout="constrained")
-        FigureCanvasAgg(made)
-        return made, made.add_subplot()
-
-    def keep(made: Any, name: str) -> Path:
-        with write_atomically(out / name) as temporary:
-            made.savefig(temporary, dpi=150)
-        return out / name
 
     written = []
     for column in report["columns"]:
-        made, ax = figure()
-        for k, (name, row) in enumerate(column["rows"].items()):
-            last = name == "search"
-            ax.plot(
-                row["allocation"],
-                color="black" if last else COLOURS[k % 6],
-                lw=2.2 if last else 1.2,
-                ls=("-", "--", ":")[k // 6 % 3],
-                label=f"{name} ({float(row['loss']):.4g})",
-            )
-        ax.set(xlabel="block", ylabel="fraction removed", title=f"{report['model']}, {column['sparsity']:g} removed")
-        ax.legend(fontsize=8, title=report["measure"])
-        written.append(keep(made, f"sparsity-by-layer-{column['sparsity']:g}.png"))
-    made, ax = figure()
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        ax = draw_column(column, report["measure"], figure.add_subplot())
+        ax.set_title(f"{report['model']}: {column['sparsity']:g} of the blocks' weights removed")
+        written.append(out / f"sparsity-by-layer-{column['sparsity']:g}.png")
+        with write_atomically(written[-1]) as temporary:
+            figure.savefig(temporary, dpi=150)
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    draw_front(report, figure.add_subplot()).set_title(f"{report['model']}: loss against size")
+    written.append(out / "front.png")
+    with write_atomically(written[-1]) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return written
+
+
+def draw_column(column: dict[str, Any], measure: str, ax: Any) -> Any:
+    """Draw the allocations of one sparsity, the searched one strongest; the legend says what each loses."""
+    ranked = sorted(column["rows"].items(), key=lambda item: float(item[1]["loss"]))
+    labels = {name: f"{name} ({float(row['loss']):.4g})" for name, row in ranked}
+    lines = {labels[name]: row["allocation"] for name, row in ranked}
+    sparsity_by_layer(lines, ax, bold=labels.get("search", ""))
+    ax.legend(fontsize="small", title=f"{measure} [nats a token]", framealpha=0.85, edgecolor="none")
+    return ax
+
+
+def draw_front(report: dict[str, Any], ax: Any) -> Any:
+    """Draw the loss of every method against the share of the weights that stays."""
+    lines: dict[str, tuple[list[float], list[float]]] = {}
     for column in report["columns"]:
         for name, row in column["rows"].items():
-            ax.plot(1 - column["sparsity"], float(row["loss"]), "ko" if name == "search" else "o", alpha=0.6)
-    ax.plot([p["kept"] / report["weights"] for p in report["front"]], [p["loss"] for p in report["front"]], "k-", lw=1)
-    ax.set(xlabel="fraction of the weights kept", ylabel=report["measure"], title="Pareto front")
-    written.append(keep(made, "front.png"))
-    return written
+            kept, loss = lines.setdefault(name, ([], []))
+            kept.append(1.0 - float(column["sparsity"]))
+            loss.append(float(row["loss"]))
+    pareto(lines, ax, measure=f"{report['measure']} [nats a token]")
+    sizes = [1.0 - float(column["sparsity"]) for column in report["columns"]]
+    ax.set_xlim(min(sizes) - 0.05, max(sizes) + 0.05)
+    ax.set_xlabel("fraction of the weights kept")
+    return ax

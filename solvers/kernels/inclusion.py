@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CHUNK = 1 << 14
 
 
 def inclusion_probabilities(theta: Tensor, size: int) -> Tensor:
@@ -32,7 +34,7 @@ def inclusion_probabilities(theta: Tensor, size: int) -> Tensor:
     rows, m = theta.shape
     if size == m:
         return torch.ones_like(theta)
-    never = torch.full((rows, 1), -torch.inf, dtype=theta.dtype)
+    never = torch.full((rows, 1), -torch.inf, dtype=theta.dtype, device=theta.device)
 
     def shifted(e: Tensor) -> Tensor:
         return torch.cat([never, e[:, :-1]], dim=1)
@@ -50,6 +52,36 @@ def inclusion_probabilities(theta: Tensor, size: int) -> Tensor:
         others = _log_sum(before[j][:, :size] + after[m - 1 - j][:, :size].flip(1))
         out.append(torch.exp(theta[:, j] + others - whole))
     return torch.stack(out, dim=1)
+
+
+def inclusion_in_chunks(theta: Tensor, size: int, rows: int = CHUNK) -> Tensor:
+    """Return `inclusion_probabilities`, so many rows at a time, their numbers computed again on the way back.
+
+    The recursions' intermediate numbers, O(M N) a row, are held for one chunk only.
+    """
+    import torch
+
+    class Chunks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, whole: Tensor) -> Tensor:
+            ctx.save_for_backward(whole)
+            out = torch.empty_like(whole)
+            for k in range(0, len(whole), rows):
+                out[k : k + rows] = inclusion_probabilities(whole[k : k + rows], size)
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            (whole,), out = ctx.saved_tensors, torch.empty_like(gradients[0])
+            for k in range(0, len(whole), rows):
+                part = whole[k : k + rows].detach().requires_grad_()
+                with torch.enable_grad():
+                    there = inclusion_probabilities(part, size)
+                out[k : k + rows] = torch.autograd.grad(there, part, gradients[0][k : k + rows])[0]
+            return out
+
+    answer: Tensor = Chunks.apply(theta)  # type: ignore[no-untyped-call]
+    return answer
 
 
 def _log_add(a: Tensor, b: Tensor) -> Tensor:

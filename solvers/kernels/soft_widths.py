@@ -36,13 +36,15 @@ class WidthLogits:
     def __init__(
         self, groups: Sequence[int], tables: Sequence[Floats], costs: CoupledChoice | None, *,
         temperature: float, learning_rate: float, momentum: float, tolerance: float, scale: float,
-        distillation_scale: float,
+        distillation_scale: float, anneal: float = 0.0,
+        relative: bool = True,
     ) -> None:  # fmt: skip
         import torch
 
         self.torch, self.groups, self.costs = torch, list(groups), costs
         self.temperature, self.rate, self.momentum = temperature, learning_rate, momentum
         self.tolerance, self.scale, self.distillation_scale = tolerance, scale, distillation_scale
+        self.anneal, self.relative = anneal, relative
         self.tables = [torch.from_numpy(np.asarray(a, np.float32)) for a in tables]
         self.nested = [is_nested(np.asarray(a)) for a in tables]
         self.sizes = [a.sum(dim=1) for a in self.tables]
@@ -95,7 +97,14 @@ class WidthLogits:
         """Return the expected number of ones of every group, in order."""
         return [float(c) for p, s in zip(self.probabilities(), self.sizes, strict=True) for c in p @ s]
 
-    def update(self, task: Sequence[Tensor], distillation: Sequence[Tensor], share: float) -> dict[str, float]:
+    def budget_at(self, share: float | None) -> float:
+        """Return the budget when so much of the training is over: from the dense cost down to the budget."""
+        assert self.costs is not None and self.costing is not None
+        gone = min(1.0, share / self.anneal) if share is not None and self.anneal > 0 else 1.0
+        dense = self.costing.dense
+        return float(dense * (self.costs.budget / dense) ** gone) if self.costs.budget < dense else self.costs.budget
+
+    def update(self, task: Sequence[Tensor], distillation: Sequence[Tensor], share: float | None) -> dict[str, float]:
         r"""Take one step with gradients in the points; return the norms before they were mixed.
 
         The distillation's gradient is brought to ``distillation_scale`` times the norm of the task's. With
@@ -112,6 +121,8 @@ class WidthLogits:
         toward = [g.detach().float().cpu() for g in distillation]
         first = torch.autograd.grad(points, leaves, learned, retain_graph=True)
         second = torch.autograd.grad(points, leaves, toward, retain_graph=True)
+        metric = self._metric(p)
+        first, second = ([f * g for f, g in zip(metric, part, strict=True)] for part in (first, second))
         norms = {"task": _norm(first), "distillation": _norm(second), "budget": 0.0}
         factor = self.distillation_scale
         if norms["task"] > 0 and norms["distillation"] > 0:
@@ -119,21 +130,53 @@ class WidthLogits:
         wanted = [a + factor * b for a, b in zip(first, second, strict=True)]
         weight, pull, pulls = _norm(wanted), 0.0, [torch.zeros_like(u) for u in leaves]
         if self.costing is not None and self.costs is not None:
-            beyond = (self.costing(p) - self.costs.budget) / self.costing.dense
+            beyond = (self.costing(p) - self.budget_at(share)) / self.costing.dense
             if float(beyond.detach()) != 0.0:
-                pulls = list(torch.autograd.grad(beyond**2, leaves))
+                found = torch.autograd.grad(beyond**2, leaves)
+                pulls = [f * g for f, g in zip(metric, found, strict=True)]
+                if self.relative and share is not None and share < self.anneal:
+                    pulls = self._evenly(p, pulls, float(beyond.detach()))
             pull = min((float(beyond.detach()) / self.tolerance) ** 2, 1.0)
             norms["budget"] = _norm(pulls)
         total = self.scale + pull if pull and norms["budget"] else self.scale
         size = math.sqrt(sum(self.groups))
         a = self.scale / total * size / weight if weight else 0.0
         b = pull / total * size / norms["budget"] if norms["budget"] else 0.0
-        rate = self.rate * 0.5 * (1 + math.cos(math.pi * share))
+        rate = self.rate * 0.5 * (1 + math.cos(math.pi * (share or 0.0)))
         for u, v, x, y in zip(self.logits, self.velocity, wanted, pulls, strict=True):
             v.mul_(self.momentum).add_(a * x + b * y)
             u.sub_(rate * v)
             u.sub_(u.mean(dim=1, keepdim=True))  # a shift of all logits changes nothing: the least 2-norm
         return norms
+
+    def _evenly(self, p: Sequence[Tensor], pulls: list[Tensor], beyond: float) -> list[Tensor]:
+        """Return the budget's pull while it falls: all log widths alike; tables that are no widths keep theirs."""
+        out = []
+        for q, nested, sizes, pull in zip(p, self.nested, self.sizes, pulls, strict=True):
+            q = q.detach()
+            mean = (q @ sizes)[:, None]
+            slope = q * (sizes[None, :] - mean) / self.temperature
+            even = mean * slope / ((slope**2).sum(1, keepdim=True) + (0.05 * mean) ** 2)
+            out.append(math.copysign(1.0, beyond) * even if nested else pull)
+        return out
+
+    def _metric(self, p: Sequence[Tensor]) -> list[Tensor]:
+        r"""Return the factor of each group's gradients, (G_t, 1): steps are compared by the change of log widths.
+
+        :math:`\hat c^2 / (\|\partial \hat c / \partial u\|^2 + (0.05 \hat c)^2)`; 1 where rows are no widths. In
+        the plain metric of u the budget takes most from the groups with the greatest share of the cost, and these stay
+        bottlenecks: the weights behind a closed gate do not learn.
+        """
+        if not self.relative:
+            return [q.new_ones(len(q), 1) for q in p]
+        out = []
+        for q, nested, sizes in zip(p, self.nested, self.sizes, strict=True):
+            q = q.detach()
+            mean = (q @ sizes)[:, None]
+            slope = q * (sizes[None, :] - mean) / self.temperature
+            factor = mean**2 / ((slope**2).sum(1, keepdim=True) + (0.05 * mean) ** 2)
+            out.append(factor if nested else self.torch.ones_like(factor))
+        return out
 
     def state(self) -> dict[str, Tensor]:
         """Return logits and velocities by name."""

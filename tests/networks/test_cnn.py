@@ -258,6 +258,44 @@ def test_measured_losses_are_monotone(images: Any) -> None:
     assert all(r["loss"] >= 0 for r in result.report)
 
 
+@pytest.mark.parametrize("loss", ["layers", "measured"])
+def test_windows_and_widths_come_from_one_knapsack(loss: str, images: Any, tmp_path: Path) -> None:
+    result = prune_cnn(
+        network(), images, budget="macs=0.55", loss=loss, probe=16, levels=3, round_to=4, windows=True, name=None
+    )  # fmt: skip
+    taps = {r["group"].removeprefix("taps of "): r for r in result.report if r["group"].startswith("taps of ")}
+    depthwise = [n for n, m in network().named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert list(taps) == depthwise
+    for name, row in taps.items():
+        layer: Any = result.model.get_submodule(name)
+        assert "x".join(map(str, layer.kernel_size)) == row["after"]
+    used = measure(result.model, images[:1], ("macs",))["macs"]
+    assert used == result.used <= result.limit
+    if loss == "measured":
+        assert any(r["after"] != r["before"] for r in taps.values())
+    result.save(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(load_cnn(tmp_path / "out", network(1))(images), result.model(images))
+
+
+def test_a_window_with_the_repair_loses_less(images: Any) -> None:
+    model = network()
+    name = next(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
+    groups, dense = channel_groups(model, images[:2]), logits(model, images)
+    smaller = with_windows(model, {name: Window(0, 2, 0, 3)})
+    before = divergence(dense, smaller, images)
+    assert repair(model, smaller, groups, np.ones(groups.n_channels, np.bool_), images, batch=6) == 1
+    assert divergence(dense, smaller, images) < before
+
+
+def test_the_common_load_knows_a_convolutional_network(images: Any, tmp_path: Path) -> None:
+    from prunopt.networks import load, save_cnn
+
+    save_cnn(network(), tmp_path / "out")
+    with pytest.raises(ValueError, match="no name; give the network as it was"):
+        load(tmp_path / "out")
+
+
 def test_saved_results_come_back(images: Any, tmp_path: Path) -> None:
     result = prune_cnn(network(), images, budget="macs=0.6", round_to=4)
     result.save(tmp_path / "out")

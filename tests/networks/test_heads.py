@@ -24,6 +24,8 @@ from prunopt.networks.heads import (
     HeadLoss,
     all_but_one,
     attention_parameters,
+    contrastive_loss,
+    embedding_loss,
     export_onnx,
     head_gates,
     head_importance,
@@ -37,6 +39,7 @@ from prunopt.networks.heads import (
     single_ablation,
 )
 from prunopt.networks.heads.digits import DigitsTransformer, digits_loss
+from prunopt.networks.heads.losses import sentence_embeddings
 from prunopt.networks.heads.surgery import outputs_of
 from prunopt.problems import HeadSelection
 
@@ -315,6 +318,27 @@ def test_enumeration_costs_about_one_block_a_mask() -> None:
     assert alone[7] == pytest.approx(table[only.tobytes()] - table[np.ones(9, np.bool_).tobytes()])
 
 
+def test_importance_for_embeddings_has_slopes() -> None:
+    model, n = tiny_transformer("bert"), 24
+    inputs = {"input_ids": tiny_tokens(4, 6), "attention_mask": torch.ones(4, 6, dtype=torch.long)}
+    with torch.no_grad():
+        dense = sentence_embeddings(model(**inputs).last_hidden_state, inputs["attention_mask"])
+    batch = Batch(inputs, (inputs["attention_mask"], dense))
+    loss, whole = HeadLoss(model, [batch], embedding_loss), np.ones(n, np.bool_)
+    assert loss(whole) == pytest.approx(0, abs=1e-6)
+    # 1 - cos is least at the whole model: its slopes are rounding error, those of the contrastive loss are not
+    flat, steep = head_importance(model, [batch], embedding_loss), loss.scores(whole)
+    assert flat.max() < 1e-6
+    assert steep.min() > 100 * flat.max()
+    np.testing.assert_array_equal(steep, head_importance(model, [batch], contrastive_loss))
+    assert loss.scores_name == "example-abs of the contrastive loss"
+    close = dense @ dense.T / 0.05
+    want = torch.logsumexp(close, 1) - close.diagonal()
+    np.testing.assert_allclose(contrastive_loss(batch.run(model), batch.target).detach(), want, atol=1e-4)
+    own = HeadLoss(model, [batch], embedding_loss, score_loss=embedding_loss)
+    np.testing.assert_array_equal(own.scores(whole), flat)
+
+
 def test_losses_say_what_they_miss() -> None:
     model, (batch, *_) = digits_model(), small_batches((2,))
     kept = np.ones(6, np.bool_)
@@ -418,6 +442,7 @@ def test_onnx_runtime_agrees(what: str, tmp_path: Path) -> None:
     kept[: head_layers(model)[0].n_heads] = False
     small = prune_heads(model, kept).model
     export_onnx(small, batch, tmp_path / "m.onnx")
+    assert not any(m.training for m in small.modules())  # the exporter puts back the mode of what it is given
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     named = batch.inputs if what != "digits" else {"input": batch.inputs}
     out = session.run(None, {k: v.numpy() for k, v in named.items()})[0]

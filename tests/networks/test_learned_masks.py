@@ -49,6 +49,8 @@ def test_learned_masks_keep_the_weights_and_lower_the_loss(family: str) -> None:
 def test_refitted_weights_have_the_same_zeros() -> None:
     model, ids = tiny_transformer(), tiny_tokens(32, 24)
     found = learn_masks(model, ids, prior="wanda", solver=MaskLLM(steps=3), refit=True)
+    assert 0 <= found.refit_share <= 1
+    assert token_losses(found.model, ids).loss.mean() <= found.solution.objective + 1e-6
     plain = with_masks(model, found.masks)
     ours, theirs = found.model.state_dict(), plain.state_dict()
     for name in layer_names(model):
@@ -75,6 +77,16 @@ def test_all_masks_of_one_small_layer_are_enumerated() -> None:
     assert exact.status is po.Status.OPTIMAL
     assert exact.gap == 0
     assert exact.objective <= learned.objective <= exact.objective * (1 + 1e-3)
+
+
+def test_losses_in_half_precision_leave_the_weights_as_they_are() -> None:
+    model, ids = tiny_transformer(), tiny_tokens(2, 8)
+    prior = masks_by(model, ids, "magnitude")
+    whole, half = mask_task(model, ids), mask_task(model, ids, dtype=torch.bfloat16)
+    assert half.objective(prior) == pytest.approx(whole.objective(prior), rel=1e-2)
+    assert half.objective(prior) != whole.objective(prior)
+    found = learn_masks(model, ids, prior=prior, solver=MaskLLM(steps=2), dtype=torch.bfloat16)
+    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
 
 
 def test_masks_on_disk_are_whole_and_small(tmp_path: Path) -> None:

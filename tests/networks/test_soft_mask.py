@@ -106,7 +106,7 @@ def test_statistics_are_kept_apart() -> None:
 def test_open_gates_are_the_plain_network_and_are_taken_out() -> None:
     model, x = network().eval(), data()[0]
     plain = model(x)
-    with soft_mask(model, x[:1], "macs=0.5") as masks:
+    with soft_mask(model, "macs=0.5", x[:1]) as masks:
         masks.network.open([torch.ones(1, len(masks.network.groups.members(g))) for g in masks.network.chosen])
         assert torch.allclose(model(x), plain, atol=1e-6)
         assert not torch.allclose(masks.soft(x), plain, atol=1e-3)
@@ -114,11 +114,11 @@ def test_open_gates_are_the_plain_network_and_are_taken_out() -> None:
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-def gradients(masks: SoftMasks, soft: list[Any], hard: list[Any]) -> tuple[Any, list[Any]]:
+def gradients(masks: SoftMasks, soft: list[Any], hard: list[Any], learned: bool = True) -> tuple[Any, list[Any]]:
     x, y = data()
     masks.model.zero_grad()
     masks.model.train()
-    lesson = masks.teach(x, lambda out: F.cross_entropy(out, y), soft, hard)
+    lesson = masks.teach(x, lambda out: F.cross_entropy(out, y), soft, hard, masks=learned)
     return lesson, [p.grad.clone() for p in masks.model.parameters() if p.grad is not None]
 
 
@@ -127,11 +127,15 @@ def test_decoupled_distillation(hard_way: str) -> None:
     """Weights learn by task(soft) + KL(sg(soft) || hard), masks by task(soft) + KL(sg(hard) || soft)."""
     model, (x, y) = network(), data()
     rule = Distillation(weight=0.7, hard=hard_way)
-    with soft_mask(model, x[:1], "macs=0.5", distillation=rule) as masks:
+    with soft_mask(model, "macs=0.5", x[:1], distillation=rule) as masks:
         net = masks.network
         hard = [(torch.arange(z.shape[1]) < (z.shape[1] + 1) // 2).float()[None] for z in masks.points()[0]]
         soft = [torch.linspace(1, 0.2, z.shape[1])[None] for z in hard]
         lesson, found = gradients(masks, soft, hard)
+        settled, alone = gradients(masks, soft, hard, learned=False)
+        for a, b in zip(alone, found, strict=True):  # weights learn the same, masks nothing
+            assert torch.allclose(a, b, atol=1e-6)
+        assert not any(z.any() for z in [*settled.task, *settled.distillation])
         leaves = [z.clone().requires_grad_() for z in soft]
         out_soft, out_hard = net.soft(x, leaves), net.masked(x, hard)
         task = F.cross_entropy(out_soft, y)
@@ -149,10 +153,14 @@ def test_decoupled_distillation(hard_way: str) -> None:
 def test_other_distillations(mode: str) -> None:
     model, (x, y) = network(), data()
     rule = Distillation(mode)
-    with soft_mask(model, x[:1], "macs=0.5", distillation=rule) as masks:
+    with soft_mask(model, "macs=0.5", x[:1], distillation=rule) as masks:
         hard = [(torch.arange(z.shape[1]) < (z.shape[1] + 1) // 2).float()[None] for z in masks.points()[0]]
         soft = [torch.linspace(1, 0.2, z.shape[1])[None] for z in hard]
         lesson, found = gradients(masks, soft, hard)
+        settled, alone = gradients(masks, soft, hard, learned=False)
+        for a, b in zip(alone, found, strict=True):  # weights learn the same, masks nothing
+            assert torch.allclose(a, b, atol=1e-6)
+        assert not any(z.any() for z in [*settled.task, *settled.distillation])
         s, h = [z.clone().requires_grad_() for z in soft], [z.clone().requires_grad_() for z in hard]
         out_soft, out_hard = masks.network.soft(x, s), masks.network.masked(x, h)
         to_hard = rule.divergence(out_soft.detach(), out_hard)
@@ -177,7 +185,7 @@ def test_compiled_forward_gives_the_same() -> None:
         fresh = network().state_dict()
         model.load_state_dict(fresh)
         rule = Distillation(hard="masked")
-        with soft_mask(model, x[:1], "macs=0.5", distillation=rule, forward=forward) as masks:
+        with soft_mask(model, "macs=0.5", x[:1], distillation=rule, forward=forward) as masks:
             model.train()
             lesson = masks.backward(x, lambda out: F.cross_entropy(out, y))
             masks.step()
@@ -190,7 +198,7 @@ def test_compiled_forward_gives_the_same() -> None:
 def test_half_precision_and_a_loop_of_ones_own() -> None:
     model, (x, y) = network(), data()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    with soft_mask(model, x[:1], "macs=0.5", precision=torch.bfloat16, solver=S2H(learning_rate=0.1)) as masks:
+    with soft_mask(model, "macs=0.5", x[:1], precision=torch.bfloat16, solver=S2H(learning_rate=0.1)) as masks:
         model.train()
         losses = []
         for n in range(30):
@@ -295,7 +303,7 @@ def test_channels_by_hand_in_a_feed_forward_layer() -> None:
     model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 4))
     x = torch.randn(5, 3, 6)
     groups = channel_groups(model, x, groups=[[("1", "out"), ("3", "in")]])
-    with soft_mask(model, x, "parameters=0.6", groups=groups) as masks:
+    with soft_mask(model, "parameters=0.6", x, groups=groups) as masks:
         small, hard = masks.extract(), [int(w) for w in masks.solver.rounded(masks.task.form, masks.logits).choice[0]]
         width = masks.task.widths_of([hard])
         points = [(torch.arange(12) < int(width[0])).float()]
@@ -325,5 +333,30 @@ def test_bad_distillation() -> None:
         Distillation("both")
     with pytest.raises(ValueError, match="needs 'masked'"):
         Distillation("coupled", hard="removed")
-    with pytest.raises(RuntimeError, match="backward first"), soft_mask(network(), data()[0][:1]) as masks:
+    with pytest.raises(RuntimeError, match="backward first"), soft_mask(network(), example=data()[0][:1]) as masks:
         masks.step()
+    with pytest.raises(ValueError, match="example: None"), soft_mask(network(), "macs=0.5"):
+        pass
+
+
+class Padded(nn.Module):
+    """A shortcut filled up with zeros: the first layer's channels are some of the second's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(1, 4, 3, 1, 1), nn.Conv2d(4, 8, 3, 1, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Any) -> Any:
+        first = torch.relu(self.one(x))
+        return self.last(torch.relu(F.pad(first, (0, 0, 0, 0, 2, 2)) + self.two(first)).mean((2, 3)))
+
+
+def test_the_smallest_widths_leave_every_layer_a_channel() -> None:
+    torch.manual_seed(0)
+    model, x = Padded().eval(), data()[0]
+    with soft_mask(model, "macs=0.5", x[:1]) as masks:
+        least = [int(row[0]) for row in masks.task.widths]
+        small = masks.network.extract(least)
+        assert min(small.get_submodule(n).out_channels for n in ("one", "two")) >= 1
+        assert torch.allclose(small(x), masks.network.removed(x, least), atol=1e-5)
+        assert measure(small, x[:1], ["macs"])["macs"] <= masks.task.used(np.array(least))

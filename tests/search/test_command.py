@@ -39,7 +39,7 @@ def test_report_pictures_and_resume(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     column = report["columns"][0]
-    assert set(column["rows"]) == {"uniform", "owl", "log", "als", "als-row", "mckp", "search"}
+    assert set(column["rows"]) == {"uniform", "owl", "log", "atp", "als", "als-row", "mckp", "search"}
     assert column["trials"] == 8
     for row in column["rows"].values():
         assert np.mean(row["allocation"]) >= 0.5 - 1e-9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from prunopt.testing_relaxed import brute_force_relaxed, linear_layer
 
 torch = pytest.importorskip("torch")
 
-from prunopt.solvers.kernels.inclusion import inclusion_probabilities  # noqa: E402
+from prunopt.solvers.kernels.inclusion import inclusion_in_chunks, inclusion_probabilities  # noqa: E402
+from prunopt.solvers.learned_exchange import LearnedExchange  # noqa: E402
 from prunopt.solvers.maskllm import MaskLLM  # noqa: E402
 
 
@@ -30,6 +31,12 @@ def test_inclusion_probabilities_are_those_of_the_subsets(m: int, n: int) -> Non
     assert torch.allclose(inclusion_probabilities(theta, n), expected)
     if n < m:
         assert torch.autograd.gradcheck(lambda t: inclusion_probabilities(t, n), theta)
+
+
+def test_chunks_of_rows_have_the_same_probabilities_and_gradients() -> None:
+    theta = torch.randn(11, 5, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(inclusion_in_chunks(theta, 2, rows=4), inclusion_probabilities(theta, 2))
+    assert torch.autograd.gradcheck(lambda t: inclusion_in_chunks(t, 2, rows=4), theta)
 
 
 def test_inclusion_probabilities_survive_extreme_logits() -> None:
@@ -51,6 +58,55 @@ def test_it_finds_good_masks(options: dict[str, Any]) -> None:
         gaps.append(po.solve(problem, solver, seed=seed).objective / best - 1)
     assert np.mean(np.array(gaps) < 1e-9) >= 0.5
     assert np.mean(gaps) < 0.1
+
+
+def test_the_expected_loss_is_the_mean_over_all_choices() -> None:
+    problem = linear_layer(np.random.default_rng(4), 1, 3, (1, 2))
+    assert problem.expected_loss is not None
+    p = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).softmax(1)
+    chance = {k: float(torch.stack([p[g, c] for g, c in enumerate(k)]).prod()) for k in product(range(2), repeat=3)}
+    mean = sum(w * problem.objective([np.array(k)]) for k, w in chance.items())
+    assert float(problem.expected_loss([p], 0)) == pytest.approx(mean, rel=1e-9)
+
+
+def test_descent_on_the_expected_loss_has_no_noise_and_finds_good_masks() -> None:
+    gaps = []
+    for seed in range(6):
+        problem = linear_layer(np.random.default_rng(seed), 1, 3)
+        solver = MaskLLM(steps=150, noise="expected", kappa=(10.0, 50.0))
+        gaps.append(po.solve(problem, solver, seed=seed).objective / brute_force_relaxed(problem) - 1)
+    assert np.mean(gaps) < 0.1
+    bare = replace(problem, expected_loss=None)
+    with pytest.raises(ValueError, match="expected_loss"):
+        po.solve(bare, MaskLLM(noise="expected"))
+
+
+def test_judging_samples_never_makes_it_worse() -> None:
+    for seed in range(4):
+        problem = linear_layer(np.random.default_rng(seed), 1, 4)
+        without = po.solve(problem, MaskLLM(steps=60, check=1), seed=seed)
+        sampled = po.solve(problem, MaskLLM(steps=60, check=1, check_samples=True), seed=seed)
+        assert sampled.objective <= without.objective
+        assert sampled.stats["final"] == without.stats["final"]
+
+
+def test_no_exchange_of_one_block_is_left() -> None:
+    for seed in range(3):
+        problem = linear_layer(np.random.default_rng(seed), 2, 3)
+        found = po.solve(problem, LearnedExchange(MaskLLM(steps=20)), seed=seed)
+        assert found.stats["one_exchange_minimum"]
+        assert found.objective <= found.stats["learned"]
+        for g, c in product(range(6), range(6)):
+            other = found.value[0].copy()
+            other[g] = c
+            assert problem.objective([other]) >= found.objective - 1e-9
+
+
+def test_exchanges_stop_at_the_limit() -> None:
+    problem = linear_layer(np.random.default_rng(1), 2, 3)
+    found = po.solve(problem, LearnedExchange(MaskLLM(steps=5)), limits=po.Limits(evaluations=8))
+    assert not found.stats["one_exchange_minimum"]
+    assert problem.violation(found.value) == 0
 
 
 def test_a_prior_is_where_it_starts() -> None:
@@ -118,6 +174,7 @@ def test_memory_of_entry_logits_does_not_grow_with_the_number_of_masks() -> None
         ({"steps": 0}, "steps=0"), ({"noise": "loud"}, "noise='loud'"), ({"logits": "row"}, "logits='row'"),
         ({"tau": (0.0, 1.0)}, "tau"), ({"accumulate": 0}, "accumulate=0"),
         ({"straight_through": True, "logits": "entry"}, "straight_through"),
+        ({"noise": "expected", "logits": "entry"}, "expected"),
     ],
 )  # fmt: skip
 def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:

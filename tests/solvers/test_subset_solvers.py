@@ -29,9 +29,12 @@ def test_greedy_is_backward_elimination() -> None:
         trials = [(task.loss(np.where(np.arange(9) == i, False, kept)), i) for i in np.flatnonzero(kept)]
         tried += len(trials)
         kept[min(trials)[1]] = False
-    solution = po.solve(task, "greedy")
+    solution = po.solve(task, Greedy(beam=1))
     np.testing.assert_array_equal(solution.value, kept)
     assert solution.stats["evaluations"] == tried
+    default = po.solve(task, "greedy")
+    assert default.stats["beam"] == 4  # 9 items are few
+    assert default.objective <= solution.objective
     wide = po.solve(task, Greedy(beam=50))
     assert wide.objective == pytest.approx(po.solve(task, "enumeration").objective)
     narrow = po.solve(task, Greedy(screen=2))
@@ -42,6 +45,9 @@ def test_greedy_weighs_costs() -> None:
     cheap_gain = SubsetChoice(lambda kept: float(~kept[0]) * 1.0 + float((~kept[1:]).sum()) * 0.6, [4.0, 1, 1, 1], 3.0)
     solution = po.solve(cheap_gain, "greedy")  # one removal for 1.0 rather than four for 0.6 each
     np.testing.assert_array_equal(solution.value, [False, True, True, True])
+    many = SubsetChoice(lambda kept: float(~kept[0]) + 0.6 * float((~kept[1:]).sum()), [20.0, *[1] * 30], 30.0)
+    for beam in (1, 3):
+        np.testing.assert_array_equal(np.flatnonzero(~po.solve(many, Greedy(beam=beam)).value), [0])
 
 
 def test_swap_ends_where_no_exchange_helps() -> None:
@@ -54,7 +60,7 @@ def test_swap_ends_where_no_exchange_helps() -> None:
                 trial = solution.value.copy()
                 trial[[i, j]] = False, True
                 assert task.objective(trial) >= solution.objective
-        assert po.solve(task, "swap").objective <= po.solve(task, "greedy").objective
+        assert po.solve(task, "swap").objective <= po.solve(task, Greedy(beam=1)).objective
 
 
 def test_importance_in_steps_scores_again() -> None:

@@ -1,5 +1,6 @@
 """Attention heads: gates, importance, selections by loss, and removal for good."""
 
+import prunopt.networks.require_torch  # noqa: F401
 from prunopt.networks.heads.gates import HeadGates as HeadGates
 from prunopt.networks.heads.gates import head_gates as head_gates
 from prunopt.networks.heads.importance import all_but_one as all_but_one
@@ -8,6 +9,7 @@ from prunopt.networks.heads.importance import single_ablation as single_ablation
 from prunopt.networks.heads.layers import head_layers as head_layers
 from prunopt.networks.heads.losses import Batch as Batch
 from prunopt.networks.heads.losses import HeadLoss as HeadLoss
+from prunopt.networks.heads.losses import contrastive_loss as contrastive_loss
 from prunopt.networks.heads.losses import embedding_batches as embedding_batches
 from prunopt.networks.heads.losses import embedding_loss as embedding_loss
 from prunopt.networks.heads.losses import label_loss as label_loss
@@ -25,6 +27,7 @@ __all__ = [
     "HeadLoss",
     "all_but_one",
     "attention_parameters",
+    "contrastive_loss",
     "embedding_batches",
     "embedding_loss",
     "export_onnx",

@@ -21,6 +21,7 @@ from prunopt.networks.heads.gates import HeadGates, as_kept, head_gates
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 LossOf = Callable[[Any, Any], Tensor]
+TEMPERATURE = 0.05  # of contrastive_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,10 @@ def label_loss(outputs: Any, labels: Any) -> Tensor:
     if labels is None:
         raise ValueError("labels: none given; this loss compares with labels: give Batch(inputs, target=labels)")
     logits: Tensor = outputs.logits if hasattr(outputs, "logits") else outputs
+    classes = logits.shape[-1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = int(labels.max() if labels.max() >= classes else labels.min())
+        raise ValueError(f"labels: {wrong} is among them; the model has {classes} classes, 0 to {classes - 1}")
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
@@ -71,6 +76,20 @@ def embedding_loss(outputs: Any, target: Any) -> Tensor:
     mask, dense = target
     out: Tensor = 1.0 - (sentence_embeddings(outputs.last_hidden_state, mask) * dense).sum(-1)
     return out
+
+
+def contrastive_loss(outputs: Any, target: Any) -> Tensor:
+    r"""Return how badly each sentence's embedding e finds its own dense one d among those of its batch.
+
+    .. math:: L_b = -\log \frac{\exp(e_b \cdot d_b / \tau)}{\sum_{b'} \exp(e_b \cdot d_{b'} / \tau)}, \qquad
+        \tau = 0.05
+
+    `embedding_loss` is least at the whole model, where its slopes are 0 and an importance by slopes is rounding error;
+    these are not. The target is that of `embedding_loss`; a batch of one sentence tells nothing.
+    """
+    mask, dense = target
+    close = sentence_embeddings(outputs.last_hidden_state, mask) @ dense.T
+    return F.cross_entropy(close / TEMPERATURE, torch.arange(len(close), device=close.device), reduction="none")
 
 
 @torch.no_grad()
@@ -108,6 +127,9 @@ class HeadLoss:
         ``loss(outputs, target) -> (examples,) tensor``: `label_loss`, `next_token_loss`, `embedding_loss` or your own.
     estimator, normalise
         Of ``scores``, see `head_importance`.
+    score_loss : callable
+        The loss whose slopes ``scores`` takes; None: `loss`, and `contrastive_loss` for `embedding_loss`, which has no
+        slopes at the whole model.
     cache_bytes
         Memory for prefixes; 0: none are kept.
     remember
@@ -115,11 +137,13 @@ class HeadLoss:
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch], loss: LossOf, *, estimator: str = "example-abs",
-                 normalise: bool = False, cache_bytes: int = 2**28, remember: bool = False) -> None:  # fmt: skip
+                 normalise: bool = False, score_loss: LossOf | None = None, cache_bytes: int = 2**28,
+                 remember: bool = False) -> None:  # fmt: skip
         if not batches:
             raise ValueError("batches: none given; give at least one Batch")
         self.model, self.batches, self.loss = model.eval(), list(batches), loss
         self.estimator, self.normalise = estimator, normalise
+        self.score_loss = score_loss or (contrastive_loss if loss is embedding_loss else loss)
         gates = HeadGates(model)
         self.n_heads = gates.n_heads
         self.heads_per_group = tuple(layer.heads_per_group for layer in gates.layers)
@@ -138,13 +162,14 @@ class HeadLoss:
     @property
     def scores_name(self) -> str:
         """What ``scores`` is called."""
-        return self.estimator + (" with per-layer l2 norms" if self.normalise else "")
+        loss = " of the contrastive loss" if self.score_loss is contrastive_loss else ""
+        return self.estimator + loss + (" with per-layer l2 norms" if self.normalise else "")
 
     def scores(self, kept: ArrayLike) -> Floats:
         """Return `head_importance` at a selection of heads."""
         from prunopt.networks.heads.importance import head_importance
 
-        return head_importance(self.model, self.batches, self.loss, estimator=self.estimator,
+        return head_importance(self.model, self.batches, self.score_loss, estimator=self.estimator,
                                normalise=self.normalise, kept=kept)  # fmt: skip
 
     def __call__(self, kept: ArrayLike) -> float:

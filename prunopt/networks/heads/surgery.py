@@ -370,10 +370,12 @@ def export_onnx(model: nn.Module, batch: Batch, path: str | os.PathLike[str]) ->
     axes = {n: {0: "batch", 1: "length"} for n in names or ["input"]} | {"output": {0: "batch"}}
     if not names:
         axes["input"] = {0: "batch"}
+    # The exporter puts back the mode that the wrapper had: were that training, the model would drop out afterwards.
+    plain = _Plain(_with_idle_heads(model.eval()), names).eval()
     with write_atomically(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter's notes about itself and about shapes
         torch.onnx.export(
-            _Plain(_with_idle_heads(model.eval()), names), tensors, str(temporary), input_names=names or ["input"],
+            plain, tensors, str(temporary), input_names=names or ["input"],
             output_names=["output"], dynamic_axes=axes, opset_version=17, dynamo=False,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import prunopt.networks.require_torch  # noqa: F401
 from prunopt.networks.soft_mask.adapter import Distillation as Distillation
 from prunopt.networks.soft_mask.adapter import SoftMasks as SoftMasks
 from prunopt.networks.soft_mask.adapter import reestimate as reestimate

@@ -21,7 +21,7 @@ from prunopt.networks.cnn import parse_budget
 from prunopt.networks.costs import layer_costs
 from prunopt.networks.groups import ChannelGroups, channel_groups
 from prunopt.networks.latency import LatencyTable
-from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork
+from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork, covering
 from prunopt.problems.channel_widths import ChannelWidths
 from prunopt.problems.soft_mask import SoftMask
 from prunopt.solvers.kernels.soft_widths import WidthLogits
@@ -65,6 +65,9 @@ class Distillation:
         hard gates need ``"masked"``; None chooses.
     every
         Steps from one look at the hard network to the next in mode ``"none"``.
+    masks_every
+        Steps from one distillation of the masks to the next, in mode ``"decoupled"``: it takes a backward pass of its
+        own. Masks learn from the task at every step, weights from both.
     """
 
     mode: str = "decoupled"
@@ -73,14 +76,14 @@ class Distillation:
     straight_through: bool = False
     hard: str | None = None
     every: int = 20
+    masks_every: int = 2
 
     def __post_init__(self) -> None:
         if self.mode not in DISTILLATIONS:
             raise ValueError(f"mode={self.mode!r}: give one of {', '.join(DISTILLATIONS)}")
-        if not 0 < self.weight < math.inf or not 0 < self.temperature < math.inf or self.every < 1:
-            raise ValueError(
-                f"weight={self.weight!r}, temperature={self.temperature!r}, every={self.every!r}: give numbers > 0"
-            )
+        for name in ("weight", "temperature", "every", "masks_every"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a number > 0")
         if self.hard is not None and self.hard not in HARD:
             raise ValueError(f"hard={self.hard!r}: give one of {', '.join(HARD)}, or None")
         if self.hard == "removed" and self.needs_hard_gates:
@@ -111,8 +114,10 @@ class SoftMasks:
     ----------
     network
         The gates.
-    task
-        Widths, costs and budget.
+    widths
+        Those that each group may take.
+    costs
+        What widths cost, and the budget.
     solver
         Options of the masks' learning: rates, tolerance, rounding.
     distillation
@@ -175,16 +180,17 @@ class SoftMasks:
             A `torch.amp.GradScaler`, if there is one.
         """
         soft, hard = self.points()
-        self._lesson = self.teach(x, criterion, soft, hard, scaler)
+        self._lesson = self.teach(x, criterion, soft, hard, scaler, self.settled is None)
         return self._lesson
 
-    def step(self, share: float = 0.0) -> None:
+    def step(self, share: float | None = None) -> None:
         """Take a step with the masks.
 
         Parameters
         ----------
         share
-            How much of the training is over, 0 to 1: the masks' rate falls along a cosine.
+            How much of the training is over, 0 to 1: the masks' rate falls along a cosine, and the budget from the
+            dense cost down to the one given. None: the full rate and the budget as given.
         """
         if self._lesson is None:
             raise RuntimeError("step: call backward first")
@@ -193,7 +199,10 @@ class SoftMasks:
         self._lesson, self.steps = None, self.steps + 1
 
     def settle(self) -> Ints:
-        """Round the widths to the budget by the exact knapsack, and keep them; return them."""
+        """Round the widths to the budget by the exact knapsack, and keep them; return them.
+
+        From here on the hard network alone learns.
+        """
         self.settled = self.solver.rounded(self.task.form, self.logits, "exact")
         return self.widths
 
@@ -214,13 +223,18 @@ class SoftMasks:
         return smaller if batches is None else reestimate(smaller, batches)
 
     def teach(
-        self, x: Any, criterion: Criterion, soft: list[Tensor], hard: list[Tensor], scaler: Any = None
+        self, x: Any, criterion: Criterion, soft: list[Tensor], hard: list[Tensor], scaler: Any = None,
+        masks: bool = True,
     ) -> Lesson:  # fmt: skip
-        """Run both networks at given gates and add the gradients; see `backward`."""
+        """Run both networks at given gates and add the gradients; see `backward`.
+
+        With ``masks=False`` weights alone learn. Where soft and hard gates are the same there is one network: it
+        learns from the task.
+        """
         rule, net = self.distillation, self.network
         same = all(torch.equal(a, b) for a, b in zip(soft, hard, strict=True))
         device = next(self.model.parameters()).device
-        gates = [z.detach().to(device).requires_grad_() for z in soft]
+        gates = [z.detach().to(device).requires_grad_(masks) for z in soft]
         closed = [z.detach().to(device) for z in hard]
         held = {n: {k: v.clone() for k, v in m._buffers.items() if v is not None} for n, m in net.norms.items()}
         held_hard = net.statistics()
@@ -258,9 +272,12 @@ class SoftMasks:
         to_hard = rule.divergence(out_soft.detach(), out_hard)  # reaches the hard network
         to_soft = rule.divergence(out_hard.detach(), out_soft)  # reaches the soft one
         distance = 0.5 * float((to_hard + to_soft).detach())
-        masks = self._distil(rule, task, to_hard, to_soft, gates, closed, scaler)
-        learned = _gradients(gates, scaler)
-        return Lesson(float(task.detach()), value_hard, distance, learned, masks)
+        if masks:
+            toward = self._distil(rule, task, to_hard, to_soft, gates, closed, scaler)
+        else:
+            toward, both = zeros, {"decoupled": to_hard, "reversed": to_soft, "coupled": to_hard + to_soft}[rule.mode]
+            _scaled(task + rule.weight * both, scaler).backward()
+        return Lesson(float(task.detach()), value_hard, distance, _gradients(gates, scaler), toward)
 
     def _distil(
         self, rule: Distillation, task: Tensor, to_hard: Tensor, to_soft: Tensor, gates: list[Tensor],
@@ -269,7 +286,9 @@ class SoftMasks:
         """Run the backward passes; return the distillation's gradient in the gates, the task's stays in ``grad``."""
         alone = [p for p in self.model.parameters() if p.requires_grad]
         if rule.mode == "decoupled":
-            masks = list(torch.autograd.grad(to_soft, gates, retain_graph=True))
+            masks = [torch.zeros_like(z) for z in gates]
+            if self.steps % rule.masks_every == 0:
+                masks = list(torch.autograd.grad(to_soft, gates, retain_graph=True))
             _scaled(task, scaler).backward()
             if rule.straight_through:
                 _scaled(rule.weight * to_hard, scaler).backward()
@@ -350,26 +369,26 @@ def reestimate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
 
 
 def offered_widths(groups: ChannelGroups, chosen: Sequence[int], divisor: int | None) -> list[list[int]]:
-    """Return d, 2d, ... and the full width of every group, none below what has to stay; None: d = C / 16."""
+    """Return d, 2d, ... and the full width of every group, none below what has to stay; None: C / 16."""
     out = []
     for g in chosen:
         members = groups.members(g)
-        full, fixed = len(members), int(np.count_nonzero(groups.fixed[members]))
+        full, least = len(members), len(covering(groups, members))
         d = divisor or max(1, full // 16)
-        out.append([w for w in range(d, full, d) if w >= max(1, fixed)] + [full])
+        out.append([w for w in range(d, full, d) if w >= least] + [full])
     return out
 
 
 @contextmanager
 def soft_mask(
-    model: nn.Module, example: Tensor, budget: str = "macs=0.35", *, groups: ChannelGroups | None = None,
+    model: nn.Module, budget: str = "macs=0.35", example: Tensor | None = None, *, groups: ChannelGroups | None = None,
     divisor: int | None = None, distillation: Distillation | None = None, solver: S2H | None = None,
     precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
     table: LatencyTable | None = None,
 ) -> Iterator[SoftMasks]:  # fmt: skip
     """Put soft gates into a network for the time of a training loop.
 
-    >>> with soft_mask(model, x[:1], "macs=0.35") as masks:  # doctest: +SKIP
+    >>> with soft_mask(model, "macs=0.35", x[:1]) as masks:  # doctest: +SKIP
     ...     for n, (x, y) in enumerate(loader):
     ...         optimizer.zero_grad()
     ...         masks.backward(x, lambda out: cross_entropy(out, y))
@@ -381,10 +400,10 @@ def soft_mask(
     ----------
     model
         Any network that `channel_groups` traces, or one with ``groups`` by hand.
-    example
-        An input, from which costs are taken.
     budget
         ``"macs=0.35"``, ``"parameters=20000"``, ``"latency_ms=0.5x"``: see `prunopt.networks.cnn.parse_budget`.
+    example
+        An input, which layers and costs are traced with.
     divisor
         Widths are its multiples, and the full one.
     table
@@ -395,6 +414,8 @@ def soft_mask(
     ValueError
         If the network has no group of channels, or the budget is below the smallest widths.
     """
+    if example is None:
+        raise ValueError("example: None given; give one input of the network, such as x[:1]")
     masks = make_masks(
         model, example, budget, groups=groups, divisor=divisor, distillation=distillation, solver=solver,
         precision=precision, forward=forward, table=table,

@@ -22,6 +22,21 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
+def covering(groups: ChannelGroups, order: Ints) -> Ints:
+    """Return the fixed channels and a few more, so that every layer with channels of ``order`` keeps one.
+
+    Whichever is in most layers that have none yet goes first, ties by the order given.
+    """
+    layers = [set(slot.outs.tolist()) & set(order.tolist()) for slot in groups.slots]
+    chosen = [int(c) for c in order if groups.fixed[c]]
+    open_ = [layer for layer in layers if layer and not layer & set(chosen)]
+    while open_:
+        best = max(order.tolist(), key=lambda c: sum(c in layer for layer in open_))  # the first of equals
+        chosen.append(best)
+        open_ = [layer for layer in open_ if best not in layer]
+    return np.array(chosen, np.int64)
+
+
 class GatedNetwork:
     """Gates in front of every layer that mixes channels, so that a closed channel gives nothing to anyone.
 
@@ -84,7 +99,8 @@ class GatedNetwork:
     def ranking(self) -> list[Ints]:
         r"""Return the channels of every chosen group, most important first: the filters' 1-norm, mean over layers.
 
-        Channels that cannot be removed come before all others; ties go to the earlier.
+        Channels that cannot be removed come before all others, then as many as it takes to leave no layer without
+        any (a shortcut filled up with zeros ties layers of different widths); ties go to the earlier.
         """
         n = self.groups.n_channels
         total, layers = np.zeros(n), np.zeros(n)
@@ -97,7 +113,12 @@ class GatedNetwork:
             np.add.at(layers, slot.outs, 1.0)
         score = np.where(self.groups.fixed, np.inf, total / np.maximum(layers, 1))
         members = [self.groups.members(g) for g in self.chosen]
-        return [m[np.argsort(-score[m], kind="stable")] for m in members]
+        out = []
+        for m in members:
+            order = m[np.argsort(-score[m], kind="stable")]
+            first = set(covering(self.groups, order).tolist())
+            out.append(np.array([c for c in order if c in first] + [c for c in order if c not in first], np.int64))
+        return out
 
     def rerank(self) -> None:
         """Order the channels anew, by the weights as they are."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunopt.api import solve
-from prunopt.core.solution import Solution
+from prunopt.core.solution import Solution, SolveError
 from prunopt.core.solver import Limits
 from prunopt.forms.trained_mask import Lesson
 from prunopt.networks.groups import ChannelGroups
@@ -80,7 +80,7 @@ def train_soft_mask(
     epochs
         Passes over the loader; sets the solver's steps.
     optimizer
-        Of the model's weights; None: SGD with rate 0.05, momentum 0.9, decay 5e-4, the rate falling along a cosine.
+        Of the model's weights; None: SGD with rate 0.05, momentum 0.9, decay 5e-4, and `two_cosines`.
     criterion
         ``criterion(outputs, targets)``.
     scheduler
@@ -117,15 +117,21 @@ def train_soft_mask(
     )  # fmt: skip
     if optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        scheduler = two_cosines(optimizer, steps, options.settle)
     try:
         worker = _Training(masks, loader, optimizer, scheduler, criterion, clip, callback, seed, length)
         text = json.dumps([repr(masks.distillation), str(precision), epochs, budget, clip, repr(optimizer)])
         name = f"{_digest(model)} {hashlib.sha256(text.encode()).hexdigest()}"
         task = SoftMask(masks.task.widths, masks.task.costs, worker.loss, trainee=worker, identity=name)
-        found = solve(task, options, limits=limits, seed=seed)
-        # Without a value (over the budget, or stopped at once) the choice is there all the same; `solution` says why.
-        widths = task.widths_of(found.stats["choice"]) if found.value is None else np.asarray(found.value)
+        try:
+            found = solve(task, options, limits=limits, seed=seed)
+            widths = np.asarray(found.value)
+        except SolveError as error:
+            if options.rounding != "expected" or "choice" not in error.solution.stats:
+                raise
+            # Each width was rounded by itself, as asked for, and they exceed the budget: `solution` says by how much.
+            found = error.solution
+            widths = task.widths_of(found.stats["choice"])
         smaller = reestimate(masks.network.extract(widths.tolist()), (x for x, _ in loader))
     finally:
         masks.network.close()
@@ -135,6 +141,17 @@ def train_soft_mask(
     ]
     total = task.used(np.array([row[-1] for row in task.widths]))
     return SoftMaskResult(smaller, found, rows, task.used(widths), task.costs.budget, total)
+
+
+def two_cosines(optimizer: torch.optim.Optimizer, steps: int, settle: float) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a schedule: the rate falls along a cosine until the widths settle, and along another one from there."""
+    cut = steps - int(settle * steps)
+
+    def factor(step: int) -> float:
+        share = step / cut if step < cut else (step - cut) / max(1, steps - cut)
+        return 0.5 * (1 + math.cos(math.pi * share))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 class _Training:
@@ -167,7 +184,7 @@ class _Training:
         self._next = step + 1
         return next(self._batches, None)
 
-    def learn(self, soft: list[Any], hard: list[Any], step: int) -> Lesson:
+    def learn(self, soft: list[Any], hard: list[Any], step: int, learned: bool = True) -> Lesson:
         """Take a step with the weights at these gates."""
         masks, zeros = self.masks, [torch.zeros_like(z) for z in soft]
         batch = self._batch(step)
@@ -178,12 +195,13 @@ class _Training:
         x, y = (t.to(device) if isinstance(t, Tensor) else t for t in batch)
         masks.model.train()
         masks.steps = step
-        masks.network.rerank()
+        if learned:
+            masks.network.rerank()  # afterwards the channels that are kept stay the same
         drawn = int(np.random.SeedSequence([self.seed, 4, step]).generate_state(1)[0])
         self.optimizer.zero_grad(set_to_none=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(drawn)  # dropout of a resumed run falls as it would have
-            lesson = masks.teach(x, lambda out: self.criterion(out, y), soft, hard)
+            lesson = masks.teach(x, lambda out: self.criterion(out, y), soft, hard, masks=learned)
         if not lesson.stopped:
             named = [p.grad for p in masks.model.parameters() if p.grad is not None]
             norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in named])))
@@ -226,6 +244,7 @@ class _Training:
         """Return weights, both networks' statistics, and the optimizer's state."""
         out = {f"model.{k}": v for k, v in self.masks.model.state_dict().items()}
         out |= {f"hard.{k}": v for k, v in self.masks.network.statistics().items()}
+        out |= {f"ranks.{g}": torch.from_numpy(order) for g, order in enumerate(self.masks.network.ranks)}
         plain: dict[str, Any] = {"groups": _plain(self.optimizer.state_dict()["param_groups"]), "state": {}}
         for index, values in self.optimizer.state_dict()["state"].items():
             for k, v in values.items():
@@ -244,6 +263,8 @@ class _Training:
         model.load_state_dict({k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")})
         hard = {k.removeprefix("hard."): v for k, v in state.items() if k.startswith("hard.")}
         self.masks.network.restore_statistics(hard)
+        net = self.masks.network
+        net.ranks = [state[f"ranks.{g}"].numpy() for g in range(len(net.chosen))]
         plain = json.loads(state["json"].numpy().tobytes().decode())
         moments: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in plain["state"].items()}
         for name, value in state.items():

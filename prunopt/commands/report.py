@@ -1,0 +1,41 @@
+"""``prunopt report``: one HTML file of a saved run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunopt.commands.output import guarded, print_json
+
+
+@guarded
+def report(
+    folder: Annotated[Path, typer.Argument(help="What a command wrote with --out.")],
+    out: Annotated[Path | None, typer.Option(help="The file. [default: FOLDER/report.html]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write one web page of a run: what was asked, what is proven, its pictures and tables.
+
+    Reads the folders of forest, prune, heads, cnn, search and lottery. The file needs no network and nothing beside it:
+    pictures and style are inside.
+    """
+    from prunopt.commands.report_runs import read_run
+    from prunopt.core.artifact import write_text
+
+    page = read_run(folder)
+    target = folder / "report.html" if out is None else out
+    if target.is_dir():
+        raise ValueError(f"--out {target}: it is a folder; name a file")
+    text = page.html()
+    write_text(target, text)
+    if as_json:
+        print_json({"file": str(target), "kind": page.kind, "bytes": len(text.encode()),
+                    "pictures": len(page.pictures), "notes": page.notes})  # fmt: skip
+        return
+    print(
+        f"Written: {target} ({len(text.encode()) / 1e6:.1f} MB, {len(page.pictures)} pictures); open it in a browser."
+    )
+    for line in page.notes:
+        print(line)

@@ -1,0 +1,330 @@
+"""From the folders that commands write to the pages of `prunopt report`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prunopt.commands.output import number
+from prunopt.commands.report_page import Page, Sheet
+
+
+def read_run(folder: Path) -> Page:
+    """Return the page of a saved run.
+
+    Raises
+    ------
+    ValueError
+        If the folder is none that a command of prunopt wrote, or what is in it cannot be read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; give one that a command wrote with --out")
+    held = {name: _read(folder / name) for name in FILES if (folder / name).is_file()}
+    report, manifest = held.get("report.json", {}), held.get("prunopt.json", {})
+    try:
+        if "heads.json" in held:
+            return _heads(folder, held["heads.json"])
+        if "ticket.json" in held:
+            return _ticket(held["ticket.json"])
+        if "path" in report:
+            return _forest(folder, report)
+        if "columns" in report:
+            return _search(folder, report)
+        if manifest.get("kind") == "cnn":
+            return _cnn(folder, manifest["report"])
+        if "shapes" in manifest:
+            return _transformer(folder, manifest)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"{folder}: not as a command of this version writes it ({error!r})") from error
+    raise ValueError(
+        f"{folder}: no run of prunopt; give what forest, prune, heads, cnn, search or lottery wrote with --out"
+    )
+
+
+FILES = "report.json", "prunopt.json", "heads.json", "ticket.json"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: an object is needed")
+    return found
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    return "-" if value is None else number(float(value), digits)
+
+
+def _proven(status: str, objective: Any, bound: Any, solver: str) -> str:
+    """One sentence: how good an answer is known to be."""
+    if bound is None or not math.isfinite(float(bound)):
+        return f"{solver}: {status.lower()}, objective {_number(objective, 6)}. No bound: nothing is proven about it."
+    gap = abs(float(objective) - float(bound)) / max(1e-12, abs(float(objective)))
+    told = f"{solver}: {status.lower()}, objective {_number(objective, 6)}, lower bound {_number(bound, 6)}"
+    return f"{told}, relative gap {gap:.1e}." if gap else f"{told}: no better answer exists."
+
+
+def _forest(folder: Path, r: dict[str, Any]) -> Page:
+    from prunopt.commands.forest_report import proof
+
+    unit, score, chosen, whole = r["currency"] or "units", r["score"], r["chosen"], r["unpruned"]
+    who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
+    rows, k = r["path"], chosen["point"]
+    page = Page(f"A forest under a feature budget: {r['data']}", "prunopt forest")
+    page.facts = [
+        ("rows", ", ".join(f"{n} {part}" for part, n in r["rows"].items())),
+        ("chosen", f"{chosen['cost']:.2f} {unit} per {who}, test {score} {chosen['test score']:.3f}, "
+                   f"{chosen['nodes']} tests (internal nodes)"),
+        ("unpruned", f"{whole['cost']:.2f} {unit} per {who}, test {score} {whole['test score']:.3f}, "
+                     f"{whole['nodes']} tests"),
+        ("budget", "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"),
+        ("all features", f"{r['cost of all features']:g} {unit}"),
+        ("seed", str(r["seed"])),
+    ]  # fmt: skip
+    page.certificate = [proof(r, unit, who)]
+    cells = [
+        ("chosen" if i == k else "", _number(p["price"], 3), f"{p['cost']:.2f}", f"{p['validation score']:.3f}",
+         f"{p['test score']:.3f}", str(p["nodes"]), f"{p['gap']:.1e}" if p["gap"] else "0", ", ".join(p["features"]))
+        for i, p in enumerate(rows)
+    ]  # fmt: skip
+    heads = (
+        "",
+        "price",
+        f"{unit} per {who}",
+        f"validation {score}",
+        f"test {score}",
+        "tests",
+        "gap",
+        "features bought",
+    )
+    page.sheets = [Sheet("Every optimal pruning", heads, cells, (0, 7), () if k is None else (k,))]
+
+    def curve(ax: Any) -> Any:
+        from prunopt.plots import pareto
+
+        lines = {f"test {score}": ([p["test cost"] for p in rows], [p["test score"] for p in rows])}
+        return pareto(lines, ax, unit=unit, who=who, measure=score)
+
+    page.picture(folder, "pareto.png", "Cost against error: every optimal pruning", curve)
+    page.picture(folder, "features.png", "What is bought at which budget")
+    page.picture(folder, "trees.png", "The trees before and after")
+    return page
+
+
+def _transformer(folder: Path, m: dict[str, Any]) -> Page:
+    o, rows = m["options"], m["report"]
+    page = Page(f"A transformer made smaller: {folder.resolve().name}", "prunopt prune")
+    page.facts = [
+        ("removed", f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%}; asked for "
+                    f"{m['target']:,})"),
+        ("what", o["pattern"] or "whole " + " and ".join(o["units"])),
+        ("method", f"{o['method']}, allocation {o.get('allocation', 'by heads')}, seed {o['seed']}"),
+        ("loads with", "from_pretrained of transformers" if m["stock"] else "prunopt.networks.load (blocks differ)"),
+        ("weights (SHA-256)", str(m["weights"])),
+        *((name, str(text)) for name, text in m["versions"].items()),
+    ]  # fmt: skip
+    bounded = [r for r in rows if r["bound"] is not None]
+    gaps = [float(r["gap"]) for r in bounded if r["gap"] is not None]
+    page.certificate = [
+        f"{len(bounded)} of {len(rows)} layers come with a proven lower bound on their error"
+        + (f"; the largest gap is {max(gaps):.1e}." if gaps else "."),
+        "Errors are those of each layer's outputs on the calibration text, ||WX - W'X||^2 / ||WX||^2, the weights that "
+        f"stay {'re-solved' if o.get('refit', True) else 'unchanged'}. `prunopt verify` recomputes them.",
+    ]
+    cells = [
+        (r["name"], r["method"], f"{r['kept']} of {r['total']}", r["unit"], _number(r["error"], 3),
+         _number(r["bound"], 3), _number(r["gap"], 2), _number(r["damping"], 2), f"{r['seconds']:.1f}", r["message"])
+        for r in rows
+    ]  # fmt: skip
+    heads = ("layer", "method", "kept", "unit", "relative error", "bound", "gap", "damping", "s", "said")
+    page.sheets = [Sheet("Layer by layer", heads, cells, (0, 1, 3, 9))]
+    page.notes = list(m["notes"])
+    kinds = list(dict.fromkeys(r["name"].rpartition(".")[2] for r in rows))
+    lines = {k: [1 - r["kept"] / r["total"] for r in rows if r["name"].rpartition(".")[2] == k] for k in kinds}
+    if lines and len({len(line) for line in lines.values()}) == 1:
+
+        def shares(ax: Any) -> Any:
+            from prunopt.plots import sparsity_by_layer
+
+            return sparsity_by_layer(lines, ax)
+
+        page.picture(folder, "", "Sparsity by block", shares)
+    if o["pattern"]:
+        _mask(page, folder, [str(r["name"]) for r in rows])
+    return page
+
+
+def _mask(page: Page, folder: Path, layers: Sequence[str]) -> None:
+    """Draw which weights of the middle layer stay."""
+    name = layers[len(layers) // 2]
+    try:
+        from safetensors import SafetensorError, safe_open
+
+        with safe_open(folder / "model.safetensors", framework="numpy") as file:
+            kept = file.get_tensor(f"{name}.weight") != 0
+    except (ImportError, OSError, SafetensorError, TypeError) as error:
+        page.notes.append(f"the mask of {name} is not drawn: {error}")
+        return
+
+    def density(ax: Any) -> Any:
+        from prunopt.plots import mask_density
+
+        return mask_density(kept, ax)
+
+    page.picture(folder, "", f"Where the weights of {name} stay", density)
+
+
+def _heads(folder: Path, r: dict[str, Any]) -> Page:
+    losses, times, counts = r["loss"], r["milliseconds"], r["n_heads"]
+    page = Page(f"Attention heads: {folder.resolve().name}", "prunopt heads")
+    page.facts = [
+        ("heads", f"{r['heads_kept']} of {sum(counts)} stay"),
+        ("budget", f"{r['budget']}; used {r['used']:g}"),
+        ("time of one pass", f"{times['dense']:.1f} ms before, {times['pruned']:.1f} ms after: {r['speed_up']:.2f} x"),
+        ("parameters removed", f"{r['parameters_removed']:,}"),
+        ("losses evaluated", str(r["stats"].get("evaluations", "-"))),
+    ]
+    page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
+    if r["message"]:
+        page.certificate.append(f"The solver says: {r['message']}.")
+    states = ("dense", "masked", "removed")
+    cells = [
+        (part, *(_number(losses[part][s]) for s in states)) for part in ("calibration", "held out") if part in losses
+    ]
+    page.sheets.append(Sheet(str(losses["measure"]), ("rows", *states), cells))
+    start, cells = 0, []
+    for layer, n in enumerate(counts):
+        mine = r["kept"][start : start + n]
+        cells.append((str(layer), f"{sum(mine)} of {n}", " ".join(str(h) for h, stays in enumerate(mine) if stays)))
+        start += n
+    page.sheets.append(Sheet("Layer by layer", ("layer", "kept", "heads that stay"), cells, (0, 2)))
+    page.notes = [*r["notes"], *([r["advice"]] if r["advice"] else [])]
+
+    def worth(ax: Any) -> Any:
+        from prunopt.plots import head_map
+
+        return head_map(r["importance"], counts, ax, kept=r["kept"], label=r["estimator"])
+
+    def curve(ax: Any) -> Any:
+        from prunopt.plots import head_curves
+
+        lines = {name: (x, y) for name, (x, y) in r["curve"].items()}
+        return head_curves(lines, ax, measure=losses["measure"], total=sum(counts))
+
+    def speed(ax: Any) -> Any:
+        from prunopt.plots import latency
+
+        return latency(times, ax)
+
+    page.picture(folder, "importance.png", "What heads are worth; crossed out: removed", worth)
+    page.picture(folder, "curve.png", "Loss against the heads that stay", curve if "curve" in r else None)
+    page.picture(folder, "", "Time before and after", speed, height=2.2)
+    return page
+
+
+def _cnn(folder: Path, r: dict[str, Any]) -> Page:
+    page = Page(f"A convolutional network made smaller: {r['model'] or folder.resolve().name}", "prunopt cnn")
+    page.facts = [("method", r["method"])]
+    if r.get("total"):
+        what = r.get("resource", "milliseconds")
+        page.facts.append((what, f"{_number(r['used'], 6)} of {_number(r['total'], 6)} ({r['used'] / r['total']:.1%})"))
+    page.facts += [(name, _number(value)) for name, value in (r.get("measured") or {}).items()]
+    page.facts += [(f"accuracy {name}", f"{value:.1%}") for name, value in (r.get("accuracy") or {}).items()]
+    page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
+    if r["bound"] is not None:
+        page.certificate.append("The proof is about the sum of the groups' losses under the budget, as the table gives "
+                                "them; what the network itself loses is measured, not proven.")  # fmt: skip
+    page.notes = [str(line) for line in r.get("notes", [])]
+    groups = r.get("groups", [])
+    if groups:
+        last = "loss" if "loss" in groups[0] else "expected"
+        cells = [(g["group"], str(g["before"]), str(g["after"]), _number(g[last], 3)) for g in groups]
+        page.sheets.append(Sheet("Widths", ("channels of", "before", "after", last), cells))
+
+        def widths(ax: Any) -> Any:
+            from prunopt.plots import before_after
+
+            names = [str(g["group"]) for g in groups] if len(groups) <= 30 else None
+            sizes = [g["before"] for g in groups], [g["after"] for g in groups]
+            return before_after(*sizes, ax, what="channels", part="group of layers", names=names)
+
+        page.picture(folder, "", "Channels before and after", widths)
+    if r.get("windows"):
+        rows = [(layer, f"{shape[0]} x {shape[1]}") for layer, shape in r["windows"].items()]
+        page.sheets.append(Sheet("Windows", ("layer", "kernel that stays"), rows))
+    return page
+
+
+def _search(folder: Path, r: dict[str, Any]) -> Page:
+    from prunopt.search.pictures import draw_column, draw_front
+
+    page = Page(f"Sparsity over blocks: {r['model']}", "prunopt search")
+    page.facts = [
+        ("measure", f"{r['measure']}, nats a token; dense {_number(r['dense'])}"),
+        ("weights of the blocks", f"{r['weights']:,.0f}"),
+        ("storage", str(r["storage"])),
+        ("best at the first sparsity", f"{r['method']}"),
+    ]
+    page.certificate = [
+        "A black-box search: no bound, so nothing is proven about its distance from the best allocation. Every "
+        "allocation meets its sparsity (to 1e-9), and every loss was measured on the same text."
+    ]
+    for c in r["columns"]:
+        ranked = sorted(c["rows"].items(), key=lambda item: float(item[1]["loss"]))
+        cells = [
+            (name, _number(row["loss"], 6), f"{min(row['allocation']):.3f}", f"{max(row['allocation']):.3f}",
+             str(row.get("found", "")))
+            for name, row in ranked
+        ]  # fmt: skip
+        caption = f"{c['sparsity']:g} removed: {c['trials']} trials, {c['evaluations']} evaluated"
+        heads = ("method", r["measure"], "least", "most", "expression")
+        page.sheets.append(Sheet(caption, heads, cells, (0, 4), (0,)))
+        name, title = f"sparsity-by-layer-{c['sparsity']:g}.png", f"Sparsity by block, {c['sparsity']:g} removed"
+        page.picture(folder, name, title, partial(draw_column, c, r["measure"]))
+    page.picture(folder, "front.png", "Loss against size", lambda ax: draw_front(r, ax))
+    return page
+
+
+def _ticket(r: dict[str, Any]) -> Page:
+    counts, proof = r["counts"], r["certificate"]
+    page = Page(f"A lottery ticket: {r['target']}", "prunopt lottery")
+    page.facts = [
+        ("construction", f"{r['construction']}, tolerance {r['epsilon']:g}, seed {r['seed']}"),
+        ("parameters", f"{counts['kept']:,} kept of {counts['sampled']:,} sampled, for {counts['target weights']:,} "
+                       "weights"),
+        ("output error", f"{_number(r['measured error'])} measured on {r['inputs measured']:,} inputs"),
+    ]  # fmt: skip
+    if r["target accuracy"] is not None:
+        pair = r["target accuracy"], r["sub-network accuracy"]
+        page.facts.append(("accuracy", f"{pair[0]:.4f} target, {pair[1]:.4f} sub-network"))
+    page.certificate = [
+        f"For every input up to norm {proof['radius']:g} the outputs differ by at most {_number(proof['error_bound'])} "
+        f"({_number(proof['a_priori_bound'])} known before solving). No weight is off by more than "
+        f"{_number(proof['largest_weight_error'])}.",
+        "The number of kept second weights is the least possible."
+        if r["status"] == "OPTIMAL"
+        else f"The number of kept weights is not proven least ({r['status'].lower()}).",
+    ]
+    layers = [tuple(_number(v) if isinstance(v, float) else str(v) for v in row.values()) for row in proof["layers"]]
+    page.sheets.append(Sheet("The bound, layer by layer", tuple(proof["layers"][0]), layers))
+    drawn = [tuple(_number(v) if isinstance(v, float) else str(v) for v in row.values()) for row in r["random network"]]
+    page.sheets.append(Sheet("The random network", tuple(r["random network"][0]), drawn))
+
+    def kept(ax: Any) -> Any:
+        from prunopt.plots import before_after
+
+        sizes = [counts["sampled"], counts["neurons sampled"]], [counts["kept"], counts["neurons kept"]]
+        names = ["parameters", "neurons"]
+        before_after(*sizes, ax, what="number", part="of the random network", names=names, labels=("sampled", "kept"))
+        ax.set_yscale("log")
+        return ax
+
+    page.picture(Path(), "", "What is sampled, and what is kept", kept)
+    return page

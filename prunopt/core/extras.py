@@ -1,0 +1,40 @@
+"""Which extra of the package brings a module that is missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+EXTRAS = {
+    "torch": "torch",
+    "safetensors": "torch",
+    "transformers": "hf",
+    "gguf": "hf",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "matplotlib": "plot",
+    "cmaes": "search",
+    "optuna_dashboard": "search",
+}
+
+
+def how_to_get(*modules: str) -> str:
+    """Return the command that installs modules: by the extra, where one brings them."""
+    names = [f"'prunopt[{EXTRAS[m]}]'" if m in EXTRAS else m for m in (name.partition(".")[0] for name in modules)]
+    return f"pip install {' '.join(dict.fromkeys(names))}"
+
+
+def require(module: str) -> Any:
+    """Import a module, or say which extra brings it.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ImportError(f"{module} is not installed: {how_to_get(module)}") from None

@@ -1,0 +1,171 @@
+"""Kills, full disks, read-only folders, interrupts, two processes on one folder: nothing is lost or torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import prunopt as po
+from prunopt.core.artifact import only_writer, write_json, write_text
+from prunopt.testing_kills import digests, torn
+
+ONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_commands_killed_at_random_moments_lose_nothing() -> None:
+    """Two kills each; `python -m benchmarks.kill` makes it fifty."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    words = [sys.executable, "-m", "prunopt.testing_kills", "forest,prune", "2", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, env=ONE, check=False)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["command"] for row in found] == ["forest", "prune"], done.stderr[-2000:]
+    for row in found:
+        assert row["repeats"], "two undisturbed runs differ"
+        assert not row["faults"]
+        assert row["files"] >= 4
+    assert sum(row["kills"] for row in found) >= 2
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".skops", ".safetensors", ".png", ".journal"])
+def test_torn_files_are_found(suffix: str, tmp_path: Path) -> None:
+    """What the kill test looks for, planted."""
+    from prunopt.testing_files import readers
+
+    place = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        place.write_bytes(b"\x89PNG....IEND\xaeB`\x82")
+    else:
+        found = [r for r in readers(torch=suffix == ".safetensors") if r.file.endswith(suffix)]
+        found[-1 if suffix == ".safetensors" else 0].write(place)
+        if suffix == ".safetensors":
+            place = place.parent / found[-1].file
+    assert not torn(tmp_path)
+    whole = digests(tmp_path, ("*",))
+    data = place.read_bytes()
+    place.write_bytes(data[: len(data) - 6] if suffix != ".journal" else b"{no journal\n" + data)
+    assert torn(tmp_path)
+    if suffix in (".csv", ".png"):
+        assert digests(tmp_path, ("*",)) != whole
+
+
+HOLDER = """
+import sys, time
+from prunopt.core.artifact import only_writer
+with only_writer(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_on_one_folder_is_refused_by_name_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "kept.json").write_text("1")
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(target)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=rf"out: process {holder.pid} is writing it"), only_writer(target):
+            pass
+        from typer.testing import CliRunner
+
+        from prunopt.cli import app
+
+        refused = CliRunner().invoke(app, ["forest", "--trees", "2", "--out", str(target)])
+        assert refused.exit_code == 1
+        assert f"process {holder.pid}" in refused.stderr
+        (target / ".report-abcd1234.json").write_text("half")  # what a killed writer leaves
+        (tmp_path / ".out-abcd1234").mkdir()
+        holder.send_signal(signal.SIGKILL)
+    with only_writer(target):
+        assert sorted(p.name for p in target.iterdir()) == ["kept.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def limited(path: Path, size: int) -> str:
+    """Write a large file in a process that may write no file beyond ``size`` bytes, and return how that ended."""
+    code = (
+        "import signal, sys\nfrom prunopt.core.artifact import write_text\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try:\n    write_text(sys.argv[1], 'x' * 10**6)\nexcept OSError as error:\n    print(error.strerror)"
+    )
+
+    def cap() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, preexec_fn=cap)
+    return done.stdout.strip()
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    assert limited(path, 10**4) == "File too large"
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert limited(path, 10**7) == ""
+    assert len(path.read_text()) == 10**6
+
+
+def test_a_full_disk_while_a_form_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    form = po.load_form  # kept so that a broken import is no reason to pass
+    path = tmp_path / "a.npz"
+    from prunopt.forms import Closure
+
+    po.save_form(Closure.of([1.0, 2.0]), path)
+    before = path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        po.save_form(Closure.of([3.0]), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    assert form(path).n_items == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_keeps_its_state(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            write_json(tmp_path / "a.json", 2)
+        with pytest.raises(PermissionError), only_writer(tmp_path / "out"):
+            pass
+    finally:
+        tmp_path.chmod(0o700)
+    assert json.loads((tmp_path / "a.json").read_text()) == 1
+
+
+def test_an_interrupt_gives_the_best_so_far_with_its_bound(tmp_path: Path) -> None:
+    """SIGINT in the middle of a long solve: status 130 and one line with objective and bound."""
+    from prunopt.forms import QuadraticSubset
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 90))
+    form = QuadraticSubset(rng.normal(size=(4, 60)), X @ X.T, [[i] for i in range(60)], 30)
+    po.save_form(form, tmp_path / "a.npz")
+    words = [sys.executable, "-m", "prunopt", "solve", str(tmp_path / "a.npz"), "--solver", "obs-branch-and-bound"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE) as running:
+        time.sleep(4)
+        while running.poll() is None:
+            running.send_signal(signal.SIGINT)
+            time.sleep(1)
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert running.returncode == 130, said
+    assert said.startswith("prunopt: interrupted")
+    assert len(said.strip().splitlines()) == 1
