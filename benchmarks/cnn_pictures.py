@@ -56,7 +56,7 @@ def frontier(place: Path) -> None:
         )
         ax.set_ylim(-2, 92)
         ax.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="center left")
+        ax.legend(fontsize=8, loc="center left" if name == timed[0] else "lower right")
     with write_atomically(place) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

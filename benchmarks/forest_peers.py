@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
@@ -157,6 +156,8 @@ def _cegb_model(
     }  # fmt: skip
     if classes > 2:
         options["num_class"] = classes
+    import lightgbm  # the tables of what is on file are drawn without it
+
     return lightgbm.train(
         options, lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 250, "feature_pre_filter": False}), rounds
     )

@@ -40,7 +40,6 @@ TRIALS, NODES = 80, 50_000  # losses tried after it, by surrogate and by swap, a
 METHODS = ("paper", "re-scored", "ours")
 # The embedding loss has no slopes at the whole model: importance by them starts from rounding error.
 FLAT, FLAT_STEPS = "paper, slopes of the embedding loss", "re-scored, slopes of the embedding loss"
-JUDGED = ("paper", "re-scored", FLAT_STEPS, "ours")  # on MiniLM
 NAMES = {"paper": "example-abs, l2 (the paper)", "re-scored": "example-abs, re-scored every 10 %", "ours": "ours"}
 
 
@@ -277,7 +276,7 @@ def picture() -> None:
     head_map(rows["importance"], [12] * 6, axes[0], kept=kept, label="importance (example-abs)")
     axes[0].set_title("MiniLM: the 36 heads of 72 that go", fontsize="medium")
     curves = {}
-    for m in JUDGED:
+    for m in METHODS:
         for state, name in (("removed", NAMES.get(m, m)), ("repaired", f"{NAMES.get(m, m)}, repaired")):
             found = [
                 (72 - r, 1 - rows[f"{r} of 72, {m}"][state]["cosine"]) for r in LEVELS if f"{r} of 72, {m}" in rows
@@ -312,9 +311,12 @@ def table() -> None:
                 print("|---" * (len(LEVELS) + 1) + "|")
                 states = ("",) if what == "loss" else ("removed", "repaired")
                 for state in states:
-                    for method in (FLAT, *JUDGED) if what == "loss" else JUDGED:
+                    for method in (FLAT, FLAT_STEPS, *METHODS) if what == "loss" else (FLAT_STEPS, *METHODS):
                         cells = [rows.get(f"{r} of 72, {method}") for r in LEVELS]
-                        found = [None if c is None else c[state][what] if state else c[what] for c in cells]
+                        found = [
+                            None if c is None or (state and state not in c) else c[state][what] if state else c[what]
+                            for c in cells
+                        ]
                         name = NAMES.get(method, method) + (", repaired" if state == "repaired" else "")
                         print(f"| {name} |", " | ".join("" if v is None else f"{v:.4f}" for v in found), "|")
         elif part == "smollm2":

@@ -222,7 +222,7 @@ def tiny_rows(device: str) -> dict[str, Callable[[], Row]]:
 def ablation_rows(device: str) -> dict[str, Callable[[], Row]]:
     """Return the rows of the ablation."""
     return {
-        name: lambda p=prior, o=options: learned(p, ABLATION_STEPS, device, **o)  # type: ignore[misc]
+        name: lambda p=prior, o=options: learned(p, device=device, **({"steps": ABLATION_STEPS} | o))  # type: ignore[misc]
         for name, (prior, options) in ABLATION.items()
     }
 

@@ -1,13 +1,8 @@
-"""Data and networks of the soft-mask benchmark: digits on a larger canvas, and the CIFAR slice with ResNet-20."""
+"""Data and networks of the soft-mask benchmark: digits on a larger canvas, and a ResNet to take times of."""
 
 from __future__ import annotations
 
-import io
-import os
-import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +13,6 @@ from torch import Tensor, nn
 CANVAS, NOISE = 12, 0.5
 SIZES = (600, 300, 897)  # to train on, to choose options on, to test on
 TEST_COPIES = 4
-DATA = Path(os.environ.get("PRUNOPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 class Shifted:
@@ -46,20 +40,6 @@ class Shifted:
         for k in range(len(self)):
             at = order[k * self.batch : (k + 1) * self.batch]
             yield placed(self.x[at], self.generator), self.y[at]
-
-
-class Flipped(Shifted):
-    """Batches of pictures, mirrored at random and moved by up to two pixels; drawn anew in every pass."""
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.y), generator=self.generator)
-        for k in range(len(self)):
-            at = order[k * self.batch : (k + 1) * self.batch]
-            x = self.x[at]
-            mirror = torch.rand(len(x), generator=self.generator) < 0.5
-            x = F.pad(torch.where(mirror[:, None, None, None], x.flip(3), x), (2, 2, 2, 2))
-            down, right = torch.randint(0, 5, (2,), generator=self.generator).tolist()
-            yield x[:, :, down : down + 32, right : right + 32], self.y[at]
 
 
 def placed(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -124,7 +104,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet for CIFAR, with the parameter names of the checkpoints; ``blocks`` of 3 make ResNet-20."""
+    """ResNet for CIFAR-10; ``blocks`` of 3 make ResNet-20."""
 
     def __init__(self, blocks: int = 3) -> None:
         super().__init__()
@@ -141,28 +121,3 @@ class ResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         out: Tensor = self.linear(x.mean((2, 3)))
         return out
-
-
-def resnet(name: str = "resnet20_cifar10.th") -> ResNet:
-    """Return ResNet-20 with the weights of a checkpoint from the data folder."""
-    state: Any = torch.load(DATA / name, map_location="cpu", weights_only=True)
-    model = ResNet(3)
-    model.load_state_dict({k.removeprefix("module."): v for k, v in state["state_dict"].items()})
-    return model
-
-
-def cifar(part: str) -> tuple[Tensor, Tensor]:
-    """Return pictures and labels of the slice of CIFAR-10, "train" (8,000) or "test" (2,000), as JPEG has left them."""
-    from PIL import Image
-
-    pictures, labels = [], []
-    with zipfile.ZipFile(DATA / "cifar10_jpeg_8k_2k.zip") as archive:
-        names = sorted(n for n in archive.namelist() if f"{part}/" in n and n.lower().endswith((".jpg", ".jpeg")))
-        classes = sorted({n.split("/")[-2] for n in names})
-        for name in names:
-            with Image.open(io.BytesIO(archive.read(name))) as picture:
-                pictures.append(np.asarray(picture.convert("RGB"), np.float32) / 255)
-            labels.append(classes.index(name.split("/")[-2]))
-    x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    mean, deviation = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
-    return (x - mean[:, None, None]) / deviation[:, None, None], torch.tensor(labels)

@@ -11,6 +11,8 @@ from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.solvers.highs import objective_scale
 
+CBC = ("PULP_CBC_CMD", "COIN_CMD")
+
 
 @dataclass(frozen=True)
 class Pulp(Solver[Any]):
@@ -78,6 +80,8 @@ class Pulp(Solver[Any]):
         for label in wanted:
             if label in available:
                 options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
+                if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
+                    options["options"] = ["preprocess off"]
                 if limits.seconds is not None:
                     options["timeLimit"] = max(float(limits.seconds), 0.01)
                 with warnings.catch_warnings():

@@ -28,7 +28,7 @@ def cnn(
     images: Annotated[Path | None, typer.Option(help="A folder or .zip of pictures without labels.")] = None,
     limit: Annotated[int, typer.Option(help="Pictures used.")] = 128,
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 224,
-    loss: Annotated[str, typer.Option(help="layers, or measured (slower, better).")] = "layers",
+    loss: Annotated[str, typer.Option(help="measured on the network, or layers (quicker, worse).")] = "measured",
     taps: Annotated[bool, typer.Option("--taps", help="Offer windows of taps beside widths, in one choice.")] = False,
     runtime: Annotated[str, typer.Option(help="torch, onnxruntime or cuda, for milliseconds.")] = "torch",
     latency_table: Annotated[Path | None, typer.Option(help="JSON file that keeps measured milliseconds.")] = None,

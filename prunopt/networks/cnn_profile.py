@@ -60,7 +60,8 @@ def profile_cnn(
     judges = 0 if calibration is None else min(probe, len(calibration) // 2)
     some = None if calibration is None else (calibration[judges:][: 3 * probe], calibration[:judges])
     if loss == "measured":
-        assert some is not None
+        if some is None or not len(some[1]):
+            raise ValueError("calibration: loss='measured' needs two pictures or more; take loss='layers'")
         losses = _measured_losses(model, found, ranked, widths, losses, some, progress)
     taps = window_options(model, found, some, measured=loss == "measured", progress=progress) if windows else ()
     return CnnProfile(found, tuple(chosen), tuple(ranked), tuple(widths), tuple(losses), taps)

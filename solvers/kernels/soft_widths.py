@@ -99,7 +99,8 @@ class WidthLogits:
 
     def budget_at(self, share: float | None) -> float:
         """Return the budget when so much of the training is over: from the dense cost down to the budget."""
-        assert self.costs is not None and self.costing is not None
+        assert self.costs is not None
+        assert self.costing is not None
         gone = min(1.0, share / self.anneal) if share is not None and self.anneal > 0 else 1.0
         dense = self.costing.dense
         return float(dense * (self.costs.budget / dense) ** gone) if self.costs.budget < dense else self.costs.budget

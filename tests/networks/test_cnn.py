@@ -258,6 +258,11 @@ def test_measured_losses_are_monotone(images: Any) -> None:
     assert all(r["loss"] >= 0 for r in result.report)
 
 
+def test_a_loss_is_not_judged_on_the_pictures_it_was_resolved_on(images: Any) -> None:
+    with pytest.raises(ValueError, match="two pictures or more"):
+        profile_cnn(network(), images[:1], loss="measured")
+
+
 @pytest.mark.parametrize("loss", ["layers", "measured"])
 def test_windows_and_widths_come_from_one_knapsack(loss: str, images: Any, tmp_path: Path) -> None:
     result = prune_cnn(

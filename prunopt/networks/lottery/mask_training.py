@@ -44,7 +44,7 @@ class _TopShare(torch.autograd.Function):
 
 
 def _he_scales(module: nn.Sequential, keep: float) -> dict[str, float]:
-    """Positive factors of weights and biases that give activations a steady size and leave the function, but its size."""
+    """Positive factors of weights and biases: activations of a steady size, and the same function but for its size."""
     scales: dict[str, float] = {}
     so_far = 1.0
     for place, layer in module.named_modules():
