@@ -1,7 +1,7 @@
 """Soft-to-hard distillation against its rivals: ``python -m benchmarks.s2h digits|ablation|cost|tune|table``.
 
 One thread. Every row is written as soon as it is there; a run that was killed goes on. Canvas and noise were set by the
-dense and the uniform network; strides and epochs were lowered later, for time. Options of the methods were chosen on the
+dense and the uniform network; strides and epochs were lowered later, for time. Options of methods were chosen on the
 part "choose" with the seed 100, never on the test pictures.
 """
 

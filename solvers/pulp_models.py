@@ -42,11 +42,20 @@ class Pulp(Solver[Any]):
         import pulp
 
         run = Run(limits)
-        engine, label = self._engine(limits)
+        engine, label = self._engine(limits, self.engine)
         model = problem.to_pulp()
         scale = objective_scale(model.objective.values())
         model.setObjective(model.objective * scale)
-        model.solve(engine)
+        try:
+            model.solve(engine)
+        except pulp.PulpSolverError:
+            if label not in CBC or self.engine is not None:
+                message = f"{label} broke off; give another engine, such as 'HiGHS'"
+                return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
+            # Without its preprocessing CBC breaks off at some small infeasible models.
+            engine, other = self._engine(limits, "HiGHS")
+            label = f"{other} ({label} broke off)"
+            model.solve(engine)
         kind, found = pulp.LpStatus[model.status], model.sol_status
         stats = {"engine": label, "objective scaled by": scale}
         if kind in ("Infeasible", "Unbounded") and not run.out_of_time:
@@ -72,11 +81,11 @@ class Pulp(Solver[Any]):
             message=f"optimal by the word of {label}" if done else f"{label} ran out of time; no bound",
         )
 
-    def _engine(self, limits: Limits) -> tuple[Any, str]:
+    def _engine(self, limits: Limits, name: str | None) -> tuple[Any, str]:
         import pulp
 
         available = pulp.listSolvers(onlyAvailable=True)
-        wanted = [self.engine] if self.engine is not None else ["PULP_CBC_CMD", "COIN_CMD", "HiGHS"]
+        wanted = [name] if name is not None else [*CBC, "HiGHS"]
         for label in wanted:
             if label in available:
                 options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
@@ -88,4 +97,4 @@ class Pulp(Solver[Any]):
                     # PuLP 3 warns that its bundled CBC leaves with PuLP 4; it is what a plain install has.
                     warnings.simplefilter("ignore", DeprecationWarning)
                     return pulp.getSolver(label, **options), label
-        raise ValueError(f"engine={self.engine!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+        raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
