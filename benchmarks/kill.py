@@ -80,7 +80,7 @@ def main() -> None:
             write_json(PLACE, known)
             print(name, known[name])
             continue
-        words = [sys.executable, "-m", "prunopt.testing_kills", name, str(asked.times), str(asked.seed)]
+        words = [sys.executable, "-m", "prunopt.testing.kills", name, str(asked.times), str(asked.seed)]
         done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if not done.stdout.strip():
             raise SystemExit(done.stderr[-2000:])

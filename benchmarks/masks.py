@@ -34,7 +34,7 @@ from prunopt.networks.text import read_text, token_windows
 from prunopt.networks.transformer import prune_transformer
 from prunopt.solvers.learned_exchange import LearnedExchange
 from prunopt.solvers.maskllm import MaskLLM
-from prunopt.testing_relaxed import linear_layer
+from prunopt.testing.relaxed import linear_layer
 
 Row = dict[str, Any]
 SEEDS = 100

@@ -30,9 +30,9 @@ from prunopt.core.checks import CLAIMED
 from prunopt.core.dispatch import load_solvers
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, solvers_for
-from prunopt.testing_faults import Liar, faults, is_wrong
-from prunopt.testing_files import mutated, outcome, readers
-from prunopt.testing_random import GENERATORS, random_instance
+from prunopt.testing.faults import Liar, faults, is_wrong
+from prunopt.testing.files import mutated, outcome, readers
+from prunopt.testing.random_problems import GENERATORS, random_instance
 
 PLACE = RESULTS / "trust.json"
 ENGINES = ("pulp", "highs-milp")  # every tenth problem: a model is written and an engine started for each

@@ -335,7 +335,7 @@ class ForestBudget:
         owner, cost = kernels.merge_requirements(low, high, self.weight, charge_cost)
         del low, high
         count = np.zeros(e.n_nodes, np.int64)
-        kernels.count_edges(*walks, owner, count)
+        kernels.fill_edges(*walks, owner, count, np.empty(0, np.int32))
         ends = np.cumsum(count)
         indices = np.empty(int(ends[-1]), np.int32)
         kernels.fill_edges(*walks, owner, ends - count, indices)

@@ -192,39 +192,15 @@ def merge_requirements(
 
 
 @njit
-def count_edges(
-    X: Rows, offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
-    charges_of: Ints, first: Bools, known: Bools, owner: NDArray[np.int32], count: Ints,
-) -> None:  # fmt: skip
-    """Count, for every node, the requirements of `merge_requirements` that it needs."""
-    R, made = len(known), np.full(owner.shape[1], -1, np.int64)  # the walk in which a charge was last made
-    for layer in range(first.shape[1]):
-        asks, charge = first[:, layer].copy(), charges_of[:, layer].copy()
-        for t in range(len(offsets) - 1):
-            for i in range(len(X)):
-                h = offsets[t]
-                walk = (layer * len(offsets) + t) * len(X) + i
-                while left[h] >= 0:
-                    if asks[h]:
-                        c = charge[feature[h]]
-                        fresh = True
-                        if R > 0:
-                            fresh = not known[i % R, feature[h]] and made[c] != walk
-                            if fresh:
-                                made[c] = walk
-                        if fresh and owner[i, c] >= 0:
-                            count[h] += 1
-                    go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
-                    h = left[h] if go else right[h]
-
-
-@njit
 def fill_edges(
     X: Rows, offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
     charges_of: Ints, first: Bools, known: Bools, owner: NDArray[np.int32], position: Ints,
     indices: NDArray[np.int32],
 ) -> None:  # fmt: skip
-    """Write the requirements of every node from ``position[node]`` on."""
+    """Write the requirements (of `merge_requirements`) of every node from ``position[node]`` on, and move it there.
+
+    With no ``indices``, and ``position`` 0, this counts them.
+    """
     R, made = len(known), np.full(owner.shape[1], -1, np.int64)  # the walk in which a charge was last made
     for layer in range(first.shape[1]):
         asks, charge = first[:, layer].copy(), charges_of[:, layer].copy()
@@ -241,7 +217,8 @@ def fill_edges(
                             if fresh:
                                 made[c] = walk
                         if fresh and owner[i, c] >= 0:
-                            indices[position[h]] = owner[i, c]
+                            if len(indices) > 0:
+                                indices[position[h]] = owner[i, c]
                             position[h] += 1
                     go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
                     h = left[h] if go else right[h]

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from prunopt.core.solution import Solution
-from prunopt.core.solver import Limits, Run, Solver
-from prunopt.forms.tile_columns import TileColumns
-from prunopt.solvers.kernels.tile_rules import balanced, check_ratio, follow
+from prunopt.solvers.kernels.tile_rules import RatioRule, balanced
 
 
 @dataclass(frozen=True)
-class DcpB(Solver[TileColumns]):
+class DcpB(RatioRule):
     """Keep the same number of vectors in every product of a layer, the largest of each [1]_.
 
-    Parameters
-    ----------
-    ratio
-        The fraction of each layer's vectors to be removed, as published; an answer beyond the problem's limits is a
-        failure. None takes the ratio, in steps of 1/400, that loses least within the limits.
+    Its option is ``ratio``, see `RatioRule`.
 
     References
     ----------
@@ -28,16 +21,5 @@ class DcpB(Solver[TileColumns]):
     """
 
     name: ClassVar[str] = "dcp-b"
-    form: ClassVar[type] = TileColumns
-    exact: ClassVar[bool] = False
     rank: ClassVar[int] = 50
-    reference: ClassVar[str] = "Park et al., NeurIPS 2024"
-
-    ratio: float | None = None
-
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-
-    def solve(self, problem: TileColumns, limits: Limits, seed: int) -> Solution[Any]:
-        """Return the rule's answer, without a bound."""
-        return follow(problem, balanced, self.ratio, self.name, Run(limits))
+    rule = staticmethod(balanced)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +15,7 @@ from prunopt.core.artifact import write_atomically
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.relaxed import Choices, Floats, RelaxedMask
+from prunopt.solvers.kernels.checkpoints import identity, read_checkpoint
 from prunopt.solvers.kernels.inclusion import CHUNK, inclusion_in_chunks
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NOISES = ("gumbel", "antithetic", "none", "expected")
 LOGITS = ("candidate", "entry")
-PAPER_STEPS, PAPER_RATE = 2000, 5e-4
+PAPER_STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -322,12 +322,8 @@ class _State:
         return None if self.solver.folder is None else Path(self.solver.folder) / "maskllm.safetensors"
 
     def _identity(self) -> str:
-        options = {k: v for k, v in asdict(self.solver).items() if k not in ("folder", "every")}
-        text = json.dumps([options, self.seed, self.problem.groups, self.problem.identity], default=str)
-        whole = hashlib.sha256(text.encode())
-        for array in (*self.problem.tables, *(self.problem.prior or ()), *(self.problem.energy or ())):
-            whole.update(np.ascontiguousarray(array).tobytes())
-        return whole.hexdigest()
+        arrays = (*self.problem.tables, *(self.problem.prior or ()), *(self.problem.energy or ()))
+        return identity(self.solver, self.seed, self.problem, arrays)
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -353,20 +349,7 @@ class _State:
         path = self._path()
         if path is None or not path.exists():
             return
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"folder={self.solver.folder!r}: {path.name} cannot be read ({error}); remove it"
-            ) from None
-        if meta.get("problem") != self._identity():
-            raise ValueError(
-                f"folder={self.solver.folder!r}: holds a checkpoint of another problem, seed or options; "
-                "give an empty folder, or the same call as before"
-            )
+        meta, tensors = read_checkpoint(path, self._identity())
         for t, z in enumerate(self.logits):
             z.data.copy_(tensors[f"logits.{t}"])
         numbers = json.loads(meta["numbers"])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,6 +18,7 @@ from prunopt.forms.coupled_choice import CoupledChoice
 from prunopt.forms.relaxed import Choices, RelaxedMask
 from prunopt.forms.trained_mask import Lesson, TrainedMask
 from prunopt.solvers.coupled_dp import CoupledDp
+from prunopt.solvers.kernels.checkpoints import identity, read_checkpoint
 from prunopt.solvers.kernels.soft_widths import WidthLogits
 from prunopt.solvers.pulp_models import Pulp
 
@@ -325,15 +325,9 @@ class _State:
         return None if self.solver.folder is None else Path(self.solver.folder) / FILE
 
     def _identity(self) -> str:
-        options = {k: v for k, v in asdict(self.solver).items() if k not in ("folder", "every")}
-        text = json.dumps([options, self.seed, self.problem.groups, self.problem.identity], default=str)
-        whole = hashlib.sha256(text.encode())
-        for table in self.problem.tables:
-            whole.update(np.ascontiguousarray(table).tobytes())
         costs = self.problem.costs if isinstance(self.problem, TrainedMask) else None
-        for array in () if costs is None else (costs.cost, costs.pair_cost, np.array(costs.budget)):
-            whole.update(np.ascontiguousarray(array).tobytes())
-        return whole.hexdigest()
+        limits = () if costs is None else (costs.cost, costs.pair_cost, np.array(costs.budget))
+        return identity(self.solver, self.seed, self.problem, (*self.problem.tables, *limits))
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -359,20 +353,7 @@ class _State:
         path = self._path()
         if path is None or not path.exists():
             return
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"folder={self.solver.folder!r}: {path.name} cannot be read ({error}); remove it"
-            ) from None
-        if meta.get("problem") != self._identity():
-            raise ValueError(
-                f"folder={self.solver.folder!r}: holds a checkpoint of another problem, seed or options; "
-                "give an empty folder, or the same call as before"
-            )
+        meta, tensors = read_checkpoint(path, self._identity())
         numbers = json.loads(meta["numbers"])
         self.logits.restore(tensors)
         self.trainee.restore({k.removeprefix("trainee."): v for k, v in tensors.items() if k.startswith("trainee.")})

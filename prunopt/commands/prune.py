@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 CHECKED = 8  # windows scored of each text
 MUCH_MORE = 1.5
-NAMES = "uniform", "log", "owl", "als", "als-row", "atp", "mckp"
 
 
 @guarded
@@ -157,6 +156,8 @@ def _units(text: str) -> tuple[str, ...]:
 
 
 def read_shares(text: str) -> Any:
+    from prunopt.networks.allocations import NAMES
+
     if text in NAMES:
         return text
     path = Path(text)

@@ -9,8 +9,6 @@ import typer
 
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 
-METHODS = "uniform,owl,log,atp,als,als-row,mckp"
-
 
 @guarded
 def search(
@@ -26,7 +24,7 @@ def search(
     workers: Annotated[int, typer.Option(help="Processes; on more machines, the same command on each.")] = 1,
     solver: Annotated[str | None, typer.Option(help="dsa-evolution, random-search, tpe, cma-es, level-swap.")] = None,
     space: Annotated[str, typer.Option(help="expressions, vector, progression or levels.")] = "expressions",
-    methods: Annotated[str, typer.Option(help="Allocations to compare with; empty for none.")] = METHODS,
+    methods: Annotated[str, typer.Option(help="Allocations to compare with, by name; empty for none.")] = "all",
     start: Annotated[str, typer.Option(help="For --space levels: the method to begin with.")] = "mckp",
     windows: Annotated[int, typer.Option(help="Windows to calibrate on, and as many to evaluate on.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
@@ -49,11 +47,11 @@ def search(
         if out is None:
             raise ValueError("--storage: name a journal file or a database, or a folder with --out")
         storage = str(out / "search.journal")
-    from prunopt.networks.allocations import MaskedModel
+    from prunopt.networks.allocations import NAMES, MaskedModel
 
     evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
     steps = (fidelity, 1.0) if fidelity < 1 else (1.0,)
-    wanted = [m for m in (part.strip() for part in methods.split(",")) if m]
+    wanted = [m for m in (part.strip() for part in methods.split(",")) if m] if methods != "all" else list(NAMES)
     columns = [
         _column(evaluator, s, wanted, steps, trials, storage, workers, solver, space, start, repair, seed)
         for s in sparsity

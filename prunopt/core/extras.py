@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -38,3 +39,28 @@ def require(module: str) -> Any:
         if error.name != module:
             raise
         raise ImportError(f"{module} is not installed: {how_to_get(module)}") from None
+
+
+def lazy(package: str, places: Mapping[str, str], needs: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the ``__getattr__`` and ``__dir__`` of a package whose public names are loaded when they are asked for.
+
+    Parameters
+    ----------
+    package
+        Its name.
+    places
+        Public names, and the modules in the package that hold them.
+    needs
+        A module without which none of them is of use.
+    """
+
+    def find(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            import_module(needs)
+        except ImportError:
+            raise ImportError(f"{package}.{name} needs {needs}: {how_to_get(needs)}") from None
+        return getattr(import_module(f"{package}.{places[name]}"), name)
+
+    return find, lambda: sorted(places)

@@ -277,21 +277,6 @@ class Activations:
         whole = float(weights.sum())
         return {name: ((h + h.T) / (2 * whole)).numpy() for name, h in sums.items()}
 
-    def hessians_by_source(self, block: Block, layer: str) -> list[Floats]:
-        """Return H of one layer for each source alone."""
-        n = int(self.calibration.source.max()) + 1
-        weights = self.calibration.row_weights()
-        sums: list[Any] = [0.0] * n
-
-        def take(name: str, window: int, rows: torch.Tensor) -> None:
-            scaled = rows.float() * weights[window].sqrt().float()[:, None]
-            k = int(self.calibration.source[window])
-            sums[k] = sums[k] + (scaled.T @ scaled).double()
-
-        self.inputs(block, [layer], take)
-        totals = [float(weights[self.calibration.source == k].sum()) for k in range(n)]
-        return [(h / t).numpy() for h, t in zip(sums, totals, strict=True)]
-
 
 def rare_share(windows: torch.Tensor, *, fewer_than: int = 5) -> float:
     """Return the share of tokens whose kind appears fewer than ``fewer_than`` times: what calibration hardly sees."""

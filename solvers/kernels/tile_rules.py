@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.core.solution import Solution, Status
-from prunopt.core.solver import Run
+from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.tile_columns import TileColumns
 
 Ints = NDArray[np.int64]
@@ -110,7 +112,31 @@ def infeasible(problem: TileColumns, name: str) -> Solution[Any]:
     return Solution(Status.INFEASIBLE, None, solver=name, duals={"ray": np.zeros(1)}, message=message)
 
 
-def check_ratio(ratio: float | None) -> None:
-    """Refuse a pruning ratio outside of [0, 1]."""
-    if ratio is not None and not 0 <= ratio <= 1:
-        raise ValueError(f"ratio={ratio!r}: give the fraction of vectors to be removed, 0 to 1, or None")
+@dataclass(frozen=True)
+class RatioRule(Solver[TileColumns]):
+    """A published rule that turns one pruning ratio into an answer; solvers name the rule.
+
+    Parameters
+    ----------
+    ratio
+        The fraction of each layer's vectors to be removed, as published; an answer beyond the problem's limits is a
+        failure. None takes the ratio, in steps of 1/400, that loses least within the limits.
+    """
+
+    form: ClassVar[type] = TileColumns
+    exact: ClassVar[bool] = False
+    reference: ClassVar[str] = "Park et al., NeurIPS 2024"
+    ratio: float | None = None
+
+    @staticmethod
+    @abstractmethod
+    def rule(problem: TileColumns, ratio: float, /) -> Ints:
+        """Return the vectors kept in each product."""
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio={self.ratio!r}: give the fraction of vectors to be removed, 0 to 1, or None")
+
+    def solve(self, problem: TileColumns, limits: Limits, seed: int) -> Solution[Any]:
+        """Return the rule's answer, without a bound."""
+        return follow(problem, self.rule, self.ratio, self.name, Run(limits))

@@ -16,7 +16,7 @@ from prunopt.core.solution import CertificateError
 from prunopt.forms import BlackBox, MultipleChoiceKnapsack
 from prunopt.forms.blackbox import Gene, LevelSearch, level_genes
 from prunopt.solvers.pulp_models import Pulp
-from prunopt.testing_searches import bowl, brute_force_choice
+from prunopt.testing.searches import bowl, brute_force_choice
 
 
 def knapsack(seed: int, groups: int = 4, levels: int = 4) -> MultipleChoiceKnapsack:

@@ -13,7 +13,7 @@ from prunopt.core.solver import Limits
 from prunopt.forms import CoupledChoice
 from prunopt.problems.channel_widths import ChannelWidths, LayerCost
 from prunopt.solvers.coupled_dp import CoupledDp
-from prunopt.testing_choices import brute_force_coupled, random_coupled
+from prunopt.testing.choices import brute_force_coupled, random_coupled
 
 
 @pytest.mark.parametrize("shape", ["chain", "star", "forest"])

@@ -14,7 +14,7 @@ import prunopt as po
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.quadratic_bound import eliminate, exact_costs, least_rest
 from prunopt.forms.refit import masked_least_squares
-from prunopt.testing_layers import random_layer
+from prunopt.testing.layers import random_layer
 
 Floats = NDArray[np.float64]
 

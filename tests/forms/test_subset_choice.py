@@ -11,7 +11,7 @@ import pytest
 import prunopt as po
 from prunopt.core.solution import CertificateError
 from prunopt.forms import EnumerableChoice, QuadraticChoice, SubsetChoice
-from prunopt.testing_subsets import RoughLoss, brute_force_subset, quadratic_choices, subset_choices
+from prunopt.testing.subsets import RoughLoss, brute_force_subset, quadratic_choices, subset_choices
 
 
 @pytest.mark.parametrize("problem", [p for _, p, _ in subset_choices()])

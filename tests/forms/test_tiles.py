@@ -17,7 +17,7 @@ from prunopt.solvers.dcp_b import DcpB
 from prunopt.solvers.hsr import Hsr
 from prunopt.solvers.tile_enumeration import assignments, partitions
 from prunopt.solvers.tile_swap import TileSwap
-from prunopt.testing_choices import brute_force_partition, brute_force_tiles, random_tiles
+from prunopt.testing.choices import brute_force_partition, brute_force_tiles, random_tiles
 
 ENERGY = np.array([[9.0, 4.0, 2.0, 1.0], [8.0, 7.0, 3.0, 0.5], [6.0, 5.0, 0.0, 0.0]])
 COST = np.array([[0.0, 2.0, 4.0], [0.0, 1.0, 2.0]])

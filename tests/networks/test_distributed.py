@@ -43,6 +43,7 @@ except ValueError as error:
 if rank == 0:
     np.savez(sys.argv[1], **{name.replace(".", "/"): h for name, h in found.items()})
 print(json.dumps([rank, size, len(mine), refused]), flush=True)
+dist.barrier()  # no rank leaves while another still talks to it: gloo aborts otherwise
 dist.destroy_process_group()
 """
 

@@ -11,7 +11,7 @@ import pytest
 import prunopt as po
 from prunopt.forms import EnumerableChoice, SubsetChoice
 from prunopt.problems import HeadSelection
-from prunopt.testing_subsets import RoughLoss
+from prunopt.testing.subsets import RoughLoss
 
 LAYERS = [3, 4]
 

@@ -17,7 +17,7 @@ import prunopt as po
 from prunopt.problems.allocation_search import AllocationSearch
 from prunopt.search.journal import JournalError, Lock, check
 from prunopt.solvers.dsa_evolution import DsaEvolution
-from prunopt.testing_searches import bowl, level_search
+from prunopt.testing.searches import bowl, level_search
 
 SLEEPY = str(Path(__file__).with_name("sleepy.py"))
 ROOT = str(Path(__file__).parents[2])

@@ -21,7 +21,7 @@ from prunopt.solvers.obs_greedy import ObsGreedy
 from prunopt.solvers.obs_swap import ObsSwap
 from prunopt.solvers.slimgpt import SlimGpt
 from prunopt.solvers.sparsegpt import SparseGpt, sparsegpt_weights
-from prunopt.testing_layers import brute_force_subset, random_layer
+from prunopt.testing.layers import brute_force_subset, random_layer
 
 Floats = NDArray[np.float64]
 

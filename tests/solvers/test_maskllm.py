@@ -13,7 +13,7 @@ import pytest
 
 import prunopt as po
 from prunopt.forms import RelaxedMask
-from prunopt.testing_relaxed import brute_force_relaxed, linear_layer
+from prunopt.testing.relaxed import brute_force_relaxed, linear_layer
 
 torch = pytest.importorskip("torch")
 

@@ -13,7 +13,7 @@ from prunopt.solvers.head_importance import HeadImportance
 from prunopt.solvers.kernels.quadratic_fit import fit_quadratic
 from prunopt.solvers.surrogate import Surrogate, sample
 from prunopt.solvers.swap import Swap
-from prunopt.testing_subsets import RoughLoss
+from prunopt.testing.subsets import RoughLoss
 
 
 def problem(n: int = 9, keep: int = 5, seed: int = 0) -> EnumerableChoice:

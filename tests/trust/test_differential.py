@@ -30,8 +30,8 @@ from prunopt.forms import (
 )
 from prunopt.forms.linear import LinearProgram
 from prunopt.testing import Instance
-from prunopt.testing_faults import Liar, is_wrong
-from prunopt.testing_random import GENERATORS, random_instance
+from prunopt.testing.faults import Liar, is_wrong
+from prunopt.testing.random_problems import GENERATORS, random_instance
 
 ENGINES = ("pulp", "highs-milp")
 
@@ -170,7 +170,7 @@ def test_no_solve_leaves_memory_behind() -> None:
 SAME = """
 import hashlib, sys
 import prunopt as po
-from prunopt.testing_random import GENERATORS, random_instance
+from prunopt.testing.random_problems import GENERATORS, random_instance
 out = hashlib.sha256()
 for form in GENERATORS:
     for k in range(4):

@@ -18,7 +18,7 @@ from prunopt.core.solver import Limits, solvers_for
 from prunopt.problems.head_selection import HeadSelection
 from prunopt.problems.layer_allocation import LayerAllocation
 from prunopt.problems.layer_reconstruction import LayerReconstruction
-from prunopt.testing_faults import Liar, corrupted_duals, faults, is_wrong
+from prunopt.testing.faults import Liar, corrupted_duals, faults, is_wrong
 
 FORMS = {form.__name__: form for form in testing.INSTANCES}
 SLOW = ("RelaxedMask", "QuadraticSubset", "RobustQuadraticSubset")  # their heuristics take long: exact solvers only

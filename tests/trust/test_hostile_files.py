@@ -20,7 +20,7 @@ import prunopt as po
 from prunopt.cli import app
 from prunopt.forms import Closure, load_form
 from prunopt.forms.storage import read_arrays
-from prunopt.testing_files import Reader, mutated, outcome, readers
+from prunopt.testing.files import Reader, mutated, outcome, readers
 
 TORCH = all(find_spec(name) is not None for name in ("torch", "safetensors", "transformers"))
 READERS = {reader.name: reader for reader in readers(torch=TORCH)}

@@ -17,7 +17,7 @@ import pytest
 
 import prunopt as po
 from prunopt.core.artifact import only_writer, write_json, write_text
-from prunopt.testing_kills import digests, torn
+from prunopt.testing.kills import digests, torn
 
 ONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -26,7 +26,7 @@ def test_commands_killed_at_random_moments_lose_nothing() -> None:
     """Two kills each; `python -m benchmarks.kill` makes it fifty."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    words = [sys.executable, "-m", "prunopt.testing_kills", "forest,prune", "2", "1"]
+    words = [sys.executable, "-m", "prunopt.testing.kills", "forest,prune", "2", "1"]
     done = subprocess.run(words, capture_output=True, text=True, env=ONE, check=False)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [row["command"] for row in found] == ["forest", "prune"], done.stderr[-2000:]
@@ -40,7 +40,7 @@ def test_commands_killed_at_random_moments_lose_nothing() -> None:
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".skops", ".safetensors", ".png", ".journal"])
 def test_torn_files_are_found(suffix: str, tmp_path: Path) -> None:
     """What the kill test looks for, planted."""
-    from prunopt.testing_files import readers
+    from prunopt.testing.files import readers
 
     place = tmp_path / f"a{suffix}"
     if suffix == ".png":

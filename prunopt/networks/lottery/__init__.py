@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from prunopt.core.extras import lazy
 
 _PLACES = {
     "DataFit": "data_residual",
@@ -23,17 +22,4 @@ _PLACES = {
     "train_digits": "digits",
 }
 __all__ = sorted(_PLACES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise ImportError(f"prunopt.networks.lottery.{name} needs torch: pip install 'prunopt[torch]'") from None
-    return getattr(import_module(f"prunopt.networks.lottery.{_PLACES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy(__name__, _PLACES, "torch")

@@ -30,17 +30,17 @@ from prunopt.forms import (
     TilePartition,
 )
 from prunopt.testing import Instance
-from prunopt.testing_choices import (
+from prunopt.testing.choices import (
     brute_force_coupled,
     brute_force_partition,
     brute_force_tiles,
     random_coupled,
     random_tiles,
 )
-from prunopt.testing_layers import brute_force_mask, random_layer
-from prunopt.testing_layers import brute_force_subset as brute_force_groups
-from prunopt.testing_searches import brute_force_choice
-from prunopt.testing_subsets import brute_force_subset
+from prunopt.testing.layers import brute_force_mask, random_layer
+from prunopt.testing.layers import brute_force_subset as brute_force_groups
+from prunopt.testing.searches import brute_force_choice
+from prunopt.testing.subsets import brute_force_subset
 
 Draw = Callable[[np.random.Generator, float, bool], Instance]
 TINY = 5e-324  # the least denormal number

@@ -1,4 +1,4 @@
-"""Commands killed at random moments: ``python -m prunopt.testing_kills prune 50``.
+"""Commands killed at random moments: ``python -m prunopt.testing.kills prune 50``.
 
 A command runs in a process forked from this one, which has loaded everything, so that the kills fall into its work.
 After each kill every file under its final name must be whole; the command is run again (with ``--resume`` where it has

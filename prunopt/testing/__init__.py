@@ -48,11 +48,11 @@ from prunopt.forms import (
     TileColumns,
     TilePartition,
 )
-from prunopt.testing_choices import coupled_choices, tile_columns, tile_partitions
-from prunopt.testing_layers import mask_blocks, quadratic_subsets, robust_subsets
-from prunopt.testing_relaxed import relaxed_masks
-from prunopt.testing_searches import black_boxes, knapsacks, level_searches
-from prunopt.testing_subsets import quadratic_choices, subset_choices
+from prunopt.testing.choices import coupled_choices, tile_columns, tile_partitions
+from prunopt.testing.layers import mask_blocks, quadratic_subsets, robust_subsets
+from prunopt.testing.relaxed import relaxed_masks
+from prunopt.testing.searches import black_boxes, knapsacks, level_searches
+from prunopt.testing.subsets import quadratic_choices, subset_choices
 
 TOLERANCE = 1e-7
 
