@@ -38,7 +38,7 @@ LENGTH = 512
 # What is searched on, and how many trials: on more text for Wanda at 60 %, on less for the other columns.
 EFFORT = {
     "full": {"windows": 2, "length": 512, "dsa": 30, "swaps": 43},
-    "light": {"windows": 2, "length": 256, "dsa": 60, "swaps": 60},
+    "light": {"windows": 2, "length": 256, "dsa": 200, "swaps": 60},
 }
 BETAS = (-0.004, 0.002, 0.004, 0.008)
 BOUNDS = {"wanda": (0.2, 0.9), "sparsegpt": (0.35, 0.85), "ffn": (0.0, 0.6)}

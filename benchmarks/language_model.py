@@ -63,6 +63,10 @@ TRIALS: dict[str, dict[str, Any]] = {
     "30 %/ours mckp": {
         "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp",
     },
+    "30 %/ours rarity": {
+        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log", "rarity": 0.5,
+    },
+    "50 %/ours log": {"sparsity": 0.5, "pattern": "unstructured", "method": "sparsegpt", "allocation": "log"},
     "2-4/sparsegpt+refit rarity": {"sparsity": 0.5, "pattern": "2:4", "method": "sparsegpt", "rarity": 0.5},
 }  # fmt: skip
 

@@ -127,6 +127,18 @@ def _ids(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return ids.long(), known
 
 
+def _shared(new: Any, old: Any) -> Any:
+    """Return ``new`` with the tensors of ``old`` in place of equal ones."""
+    if isinstance(new, torch.Tensor) and isinstance(old, torch.Tensor):
+        same = new.shape == old.shape and new.dtype == old.dtype and new.device == old.device
+        return old if same and torch.equal(new, old) else new
+    if type(new) is tuple and type(old) is tuple and len(new) == len(old):
+        return tuple(_shared(a, b) for a, b in zip(new, old, strict=True))
+    if type(new) is dict and type(old) is dict and new.keys() == old.keys():
+        return {name: _shared(new[name], old[name]) for name in new}
+    return new
+
+
 class Stop(Exception):
     """Leaves a forward pass whose rest is of no interest."""
 
@@ -180,6 +192,8 @@ class Activations:
         self._store[k] = hidden[0]
         # A cache would grow with every pass over the same window.
         rest = tuple(None if hasattr(a, "update") and hasattr(a, "get_seq_length") else a for a in args[1:])
+        if self._arguments:  # windows of one length have the same mask and the same positions: they are kept once
+            rest, kwargs = _shared((rest, kwargs), self._arguments[0])
         self._arguments.append((rest, kwargs))
 
     def _new(self, shape: tuple[int, ...]) -> torch.Tensor:

@@ -314,3 +314,17 @@ def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
         assert torch.equal(outputs(again, windows[:1]), outputs(result.model, windows[:1]))
         assert same_tokenizer("The cat").input_ids == tokenizer("The cat").input_ids
     assert found["ours"] < found["magnitude"]
+
+
+def test_masks_and_positions_of_windows_are_kept_once() -> None:
+    model = tiny_transformer()
+    stream = Activations(model, blocks(model)[0], as_calibration(tiny_tokens(5)))
+    kept = {id(x) for _, k in stream._arguments for v in k.values() for x in (v if isinstance(v, tuple) else (v,))}
+    once = {id(x) for v in stream._arguments[0][1].values() for x in (v if isinstance(v, tuple) else (v,))}
+    assert len(stream._arguments) == 5
+    assert kept == once
+    ids = {"input_ids": tiny_tokens(2), "attention_mask": torch.ones_like(tiny_tokens(2))}
+    ids["attention_mask"][1, 20:] = 0
+    padded = Activations(model, blocks(model)[0], as_calibration(ids))
+    masks = [k["attention_mask"] for _, k in padded._arguments]
+    assert masks[0] is not masks[1]

@@ -1,0 +1,91 @@
+"""Does the least worst-domain error carry over to a domain that nobody calibrated on?
+
+``python -m benchmarks.layer_robust``: half of the feed-forward columns of SmolLM2's down_proj (blocks 9 and 19) removed
+after calibration on WikiText-2's validation text, on the sources of Python's standard library, on both together (every
+domain's Hessian divided by its own energy), and for the worst of both (`RobustQuadraticSubset`). Errors are those of
+windows that took no part: WikiText-2 test, other source files, and a third domain, the help texts of Python.
+Results: ``results/layer_robust.json``.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import prunopt as po
+from benchmarks.layer import recorded
+from benchmarks.layer_data import LENGTH, text
+from prunopt.forms import QuadraticSubset
+from prunopt.forms.robust_subset import RobustQuadraticSubset
+from prunopt.solvers.robust_multipliers import RobustMultipliers
+
+BLOCKS = (9, 19)
+WINDOWS = {"calibration": 24, "evaluation": 12}
+DAMPING = 0.1
+
+
+def texts() -> dict[str, tuple[str, str]]:
+    """Return the text to calibrate on and the text to judge by, for every domain; the third is only judged by."""
+    from pydoc_data.topics import topics
+
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    sources = [p.read_text("utf-8") for p in sorted(folder.glob("*.py"))]
+    manual = "\n\n".join(topics[k] for k in sorted(topics))
+    return {
+        "wikitext": (text("calibration"), text("heldout")),
+        "code": ("\n".join(sources[::2]), "\n".join(sources[1::2])),
+        "manual": ("", manual),
+    }
+
+
+def second_moments() -> tuple[dict[int, Any], dict[tuple[int, str, str], Any]]:
+    """Return the weights of the layers, and the mean of x x^T for every (block, domain, use)."""
+    import torch
+
+    from prunopt.networks.hessians import calibrate
+    from prunopt.networks.models import read_model
+    from prunopt.networks.text import token_windows
+
+    torch.set_num_threads(1)
+    model, tokenizer = read_model("smollm2")
+    names = {i: f"model.layers.{i}.mlp.down_proj" for i in BLOCKS}
+    found: dict[tuple[int, str, str], Any] = {}
+    for domain, parts in texts().items():
+        for (use, count), words in zip(WINDOWS.items(), parts, strict=True):
+            if words:
+                windows = token_windows(tokenizer, words, length=LENGTH, count=count, seed=0)
+                moments = calibrate(model, windows, layers=list(names.values()))
+                found |= {(i, domain, use): moments[name] for i, name in names.items()}
+    return {i: model.get_submodule(n).weight.detach().double().numpy() for i, n in names.items()}, found
+
+
+def main() -> None:
+    """Measure every way of calibrating."""
+    weights, moments = second_moments()
+
+    def case(block: int, way: str) -> dict[str, float]:
+        weight = weights[block]
+        hessians = {d: moments[block, d, "calibration"] for d in ("wikitext", "code")}
+        groups = list(np.arange(1536)[:, None])
+        robust = RobustQuadraticSubset(weight, list(hessians.values()), groups, 768, damping=DAMPING)
+        if way in hessians:
+            form: Any = QuadraticSubset(weight, hessians[way], groups, 768, damping=DAMPING)
+        else:
+            form = robust if way == "worst of both" else robust.mixed([0.5, 0.5])
+        solution = po.solve(form, RobustMultipliers(rounds=3) if form is robust else "obs-greedy")
+        change = weight - form.lift(solution.value)
+        row = {}
+        for domain in ("wikitext", "code", "manual"):
+            h = moments[block, domain, "evaluation"]
+            row[domain] = float(np.vdot(change @ h, change) / np.vdot(weight @ h, weight))
+        return row
+
+    ways = ("wikitext", "code", "both", "worst of both")
+    recorded("robust", {f"{b} {w}": lambda b=b, w=w: case(b, w) for b in BLOCKS for w in ways})
+
+
+if __name__ == "__main__":
+    main()
