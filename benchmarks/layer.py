@@ -8,7 +8,6 @@ is in ``results/layer_*.json`` is not measured again.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import numpy as np
 
 import prunopt as po
 from benchmarks.layer_data import HEAD, LAYERS, QUERY_HEADS, Layer, layer
-from benchmarks.machine import RESULTS, described, interleaved, median, peak_bytes, save, seconds
+from benchmarks.machine import interleaved, median, peak_bytes, recorded, seconds
 from prunopt.core.dispatch import load_solvers
 from prunopt.core.solver import Limits, Run, by_name
 from prunopt.forms import MaskBlocks, QuadraticSubset
@@ -32,18 +31,6 @@ from prunopt.solvers.slimgpt import SlimGpt, inverted
 
 HEAD_SOLVERS = ("obs-swap", "obs-greedy", "slimgpt", "wanda", "magnitude")
 DAMPING = 0.01
-
-
-def recorded(part: str, rows: dict[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Measure the rows of a part that are not on file yet, writing each as it comes."""
-    file = RESULTS / f"layer_{part}.json"
-    data = json.loads(file.read_text()) if file.exists() else {**described(), "rows": {}}
-    for name, measure in rows.items():
-        if name not in data["rows"]:
-            data["rows"][name] = measure()
-            print(name, data["rows"][name], flush=True)
-            save(f"layer_{part}", data)
-    return data
 
 
 def relative(data: Layer, weight: Any, which: str) -> float:
@@ -67,7 +54,7 @@ def heads() -> dict[str, Any]:
         return row
 
     cases = [(number, remove) for number in LAYERS for remove in (2, 3, 4, 5)]
-    return recorded("heads", {f"layer {n}, remove {r} of 9": lambda n=n, r=r: case(n, r) for n, r in cases})
+    return recorded("layer_heads", {f"layer {n}, remove {r} of 9": lambda n=n, r=r: case(n, r) for n, r in cases})
 
 
 def ffn() -> dict[str, Any]:
@@ -88,7 +75,7 @@ def ffn() -> dict[str, Any]:
         row["setting up the form seconds"] = seconds(fresh)
         return row
 
-    return recorded("ffn", {f"layer {n}": lambda n=n: case(n) for n in LAYERS})
+    return recorded("layer_ffn", {f"layer {n}": lambda n=n: case(n) for n in LAYERS})
 
 
 def _job(fresh: Callable[[], QuadraticSubset], solver: Any) -> Callable[[], Any]:
@@ -120,7 +107,7 @@ def large() -> dict[str, Any]:
             row[f"{solver.name} steps"] = answers[0].stats.get("downdates", answers[0].stats.get("inversions"))
         return row
 
-    return recorded("large", {f"d = {d}": lambda d=d: case(d) for d in (1024, 2048, 4096)})
+    return recorded("layer_large", {f"d = {d}": lambda d=d: case(d) for d in (1024, 2048, 4096)})
 
 
 def huge() -> dict[str, Any]:
@@ -142,7 +129,7 @@ def huge() -> dict[str, Any]:
         row["peak bytes"] = peak_bytes()
         return row
 
-    return recorded("huge", {f"d = {d}": lambda d=d: case(d) for d in (4096, 11008)})
+    return recorded("layer_huge", {f"d = {d}": lambda d=d: case(d) for d in (4096, 11008)})
 
 
 def masks() -> dict[str, Any]:
@@ -181,7 +168,7 @@ def masks() -> dict[str, Any]:
 
     cases = [(9, "mlp.down_proj"), (19, "mlp.down_proj"), (9, "self_attn.o_proj"), (9, "mlp.gate_proj")]
     rows = {f"{p} layers.{n}.{m}": lambda n=n, m=m, p=p: case(n, m, p) for p in ("2:4", "50 %") for n, m in cases}
-    return recorded("masks", rows)
+    return recorded("layer_masks", rows)
 
 
 def tokens() -> dict[str, Any]:
@@ -199,7 +186,7 @@ def tokens() -> dict[str, Any]:
         }
 
     rows = {f"{p}, {512 * n} tokens": lambda n=n, p=p: case(n, p) for p in ("2:4", "50 %") for n in (4, 16, 64)}
-    return recorded("tokens", rows)
+    return recorded("layer_tokens", rows)
 
 
 def speed() -> dict[str, Any]:
@@ -214,7 +201,7 @@ def speed() -> dict[str, Any]:
         return {"llm-compressor": median([p for p, _ in rounds]), "prunopt": median([o for _, o in rounds])}
 
     cases = [(p, m) for p in ("2:4", "50 %") for m in ("mlp.down_proj", "self_attn.o_proj")]
-    return recorded("speed", {f"{p} layers.9.{m}": lambda m=m, p=p: case(m, p) for p, m in cases})
+    return recorded("layer_speed", {f"{p} layers.9.{m}": lambda m=m, p=p: case(m, p) for p, m in cases})
 
 
 def _refit(solver: Any, form: MaskBlocks) -> Any:

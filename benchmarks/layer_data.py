@@ -6,7 +6,6 @@ Calibration is WikiText-2's validation text, held-out its test text: 64 and 32 r
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.datasets import cache_folder
+from benchmarks.datasets import cache_folder, data_folder
 from prunopt.core.artifact import write_atomically
 
 Floats = NDArray[np.float64]
@@ -53,8 +52,7 @@ def _file(number: int, module: str) -> Path:
 
 def text(name: str) -> str:
     """Return one of the two texts."""
-    folder = Path(os.environ.get("PRUNOPT_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    file = folder / TEXTS[name]
+    file = data_folder() / TEXTS[name]
     if not file.is_file():
         raise FileNotFoundError(f"{file}: set PRUNOPT_DATA to the folder that holds {TEXTS[name]}")
     return file.read_text(encoding="utf-8")

@@ -71,3 +71,15 @@ def described(*packages: str) -> dict[str, Any]:
 def save(name: str, data: dict[str, Any]) -> None:
     """Write the raw figures of one table."""
     write_json(RESULTS / f"{name}.json", data)
+
+
+def recorded(name: str, rows: dict[str, Callable[[], Any]], *packages: str) -> dict[str, Any]:
+    """Measure the rows of a table that are not on file yet, writing each as it comes."""
+    file = RESULTS / f"{name}.json"
+    data = json.loads(file.read_text("utf-8")) if file.exists() else {**described(*packages), "rows": {}}
+    for row, measure in rows.items():
+        if row not in data["rows"]:
+            data["rows"][row] = measure()
+            print(row, json.dumps(data["rows"][row])[:300], flush=True)
+            save(name, data)
+    return data

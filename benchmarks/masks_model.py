@@ -72,7 +72,7 @@ def windows(ids: torch.Tensor, count: int | None = None, length: int = LENGTH, s
 
 def empty(seed: int = 0) -> Any:
     """Return the model before training."""
-    from prunopt.networks.models import require_transformers
+    from prunopt.networks.hugging_face import require_transformers
 
     transformers = require_transformers()
     torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def perplexity(model: Any, ids: torch.Tensor) -> tuple[float, list[float]]:
 @cache
 def trained() -> tuple[Any, dict[str, Any]]:
     """Return the model, trained where the cache has none, and the figures of its training."""
-    from prunopt.networks.models import require_transformers
+    from prunopt.networks.hugging_face import require_transformers
 
     if not (FOLDER / "training.json").exists():
         train()

@@ -101,7 +101,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, options: list[str],
 
 def test_classifiers_need_labels(folder: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from prunopt.networks.models import read_tokenizer
+    from prunopt.networks.hugging_face import read_tokenizer
 
     config = tiny_transformer("bert").config
     model = transformers.BertForSequenceClassification(config).eval()

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,16 +11,14 @@ from torch import nn
 
 from prunopt.core.artifact import digest, read_json, write_json
 from prunopt.networks.families import blocks, is_linear, replace_weight, weight_of
-from prunopt.networks.models import MANIFEST, model_class, require_transformers
+from prunopt.networks.folders import FORMAT, MANIFEST, WEIGHTS, read_manifest, versions, whole_folder
+from prunopt.networks.hugging_face import model_class, require_transformers
 from prunopt.networks.surgery import note_shapes, without_inputs
 
 if TYPE_CHECKING:
     from prunopt.networks.transformer import PruneResult
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-FORMAT = 1
-LARGEST_MANIFEST = 64 * 2**20
 LARGEST_MODEL, GROWTH = 2**30, 50  # bytes a configuration may ask for: so many, and so many times those of its weights
 
 
@@ -57,34 +49,6 @@ def save(result: PruneResult, folder: str | os.PathLike[str], *, tokenizer: Any 
         write_json(place / MANIFEST, manifest)
 
 
-def check_target(folder: str | os.PathLike[str]) -> Path:
-    """Return a folder that may be written: missing, empty, or of an earlier run; ValueError for any other."""
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists())):
-        raise ValueError(f"folder={str(folder)!r}: it holds something that prunopt did not write; give another")
-    return target
-
-
-@contextmanager
-def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside ``folder`` that takes its name if the block ends without an error."""
-    target = check_target(folder)
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
-    try:
-        yield place
-        place.chmod(0o755)
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.absolute().parent))
-            os.replace(target, old)
-            os.replace(place, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(place, target)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
 def write_model(model: nn.Module, folder: Path) -> None:
     """Write weights, tied ones once, and the configuration."""
     from safetensors.torch import save_file
@@ -111,17 +75,6 @@ def linear_shapes(model: nn.Module) -> dict[str, list[int]]:
         for name in block.layers:
             out[f"{block.name}.{name}"] = list(weight_of(block.module.get_submodule(name)).shape)
     return out
-
-
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return ``prunopt.json``; ValueError says what is wrong with it."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"folder={os.fspath(folder)!r}: no {MANIFEST} there; give a folder that prunopt wrote")
-    manifest = read_json(path, largest=LARGEST_MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a manifest of format {FORMAT}; written by another version of prunopt?")
-    return cast("dict[str, Any]", manifest)
 
 
 def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.Module:
@@ -215,14 +168,3 @@ def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:
             without_inputs(block.attention)
             width = weight_of(block.attention.projection).shape[1]
             note_shapes(block.attention.module, width // block.attention.head_dim, block.attention.head_dim)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that decide what a run gives."""
-    out = {"python": platform.python_version()}
-    for name in ("prunopt", "torch", "transformers", "numpy", "scipy", "safetensors"):
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return out

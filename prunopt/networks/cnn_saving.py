@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from prunopt.core.artifact import digest, write_json
-from prunopt.networks.checkpoints import WEIGHTS, read_manifest, versions, whole_folder
 from prunopt.networks.cnn_taps import Window, WindowedConv2d
-from prunopt.networks.models import MANIFEST
+from prunopt.networks.folders import MANIFEST, WEIGHTS, read_manifest, versions, whole_folder
 
 
 def save_cnn(

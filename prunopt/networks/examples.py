@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from prunopt.networks.models import require_transformers
+from prunopt.networks.hugging_face import require_transformers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "bert")
 VOCABULARY = 96

