@@ -22,29 +22,30 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.datasets import data_folder
 from prunopt.core.artifact import write_json
 from prunopt.networks.models import read_model
 from prunopt.networks.text import TokenLosses, read_text, token_losses, token_windows
 from prunopt.networks.transformer import prune_transformer
 
 RESULTS = Path(__file__).parent / "results" / "language_model"
-DATA = Path(os.environ.get("PRUNOPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0
 DOMAINS = ("WikiText-2 test", "Python help")
 
-STRUCTURED = {
+STRUCTURED: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude", "refit": False},
     "wanda": {"method": "wanda", "refit": False},
-    "wanda+refit": {"method": "wanda"},
+    "wanda+refit": {"method": "wanda", "shrinkage": 0},
     "slimgpt": {"method": "slimgpt", "damping": 0.01},
-    "ours": {"method": "wanda", "allocation": "log"},
+    "ours": {"method": "wanda", "allocation": "log", "shrinkage": 0.2},
 }
-SINGLE = {
+SINGLE: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude", "refit": False},
     "wanda": {"method": "wanda", "refit": False},
-    "wanda+refit": {"method": "wanda"},
+    "wanda+refit": {"method": "wanda", "shrinkage": 0},
     "sparsegpt": {"method": "sparsegpt", "refit": False},
-    "ours": {"method": "sparsegpt"},
+    "sparsegpt+refit": {"method": "sparsegpt", "shrinkage": 0},
+    "ours": {"method": "sparsegpt", "shrinkage": 0.2},
 }
 GROUPS = {
     "10 %": (STRUCTURED, {"sparsity": 0.1, "units": ("ffn",)}),
@@ -55,19 +56,16 @@ GROUPS = {
 }
 CELLS = {f"{g}/{m}": base | options for g, (methods, base) in GROUPS.items() for m, options in methods.items()}
 TRIALS: dict[str, dict[str, Any]] = {
-    "30 %/greedy": {"sparsity": 0.3, "units": ("ffn",), "method": "obs-greedy"},
-    "30 %/ours corrected": {
-        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log", "correction": 0.5,
+    "10 %/ours, no shrinkage": GROUPS["10 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
+    "20 %/ours, no shrinkage": GROUPS["20 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
+    "30 %/ours, no shrinkage": GROUPS["30 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
+    "30 %/ours corrected, no shrinkage": GROUPS["30 %"][1] | {
+        "method": "wanda", "allocation": "log", "correction": 0.5, "shrinkage": 0,
     },
-    "30 %/wanda d1": {"sparsity": 0.3, "units": ("ffn",), "method": "wanda", "damping": 1.0},
-    "30 %/ours mckp": {
-        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "mckp",
-    },
-    "30 %/ours rarity": {
-        "sparsity": 0.3, "units": ("ffn",), "method": "wanda", "allocation": "log", "rarity": 0.5,
-    },
-    "50 %/ours log": {"sparsity": 0.5, "pattern": "unstructured", "method": "sparsegpt", "allocation": "log"},
-    "2-4/sparsegpt+refit rarity": {"sparsity": 0.5, "pattern": "2:4", "method": "sparsegpt", "rarity": 0.5},
+    "30 %/wanda+refit, damping 1": GROUPS["30 %"][1] | {"method": "wanda", "damping": 1.0, "shrinkage": 0},
+    "30 %/obs-greedy": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0},
+    "30 %/obs-greedy shrunk": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0.2},
+    "2-4/sparsegpt+refit, rarity 0.5": GROUPS["2-4"][1] | {"method": "sparsegpt", "rarity": 0.5, "shrinkage": 0},
 }  # fmt: skip
 
 
@@ -77,7 +75,7 @@ def model_and_tokens() -> tuple[Any, torch.Tensor, tuple[torch.Tensor, torch.Ten
     from pydoc_data.topics import topics
 
     model, tokenizer = read_model("smollm2")
-    valid, test = (read_text(DATA / f"wikitext2_{part}.txt") for part in ("valid", "test"))
+    valid, test = (read_text(data_folder() / f"wikitext2_{part}.txt") for part in ("valid", "test"))
     second = "\n\n".join(topics[k] for k in sorted(topics))
     windows = token_windows(tokenizer, valid, length=LENGTH, count=CALIBRATION, seed=SEED)
     return model, windows, tuple(token_windows(tokenizer, t, length=LENGTH, count=EVALUATION) for t in (test, second))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,28 @@ LENGTH, WIDTH, FEED_FORWARD = 512, 576, 1536
 PREFILL, NEW = 512, 48
 
 
-def _status(name: str) -> int:
-    line = next(x for x in Path("/proc/self/status").read_text("ascii").splitlines() if x.startswith(name))
-    return int(line.split()[1]) * 1024
+class Peak:
+    """The most anonymous memory (what has no file behind it) that this process holds while the block runs."""
+
+    def __enter__(self) -> Peak:
+        self.before = self.most = self._held()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self.most = max(self.most, self._held())
+
+    @staticmethod
+    def _held() -> int:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return int(next(x for x in lines if x.startswith("RssAnon")).split()[1]) * 1024
 
 
 def grown(windows: str, where: str) -> dict[str, Any]:
@@ -39,14 +59,12 @@ def grown(windows: str, where: str) -> dict[str, Any]:
     tokens = torch.randint(0, len(tokenizer), (int(windows), LENGTH), generator=torch.Generator().manual_seed(0))
     # The first use of each kernel brings its own buffers: they are not what grows with the problem.
     prune_transformer(model, tokens[:1], sparsity=0.2, units=("ffn",), method="wanda")
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", "ascii")  # the peak counts from here
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Peak() as peak:
         prune_transformer(
             model, tokens, sparsity=0.2, units=("ffn",), method="wanda", in_place=True,
             activations_dir=folder if where == "file" else None,
         )  # fmt: skip
-    return {"windows": int(windows), "activations": where, "grown": _status("VmHWM") - before, "model": before}
+    return {"windows": int(windows), "activations": where, "grown": peak.most - peak.before, "model": peak.before}
 
 
 def memory() -> dict[str, Any]:

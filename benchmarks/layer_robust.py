@@ -1,14 +1,17 @@
-"""Does the least worst-domain error carry over to a domain that nobody calibrated on?
+"""What of a layer's error carries over to a domain that nobody calibrated on?
 
-``python -m benchmarks.layer_robust``: half of the feed-forward columns of SmolLM2's down_proj (blocks 9 and 19) removed
+``python -m benchmarks.layer_robust domains``: half of the columns of SmolLM2's down_proj (blocks 9 and 19) removed
 after calibration on WikiText-2's validation text, on the sources of Python's standard library, on both together (every
 domain's Hessian divided by its own energy), and for the worst of both (`RobustQuadraticSubset`). Errors are those of
 windows that took no part: WikiText-2 test, other source files, and a third domain, the help texts of Python.
-Results: ``results/layer_robust.json``.
+``python -m benchmarks.layer_robust shrinkage``: single weights of block 9, calibrated on WikiText-2 alone, the Hessian
+shrunk towards its diagonal. Results: ``results/layer_robust.json`` and ``results/layer_shrinkage.json``.
 """
 
 from __future__ import annotations
 
+import itertools
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,17 @@ from typing import Any
 import numpy as np
 
 import prunopt as po
-from benchmarks.layer import recorded
 from benchmarks.layer_data import LENGTH, text
-from prunopt.forms import QuadraticSubset
+from benchmarks.machine import recorded
+from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.robust_subset import RobustQuadraticSubset
+from prunopt.networks.layer_solving import shrunk
 from prunopt.solvers.robust_multipliers import RobustMultipliers
 
 BLOCKS = (9, 19)
 WINDOWS = {"calibration": 24, "evaluation": 12}
 DAMPING = 0.1
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 
 
 def texts() -> dict[str, tuple[str, str]]:
@@ -62,7 +67,16 @@ def second_moments() -> tuple[dict[int, Any], dict[tuple[int, str, str], Any]]:
     return {i: model.get_submodule(n).weight.detach().double().numpy() for i, n in names.items()}, found
 
 
-def main() -> None:
+def errors(weight: Any, new: Any, moments: dict[tuple[int, str, str], Any], block: int) -> dict[str, float]:
+    """Return ||(W - W') X||^2 / ||W X||^2 on the evaluation text of every domain."""
+    change, row = weight - new, {}
+    for domain in ("wikitext", "code", "manual"):
+        h = moments[block, domain, "evaluation"]
+        row[domain] = float(np.vdot(change @ h, change) / np.vdot(weight @ h, weight))
+    return row
+
+
+def domains() -> None:
     """Measure every way of calibrating."""
     weights, moments = second_moments()
 
@@ -76,16 +90,26 @@ def main() -> None:
         else:
             form = robust if way == "worst of both" else robust.mixed([0.5, 0.5])
         solution = po.solve(form, RobustMultipliers(rounds=3) if form is robust else "obs-greedy")
-        change = weight - form.lift(solution.value)
-        row = {}
-        for domain in ("wikitext", "code", "manual"):
-            h = moments[block, domain, "evaluation"]
-            row[domain] = float(np.vdot(change @ h, change) / np.vdot(weight @ h, weight))
-        return row
+        return errors(weight, form.lift(solution.value), moments, block)
 
     ways = ("wikitext", "code", "both", "worst of both")
-    recorded("robust", {f"{b} {w}": lambda b=b, w=w: case(b, w) for b in BLOCKS for w in ways})
+    recorded("layer_robust", {f"{b} {w}": lambda b=b, w=w: case(b, w) for b in BLOCKS for w in ways})
+
+
+def shrinkage() -> None:
+    """Measure how far the Hessian is best shrunk."""
+    weights, moments = second_moments()
+    weight, hessian = weights[9], moments[9, "wikitext", "calibration"]
+
+    def case(pattern: str, solver: str, share: float) -> dict[str, float]:
+        options: dict[str, Any] = {"pattern": (2, 4)} if pattern == "2:4" else {"sparsity": 0.5}
+        form = MaskBlocks(weight, shrunk(hessian, share), damping=0.01, **options)
+        return errors(weight, form.lift(po.solve(form, solver).value), moments, 9)
+
+    cases = itertools.product(("2:4", "50 %"), ("sparsegpt", "wanda"), SHARES)
+    recorded("layer_shrinkage", {f"{p} {s} {r}": lambda p=p, s=s, r=r: case(p, s, r) for p, s, r in cases})
 
 
 if __name__ == "__main__":
-    main()
+    for part in sys.argv[1:] or ("domains", "shrinkage"):
+        {"domains": domains, "shrinkage": shrinkage}[part]()

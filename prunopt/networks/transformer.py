@@ -33,6 +33,7 @@ from prunopt.networks.surgery import (
 )
 
 Floats = NDArray[np.float64]
+SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 DAMPING = {"units": 0.1, "pattern": 0.01}  # of the mean diagonal; what serves the whole model, see benchmarks
 
 
@@ -93,6 +94,7 @@ def prune_transformer(
     uniform: bool = False,
     rarity: float = 0.0,
     correction: float = 0.0,
+    shrinkage: float | None = None,
     resume_dir: str | os.PathLike[str] | None = None,
     activations_dir: str | None = None,
     device: str | None = None,
@@ -107,8 +109,9 @@ def prune_transformer(
 
     .. math:: \min_{S} \min_{W'_S = 0} \|W X - W' X\|^2 + \lambda \|W - W'\|^2
 
-    Memory: one block's activations (in files with ``activations_dir``), the Hessians of one layer's inputs
-    (8 d^2 bytes and as much again for factors), and one window's pass.
+    Memory beyond the model and its copy: one block's activations, 4 n length width bytes (in files with
+    ``activations_dir``), and at most six arrays of 8 d^2 bytes for the Hessian of one layer, its factors and what is
+    solved for, d being the layer's number of inputs (measured in `benchmarks.language_model_cost`).
 
     Parameters
     ----------
@@ -141,6 +144,10 @@ def prune_transformer(
     correction
         How far the last layer of each block also takes back what earlier blocks have changed, from 0 (not) to 1 (all
         that a ridge regression can): see `prunopt.networks.correction.Correction`.
+    shrinkage
+        :math:`\rho` from 0 to 1: the Hessians' off-diagonal entries count :math:`1 - \rho`, see
+        `prunopt.networks.layer_solving.shrunk`. It helps outside the calibration's domain most. None: 0.2 where weights
+        are re-solved, but 0 for slimgpt, which is as published, and magnitude.
     resume_dir
         A folder for finished layers. A killed run with the same inputs goes on there and ends with the same bytes.
     activations_dir
@@ -163,6 +170,8 @@ def prune_transformer(
         raise ValueError(f"rarity={rarity!r}: give a power from 0 (all tokens alike) to 1 (all kinds of tokens alike)")
     if not 0 <= correction <= 1:
         raise ValueError(f"correction={correction!r}: give a strength from 0 (none) to 1")
+    if shrinkage is not None and not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage={shrinkage!r}: give a share from 0 (none) to 1 (inputs taken as uncorrelated)")
     if rarity:
         tokens = replace(tokens, token_weight=rarity_weights(tokens.windows, rarity))
     single = pattern is not None
@@ -170,6 +179,8 @@ def prune_transformer(
     shape = None if pattern in (None, "unstructured") else check_pattern(pattern)
     if damping is None:
         damping = DAMPING["pattern" if single else "units"]
+    if shrinkage is None:
+        shrinkage = SHRINKAGE if refit and method not in ("slimgpt", "magnitude") else 0.0
     measured: list[str] = []
     if isinstance(allocation, str) and allocation == "mckp":
         if single or tuple(units) != ("ffn",):
@@ -190,7 +201,7 @@ def prune_transformer(
         "shares": [float(s) for s in shares],
         "pattern": None if pattern is None else pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": bool(refit), "damping": float(damping), "uniform": bool(uniform), "rarity": float(rarity),
-        "correction": float(correction), "seed": int(seed),
+        "correction": float(correction), "shrinkage": float(shrinkage), "seed": int(seed),
     }  # fmt: skip
     digests = {"calibration": tokens.digest(), "model": model_digest(model), "options": json.dumps(options)}
     journal = None if resume_dir is None else Journal(resume_dir, digests)
@@ -272,7 +283,8 @@ class _Walk:
         weight, hessian = self._layer(block, layer)
         value, new, row = solve_layer(
             name, weight, hessian, self.options["method"], groups=groups, remove=remove, unit=unit,
-            damping=self.options["damping"], refit=self.options["refit"], seed=self.options["seed"],
+            damping=self.options["damping"], shrinkage=self.options["shrinkage"], refit=self.options["refit"],
+            seed=self.options["seed"],
         )  # fmt: skip
         replace_weight(projection, torch.from_numpy(new))
         if unit == "head group" and block.attention is not None:
@@ -307,7 +319,8 @@ class _Walk:
                 raise ValueError(f"{name}: {weight.shape[1]} inputs, which is no multiple of {pattern[1]}")
             _, new, row = solve_layer(
                 name, weight, hessian, self.options["method"], pattern=pattern, sparsity=None if pattern else share,
-                damping=self.options["damping"], refit=self.options["refit"], seed=self.options["seed"],
+                damping=self.options["damping"], shrinkage=self.options["shrinkage"], refit=self.options["refit"],
+                seed=self.options["seed"],
             )  # fmt: skip
             replace_weight(linear, torch.from_numpy(new))
             self._done(block, name, [layer], row)
@@ -349,6 +362,11 @@ def _notes(walk: _Walk, tokens: Calibration) -> list[str]:
     notes = [
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
+    if walk.options["shrinkage"]:
+        notes.append(
+            f"Hessians shrunk towards their diagonals by {walk.options['shrinkage']:g} (shrinkage=0: as measured): "
+            "objectives and bounds are of these, errors of the Hessians as measured"
+        )
     raised = [r for r in walk.report if r.damping_tried]
     if raised:
         notes.append(f"damping went up in {len(raised)} layers, to {max(r.damping for r in raised):g} at most")

@@ -18,6 +18,7 @@ from prunopt.networks import load, prune_transformer, read_model, token_losses, 
 from prunopt.networks.calibration import Activations, as_calibration  # noqa: E402
 from prunopt.networks.examples import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
 from prunopt.networks.families import blocks, weight_of  # noqa: E402
+from prunopt.networks.layer_solving import shrunk  # noqa: E402
 from prunopt.networks.plan import incremental, shares_of, structured_plan  # noqa: E402
 
 
@@ -160,7 +161,7 @@ def test_activations_on_disk_give_the_same(tmp_path: Path) -> None:
 
 def test_damping_that_went_up_is_told() -> None:
     model, few = tiny_transformer(), tiny_tokens(1, 8)
-    result = prune_transformer(model, few, sparsity=0.3, units=("ffn",), damping=0.0)
+    result = prune_transformer(model, few, sparsity=0.3, units=("ffn",), damping=0.0, shrinkage=0)
     assert all(r.damping > 0 and r.damping_tried == (0.0,) for r in result.report)
     assert any("damping went up in 3 layers" in n for n in result.notes)
 
@@ -328,3 +329,25 @@ def test_masks_and_positions_of_windows_are_kept_once() -> None:
     padded = Activations(model, blocks(model)[0], as_calibration(ids))
     masks = [k["attention_mask"] for _, k in padded._arguments]
     assert masks[0] is not masks[1]
+
+
+def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:
+    h = np.array([[4.0, 1.0], [1.0, 9.0]])
+    np.testing.assert_array_equal(shrunk(h, 0.25), [[4.0, 0.75], [0.75, 9.0]])
+    assert shrunk(h, 0.0) is h
+    model, ids = tiny_transformer(), tiny_tokens(12)
+    options: dict[str, Any] = {"sparsity": 0.5, "pattern": "2:4"}
+    given: tuple[dict[str, Any], ...] = ({"shrinkage": 0}, {}, {"shrinkage": 1})
+    plain, default, alone = (prune_transformer(model, ids, **options | s) for s in given)
+    assert default.options["shrinkage"] == 0.2
+    assert prune_transformer(model, ids, **options, method="wanda", refit=False).options["shrinkage"] == 0
+    # The first layer sees the same inputs in all three: told is the error on these, which only shrinkage 0 minimises.
+    errors = [r.report[0].error for r in (plain, default, alone)]
+    assert errors[0] < errors[1] < errors[2]
+    weight, new = (
+        weight_of(b.module.get_submodule(b.layers[0])).detach().numpy()
+        for b in (blocks(m)[0] for m in (model, alone.model))
+    )
+    assert set(np.unique((new == weight) | (new == 0))) == {True}  # uncorrelated inputs: nothing to make up for
+    with pytest.raises(ValueError, match=r"shrinkage=1\.5"):
+        prune_transformer(model, ids, **options, shrinkage=1.5)
