@@ -1,4 +1,4 @@
-"""Soft-to-hard distillation against its rivals: ``python -m benchmarks.s2h digits|ablation|cost|tune|table``.
+"""Soft-to-hard distillation: ``python -m benchmarks.s2h digits|reversed|cifar|widths|ablation|cost|tune|table``.
 
 One thread. Every row is written as soon as it is there; a run that was killed goes on. Canvas and noise were set by the
 dense and the uniform network; strides and epochs were lowered later, for time. Options of methods were chosen on the
@@ -8,11 +8,13 @@ part "choose" with the seed 100, never on the test pictures.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.machine import RESULTS, described, in_fresh_process, interleaved, median, save
-from benchmarks.s2h_data import ResNet, Shifted, digits, separable
+from benchmarks.s2h_data import Flipped, ResNet, Shifted, cifar, digits, resnet20, separable
 from prunopt.networks.cnn import prune_cnn
 from prunopt.networks.cnn_surgery import remove_channels
 from prunopt.networks.costs import measure
@@ -33,6 +35,7 @@ from prunopt.networks.soft_mask.training import two_cosines
 from prunopt.solvers.s2h import S2H
 
 ABLATED = 0.35
+CIFAR_EPOCHS = 3
 BUDGETS, SEEDS, CHOOSING = (0.15, 0.35, 0.55), (0, 1, 2), (100, 101)
 EPOCHS, RATE, FULL = 60, 0.05, (16, 32, 48, 64)
 
@@ -66,18 +69,21 @@ def judged(model: nn.Module, part: tuple[Tensor, Tensor]) -> tuple[float, float]
 
 
 def uniform_widths(task: Task, budget: float) -> list[int]:
-    """Return the greatest widths of one and the same share within the budget, then what still fits, in turn."""
+    """Return the greatest widths of one and the same share of what may go within the budget, then what still fits."""
     model = task.fresh(0)
     groups = channel_groups(model, task.example)
     net = GatedNetwork(model, groups, groups.free)
     net.close()
     full = [len(groups.members(g)) for g in groups.free]
+    stay = [int(groups.fixed[groups.members(g)].sum()) for g in groups.free]
 
     def fits(widths: Sequence[int]) -> bool:
         return task.used(remove_channels(copy.deepcopy(model), groups, net.keep(widths))) <= budget
 
-    found = max(([max(1, int(s * w)) for w in full] for s in np.arange(0.01, 1.001, 0.01) if fits(
-        [max(1, int(s * w)) for w in full])), key=sum)  # fmt: skip
+    shared = (
+        [f + max(1, int(s * (w - f))) for f, w in zip(stay, full, strict=True)] for s in np.arange(0.01, 1.001, 0.01)
+    )
+    found = max((widths for widths in shared if fits(widths)), key=sum)
     for g in reversed(range(len(full))):
         wider = [w + (k == g) for k, w in enumerate(found)]
         if wider[g] <= full[g] and fits(wider):
@@ -93,7 +99,7 @@ def macs(model: nn.Module, x: Tensor) -> float:
 class Task:
     """A network, its data, and the part that accuracies are taken on."""
 
-    rate = RATE
+    rate, trained = RATE, True
 
     def __init__(self, part: str) -> None:
         parts = digits()
@@ -110,15 +116,73 @@ class Task:
         torch.manual_seed(seed)
         return separable()
 
+    @cached_property
+    def whole(self) -> float:
+        """The dense network's multiply-adds."""
+        return macs(self.fresh(0), self.example)
+
     def used(self, model: nn.Module) -> float:
         """Return the multiply-adds of a network as a share of the dense one's."""
-        return macs(model, self.example) / macs(self.fresh(0), self.example)
+        return macs(model, self.example) / self.whole
 
     def row(self, model: nn.Module) -> dict[str, Any]:
         """Return accuracy, loss, cost and widths of a plain network."""
         accuracy, loss = judged(model, self.part)
         widths = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
         return {"accuracy": accuracy, "loss": loss, "macs": self.used(model), "widths": widths}
+
+
+class Reversed(Task):
+    """The same blocks with their widths in the reverse order, which is a poor distribution of the multiply-adds."""
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Return the network as training finds it."""
+        torch.manual_seed(seed)
+        return separable(FULL[::-1])
+
+
+class Cifar(Task):
+    """ResNet-20, trained on all of CIFAR-10 by others, and a slice of it to go on with for a few epochs."""
+
+    rate, trained = 0.02, False
+
+    def __init__(self, part: str) -> None:
+        parts = cifar()
+        self.train, self.part, self.epochs = parts["train"], parts[part], CIFAR_EPOCHS
+        self.example = self.part[0][:1]
+        self.batches = [x for x, _ in self.loader()]
+
+    def loader(self) -> Any:
+        """Return batches to train on."""
+        return Flipped(*self.train)
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Return the trained network; seeds are those of shuffles and crops."""
+        return resnet20()
+
+
+# Widths of about 35 % of the multiply-adds: the uniform ones, and others drawn at random.
+DRAWN = (
+    (8, 16, 25, 34), (9, 16, 22, 31), (8, 16, 27, 30), (7, 16, 27, 38), (11, 20, 12, 17), (8, 16, 23, 39),
+    (4, 29, 39, 17), (7, 17, 28, 34), (9, 6, 29, 42),
+)  # fmt: skip
+
+
+def cut_to(task: Task, seed: int, widths: Sequence[int]) -> dict[str, Any]:
+    """As `magnitude`, at given widths: what is there to be won by a choice of widths."""
+    first = task.epochs // 2
+    model = fit(task.fresh(seed), task.loader(), first, seed, task.rate)
+    groups = channel_groups(model, task.example)
+    net = GatedNetwork(model, groups, groups.free)
+    keep = net.keep(widths)
+    net.close()
+    smaller = remove_channels(copy.deepcopy(model), groups, keep)
+    return task.row(fit(smaller, task.loader(), task.epochs - first, seed + 50, task.rate))
+
+
+def untouched(task: Task, seed: int, _: float, **o: Any) -> dict[str, Any]:
+    """The whole network as it is."""
+    return task.row(task.fresh(seed))
 
 
 def dense(task: Task, seed: int, _: float, **o: Any) -> dict[str, Any]:
@@ -206,13 +270,28 @@ METHODS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
     "dense": (dense, {}),
     "uniform width from scratch": (uniform, {}),
     "magnitude + fine-tuning": (magnitude, {}),
-    "soft mask only": (soft, {"mode": "none", "settle": 0.0, "anneal": 0.4}),
-    "s2h": (soft, {"settle": 0.0, "anneal": 0.4}),
+    "soft mask only": (soft, {"mode": "none", "settle": 0.0, "anneal": 0.4, "scale": 0.5, "project": False}),
+    "s2h": (soft, {"settle": 0.0, "anneal": 0.4, "scale": 0.5, "project": False}),
     "s2h + exact widths": (soft, {}),
 }
+CIFAR: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
+    "dense": (untouched, {}),
+    "magnitude + fine-tuning": (magnitude, {"share": 0.0}),
+    "s2h + exact widths": METHODS["s2h + exact widths"],
+    "soft mask only": METHODS["soft mask only"],
+    "s2h": METHODS["s2h"],
+}
+REVERSED: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
+    "dense": (dense, {}),
+    "magnitude + fine-tuning": (magnitude, {}),
+    "magnitude of all layers + fine-tuning": (magnitude, {"widths": "global"}),
+    "s2h + exact widths": METHODS["s2h + exact widths"],
+    "soft mask only": METHODS["soft mask only"],
+    "uniform width from scratch": METHODS["uniform width from scratch"],
+}
 ABLATIONS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
-    "coupled": (soft, {"mode": "coupled", "settle": 0.0, "anneal": 0.4}),
-    "reversed": (soft, {"mode": "reversed", "settle": 0.0, "anneal": 0.4}),
+    "coupled": (soft, {"mode": "coupled", "settle": 0.0, "anneal": 0.4, "scale": 0.5, "project": False}),
+    "reversed": (soft, {"mode": "reversed", "settle": 0.0, "anneal": 0.4, "scale": 0.5, "project": False}),
 }
 
 
@@ -321,7 +400,8 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 def table() -> None:
     """Print accuracy, cost and gap of what is on file, mean and standard error over the seeds."""
-    for file in [*(f"s2h_digits_{round(100 * b)}" for b in BUDGETS), "s2h_ablation"]:
+    tables = [f"s2h_{task}_{round(100 * b)}" for task in ("digits", "reversed", "cifar") for b in BUDGETS]
+    for file in [*tables, "s2h_ablation"]:
         path = RESULTS / f"{file}.json"
         if not path.exists():
             continue
@@ -349,6 +429,23 @@ def main(arguments: Sequence[str]) -> None:
             rows(
                 f"s2h_digits_{round(100 * budget)}", wanted, lambda m, b, s: METHODS[m][0](task, s, b, **METHODS[m][1])
             )
+    elif arguments[0] in ("cifar", "reversed"):
+        methods, one = (CIFAR, Cifar("test")) if arguments[0] == "cifar" else (REVERSED, Reversed("test"))
+        only = json.loads(arguments[1]) if len(arguments) > 1 else list(methods)
+        for seed, budget in itertools.product(SEEDS, BUDGETS):
+            wanted = [
+                (m, budget, seed)
+                for m in only
+                if m != "dense" or (budget == BUDGETS[-1] and (seed == 0 or one.trained))
+            ]
+            name = f"s2h_{arguments[0]}_{round(100 * budget)}"
+            rows(name, wanted, lambda m, b, s: methods[m][0](one, s, b, **methods[m][1]))
+    elif arguments[0] == "widths":
+        task = Task("choose")
+        drawn = {" ".join(map(str, w)): w for w in DRAWN}
+        rows(
+            "s2h_widths", [(k, ABLATED, s) for s in CHOOSING for k in drawn], lambda m, b, s: cut_to(task, s, drawn[m])
+        )
     elif arguments[0] == "table":
         table()
     elif arguments[0] == "cost":

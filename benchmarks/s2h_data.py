@@ -1,8 +1,12 @@
-"""Data and networks of the soft-mask benchmark: digits on a larger canvas, and a ResNet to take times of."""
+"""Data and networks of the soft-mask benchmark: digits on a larger canvas, and ResNet-20 with a slice of CIFAR-10."""
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +17,8 @@ from torch import Tensor, nn
 CANVAS, NOISE = 12, 0.5
 SIZES = (600, 300, 897)  # to train on, to choose options on, to test on
 TEST_COPIES = 4
+DATA = Path(os.environ.get("PRUNOPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+CIFAR_SIZES = (1500, 500, 1000)  # the first two of the training pictures, the last of the test pictures
 
 
 class Shifted:
@@ -121,3 +127,54 @@ class ResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         out: Tensor = self.linear(x.mean((2, 3)))
         return out
+
+
+class Flipped:
+    """Batches of pictures, half of them flipped, at random places of a canvas of 4 more black pixels on every side."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch: int = 50) -> None:
+        self.x, self.y, self.batch = x, y, batch
+        self.generator = torch.Generator()
+
+    def __len__(self) -> int:
+        return len(self.y) // self.batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        wide, size = F.pad(self.x, (4, 4, 4, 4)), self.x.shape[-1]
+        order = torch.randperm(len(self.y), generator=self.generator)
+        for k in range(len(self)):
+            at = order[k * self.batch : (k + 1) * self.batch]
+            down, right, flip = torch.randint(0, 9, (3, len(at)), generator=self.generator).tolist()
+            rows = [wide[i, :, d : d + size, r : r + size] for i, d, r in zip(at.tolist(), down, right, strict=True)]
+            rows = [z.flip(-1) if f % 2 else z for z, f in zip(rows, flip, strict=True)]
+            yield torch.stack(rows), self.y[at]
+
+
+def cifar() -> dict[str, tuple[Tensor, Tensor]]:
+    """Return three parts of the slice of CIFAR-10, normalised as the checkpoint of `resnet20` expects."""
+    from PIL import Image
+
+    archive = zipfile.ZipFile(DATA / "cifar10_jpeg_8k_2k.zip")
+    names = sorted(n for n in archive.namelist() if n.endswith(".jpg"))
+    classes = sorted({n.split("/")[1] for n in names})
+    draw, chosen = np.random.default_rng(0), {}
+    for part in ("train", "test"):
+        own = [n for n in names if n.startswith(part)]
+        chosen[part] = [own[k] for k in draw.permutation(len(own))]
+    a, b, c = CIFAR_SIZES
+    parts = {"train": chosen["train"][:a], "choose": chosen["train"][a : a + b], "test": chosen["test"][:c]}
+    mean, spread = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    out = {}
+    for part, own in parts.items():
+        pixels = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in own])
+        x = torch.from_numpy(((pixels / 255 - mean) / spread).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+        out[part] = (x, torch.tensor([classes.index(n.split("/")[1]) for n in own]))
+    return out
+
+
+def resnet20() -> nn.Module:
+    """Return ResNet-20 as trained on all of CIFAR-10."""
+    state = torch.load(DATA / "resnet20_cifar10.th", map_location="cpu", weights_only=True)["state_dict"]
+    model = ResNet()
+    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    return model

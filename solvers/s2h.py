@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROUNDINGS = ("exact", "expected")
 VALUES = ("likelihood", "nearest")
 FILE = "s2h.safetensors"
+FAR = 1.1
 Floats = NDArray[np.float64]
 
 
@@ -58,7 +59,8 @@ class S2H(Solver[RelaxedMask]):
     steps
         Number of steps, unless the trainee's data end before.
     learning_rate, momentum
-        Of u: a step's gradient has the norm of one unit vector per group. The rate falls to 0 along a cosine.
+        Of u: a step's gradient has the norm of one unit vector per group. The rate falls to 0 along a cosine. None:
+        7.2 / steps, so that u can go the same way however many steps there are.
     temperature
         T.
     tolerance
@@ -85,6 +87,8 @@ class S2H(Solver[RelaxedMask]):
         B. A budget that pulls in full from the start settles widths before the weights know anything.
     relative
         Compare steps of groups by the change of their log widths, see `WidthLogits`; False: by that of u.
+    project
+        Take what task and distillation have against the budget out of their pull, see `WidthLogits.update`.
     every, folder
         A checkpoint is written to the folder every so many steps; the same call goes on from it, and ends with the
         same bits. A checkpoint of another problem, seed or options is refused.
@@ -105,11 +109,11 @@ class S2H(Solver[RelaxedMask]):
     reference: ClassVar[str] = "Lin et al., NeurIPS 2024"
 
     steps: int = 400
-    learning_rate: float = 0.01
+    learning_rate: float | None = None
     momentum: float = 0.9
     temperature: float = 1.0
     tolerance: float = 0.02
-    scale: float = 0.5
+    scale: float = 1.0
     distillation_scale: float = 4.0
     rounding: str = "exact"
     value: str = "nearest"
@@ -117,6 +121,7 @@ class S2H(Solver[RelaxedMask]):
     line: float = 0.2
     anneal: float = 0.8
     relative: bool = True
+    project: bool = True
     log: int = 50
     folder: str | None = field(default=None, compare=False)
     every: int = field(default=100, compare=False)
@@ -125,7 +130,8 @@ class S2H(Solver[RelaxedMask]):
         for name in ("steps", "every", "log"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
-        for name in ("learning_rate", "temperature", "tolerance", "scale"):
+        rates = () if self.learning_rate is None else ("learning_rate",)
+        for name in (*rates, "temperature", "tolerance", "scale"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)!r}: give a finite number > 0")
         for name, above in (
@@ -144,10 +150,12 @@ class S2H(Solver[RelaxedMask]):
     def logits(self, problem: RelaxedMask) -> WidthLogits:
         """Return the logits as they start."""
         costs = problem.costs if isinstance(problem, TrainedMask) else None
+        rate = 7.2 / self.steps if self.learning_rate is None else self.learning_rate
         return WidthLogits(
-            problem.groups, problem.tables, costs, temperature=self.temperature, learning_rate=self.learning_rate,
+            problem.groups, problem.tables, costs, temperature=self.temperature, learning_rate=rate,
             momentum=self.momentum, tolerance=self.tolerance, scale=self.scale,
             distillation_scale=self.distillation_scale, anneal=self.anneal, relative=self.relative,
+            project=self.project,
         )  # fmt: skip
 
     def rounded(self, problem: RelaxedMask, logits: WidthLogits, rounding: str | None = None) -> Rounded:
@@ -212,13 +220,18 @@ class S2H(Solver[RelaxedMask]):
         message = f"learned for {how}; widths by {last.how}; a heuristic, no bound"
         if missing:
             message += f"; the budget is exceeded by {missing:.3%}: rounding='exact' stays within"
+        left = state.logits.expected_cost()
+        if left > FAR:  # not for NaN
+            message += (
+                f"; the search ended at {left:.3g} x the budget: more steps, or a greater learning_rate, get closer"
+            )
         good = math.isfinite(value) and not missing
         if good:
             run.report(value)
         stats: dict[str, Any] = {
             "steps": state.step, "stopped": stopped, "history": state.history, "rounding": last.how,
             "stretch": last.stretch,
-            "expected_cost": state.logits.expected_cost(), "probabilities": state.logits.log_probabilities(),
+            "expected_cost": left, "probabilities": state.logits.log_probabilities(),
             "unrounded": state.logits.expected_sizes(), "choice": last.choice,
         }  # fmt: skip
         return Solution(

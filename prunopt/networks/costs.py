@@ -15,6 +15,7 @@ from prunopt.networks.latency import LatencyTable, LayerShape, network_milliseco
 from prunopt.problems.channel_widths import LayerCost
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 RESOURCES = ("parameters", "bytes", "macs", "latency_ms")
 Sizes = dict[str, tuple[int, int]]
 
@@ -106,7 +107,7 @@ def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: 
 def layer_costs(
     model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], widths: Sequence[Sequence[int]], *,
     resource: str = "macs", table: LatencyTable | None = None, example: torch.Tensor | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None, features: Callable[[int, Ints, int], int] | None = None,
 ) -> list[LayerCost]:  # fmt: skip
     """Return the costs of all layers by the widths of ``chosen`` groups, for `ChannelWidths`.
 
@@ -121,9 +122,18 @@ def layer_costs(
         The widths on offer for each of them: all channels that stay, fixed ones included.
     resource
         ``"macs"``, ``"parameters"`` or ``"latency_ms"`` (needs ``table`` and ``example``).
+    features
+        ``features(group, channels, width)``: how many of a layer's features, given by their channels, stay at a
+        width of their group. None: the same share of every layer.
     """
     modules, place = modules_of(model, groups), {g: i for i, g in enumerate(chosen)}
     full = np.bincount(groups.group)
+
+    def kept(group: int, channels: Ints, width: int, count: int) -> int:
+        if features is None or group not in place:
+            return _features(width, full[group], count)
+        return features(group, channels[groups.group[channels] == group], width)
+
     parts: list[tuple[Slot, int, int, float, list[list[tuple[int, int] | None]]]] = []
     for slot in groups.slots:
         if slot.kind == "norm" and resource != "parameters":
@@ -141,8 +151,8 @@ def layer_costs(
             columns = [w for w in widths[place[b]]] if b in place else [int(full[b])]
             exact = resource != "latency_ms"
             others = (0, 0) if exact else (len(slot.ins) - int(ca), len(slot.outs) - int(cb))
-            ends = [_features(w, full[a], ca) + others[0] for w in rows]
-            behind = [_features(w, full[b], cb) + others[1] for w in columns]
+            ends = [kept(a, slot.ins, w, ca) + others[0] for w in rows]
+            behind = [kept(b, slot.outs, w, cb) + others[1] for w in columns]
             # of a layer whose ends are one group only the diagonal is possible
             sizes = [[(i, o) if a != b or r == c else None for c, o in enumerate(behind)] for r, i in enumerate(ends)]
             parts.append((slot, place.get(a, -1), place.get(b, -1), 1.0 if exact else share, sizes))

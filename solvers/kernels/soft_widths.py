@@ -36,15 +36,14 @@ class WidthLogits:
     def __init__(
         self, groups: Sequence[int], tables: Sequence[Floats], costs: CoupledChoice | None, *,
         temperature: float, learning_rate: float, momentum: float, tolerance: float, scale: float,
-        distillation_scale: float, anneal: float = 0.0,
-        relative: bool = True,
+        distillation_scale: float, anneal: float = 0.0, relative: bool = True, project: bool = True,
     ) -> None:  # fmt: skip
         import torch
 
         self.torch, self.groups, self.costs = torch, list(groups), costs
         self.temperature, self.rate, self.momentum = temperature, learning_rate, momentum
         self.tolerance, self.scale, self.distillation_scale = tolerance, scale, distillation_scale
-        self.anneal, self.relative = anneal, relative
+        self.anneal, self.relative, self.project = anneal, relative, project
         self.tables = [torch.from_numpy(np.asarray(a, np.float32)) for a in tables]
         self.nested = [is_nested(np.asarray(a)) for a in tables]
         self.sizes = [a.sum(dim=1) for a in self.tables]
@@ -112,33 +111,39 @@ class WidthLogits:
         :math:`\delta` the expected cost beyond the budget as a share of the dense cost and
         :math:`y = \min(\delta^2 / \mathrm{tolerance}^2, 1)`, the norms of (task and distillation) and of the budget
         are brought to the ratio scale / y: beyond the tolerance the budget pulls in full, at the budget not at all.
+        With ``project`` the share y of what the former has against the budget's pull is taken out of it: beyond the
+        tolerance task and distillation say where to narrow, and not whether.
         The mixture's norm is that of one unit vector per group, so that the rate alone says how far a step goes.
         """
         torch = self.torch
-        leaves = [u.clone().requires_grad_() for u in self.logits]
-        p = [torch.softmax(u / self.temperature, dim=1) for u in leaves]
-        points = [q @ a for q, a in zip(p, self.tables, strict=True)]
-        learned = [g.detach().float().cpu() for g in task]
-        toward = [g.detach().float().cpu() for g in distillation]
-        first = torch.autograd.grad(points, leaves, learned, retain_graph=True)
-        second = torch.autograd.grad(points, leaves, toward, retain_graph=True)
+        p = [q.requires_grad_() for q in self.probabilities()]
         metric = self._metric(p)
-        first, second = ([f * g for f, g in zip(metric, part, strict=True)] for part in (first, second))
+        first, second = (
+            [
+                f * self._in_logits(q.detach(), g.detach().float().cpu() @ a.T)
+                for f, q, g, a in zip(metric, p, part, self.tables, strict=True)
+            ]
+            for part in (task, distillation)
+        )
         norms = {"task": _norm(first), "distillation": _norm(second), "budget": 0.0}
         factor = self.distillation_scale
         if norms["task"] > 0 and norms["distillation"] > 0:
             factor *= norms["task"] / norms["distillation"]
         wanted = [a + factor * b for a, b in zip(first, second, strict=True)]
-        weight, pull, pulls = _norm(wanted), 0.0, [torch.zeros_like(u) for u in leaves]
+        weight, pull, pulls = _norm(wanted), 0.0, [torch.zeros_like(u) for u in self.logits]
         if self.costing is not None and self.costs is not None:
             beyond = (self.costing(p) - self.budget_at(share)) / self.costing.dense
             if float(beyond.detach()) != 0.0:
-                found = torch.autograd.grad(beyond**2, leaves)
-                pulls = [f * g for f, g in zip(metric, found, strict=True)]
+                found = torch.autograd.grad(beyond**2, p)
+                pulls = [f * self._in_logits(q.detach(), g) for f, q, g in zip(metric, p, found, strict=True)]
                 if self.relative and share is not None and share < self.anneal:
                     pulls = self._evenly(p, pulls, float(beyond.detach()))
             pull = min((float(beyond.detach()) / self.tolerance) ** 2, 1.0)
             norms["budget"] = _norm(pulls)
+        if self.project and pull and norms["budget"]:
+            along = sum(float((x * y).sum()) for x, y in zip(wanted, pulls, strict=True)) / norms["budget"] ** 2
+            if along < 0:  # the task wants what the budget forbids
+                wanted = [x - pull * along * y for x, y in zip(wanted, pulls, strict=True)]
         total = self.scale + pull if pull and norms["budget"] else self.scale
         size = math.sqrt(sum(self.groups))
         a = self.scale / total * size / weight if weight else 0.0
@@ -149,6 +154,10 @@ class WidthLogits:
             u.sub_(rate * v)
             u.sub_(u.mean(dim=1, keepdim=True))  # a shift of all logits changes nothing: the least 2-norm
         return norms
+
+    def _in_logits(self, q: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient in the logits of one in the probabilities."""
+        return q * (gradient - (q * gradient).sum(dim=1, keepdim=True)) / self.temperature
 
     def _evenly(self, p: Sequence[Tensor], pulls: list[Tensor], beyond: float) -> list[Tensor]:
         """Return the budget's pull while it falls: all log widths alike; tables that are no widths keep theirs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from prunopt.networks.costs import measure  # noqa: E402
 from prunopt.networks.groups import channel_groups  # noqa: E402
 from prunopt.networks.soft_mask import Distillation, GatedNetwork, soft_mask, train_soft_mask  # noqa: E402
 from prunopt.networks.soft_mask.adapter import SoftMasks  # noqa: E402
+from prunopt.networks.soft_mask.ranks import Ranks  # noqa: E402
 from prunopt.solvers.s2h import S2H  # noqa: E402
 
 
@@ -360,3 +362,43 @@ def test_the_smallest_widths_leave_every_layer_a_channel() -> None:
         assert min(small.one.out_channels, small.two.out_channels) >= 1
         assert torch.allclose(small(x), masks.network.removed(x, least), atol=1e-5)
         assert measure(small, x[:1], ["macs"])["macs"] <= masks.task.used(np.array(least))
+
+
+def test_costs_are_those_of_the_extracted_network_where_a_shortcut_ties_different_widths() -> None:
+    torch.manual_seed(0)
+    model, x = Padded(), torch.randn(2, 1, 6, 6)
+    dense = measure(model, x[:1], ("macs",))["macs"]
+    with soft_mask(model, "macs=0.5", x[:1], divisor=1) as masks:
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            with torch.no_grad():  # another order of importance every time
+                for p in model.parameters():
+                    p.copy_(torch.randn(p.shape) * torch.rand(1))
+            masks.network.rerank()
+            widths = np.array([rng.choice(row) for row in masks.task.widths])
+            small = masks.network.extract(widths.tolist())
+            assert measure(small, x[:1], ("macs",))["macs"] == pytest.approx(masks.task.used(widths), abs=0.5)
+        masks.solver = S2H()
+        masks.settle()
+        used = measure(masks.extract(), x[:1], ("macs",))["macs"]
+    assert 0.3 * dense < used <= 0.5 * dense
+
+
+def test_a_width_is_the_same_share_of_every_layer_that_a_shortcut_ties() -> None:
+    slots = [
+        SimpleNamespace(ins=np.arange(12), outs=np.arange(12)),
+        SimpleNamespace(ins=np.arange(4), outs=np.arange(4)),
+    ]
+    groups: Any = SimpleNamespace(n_channels=12, slots=slots, fixed=np.zeros(12, bool))
+    ranks = Ranks(groups, np.arange(12))
+    score = np.random.default_rng(3).random(12) + np.r_[np.zeros(4), np.ones(8)]  # the narrow layer's norms are small
+    order = ranks.order(score)
+    assert sorted(order) == list(range(12))
+    assert order[0] == np.argmax(score[:4])  # it is in both layers, so that none is left empty
+    for part in (order[order < 4], order[order >= 4]):
+        assert list(part) == sorted(part, key=lambda c: -score[c])
+    for width in range(1, 13):
+        kept = int((order[:width] < 4).sum())
+        assert abs(kept - width / 3) <= 1
+        assert ranks.features(np.arange(4), width) == kept
+        assert ranks.features(np.repeat(np.arange(12), 2), width) == 2 * width

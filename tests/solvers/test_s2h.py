@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,25 @@ def test_the_budget_falls_from_the_dense_cost_and_takes_log_widths_alike_on_the_
         plain.update(zeros, zeros, 0.4)
     other = np.log(np.array(plain.expected_sizes()) / before)
     assert np.ptp(shrunk) / -shrunk.mean() < np.ptp(other) / -other.mean()
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_masks_that_pull_against_the_budget_do_not_hold_it_up(scale: float) -> None:
+    problem, options = task(0.3), S2H(steps=300, learning_rate=0.1, scale=scale)
+    exact = solve(problem, "relaxed-enumeration")
+    found = solve(problem, options)
+    assert found.stats["expected_cost"] < 1.1
+    assert "the search ended at" not in found.message
+    assert found.objective <= exact.objective + 0.15 * problem.loss(np.array([0, 0, 0]))
+    if scale > 1:  # what wants the dense network outweighs the budget for good
+        stuck = solve(problem, replace(options, project=False))
+        assert stuck.stats["expected_cost"] > 2
+        assert "the search ended at" in stuck.message
+        assert problem.violation(stuck.value) == 0
+
+
+def test_the_rate_follows_the_number_of_steps() -> None:
+    problem = task(0.3)
+    ends = [solve(problem, S2H(steps=n, settle=0)).stats["expected_cost"] for n in (200, 800)]
+    assert ends[0] == pytest.approx(ends[1], rel=0.1)
+    assert S2H(steps=720).logits(problem.form).rate == pytest.approx(0.01)

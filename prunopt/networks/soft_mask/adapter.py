@@ -21,7 +21,8 @@ from prunopt.networks.cnn import parse_budget
 from prunopt.networks.costs import layer_costs
 from prunopt.networks.groups import ChannelGroups, channel_groups
 from prunopt.networks.latency import LatencyTable
-from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork, covering
+from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork
+from prunopt.networks.soft_mask.ranks import Ranks, covering
 from prunopt.problems.channel_widths import ChannelWidths
 from prunopt.problems.soft_mask import SoftMask
 from prunopt.solvers.kernels.soft_widths import WidthLogits
@@ -284,18 +285,16 @@ class SoftMasks:
         closed: list[Tensor], scaler: Any,
     ) -> list[Tensor]:  # fmt: skip
         """Run the backward passes; return the distillation's gradient in the gates, the task's stays in ``grad``."""
-        alone = [p for p in self.model.parameters() if p.requires_grad]
         if rule.mode == "decoupled":
             masks = [torch.zeros_like(z) for z in gates]
             if self.steps % rule.masks_every == 0:
                 masks = list(torch.autograd.grad(to_soft, gates, retain_graph=True))
-            _scaled(task, scaler).backward()
+            # The target of `to_hard` is detached: nothing of it reaches the soft gates.
+            _scaled(task + rule.weight * to_hard, scaler).backward()
             if rule.straight_through:
-                _scaled(rule.weight * to_hard, scaler).backward()
                 masks = [a + b / rule.weight for a, b in zip(masks, _gradients(closed, scaler), strict=True)]
-            else:
-                _scaled(rule.weight * to_hard, scaler).backward(inputs=alone)
             return masks
+        alone = [p for p in self.model.parameters() if p.requires_grad]
         if rule.mode == "reversed":
             masks = list(torch.autograd.grad(to_hard, closed))
             _scaled(rule.weight * to_soft, scaler).backward(inputs=alone, retain_graph=True)
@@ -444,7 +443,11 @@ def make_masks(
     widths = offered_widths(found, chosen, divisor)
     if resource == "latency_ms" and table is None:
         table = LatencyTable("torch")
-    layers = layer_costs(model, found, chosen, widths, resource=resource, table=table, example=example)
+    ranks = {g: Ranks(found, found.members(g)) for g in chosen}
+    layers = layer_costs(
+        model, found, chosen, widths, resource=resource, table=table, example=example,
+        features=lambda g, channels, width: ranks[g].features(channels, width),
+    )  # fmt: skip
     model.train(was_training)
     total = math.fsum(float(np.asarray(layer.table)[-1, -1]) for layer in layers)
     limit = number * total if share else number

@@ -11,30 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from prunopt.networks.cnn_surgery import remove_channels
 from prunopt.networks.groups import ChannelGroups, Slot, modules_of
+from prunopt.networks.soft_mask.ranks import Ranks
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def covering(groups: ChannelGroups, order: Ints) -> Ints:
-    """Return the fixed channels and a few more, so that every layer with channels of ``order`` keeps one.
-
-    Whichever is in most layers that have none yet goes first, ties by the order given.
-    """
-    layers = [set(slot.outs.tolist()) & set(order.tolist()) for slot in groups.slots]
-    chosen = [int(c) for c in order if groups.fixed[c]]
-    open_ = [layer for layer in layers if layer and not layer & set(chosen)]
-    while open_:
-        best = max(order.tolist(), key=lambda c: sum(c in layer for layer in open_))  # the first of equals
-        chosen.append(best)
-        open_ = [layer for layer in open_ if best not in layer]
-    return np.array(chosen, np.int64)
 
 
 class GatedNetwork:
@@ -66,12 +51,14 @@ class GatedNetwork:
             for name, m in self.norms.items()
         }
         self._shell: nn.Module | None = None
+        self._places: list[tuple[str, dict[str, Any], dict[str, Any], str]] = []
         self._shape: bytes = b""
         self._cuts: dict[str, tuple[tuple[int, Tensor], ...]] = {}
         self._clean = copy.deepcopy(model)  # without hooks
         self._gated = [
             slot for slot in groups.slots if slot.consumes and np.isin(groups.group[slot.ins], self.chosen).any()
         ]
+        self.orders = [Ranks(groups, groups.members(g)) for g in self.chosen]
         # Channels in order of their group and rank, then back: one gather makes all gates of one vector.
         self.ranks = self.ranking()
         self._handles = [self.modules[s.name].register_forward_pre_hook(self._hook(s.name)) for s in self._gated]
@@ -99,8 +86,7 @@ class GatedNetwork:
     def ranking(self) -> list[Ints]:
         r"""Return the channels of every chosen group, most important first: the filters' 1-norm, mean over layers.
 
-        Channels that cannot be removed come before all others, then as many as it takes to leave no layer without
-        any (a shortcut filled up with zeros ties layers of different widths); ties go to the earlier.
+        Channels that cannot be removed come before all others; see `Ranks`.
         """
         n = self.groups.n_channels
         total, layers = np.zeros(n), np.zeros(n)
@@ -111,14 +97,8 @@ class GatedNetwork:
             sums = weight.detach().abs().flatten(1).sum(dim=1).double().cpu().numpy()
             np.add.at(total, slot.outs, sums)
             np.add.at(layers, slot.outs, 1.0)
-        score = np.where(self.groups.fixed, np.inf, total / np.maximum(layers, 1))
-        members = [self.groups.members(g) for g in self.chosen]
-        out = []
-        for m in members:
-            order = m[np.argsort(-score[m], kind="stable")]
-            first = set(covering(self.groups, order).tolist())
-            out.append(np.array([c for c in order if c in first] + [c for c in order if c not in first], np.int64))
-        return out
+        score = total / np.maximum(layers, 1)
+        return [ranks.order(score) for ranks in self.orders]
 
     def rerank(self) -> None:
         """Order the channels anew, by the weights as they are."""
@@ -174,16 +154,22 @@ class GatedNetwork:
         """Run the hard network as the smaller one, on slices of the model's weights."""
         self._shrink(self.keep(widths))
         assert self._shell is not None
-        shell = self._shell.train(self.model.training)
+        shell = self._shell
+        if shell.training != self.model.training:
+            shell.train(self.model.training)
+        statistics = self.statistics()
         tensors: dict[str, Tensor] = {}
-        named = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        for norm, values in self.hard_statistics.items():
-            named |= {f"{norm}.{k}": v for k, v in values.items()}
-        for name, tensor in named.items():
+        # What `functional_call` does, without looking for every name in every step.
+        for name, of_model, of_shell, key in self._places:
+            tensor = statistics.get(name, of_model[key])
             for dim, at in self._cuts.get(name, ()):
                 tensor = tensor.index_select(dim, at)
-            tensors[name] = tensor
-        out = functional_call(shell, tensors, (x,))
+            tensors[name] = of_shell[key] = tensor
+        try:
+            out = shell(x)
+        finally:
+            for _, of_model, of_shell, key in self._places:
+                of_shell[key] = of_model[key]  # the shell holds no graph
         if self.model.training:
             self._write_back(tensors)
         return out
@@ -203,6 +189,10 @@ class GatedNetwork:
         mask = self.groups.checked(keep)
         if self._shell is None:
             self._shell = copy.deepcopy(self._clean)
+            for (name, module), shell in zip(self.model.named_modules(), self._shell.modules(), strict=True):
+                prefix = name + "." if name else ""
+                for own, other in ((module._parameters, shell._parameters), (module._buffers, shell._buffers)):
+                    self._places += [(prefix + k, own, other, k) for k, v in own.items() if v is not None]
         shells = modules_of(self._shell, self.groups)
         device = next(self.model.parameters()).device
         self._cuts = {}
