@@ -10,11 +10,11 @@ from prunopt.plots import COLOURS
 
 DOCS = Path(__file__).parents[1] / "docs"
 CURVES = {  # what a label begins with, and what the legend says
-    "peer-": "Torch-Pruning, uniform ratio",
-    "peer-bn-": "  + batch norms estimated anew",
+    "peer-bn-": "Torch-Pruning, batch norms estimated anew",
     "measured-": "knapsack, measured loss, no repair",
     "layers-repair-": "knapsack, layers' error, repair",
     "measured-repair-": "knapsack, measured loss, repair",
+    "mirrored-repair-": "  + mirror images to re-solve on",
     "joint-repair-": "widths and windows in one knapsack, repair",
     "windows-": "tap windows alone",
 }
@@ -36,7 +36,7 @@ def frontier(place: Path) -> None:
         found = results(name)
         times, rows = found.get("processor", {}).get("onnxruntime", {}), found["rows"]
         dense = times["dense"], 100 * rows["dense"]["top1"]
-        for (prefix, title), colour, marker in zip(CURVES.items(), COLOURS, "osD^vP*", strict=False):
+        for (prefix, title), colour, marker in zip(CURVES.items(), COLOURS, "osD^v<P*", strict=False):
             points = []
             for label, row in rows.items():
                 rest = label.removeprefix(prefix)

@@ -131,7 +131,7 @@ def prune_cnn(
     budget
         See `parse_budget`.
     importance
-        ``"obs"``, ``"taylor"`` or ``"magnitude"``: see `rank_channels`.
+        ``"obs"``, ``"fisher"``, ``"taylor"`` or ``"magnitude"``: see `rank_channels`.
     loss
         ``"layers"`` takes the error of the layers that read a group; ``"measured"`` scales it, group by group, to the
         divergence of the whole network's predictions with a quarter, half and three quarters of that group removed.

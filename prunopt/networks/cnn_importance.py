@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from prunopt.solvers.kernels.obs import Elimination
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-IMPORTANCES = ("obs", "taylor", "magnitude")
+IMPORTANCES = ("obs", "fisher", "taylor", "magnitude")
 PATCHES = 200  # places of a picture's feature map that enter a Hessian
 STEP = 8  # channels removed between two downdates
 
@@ -41,6 +42,9 @@ def rank_channels(
 
     ``"obs"`` removes the channels whose going changes the outputs of the layers that read them least, those layers
     re-solved: :math:`\sum_f \min_{W'} \|W X - W' X\|^2 / \|W X\|^2`, greedily, with the pictures' own activations X.
+    ``"fisher"`` does the same with the error of every output weighted by the mean square of the slope of the network's
+    log-probabilities there (labels drawn from its own predictions): what the later layers make of an error counts, and
+    the sum estimates half the divergence of the predictions, in nats, with errors taken as independent.
     ``"taylor"`` adds up :math:`|x \, \partial L / \partial x|` of a channel x under the network's own labels;
     ``"magnitude"`` the squared weights that write and read it.
     """
@@ -48,9 +52,10 @@ def rank_channels(
         raise ValueError(f"importance={importance!r}: give one of {', '.join(IMPORTANCES)}")
     if importance != "magnitude" and images is None:
         raise ValueError(f"importance={importance!r}: calibration pictures are needed")
-    if importance == "obs":
+    if importance in ("obs", "fisher"):
         assert images is not None
-        return _by_error(model, groups, chosen, images, damping, batch, seed, progress)
+        slopes = _slopes(model, groups, images, batch, seed) if importance == "fisher" else None
+        return _by_error(model, groups, chosen, images, damping, batch, seed, progress, slopes)
     scores = _magnitudes(model, groups) if importance == "magnitude" else _taylor(model, groups, images, batch)
     out = []
     for g in chosen:
@@ -109,6 +114,39 @@ def _taylor(model: nn.Module, groups: ChannelGroups, images: Any, batch: int) ->
         for hook in hooks:
             hook.remove()
     return scores
+
+
+def _slopes(
+    model: nn.Module, groups: ChannelGroups, images: torch.Tensor, batch: int, seed: int
+) -> dict[str, Floats]:  # fmt: skip
+    """Return, for every output of a layer, the mean over pictures of the squared slopes summed over its places."""
+    sums: dict[str, torch.Tensor] = {}
+    hooks = []
+    for slot in groups.slots:
+        if not slot.consumes or slot.kind == "grouped":
+            continue
+
+        def add(slope: torch.Tensor, name: str) -> None:
+            part = (slope.double() ** 2).transpose(0, 1).flatten(1).sum(1)
+            sums[name] = sums.get(name, 0) + part
+
+        def watch(_: Any, __: Any, out: torch.Tensor, name: str = slot.name) -> None:
+            # on what the layer gave, also where a later one works in place
+            out.register_hook(partial(add, name=name))  # type: ignore[no-untyped-call]
+
+        hooks.append(model.get_submodule(slot.name).register_forward_hook(watch))
+    generator = torch.Generator().manual_seed(seed)
+    model.eval()
+    try:
+        for x in torch.split(images, batch):
+            found = model(channels_last(x).requires_grad_(True))
+            drawn = torch.multinomial(found.detach().softmax(1).cpu(), 1, generator=generator)[:, 0].to(found.device)
+            F.cross_entropy(found, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            model.zero_grad(set_to_none=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: (total / len(images)).cpu().numpy() for name, total in sums.items()}
 
 
 def hessians(
@@ -198,7 +236,7 @@ def same_padding(module: Any, height: int, width: int) -> list[int]:
 
 def _by_error(
     model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], images: torch.Tensor, damping: float, batch: int,
-    seed: int, progress: Callable[[str], None] | None,
+    seed: int, progress: Callable[[str], None] | None, slopes: dict[str, Floats] | None = None,
 ) -> list[Ranking]:  # fmt: skip
     readers = {g: [s for s in groups.consumers(g) if s.kind != "grouped"] for g in chosen}
     wanted = {s.name: s for slots in readers.values() for s in slots}
@@ -207,7 +245,9 @@ def _by_error(
     for name, H in tables.items():
         module: Any = model.get_submodule(name)
         W = module.weight.detach().double().flatten(1).cpu().numpy()
-        energy = max(float(np.vdot(W @ H, W)), 1e-300)
+        if slopes is not None:
+            W = np.sqrt(slopes[name] / 2)[:, None] * W
+        energy = max(float(np.vdot(W @ H, W)), 1e-300) if slopes is None else 1.0
         damped = H + damping * max(float(np.diagonal(H).mean()), 1e-300) * np.eye(len(H))
         layers[name] = (W, np.asarray(np.linalg.inv(damped), np.float64), energy)
     out = []

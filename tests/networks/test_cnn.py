@@ -65,7 +65,7 @@ def images() -> Any:
     return torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("importance", ["obs", "taylor", "magnitude"])
+@pytest.mark.parametrize("importance", ["obs", "fisher", "taylor", "magnitude"])
 def test_a_budget_of_macs_is_met_and_proven(importance: str, images: Any) -> None:
     model = network()
     result = prune_cnn(model, images, budget="macs=0.6", importance=importance, round_to=4)
@@ -74,6 +74,26 @@ def test_a_budget_of_macs_is_met_and_proven(importance: str, images: Any) -> Non
     assert counted == result.used <= result.limit == 0.6 * measure(model, images[:1], ("macs",))["macs"]
     assert result.used > 0.5 * result.total
     assert {r["after"] <= r["before"] for r in result.report} == {True}
+
+
+def test_fisher_lets_go_first_what_no_prediction_depends_on(images: Any) -> None:
+    """Half of the middle channels feed outputs that the classifier multiplies with nothing."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 5),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        model[0].weight[::2] *= 3  # the useless ones are the louder
+        model[2].weight[:2, ::2] = model[2].weight[2:, 1::2] = 0  # outputs 0, 1 read odd channels, 2, 3 even ones
+        model[6].weight[:, 2:] = 0
+    groups = channel_groups(model, images[:1])
+    middle = int(groups.group[next(s for s in groups.slots if s.name == "0").outs[0]])
+    members = groups.members(middle)
+    fisher, obs = (rank_channels(model, groups, [middle], images, importance=i)[0] for i in ("fisher", "obs"))
+    assert set(fisher.order[:4]) == set(members[::2])
+    assert set(obs.order[:4]) != set(members[::2])
+    assert fisher.error[4] == pytest.approx(0, abs=1e-9)
 
 
 def test_parameters_and_the_integer_program_agree(images: Any) -> None:
