@@ -1,11 +1,12 @@
 # make demo   analyse a forest on real data with real prices, from nothing; ends with a picture in demo/
 # make test   run the test suite, from nothing
+# make install-hashed   the same packages as test, in exactly known versions and bytes (Linux, CPython 3.11)
 # make docs   build the documentation into site/, warnings are errors
 # make check  ruff, mypy, and a wheel that is built and imported elsewhere
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench docs install-hashed clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -26,6 +27,13 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 .venv/docs-ready: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable '.[docs]'
 	touch $@
+
+# After it, `make test` finds all it needs; torch's CPU build needs PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+install-hashed: | .venv/bin/python
+	$(PIP) --require-hashes --no-deps --requirement requirements-hashed.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	.venv/bin/python -m prunopt.testing.supply check requirements-hashed.txt
+	touch .venv/test-ready .venv/demo-ready
 
 demo: .venv/demo-ready
 	.venv/bin/prunopt forest --out demo

@@ -14,6 +14,14 @@ def main() -> None:
     except KeyboardInterrupt:  # before a command has begun; commands report their own
         print("prunopt: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except (
+        ImportError,
+        MemoryError,
+        OSError,
+        SystemError,
+    ) as error:  # a library that does not fit under a limit on memory, or is broken
+        print(f"prunopt: it cannot be loaded: {' '.join(str(error).split())[-300:]}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from prunopt.commands.prune import prune, verify
 from prunopt.commands.report import report
 from prunopt.commands.search import search
 from prunopt.commands.solve import solve, solvers
+from prunopt.core.memory import only_estimate
 
 app = typer.Typer(
     name="prunopt",
@@ -59,8 +60,12 @@ def top(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the memory that the command would need, and leave.")
+    ] = False,
 ) -> None:
     """Every pruning task is an optimization problem, solved with a proof."""
+    only_estimate(estimate)
 
 
 def command_names() -> list[str]:

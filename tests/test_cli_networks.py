@@ -191,7 +191,7 @@ def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:
     [
         (["--sparsity", "1.5"], "sparsity=1.5"), (["--units", "legs"], "units"),
         (["--method", "magic"], "method='magic'"),
-        (["--allocation", "best"], "--allocation best"), (["--length", "100000"], "windows of 100000"),
+        (["--allocation", "best"], "--allocation best"), (["--length", "5000"], "windows of 5000"),
         (["--calibration", "nowhere.txt"], "nowhere.txt"),
     ],
 )  # fmt: skip

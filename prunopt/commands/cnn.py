@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 
 if TYPE_CHECKING:
     from torch import nn
 
-METHODS = ("importance", "taylor", "magnitude", "deprune", "windows", "s2h")
+CHANNELS = ("importance", "fisher", "taylor", "magnitude")
+METHODS = (*CHANNELS, "deprune", "windows", "s2h")
 
 
 @guarded
@@ -23,7 +25,10 @@ def cnn(
         str, typer.Option(help="latency_ms=0.6x, latency_ms=9, macs=0.5 or parameters=0.5.")
     ] = "macs=0.5",
     method: Annotated[
-        str, typer.Option(help="importance, taylor, magnitude; deprune or windows for depthwise layers; s2h trains.")
+        str,
+        typer.Option(
+            help="importance, fisher, taylor, magnitude; deprune or windows for depthwise layers; s2h trains."
+        ),
     ] = "importance",
     images: Annotated[Path | None, typer.Option(help="A folder or .zip of pictures without labels.")] = None,
     limit: Annotated[int, typer.Option(help="Pictures used.")] = 128,
@@ -56,7 +61,7 @@ def cnn(
 
     if method not in METHODS:
         raise ValueError(f"--method {method}: give one of {', '.join(METHODS)}")
-    if taps and method not in ("importance", "taylor", "magnitude"):
+    if taps and method not in CHANNELS:
         raise ValueError(f"--taps: --method {method} chooses no widths by importance; leave it out")
     if limit < 2 or size < 8 or threads < 1:
         raise ValueError(f"--limit {limit}, --size {size}, --threads {threads}: at least 2, 8 and 1 are needed")
@@ -64,7 +69,7 @@ def cnn(
     if method in ("deprune", "windows") and not (resource == "latency_ms" and relative and share <= 1):
         raise ValueError(f"--budget {budget}: --method {method} needs a share of milliseconds, as in latency_ms=0.5x")
     if out is not None:
-        from prunopt.networks.checkpoints import check_target
+        from prunopt.networks.folders import check_target
 
         check_target(out)
     import torch
@@ -73,6 +78,9 @@ def cnn(
     with progress("cnn") as tell:
         tell("reading")
         dense, name = read(model)
+        count = limit if images is not None else 1
+        weights = sum(p.numel() for p in dense.parameters())
+        estimates.cnn(weights, pictures=count, size=size, batch=batch if method == "s2h" else 1)
         pictures = None
         if images is not None:
             from prunopt.networks.cnn_models import read_pictures
@@ -159,6 +167,11 @@ def _deprune(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tel
     report = _solved(name, o["method"], solution)
     report["notes"] = [f"{sum(kept)} of {sum(m.size for m in solution.value)} depthwise weights stay",
                        "the weights are zeros: only kernels for the diagonal form run faster by them"]  # fmt: skip
+    if 0 in kept:
+        report["notes"].append(
+            f"{kept.count(0)} of {len(kept)} depthwise layers lose every weight and pass on a constant: take more than "
+            f"{o['budget']}"
+        )
     return masked, report
 
 

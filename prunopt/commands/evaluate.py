@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import guarded, print_json, progress
 
 
@@ -30,6 +31,7 @@ def evaluate(
     from prunopt.networks.models import read_model
     from prunopt.networks.text import read_text, sliding_losses, token_losses, token_windows
 
+    estimates.evaluate(model, length=length, speed=speed, texts=text)
     with progress("evaluate") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)

@@ -9,9 +9,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from prunopt.commands import estimates
 from prunopt.commands.forest_report import Analysis, Case, Choice, Rows, build_report, show, write
 from prunopt.commands.forest_splits import Splits, default_splits, repeated
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json, progress
+from prunopt.core.artifact import written_together
 
 if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath
@@ -62,11 +64,13 @@ def forest(
         out.mkdir(parents=True, exist_ok=True)
     with progress("forest", total=5) as tell:
         tell("reading the table")
+        estimates.table(data, trees)
         case = read_case(data, target, costs)
         case.known = tuple(name.strip() for name in known.split(",")) if known else ()
         if set(case.known) - set(case.names):
             unlike = sorted(set(case.known) - set(case.names))
             raise ValueError(f"--known {known}: no feature {unlike[0]!r}; there are {', '.join(case.names[:12])}")
+        estimates.forest(len(case.X), len(case.names), trees)
         rows = split_rows(case, seed)
         tell("growing and pruning the forest")
         choice = _choose(case, rows, budget, price, trees, seed)
@@ -84,7 +88,8 @@ def forest(
         report["chosen"]["price"] = price
         if out is not None:
             tell("writing")
-            write(out, report, analysis)
+            with written_together():
+                write(out, report, analysis)
     if as_json:
         print_json(report)
     else:

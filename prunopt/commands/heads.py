@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -49,13 +50,14 @@ def heads(
     its answer, since a loss may fall when a head goes.
     """
     _check(method, resource, estimator, keep, screen)
-    from prunopt.networks.checkpoints import check_target
+    from prunopt.networks.folders import check_target
 
     check_target(out)
     from prunopt.networks.heads.data import read_head_data
     from prunopt.networks.heads.losses import HeadLoss
     from prunopt.networks.models import read_model
 
+    estimates.heads(model, examples=examples, length=length)
     with progress("heads") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def lottery(
         )
     except ImportError as error:
         raise ValueError(f"lottery needs torch and safetensors: pip install 'prunopt[torch]' ({error})") from None
+    estimates.lottery(target, epsilon, width)
     digits: Digits | None = None
     with progress("lottery", total=3) as tell:
         if target is None:

@@ -16,6 +16,7 @@ import typer
 
 from prunopt.core.artifact import only_writer
 from prunopt.core.extras import how_to_get
+from prunopt.core.memory import Stated
 from prunopt.core.solution import CertificateError, SolveError
 
 P = ParamSpec("P")
@@ -40,6 +41,9 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
                 result = command(*args, **kwargs)
             sys.stdout.flush()
             return result
+        except Stated as estimate:  # all that was asked for
+            print(estimate)
+            raise typer.Exit from None
         except BrokenPipeError:  # the reader of a pipe has gone (``| head``): nobody is left to be told
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(INPUT) from None
@@ -47,6 +51,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             fail("interrupted", INTERRUPTED)
         except (ValueError, TypeError, OSError, ImportError, MemoryError, SolveError, CertificateError) as error:
             if DEBUG in os.environ:
+                raise
+            fail(message(error))
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError" or DEBUG in os.environ:  # a full disk, a damaged file
                 raise
             fail(message(error))
 

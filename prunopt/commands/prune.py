@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core.artifact import read_json
 
@@ -38,6 +39,9 @@ def prune(
         float, typer.Option(help="How far blocks take back what earlier ones have changed: 0 (not) to 1.")
     ] = 0.0,
     damping: Annotated[float | None, typer.Option(help="Ridge, of the Hessian's mean diagonal. [0.1; 0.01]")] = None,
+    shrinkage: Annotated[
+        float | None, typer.Option(help="Off-diagonal entries count 1 - this. [0.2; 0 for slimgpt and without refit]")
+    ] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     check: Annotated[
@@ -54,7 +58,7 @@ def prune(
     on the calibration text, is least. Finished layers are kept in OUT.work until the model is written; with --resume
     a killed run goes on from there and ends with the same bytes.
     """
-    from prunopt.networks.checkpoints import check_target
+    from prunopt.networks.folders import check_target
     from prunopt.networks.models import read_model
     from prunopt.networks.text import read_text, token_losses, token_windows
     from prunopt.networks.transformer import prune_transformer
@@ -66,6 +70,7 @@ def prune(
     shares = read_shares(allocation)
     _check_allocation(allocation, pattern, method, sparsity)
     other: dict[str, Any] = {}
+    estimates.prune(model, windows=windows, length=length, method=method, check=check is not None)
     with progress("prune") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
@@ -85,7 +90,8 @@ def prune(
         else:
             result = prune_transformer(
                 network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
-                pattern=pattern, refit=refit, damping=damping, uniform=uniform, rarity=rarity, correction=correction,
+                pattern=pattern, refit=refit, damping=damping, shrinkage=shrinkage,
+                uniform=uniform, rarity=rarity, correction=correction,
                 resume_dir=work, seed=seed, in_place=True,
                 progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
             )  # fmt: skip
@@ -253,12 +259,13 @@ def verify(
     from prunopt.networks.verification import verify_folder
 
     network = tokens = None
+    estimates.verify(folder, original, windows=windows, length=length, calibrated=bool(calibration))
     with progress("verify") as tell:
         if original is not None:
             tell("reading the original")
             network, tokenizer = read_model(original)
             if calibration:
-                from prunopt.networks.checkpoints import read_manifest
+                from prunopt.networks.folders import read_manifest
 
                 seed = int(read_manifest(folder)["options"]["seed"])
                 tokens = _calibration(calibration, tokenizer, length, windows, seed)

@@ -7,7 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
+from prunopt.core.artifact import only_writer, written_together
+
+PATIENCE = 300.0  # seconds that a worker waits for another one to write the report
 
 
 @guarded
@@ -49,6 +53,7 @@ def search(
         storage = str(out / "search.journal")
     from prunopt.networks.allocations import NAMES, MaskedModel
 
+    estimates.search(model, windows=windows, length=length, measure=measure, workers=workers)
     evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
     steps = (fidelity, 1.0) if fidelity < 1 else (1.0,)
     wanted = [m for m in (part.strip() for part in methods.split(",")) if m] if methods != "all" else list(NAMES)
@@ -58,7 +63,11 @@ def search(
     ]
     report = _report(evaluator, columns, storage)
     if out is not None:
-        _write(out, report)
+        with (
+            only_writer(out, patience=PATIENCE),
+            written_together(),
+        ):  # workers that end together write one after another
+            _write(out, report)
     if as_json:
         print_json(report)
         return

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from prunopt.commands import estimates
 from prunopt.commands.output import (
     INTERRUPTED,
     fail,
@@ -38,6 +39,7 @@ def solve(
     from prunopt.core.solution import Solution, Status, Step
     from prunopt.core.solver import Limits
 
+    estimates.solve(file)
     task = _read(file)
     limits = Limits(seconds=seconds, gap=gap)
     last = [Step(0.0, math.inf)]

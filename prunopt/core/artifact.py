@@ -9,11 +9,14 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+_TOGETHER: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("_TOGETHER", default=None)
 LARGEST_JSON = 64 * 2**20  # bytes
 REMAINS = re.compile(r"\..+-[a-z0-9_]{8}(\.\w+)?")  # names that tempfile gives
 
@@ -29,34 +32,85 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
     os.close(handle)
-    temporary = Path(name)
+    temporary, others = Path(name), _TOGETHER.get()
+    kept = False
     try:
-        yield temporary
+        with _system_errors(target):
+            yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
+        if others is None:
+            temporary.replace(target)
+        else:
+            others.append((temporary, target))
+            kept = True
     finally:
-        temporary.unlink(missing_ok=True)
+        if not kept:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def only_writer(path: str | os.PathLike[str]) -> Iterator[None]:
+def written_together() -> Iterator[None]:
+    """Files of the `write_atomically` blocks inside take their names when this block ends, in the order of writing.
+
+    An error inside (a full disk at the third of four files) leaves all of the old ones, and no temporary file.
+    """
+    files: list[tuple[Path, Path]] = []
+    before = _TOGETHER.set(files)
+    try:
+        yield
+        for temporary, target in files:
+            temporary.replace(target)
+    finally:
+        _TOGETHER.reset(before)
+        for temporary, _ in files:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _system_errors(target: Path) -> Iterator[None]:
+    """Turn what safetensors raises when a disk is full into the system's own error."""
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if type(error).__name__ != "SafetensorError" or number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from None
+
+
+@contextmanager
+def only_writer(path: str | os.PathLike[str], *, patience: float = 0.0) -> Iterator[None]:
     """Hold the right to write ``path``, a file or folder, against every other process that asks for it.
 
     The lock is the operating system's, on ``.NAME.lock`` beside ``path``: it goes when its holder dies, in any way.
     Temporary files and folders that a killed holder left beside or in ``path`` are removed. Where the system has no
     such locks (Windows) nothing is held.
 
+    Parameters
+    ----------
+    path
+        The file or folder.
+    patience
+        Seconds to wait for another process that holds it.
+
     Raises
     ------
     ValueError
         If another process holds it.
     """
-    target = Path(path).absolute()
-    handle = _flock(target)
+    target, until = Path(path).absolute(), time.monotonic() + patience
+    while True:
+        try:
+            handle = _flock(target)
+            break
+        except ValueError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
     try:
         if handle is not None:
             _remove_remains(target)
@@ -98,6 +152,10 @@ def _remove_remains(target: Path) -> None:
     for place in target.parent.glob(f".{glob.escape(target.name)}-*"):
         if REMAINS.fullmatch(place.name) and place.is_dir():
             shutil.rmtree(place, ignore_errors=True)
+    if target.suffix and not target.is_dir():
+        for place in target.parent.glob(f".{glob.escape(target.stem)}-*{glob.escape(target.suffix)}"):
+            if REMAINS.fullmatch(place.name) and len(place.name) == len(target.name) + 10 and place.is_file():
+                place.unlink(missing_ok=True)
     for place in target.glob(".*-*") if target.is_dir() else ():
         if REMAINS.fullmatch(place.name) and place.is_file():
             place.unlink(missing_ok=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prunopt.search.journal import WAIT, open_journal
 from prunopt.solvers.kernels.trials import quiet
 
 IDENTITY = "prunopt:search"
+ATTEMPTS = 6  # to open a database whose tables others are making
+_TAKEN = re.compile(r"already exists|UniqueViolation|DuplicateTable|DuplicateObject", re.IGNORECASE)
 _URL = re.compile(r"^[a-z][a-z0-9+]*://", re.IGNORECASE)
 
 
@@ -37,11 +40,28 @@ def open_storage(storage: str | os.PathLike[str] | None, *, wait: float = WAIT, 
     url = with_driver(text)
     options = {"connect_args": {"timeout": wait}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+        return _with_tables(lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
     except ModuleNotFoundError as error:
         raise ValueError(f"storage={hidden(text)!r}: the driver is missing ({error}); pip install it") from None
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise ValueError(f"storage={hidden(text)!r}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _with_tables(make: Callable[[], Any]) -> Any:
+    """Open a database; where another worker is making the same tables just now, once more a little later."""
+    import sqlalchemy.exc
+
+    for k in range(ATTEMPTS):
+        try:
+            return make()
+        except (
+            sqlalchemy.exc.IntegrityError,
+            sqlalchemy.exc.ProgrammingError,
+            sqlalchemy.exc.OperationalError,
+        ) as error:
+            if k == ATTEMPTS - 1 or not _TAKEN.search(str(error)):
+                raise
+        time.sleep(0.1 * 2**k)
 
 
 def with_driver(url: str) -> str:

@@ -79,8 +79,13 @@ def mutated(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
 def _inside(data: bytes, rng: np.random.Generator) -> tuple[str, bytes] | None:
     """Mutate one file of a zip archive, or the header of a safetensors file, so that the wrapping stays whole."""
     if data[:2] == b"PK":
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                parts = {name: archive.read(name) for name in archive.namelist()}
+        except Exception:  # an archive that is damaged already
+            return None
+        if not parts:
+            return None
         name = list(parts)[int(rng.integers(len(parts)))]
         kind, parts[name] = mutated(parts[name], rng)
         out = io.BytesIO()
@@ -121,13 +126,25 @@ def _other_json(data: bytes, rng: np.random.Generator) -> bytes | None:
 
 def outcome(reader: Reader, path: Path) -> str:
     """Return how reading ends: "read", "refused", or what else it raised (which is a fault of the reader)."""
+    return ending(reader, path)[0]
+
+
+def ending(reader: Reader, path: Path) -> tuple[str, str]:
+    """Return `outcome` and the kind of message: its text without names and numbers."""
     try:
         reader.read(path)
     except REFUSALS as error:
-        return "refused" if str(error).strip() else f"refused without a message: {type(error).__name__}"
+        text = str(error).strip()
+        kind = re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S*|[-+\d.]+|0x\w+", "#", text)[:120]
+        return ("refused", kind) if text else (f"refused without a message: {type(error).__name__}", "")
     except Exception as error:  # whatever it is, a user would see a traceback
-        return f"{type(error).__name__}: {error}"
-    return "read"
+        return f"{type(error).__name__}: {error}", ""
+    return "read", "read"
+
+
+def corpus(folder: Path, reader: Reader) -> list[Path]:
+    """Return the files for a reader in a folder of those that were kept because they ended in a new way."""
+    return sorted((folder / re.sub(r"\W+", "-", reader.name)).glob("*"))
 
 
 def readers(*, torch: bool = True) -> Iterator[Reader]:

@@ -16,15 +16,23 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 TEXT = "The quick brown fox jumps over the lazy dog; 17 foxes (and 3 dogs) slept.\n" * 40
-VARY = ("seconds", "lost", "evaluations", "storage", "options", "notes")  # what two equal runs may differ in
+VARY = ("seconds", "lost", "evaluations", "storage", "options", "notes", "took")  # what two equal runs may differ in
+
+
+def _prunopt(words: list[str]) -> None:
+    from prunopt.cli import app
+
+    app(words, standalone_mode=True)
 
 
 class Command(NamedTuple):
@@ -33,6 +41,7 @@ class Command(NamedTuple):
     words: Callable[[Path], list[str]]
     again: tuple[str, ...] = ()
     files: tuple[str, ...] = ("*",)
+    run: Callable[[list[str]], Any] = _prunopt
 
 
 def commands(inputs: Path) -> dict[str, Command]:
@@ -47,11 +56,11 @@ def commands(inputs: Path) -> dict[str, Command]:
         return ["prune", model, *calibration, "--sparsity", "0.3", "--out", str(place / "out")]
 
     def masks(place: Path) -> list[str]:
-        learned = ["--method", "maskllm", "--steps", "12", "--pattern", "2:4"]
+        learned = ["--method", "maskllm", "--steps", "8", "--pattern", "2:4"]
         return ["prune", model, *calibration, *learned, "--out", str(place / "out")]
 
     def search(place: Path) -> list[str]:
-        sizes = ["--sparsity", "0.5", "--trials", "8", "--methods", "uniform", "--solver", "random-search", "--repair"]
+        sizes = ["--sparsity", "0.5", "--trials", "5", "--methods", "uniform", "--solver", "random-search", "--repair"]
         return ["search", model, *calibration[:4], "--windows", "2", *sizes, "--out", str(place / "out")]
 
     return {
@@ -70,7 +79,7 @@ def write_inputs(folder: Path) -> None:
     (folder / "text.txt").write_text(TEXT)
 
 
-def start(words: list[str], log: Path) -> int:
+def start(run: Callable[[list[str]], Any], words: list[str], log: Path) -> int:
     """Run a command in a forked process; return its number."""
     sys.stdout.flush()
     child = os.fork()
@@ -81,11 +90,12 @@ def start(words: list[str], log: Path) -> int:
         out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        from prunopt.cli import app
-
-        app(words)
+        run(words)
+        status = 0
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -135,7 +145,7 @@ def digests(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     for path in sorted({p for pattern in patterns for p in folder.glob(pattern) if p.is_file()}):
         data = path.read_bytes()
         if path.suffix == ".json":
-            data = json.dumps(_steady(json.loads(data)), sort_keys=True).encode()
+            data = json.dumps(steady(json.loads(data)), sort_keys=True).encode()
         elif path.suffix == ".skops":  # its archive holds the time of writing, and addresses in memory
             from prunopt.commands.forest_verify import read_forest
 
@@ -145,10 +155,11 @@ def digests(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
     return out
 
 
-def _steady(data: Any) -> Any:
+def steady(data: Any) -> Any:
+    """Return JSON data without what two equal runs may differ in."""
     if isinstance(data, dict):
-        return {k: _steady(v) for k, v in data.items() if k not in VARY}
-    return [_steady(v) for v in data] if isinstance(data, list) else data
+        return {k: steady(v) for k, v in data.items() if k not in VARY}
+    return [steady(v) for v in data] if isinstance(data, list) else data
 
 
 def killed(command: Command, folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
@@ -158,37 +169,39 @@ def killed(command: Command, folder: Path, times: int, seed: int = 0) -> dict[st
     warm.mkdir()
     whole.mkdir()
     # Once in this process, so that what is forked has compiled and imported all it needs, and a kill hits its work.
-    from typer.testing import CliRunner
-
-    from prunopt.cli import app
-
-    CliRunner().invoke(app, command.words(warm))
-    _, status = os.waitpid(start(command.words(whole), log), 0)
+    with suppress(SystemExit), open(log, "w") as said, redirect_stdout(said), redirect_stderr(said):
+        command.run(command.words(warm))
+    _, status = os.waitpid(start(command.run, command.words(whole), log), 0)
     if status:
         raise RuntimeError(f"the undisturbed run failed: {log.read_text()[-2000:]}")
     begun = time.perf_counter()
     again = folder / "again"
     again.mkdir()
-    os.waitpid(start(command.words(again), log), 0)
+    os.waitpid(start(command.run, command.words(again), log), 0)
     spent = time.perf_counter() - begun
     wanted = digests(whole, command.files)
-    found: dict[str, Any] = {"files": len(wanted), "seconds": spent, "kills": 0, "too late": 0, "faults": []}
+    found: dict[str, Any] = {"files": len(wanted), "seconds": spent, "faults": []}
+    found |= dict.fromkeys(("kills", "too late", "resumed"), 0)
     found["repeats"] = digests(again, command.files) == wanted
-    for k in range(times):
+    for k in range(3 * times):  # a moment after the end kills nothing, and is not counted
+        if found["kills"] == times:
+            break
         place = folder / f"run-{k}"
         place.mkdir()
-        child, ends = start(command.words(place), log), rng.uniform(0, spent)
+        ends = rng.uniform(0, spent)
+        child = start(command.run, command.words(place), log)
         time.sleep(ends)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         found["kills" if os.WIFSIGNALED(status) else "too late"] += 1
+        found["resumed"] += os.WIFSIGNALED(status) and any(p.is_file() for p in place.rglob("*"))
         found["faults"] += [f"after {ends:.3f} s: torn {name}" for name in torn(place)]
         words = command.words(place)
-        _, status = os.waitpid(start([*words, *command.again], log), 0)
+        _, status = os.waitpid(start(command.run, [*words, *command.again], log), 0)
         if status:
             found["faults"].append(f"after {ends:.3f} s: status {status}: {log.read_text()[-300:]}")
-        elif digests(place, command.files) != wanted:
-            others = {n for n, d in digests(place, command.files).items() if wanted.get(n) != d} ^ set()
+        elif (results := digests(place, command.files)) != wanted:
+            others = [n for n in {*results, *wanted} if wanted.get(n) != results.get(n)]
             found["faults"].append(f"after {ends:.3f} s: other results in {sorted(others)}")
         left = [p.name for p in place.rglob(".*")]
         found["faults"] += [f"after {ends:.3f} s: left behind {left}"] if left else []

@@ -3,79 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import prunopt as po
+from prunopt.testing.databases import DRIVERS, Unavailable, postgresql
 
 HERE = Path(__file__).parent
-DRIVERS = ("psycopg", "psycopg2", "pg8000")
-
-
-def binaries() -> Path | None:
-    """The folder of the server's programs: Debian's, newest first, or that of ``postgres`` on the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    if found:
-        return found[0].parent
-    there = shutil.which("initdb")
-    return Path(there).resolve().parent if there else None
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    programs = binaries()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: no initdb (Debian: apt install postgresql)")
-    if not any(find_spec(name) for name in DRIVERS):
-        pytest.skip("no PostgreSQL driver: pip install 'psycopg[binary]'")
     folder = tmp_path_factory.mktemp("pg")
-    user: list[str] = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        if (
-            not shutil.which("setpriv")
-            or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode
-        ):
-            pytest.skip("PostgreSQL does not run as root, and there is no user 'postgres' to run it as")
-        user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents:
-            if parent.owner() == "root" and str(parent).startswith("/tmp/"):
-                parent.chmod(0o755)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    base = folder / "data"
-    subprocess.run(
-        [*user, programs / "initdb", "-D", base, "-U", "prunopt", "--auth=trust", "--no-sync", "-E", "UTF8"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-    )
-    command = [*user, str(programs / "postgres"), "-D", str(base), "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
-    options = ["-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    with (folder.parent / "pg.log").open("w") as log:
-        job = subprocess.Popen([*command, *options], stdout=log, stderr=log, cwd="/")
-        try:
-            until = time.monotonic() + 30
-            while subprocess.run(
-                [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True, check=False
-            ).returncode:
-                assert job.poll() is None, (folder.parent / "pg.log").read_text()
-                assert time.monotonic() < until, "the server did not come up"
-                time.sleep(0.1)
-            yield f"postgresql://prunopt@127.0.0.1:{port}/postgres"
-        finally:
-            job.send_signal(signal.SIGINT)  # does not wait for clients
-            job.wait(timeout=30)
+    try:
+        with postgresql(folder) as url:
+            yield url
+    except Unavailable as reason:
+        pytest.skip(str(reason))
 
 
 def test_resume_and_workers(server: str, tmp_path: Path) -> None:
@@ -114,9 +63,34 @@ def test_resume_and_workers(server: str, tmp_path: Path) -> None:
 _AS_HOST = """
 import sys; sys.path.insert(0, sys.argv[1])
 import prunopt as po
+from prunopt.testing.databases import DRIVERS, Unavailable, postgresql
 from sleepy import task
 po.search(task(sys.argv[3], 0.05), trials=16, storage=sys.argv[2], solver="random-search", name="two hosts")
 """
+
+
+def test_tables_that_another_worker_is_making_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight workers on an empty database: all but one once ended with a UniqueViolation of CREATE TYPE."""
+    import sqlalchemy.exc
+
+    from prunopt.search import storages
+
+    def make(said: str, times: int) -> Callable[[], str]:
+        left = [times]
+
+        def opened() -> str:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise sqlalchemy.exc.IntegrityError("CREATE TYPE", None, ValueError(said))
+            return "open"
+
+        return opened
+
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert storages._with_tables(make("Key (typname) already exists", 3)) == "open"
+    for said, times in (("Key (typname) already exists", 99), ("no such role", 1)):
+        with pytest.raises(sqlalchemy.exc.IntegrityError):
+            storages._with_tables(make(said, times))
 
 
 def test_unreachable_server() -> None:

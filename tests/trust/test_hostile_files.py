@@ -20,7 +20,7 @@ import prunopt as po
 from prunopt.cli import app
 from prunopt.forms import Closure, load_form
 from prunopt.forms.storage import read_arrays
-from prunopt.testing.files import Reader, mutated, outcome, readers
+from prunopt.testing.files import Reader, corpus, mutated, outcome, readers
 
 TORCH = all(find_spec(name) is not None for name in ("torch", "safetensors", "transformers"))
 READERS = {reader.name: reader for reader in readers(torch=TORCH)}
@@ -258,3 +258,26 @@ def test_mutations_differ_and_repeat() -> None:
     with zipfile.ZipFile(wrapped, "w") as archive:
         archive.writestr("a.json", data)
     assert any(mutated(wrapped.getvalue(), np.random.default_rng(k))[0].endswith("inside") for k in range(10))
+
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [n for n in READERS if corpus(CORPUS, READERS[n])])
+def test_files_that_once_ended_in_a_new_way_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    """The corpus that `benchmarks/trust.py files` keeps: small files, each refused with another message."""
+    reader = READERS[name]
+    reader.write(tmp_path / reader.file)
+    for kept in corpus(CORPUS, reader):
+        (tmp_path / reader.file).write_bytes(kept.read_bytes())
+        assert outcome(reader, tmp_path / reader.file) in ("read", "refused"), kept.name
+
+
+def test_the_corpus_is_small_and_belongs_to_readers() -> None:
+    files = [p for p in CORPUS.rglob("*") if p.is_file()]
+    assert len(files) >= 10
+    assert sum(p.stat().st_size for p in files) < 400_000
+    if TORCH:
+        known = {p for reader in READERS.values() for p in corpus(CORPUS, reader)}
+        assert {p for p in files if p.parent != CORPUS} <= known

@@ -92,6 +92,58 @@ def test_a_second_process_on_one_folder_is_refused_by_name_and_a_killed_one_lets
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
+def test_without_the_lock_two_would_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test of the lock can fail: with none, the second process gets in, and takes away what the first writes."""
+    from prunopt.core import artifact
+
+    target = tmp_path / "out"
+    target.mkdir()
+    with only_writer(target):
+        with pytest.raises(ValueError, match="is writing it"), only_writer(target):
+            pass
+        monkeypatch.setattr(artifact, "_flock", lambda _: None)
+        with only_writer(target):
+            pass
+
+
+def test_what_a_killed_writer_of_a_file_left_is_removed(tmp_path: Path) -> None:
+    for name in (".a-abcd1234.json", ".a-abcd1234.txt", ".a-b-abcd1234.json", ".ab-abcd1234.json"):
+        (tmp_path / name).write_text("half")
+    with only_writer(tmp_path / "a.json"):
+        left = sorted(p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock"))
+    assert left == [".a-abcd1234.txt", ".a-b-abcd1234.json", ".ab-abcd1234.json"]
+
+
+def test_a_patient_writer_waits_for_the_other(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    code = HOLDER.replace("time.sleep(60)", "time.sleep(0.5)")
+    with subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="is writing it"), only_writer(target, patience=0.1):
+            pass
+        with only_writer(target, patience=60.0):
+            pass
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_search_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    """Pictures under temporary names once stayed: workers share the folder, so that none may sweep it unasked."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from prunopt.testing import kills
+
+    kills.write_inputs(tmp_path)
+    command, folder = kills.commands(tmp_path)["search"], tmp_path / "run"
+    (folder / "out").mkdir(parents=True)
+    (folder / "out" / ".sparsity-by-layer-0.5-abcd1234.png").write_bytes(b"half")
+    _, status = os.waitpid(kills.start(command.run, command.words(folder), tmp_path / "log"), 0)
+    assert status == 0, (tmp_path / "log").read_text()
+    assert (folder / "out" / "report.json").is_file()
+    assert not [p.name for p in folder.rglob(".*")]
+
+
 def limited(path: Path, size: int) -> str:
     """Write a large file in a process that may write no file beyond ``size`` bytes, and return how that ended."""
     code = (
@@ -115,6 +167,53 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert limited(path, 10**7) == ""
     assert len(path.read_text()) == 10**6
+
+
+def test_files_that_belong_together_are_all_old_or_all_new(tmp_path: Path) -> None:
+    """A full disk at the second file once left a folder of new curves beside an old forest."""
+    from prunopt.core.artifact import write_atomically, written_together
+
+    for name in ("a.txt", "b.txt"):
+        write_text(tmp_path / name, "old")
+
+    def half() -> None:
+        with written_together():
+            write_text(tmp_path / "a.txt", "new")
+            with write_atomically(tmp_path / "b.txt") as temporary:
+                temporary.write_text("ne")
+                raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        half()
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old", "b.txt": "old"}
+    with written_together():
+        write_text(tmp_path / "a.txt", "new")
+        assert (tmp_path / "a.txt").read_text() == "old"
+        write_text(tmp_path / "b.txt", "new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "new", "b.txt": "new"}
+
+
+def test_a_full_disk_under_safetensors_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """It once ended `prunopt prune` in a traceback."""
+    torch, st = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+    from prunopt.core.artifact import write_atomically
+
+    def cap() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    was = signal.getsignal(signal.SIGXFSZ), resource.getrlimit(resource.RLIMIT_FSIZE)
+    cap()
+    try:
+        with (
+            pytest.raises(OSError, match=r"File too large: .*a\.safetensors"),
+            write_atomically(tmp_path / "a.safetensors") as temporary,
+        ):
+            st.save_file({"a": torch.zeros(10_000)}, temporary)
+    finally:
+        signal.signal(signal.SIGXFSZ, was[0])
+        resource.setrlimit(resource.RLIMIT_FSIZE, was[1])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_while_a_form_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
