@@ -41,7 +41,8 @@ def test_too_little_is_refused_with_the_estimate(monkeypatch: pytest.MonkeyPatch
     parts = {"weights": 100.0 * MI, "Hessians": 300.0 * MI}
     assert require("prunopt x", parts, "give less") >= 400 * MI
     monkeypatch.setattr(memory, "room", lambda: (399.0 * MI, "the limit on data (ulimit -d)"))
-    with pytest.raises(MemoryError, match=r"x needs about [\d.]+ [MG]iB .*Hessians 300 MiB, weights 100 MiB.*: give less"):
+    stated = r"x needs about [\d.]+ [MG]iB .*Hessians 300 MiB, weights 100 MiB.*: give less"
+    with pytest.raises(MemoryError, match=stated):
         require("prunopt x", parts, "give less")
     monkeypatch.setattr(memory, "room", lambda: (600.0 * MI, "the limit on data (ulimit -d)"))
     require("prunopt x", parts, "give less")  # so that the refusal is due to the limit
