@@ -293,6 +293,7 @@ def cost_rows(device: str) -> dict[str, Callable[[], Row]]:
 # SmolLM2-135M.
 
 SMOL_LENGTH, SMOL_BATCH, SMOL_STEPS, SMOL_BLOCKS = 64, 8, 150, 10
+GENTLE_STEPS = 80  # at a tenth of the rate, with little noise: what a short run can afford
 
 
 @cache
@@ -334,12 +335,13 @@ def smol_one_shot(method: str, n_blocks: int) -> Row:
     return smol_judged(with_masks(smol()[0], smol_prior(method, n_blocks)))
 
 
-def smol_learned(prior: str | None, n_blocks: int, device: str) -> Row:
+def smol_learned(prior: str | None, n_blocks: int, device: str, steps: int = SMOL_STEPS, **options: Any) -> Row:
     """Learn masks of the first blocks, the blocks after them dense; the losses in bfloat16."""
     model, _, text, _ = smol()
     layers = smol_layers(n_blocks)
     start = None if prior is None else smol_prior(prior, n_blocks)
-    solver = MaskLLM(steps=SMOL_STEPS, folder=str(cache_folder() / "masks" / f"smollm_{prior}_{n_blocks}"), every=25)
+    name = f"smollm_{prior}_{n_blocks}" + (f"_{steps}_gentle" if options else "")
+    solver = MaskLLM(steps=steps, folder=str(cache_folder() / "masks" / name), every=25, **options)
     Path(str(solver.folder)).mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     found = learn_masks(
@@ -349,7 +351,7 @@ def smol_learned(prior: str | None, n_blocks: int, device: str) -> Row:
     stats = found.solution.stats
     return smol_judged(found.model) | {
         "learning_seconds": time.process_time() - began, "steps": stats["steps"], "history": stats["history"],
-        "changed": stats["history"][-1]["changed"], "tokens": SMOL_STEPS * SMOL_BATCH * SMOL_LENGTH,
+        "changed": stats["history"][-1]["changed"], "tokens": steps * SMOL_BATCH * SMOL_LENGTH,
         "memory_bytes": stats["memory_bytes"], "peak_bytes": peak_bytes(),
         "frozen": frozen(model, found.model, found.masks),
     }  # fmt: skip
@@ -362,6 +364,9 @@ def smol_rows(device: str, n_blocks: int) -> dict[str, Callable[[], Row]]:
         rows[f"{method}, {n_blocks} blocks"] = lambda m=method: smol_one_shot(m, n_blocks)  # type: ignore[misc]
     for prior in ("sparsegpt",):
         rows[f"maskllm from {prior}, {n_blocks} blocks"] = lambda p=prior: smol_learned(p, n_blocks, device)  # type: ignore[misc]
+        rows[f"maskllm from {prior}, {n_blocks} blocks, gentle"] = lambda p=prior: smol_learned(  # type: ignore[misc]
+            p, n_blocks, device, GENTLE_STEPS, learning_rate=0.1 / GENTLE_STEPS, kappa=(200.0, 500.0)
+        )
     return rows
 
 
