@@ -129,15 +129,8 @@ class ResNet(nn.Module):
         return out
 
 
-class Flipped:
+class Flipped(Shifted):
     """Batches of pictures, half of them flipped, at random places of a canvas of 4 more black pixels on every side."""
-
-    def __init__(self, x: Tensor, y: Tensor, batch: int = 50) -> None:
-        self.x, self.y, self.batch = x, y, batch
-        self.generator = torch.Generator()
-
-    def __len__(self) -> int:
-        return len(self.y) // self.batch
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         wide, size = F.pad(self.x, (4, 4, 4, 4)), self.x.shape[-1]
