@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prunopt.core.artifact import write_atomically, write_json
+from prunopt.core.artifact import read_json, write_atomically, write_json
 from prunopt.networks.cnn_replay import channels_last
 
 STATE, PROGRESS = "tuning.safetensors", "tuning.json"
@@ -96,7 +95,7 @@ def _resume(student: nn.Module, folder: str | os.PathLike[str] | None, asked: di
     from safetensors import safe_open
 
     place = Path(folder)
-    kept = json.loads((place / PROGRESS).read_text("utf-8"))
+    kept = read_json(place / PROGRESS)
     if kept.get("asked") != asked:
         raise ValueError(f"folder={str(folder)!r}: it holds a run with other options or pictures; give another folder")
     with safe_open(place / STATE, "pt") as file:

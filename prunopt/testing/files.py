@@ -105,7 +105,7 @@ def _other_json(data: bytes, rng: np.random.Generator) -> bytes | None:
     """Replace, or drop, one part of a JSON text; None for other texts."""
     try:
         tree = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     inner = [tree]
     for node in inner:
