@@ -65,6 +65,7 @@ def lottery(
             read_network,
             save_ticket,
         )
+        from prunopt.networks.threads import torch_threads
     except ImportError as error:
         raise ValueError(f"lottery needs torch and safetensors: pip install 'prunopt[torch]' ({error})") from None
     estimates.lottery(target, epsilon, width)
@@ -96,7 +97,8 @@ def lottery(
         inputs = inputs_in_ball(task.target.input_shape, N_INPUTS, nonnegative=sign, seed=seed)
         if digits is not None:
             inputs = torch.cat([inputs, digits.train.double(), digits.test.double()])
-        measured = measured_error(network, ticket.module, inputs, climbs=50, sign=sign)
+        with torch_threads(1):  # for the same digits on any number of threads
+            measured = measured_error(network, ticket.module, inputs, climbs=50, sign=sign)
         report: dict[str, Any] = {
             "target": "digits" if target is None else str(target),
             "target accuracy": None if digits is None else digits.accuracy(network),

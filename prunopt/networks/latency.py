@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from prunopt.core.artifact import read_json, write_json
+from prunopt.networks.threads import torch_threads
 
 RUNTIMES = ("torch", "onnxruntime", "cuda")
 Progress = Callable[[str], None]
@@ -257,18 +258,14 @@ def folded(model: nn.Module) -> nn.Module:
 
 def interleaved(jobs: Mapping[str, Callable[[], Any]], repeats: int, threads: int = 1) -> dict[str, list[float]]:
     """Return milliseconds of every job, taken in turns after two rounds that are not counted."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     taken: dict[str, list[float]] = {name: [] for name in jobs}
-    try:
+    with torch_threads(threads):
         for round_ in range(repeats + 2):
             for name, job in jobs.items():
                 start = time.perf_counter()
                 job()
                 if round_ >= 2:
                     taken[name].append(1e3 * (time.perf_counter() - start))
-    finally:
-        torch.set_num_threads(before)
     return taken
 
 

@@ -19,6 +19,7 @@ from prunopt.solvers.wanda import wanda_choice
 
 Floats = NDArray[np.float64]
 HIGHEST_DAMPING = 1.0
+SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 STRUCTURED = ("obs-swap", "obs-greedy", "slimgpt", "wanda", "magnitude", "obs-branch-and-bound")
 PATTERNED = ("sparsegpt", "mask-descent", "mask-enumeration", "wanda", "magnitude")
 
@@ -133,7 +134,7 @@ def solve_layer(
     else:
         kept, total, gone = int(np.asarray(solution.value).sum()), weight.size, ()
     report = LayerReport(
-        name, method, unit, kept, total, _error(weight, new, measured), solution.objective / energy,
+        name, method, unit, kept, total, relative_error(weight, new, measured), solution.objective / energy,
         solution.bound / energy, solution.gap, damping, tuple(tried),
         refit or method in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone,
     )  # fmt: skip
@@ -157,7 +158,16 @@ def shrunk(hessian: Floats, shrinkage: float) -> Floats:
     return out
 
 
-def _error(weight: Floats, new: Floats, hessian: Floats) -> float:
+def check_shrinkage(shrinkage: float | None, method: str, refit: bool) -> float:
+    """Return the shrinkage; by default `SHRINKAGE` where weights are re-solved, but not for what is as published."""
+    if shrinkage is None:
+        return SHRINKAGE if refit and method not in ("slimgpt", "magnitude") else 0.0
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage={shrinkage!r}: give a share from 0 (none) to 1 (inputs taken as uncorrelated)")
+    return float(shrinkage)
+
+
+def relative_error(weight: Floats, new: Floats, hessian: Floats) -> float:
     """Return ||(W - W') X||^2 / ||W X||^2."""
     change = weight - new
     whole = max(float(np.vdot(weight @ hessian, weight)), float(np.finfo(np.float64).tiny))

@@ -21,7 +21,7 @@ from prunopt.forms import QuadraticSubset
 from prunopt.networks.calibration import Activations, as_calibration
 from prunopt.networks.families import Block, blocks, weight_of
 from prunopt.networks.journal import model_digest
-from prunopt.networks.layer_solving import solve_layer
+from prunopt.networks.layer_solving import check_shrinkage, relative_error, shrunk, solve_layer
 from prunopt.networks.surgery import parameters_of
 
 Floats = NDArray[np.float64]
@@ -57,6 +57,8 @@ class LevelWeights:
         Where the weights are kept, 4 bytes a weight and level; a folder begun by the same call goes on.
     damping
         Ridge, as a multiple of the Hessian's mean diagonal; default 0.01 for weights, 0.1 for neurons.
+    shrinkage
+        Of the Hessians towards their diagonals, as for `prune_transformer`; neurons' projections are always re-solved.
     progress
         Called with the number of blocks done and of all.
     """
@@ -72,6 +74,7 @@ class LevelWeights:
         method: str = "sparsegpt",
         refit: bool = False,
         damping: float | None = None,
+        shrinkage: float | None = None,
         progress: Callable[[int, int], Any] | None = None,
     ) -> None:
         if units not in UNITS:
@@ -84,10 +87,12 @@ class LevelWeights:
         self.model, self.blocks, self.levels = model, blocks(model), grid
         self._folder, self._units, self._method, self._refit = Path(folder), units, method, refit
         self._damping = DAMPING[units] if damping is None else float(damping)
+        self._shrinkage = check_shrinkage(shrinkage, method, refit or units == "ffn")
         tokens = as_calibration(calibration)
         about = {
             "model": model_digest(model), "calibration": tokens.digest(), "levels": grid.tolist(), "units": units,
             "method": method, "refit": refit, "damping": self._damping,
+            "shrinkage": self._shrinkage,
         }  # fmt: skip
         self._key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
         self._files: list[dict[str, NDArray[np.float32]]] = []
@@ -192,8 +197,9 @@ class LevelWeights:
         new, curve = np.empty((len(self.levels), *weight.shape), np.float32), np.empty(len(self.levels))
         for j, level in enumerate(self.levels):
             _value, found, report = solve_layer(
-                name, weight, hessian, self._method, sparsity=float(level), damping=self._damping, refit=self._refit
-            )
+                name, weight, hessian, self._method, sparsity=float(level), damping=self._damping,
+                shrinkage=self._shrinkage, refit=self._refit,
+            )  # fmt: skip
             new[j], curve[j] = found, report.error
         return new, curve
 
@@ -207,11 +213,12 @@ class LevelWeights:
             raise ValueError(
                 f"levels: {self.levels[-1]:g} of {name}'s block is {counts[-1]} of {width} neurons; give less"
             )
-        form = QuadraticSubset(weight, hessian, np.arange(width)[:, None], 0, damping=self._damping)
+        form = QuadraticSubset(
+            weight, shrunk(hessian, self._shrinkage), np.arange(width)[:, None], 0, damping=self._damping
+        )
         order = np.argsort((weight**2).sum(axis=0) * np.diagonal(hessian), kind="stable")
-        energy = form.error(np.zeros(weight.shape))
         new, curve = np.empty((len(counts), *weight.shape), np.float32), np.empty(len(counts))
         for j, count in enumerate(counts):
             found = form.lift(np.sort(order[:count]))
-            new[j], curve[j] = found, form.error(found) / energy
+            new[j], curve[j] = found, relative_error(weight, found, hessian)
         return new, curve

@@ -19,7 +19,7 @@ from prunopt.networks.calibration import Activations, Calibration, as_calibratio
 from prunopt.networks.correction import Correction, check_added
 from prunopt.networks.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.journal import Journal, model_digest
-from prunopt.networks.layer_solving import LayerReport, check_method, report_from, solve_layer
+from prunopt.networks.layer_solving import LayerReport, check_method, check_shrinkage, report_from, solve_layer
 from prunopt.networks.plan import UNITS, Plan, check_sparsity, shares_of, structured_plan
 from prunopt.networks.sensitivity import best_shares, neuron_sensitivity
 from prunopt.networks.surgery import (
@@ -33,7 +33,6 @@ from prunopt.networks.surgery import (
 )
 
 Floats = NDArray[np.float64]
-SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 DAMPING = {"units": 0.1, "pattern": 0.01}  # of the mean diagonal; what serves the whole model, see benchmarks
 
 
@@ -170,8 +169,6 @@ def prune_transformer(
         raise ValueError(f"rarity={rarity!r}: give a power from 0 (all tokens alike) to 1 (all kinds of tokens alike)")
     if not 0 <= correction <= 1:
         raise ValueError(f"correction={correction!r}: give a strength from 0 (none) to 1")
-    if shrinkage is not None and not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage={shrinkage!r}: give a share from 0 (none) to 1 (inputs taken as uncorrelated)")
     if rarity:
         tokens = replace(tokens, token_weight=rarity_weights(tokens.windows, rarity))
     single = pattern is not None
@@ -179,8 +176,7 @@ def prune_transformer(
     shape = None if pattern in (None, "unstructured") else check_pattern(pattern)
     if damping is None:
         damping = DAMPING["pattern" if single else "units"]
-    if shrinkage is None:
-        shrinkage = SHRINKAGE if refit and method not in ("slimgpt", "magnitude") else 0.0
+    shrinkage = check_shrinkage(shrinkage, method, refit)
     measured: list[str] = []
     if isinstance(allocation, str) and allocation == "mckp":
         if single or tuple(units) != ("ffn",):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from prunopt.solvers.kernels.trials import LOST, NOTE, RETRY, SURPLUS, index_of
+from prunopt.solvers.kernels.trials import LOST, NOTE, RETRY, SURPLUS, indices
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,12 @@ def read(study: Any, task: Any, box: Any, *, trials: int, place: str, seconds: f
     """Read a search back from its study."""
     everyone = study.get_trials(deepcopy=False)
     rows, lost, seen = [], 0, set()
-    for t in everyone:
+    for number, t in zip(indices(everyone), everyone, strict=True):
         if SURPLUS in t.user_attrs:
             continue
         if LOST in t.user_attrs:
             lost += 1
             continue
-        number = index_of(t, everyone)
         if number in seen:
             continue
         seen.add(number)

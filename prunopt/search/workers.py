@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prunopt.solvers.kernels.trials import REFUSED, WORKER, give_up, queue_lost, run_trial
+from prunopt.solvers.kernels.trials import REFUSED, WORKER, finished, give_up, queue_lost, run_trial
 
 BEAT, PATIENCE = 30.0, 180.0  # seconds between signs of life, and after how many a worker elsewhere counts as dead
 GRACE = 60.0  # seconds that a trial may go without the name of its worker
@@ -110,10 +110,10 @@ def work(study: Any, box: Any, *, trials: int, tell: Callable[[Any], Any] | None
     name, idle, pause = here(), 0, 0.01
     with Heart(study, name):
         while True:
-            states = [t.state for t in study.get_trials(deepcopy=False)]
-            done = sum(s in (TrialState.COMPLETE, TrialState.PRUNED) for s in states)
+            done = len(finished(study))
             if done >= trials:
                 return
+            states = [t.state for t in study.get_trials(deepcopy=False)]
             taken = done + states.count(TrialState.RUNNING)
             if TrialState.WAITING not in states and taken >= trials:
                 reclaim(study)

@@ -49,22 +49,22 @@ def stream(seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, index]))
 
 
-def index_of(trial: FrozenTrial, trials: list[FrozenTrial]) -> int:
-    """Return the index of a trial."""
-    if RETRY in trial.user_attrs:
-        return int(trial.user_attrs[RETRY])
-    skipped = sum(1 for t in trials if t.number < trial.number and (RETRY in t.user_attrs or SURPLUS in t.user_attrs))
-    return trial.number - skipped
+def indices(trials: list[FrozenTrial]) -> list[int]:
+    """Return the index of every trial; all trials of a study, by number."""
+    extra = np.cumsum([0] + [RETRY in t.user_attrs or SURPLUS in t.user_attrs for t in trials])
+    return [int(t.user_attrs.get(RETRY, t.number - extra[t.number])) for t in trials]
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the finished trials in the order of their index."""
+    """Return the finished trials in the order of their index, of each index the first."""
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
-    extra = np.cumsum([0] + [RETRY in t.user_attrs or SURPLUS in t.user_attrs for t in trials])
-    done = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    return sorted(done, key=lambda t: int(t.user_attrs.get(RETRY, t.number - extra[t.number])))
+    done: dict[int, FrozenTrial] = {}
+    for index, t in zip(indices(trials), trials, strict=True):
+        if t.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            done.setdefault(index, t)
+    return [done[index] for index in sorted(done)]
 
 
 def losses(study: optuna.Study) -> list[tuple[float, Point, str]]:
@@ -94,7 +94,7 @@ def sampler_of(make: SamplerFactory, seed: int) -> Any:
         inner: Any = None
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-            index = index_of(trial, study.get_trials(deepcopy=False))
+            index = indices(study.get_trials(deepcopy=False))[trial.number]
             fresh = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
             self.inner = make(study, fresh, index)
             return self.inner.infer_relative_search_space(study, trial)
@@ -154,14 +154,15 @@ def run_trial(
 
     trial = _ask(study, box, worker)
     everyone = study.get_trials(deepcopy=False)
-    live = [t for t in everyone if t.state is not TrialState.FAIL and t.number <= trial.number]
-    if limit is not None and len(live) > limit:
+    index, *others = (k for _, k in _alive(everyone[: trial.number + 1])[::-1])
+    # Two workers may each have queued a lost trial; of trials with one index the first counts.
+    if index in others or (limit is not None and len({index, *others}) > limit):
         trial.set_user_attr(SURPLUS, True)
         study.tell(trial, state=TrialState.FAIL)
         return Outcome("surplus")
     point = dict(trial.params)
     decision = box.decode(point)
-    note: dict[str, Any] = {"index": index_of(everyone[trial.number], everyone)}
+    note: dict[str, Any] = {"index": index}
     if decision is None:
         trial.set_user_attr(NOTE, note)
         study.tell(trial, state=TrialState.FAIL)
@@ -193,6 +194,13 @@ def run_trial(
         raise
     study.tell(trial, value)
     return Outcome("evaluated", value, point, trial.number)
+
+
+def _alive(trials: list[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
+    """Return the trials that are finished, running or queued, with their indices."""
+    from optuna.trial import TrialState
+
+    return [(t, k) for t, k in zip(trials, indices(trials), strict=True) if t.state is not TrialState.FAIL]
 
 
 def _ask(study: optuna.Study, box: BlackBox, worker: str) -> Any:
@@ -237,14 +245,14 @@ def give_up(study: optuna.Study, number: int, why: str) -> bool:
     trial = trials[number]
     if trial.state is not TrialState.RUNNING:
         return False
-    index = index_of(trial, trials)
+    index = indices(trials)[number]
     try:
         # Told first, queued second: of two workers one alone may queue it. `queue_lost` mends a death in between.
         study._storage.set_trial_user_attr(trial._trial_id, LOST, why)
         study.tell(number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False
-    study.enqueue_trial(dict(trial.params), user_attrs={RETRY: index})
+    _again(study, trial, index)
     return True
 
 
@@ -253,19 +261,21 @@ def queue_lost(study: optuna.Study) -> int:
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
-    lost: dict[int, list[FrozenTrial]] = {}
-    alive: set[int] = set()
-    for t in trials:
-        if SURPLUS in t.user_attrs:
-            continue
-        if t.state is not TrialState.FAIL:
-            alive.add(index_of(t, trials))
-        elif LOST in t.user_attrs:
-            lost.setdefault(index_of(t, trials), []).append(t)
-    missing = [index for index in sorted(lost) if index not in alive]
+    alive = {index for _, index in _alive(trials)}
+    lost = {  # of several with one index the last
+        index: t
+        for index, t in zip(indices(trials), trials, strict=True)
+        if t.state is TrialState.FAIL and LOST in t.user_attrs and SURPLUS not in t.user_attrs
+    }
+    missing = sorted(lost.keys() - alive)
     for index in missing:
-        study.enqueue_trial(dict(lost[index][-1].params), user_attrs={RETRY: index})
+        _again(study, lost[index], index)
     return len(missing)
+
+
+def _again(study: optuna.Study, trial: FrozenTrial, index: int) -> None:
+    """Queue a lost trial: its point, if that was whole; half a point is drawn anew, from the same random numbers."""
+    study.enqueue_trial(dict(trial.params) if NOTE in trial.user_attrs else {}, user_attrs={RETRY: index})
 
 
 def _twin(study: optuna.Study, number: int, key: str, reclaim: Callable[[], Any] | None) -> FrozenTrial | None:

@@ -69,6 +69,23 @@ def test_masked_neurons_are_removed_neurons(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs(smaller, tokens), ours, atol=1e-5, rtol=1e-5)
 
 
+def test_shrinkage_is_that_of_pruning(tmp_path: Path) -> None:
+    model, tokens = tiny_transformer(), tiny_tokens(6)
+    n = len(blocks(model))
+    for shrinkage in (None, 0.0, 0.5):
+        held = LevelWeights(model, tokens, (0.5,), refit=True, shrinkage=shrinkage, folder=tmp_path)
+        pruned = prune_transformer(
+            model, tokens, sparsity=0.5, allocation="uniform", pattern="unstructured", shrinkage=shrinkage
+        ).model
+        with held([0.5] + [0.0] * (n - 1)) as masked:
+            for name in blocks(masked)[0].stages[0]:
+                ours = weight_of(blocks(masked)[0].module.get_submodule(name))
+                torch.testing.assert_close(ours, weight_of(blocks(pruned)[0].module.get_submodule(name)))
+    own = [LevelWeights(model, tokens, (0.4,), units="ffn", method="wanda", shrinkage=s, folder=tmp_path).errors
+           for s in (0.0, None)]  # fmt: skip
+    assert (own[0] < own[1]).all()  # the error is of the measured Hessian, which the first minimises
+
+
 def test_snapped_meets_the_budget(tmp_path: Path) -> None:
     model, tokens = tiny_transformer(), tiny_tokens(2)
     held = LevelWeights(model, tokens, (0.2, 0.4, 0.6), method="magnitude", folder=tmp_path)
@@ -93,6 +110,7 @@ def test_snapped_meets_the_budget(tmp_path: Path) -> None:
         ({"levels": (0.5, 0.2)}, "levels: give rising"),
         ({"units": "rows"}, "units='rows'"),
         ({"units": "ffn"}, "method='sparsegpt'"),
+        ({"shrinkage": -0.1}, "shrinkage=-0.1"),
         ({"units": "ffn", "method": "wanda", "levels": (0.95,)}, "neurons; give less"),
     ],
 )

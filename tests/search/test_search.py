@@ -16,7 +16,12 @@ import pytest
 import prunopt as po
 from prunopt.problems.allocation_search import AllocationSearch
 from prunopt.search.journal import JournalError, Lock, check
+from prunopt.search.results import read
+from prunopt.search.run import open_search
+from prunopt.search.workers import work
 from prunopt.solvers.dsa_evolution import DsaEvolution
+from prunopt.solvers.kernels.trials import distributions, give_up, queue_lost
+from prunopt.solvers.random_search import RandomSearch
 from prunopt.testing.searches import bowl, level_search
 
 SLEEPY = str(Path(__file__).with_name("sleepy.py"))
@@ -248,6 +253,38 @@ def test_a_killed_worker_among_two(tmp_path: Path) -> None:
     assert len(set(lines)) == 16
     assert len(lines) <= 17  # at most the killed one's was begun twice
     assert check(Path(storage)) > 0
+
+
+def lost_twice() -> Any:
+    """A search whose third trial is given up by two workers at once, after the first of its parameters is drawn."""
+    task = AllocationSearch(Quick(), [100, 150, 120, 90, 100, 110], 0.6, space="vector")
+    solver = RandomSearch()
+    study, box = open_search(task, solver, storage=None, seed=0, name=None, wait=1.0)
+    work(study, box, trials=2)
+    trial = study.ask()
+    trial._suggest(box.genes[0].name, next(iter(distributions(box).values())))
+    enqueue, after = study.enqueue_trial, []
+
+    def between(*given: Any, **more: Any) -> None:
+        """The other worker finds the lost trial before this one has queued it."""
+        study.enqueue_trial = enqueue
+        after.append(queue_lost(study))
+        enqueue(*given, **more)
+
+    study.enqueue_trial = between
+    assert give_up(study, trial.number, "its worker died")
+    assert after == [1]
+    assert sum(t.state.name == "WAITING" for t in study.get_trials()) == 2
+    work(study, box, trials=8)
+    return read(study, task, box, trials=8, place="memory", seconds=0.0)
+
+
+def test_a_trial_queued_by_two_workers_counts_once() -> None:
+    run = lost_twice()
+    assert run.complete
+    assert [t.number for t in run.finished] == list(range(8))
+    task = AllocationSearch(Quick(), [100, 150, 120, 90, 100, 110], 0.6, space="vector")
+    assert trials_of(run) == trials_of(po.search(task, trials=8, solver="random-search"))
 
 
 def test_two_hosts_and_duplicates(tmp_path: Path) -> None:

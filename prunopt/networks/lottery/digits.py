@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunopt.networks.threads import torch_threads
+
 
 @dataclass(frozen=True, eq=False)
 class Digits:
@@ -46,7 +48,7 @@ def load_digits(seed: int = 0) -> Digits:
 def train_digits(
     digits: Digits, *, hidden: tuple[int, ...] = (32,), epochs: int = 60, decay: float = 1e-4, seed: int = 0
 ) -> nn.Sequential:
-    """Train a network of linear layers and ReLUs by Adam; same seed, same network.
+    """Train a network of linear layers and ReLUs by Adam; same seed, same network, for any number of threads.
 
     Parameters
     ----------
@@ -75,10 +77,11 @@ def train_digits(
     module = nn.Sequential(*parts)
     optimiser = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(digits.train), generator=generator).split(64):  # type: ignore[no-untyped-call]
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(module(digits.train[rows]), digits.train_labels[rows]).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        schedule.step()
+    with torch_threads(1):  # more would sum in another order, and end in another network
+        for _ in range(epochs):
+            for rows in torch.randperm(len(digits.train), generator=generator).split(64):  # type: ignore[no-untyped-call]
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(module(digits.train[rows]), digits.train_labels[rows]).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+            schedule.step()
     return module.eval()
