@@ -1,9 +1,9 @@
 """Allocations on SmolLM2-135M-Instruct: searched on calibration text, compared on text that took no part.
 
 ``python -m benchmarks.allocation_model 0.6`` prunes every block by Wanda's scores (ranked on the dense model) to the
-sparsities of each method. With ``--by sparsegpt`` (masks by SparseGPT, kept weights re-solved together) and ``--by ffn``
-(whole neurons, the projection down re-solved), both with shrunk Hessians, every block is solved at every level of a
-grid on the dense model's activations, and allocations are taken to that grid.
+sparsities of each method. With ``--by sparsegpt`` (masks by SparseGPT, kept weights re-solved together) and with
+``--by ffn`` (whole neurons, the projection down re-solved), both with shrunk Hessians, every block is solved at every
+level of a grid on the dense model's activations, and allocations are taken to that grid.
 
 Everything chosen is chosen on WikiText-2's validation text, by a bfloat16 copy of the model; perplexities are those of
 the test text, in float32. Every cell is written as it is finished: a second call goes on. Token counts: `TOKENS`.

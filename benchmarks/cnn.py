@@ -29,16 +29,16 @@ from torch import nn
 from benchmarks.datasets import cache_folder
 from benchmarks.machine import RESULTS, described
 from prunopt.core.artifact import write_json
-from prunopt.networks.cnn import deprune, prune_cnn
-from prunopt.networks.cnn_importance import Ranking
-from prunopt.networks.cnn_models import read_cnn, read_pictures
-from prunopt.networks.cnn_profile import CnnProfile, profile_cnn
-from prunopt.networks.cnn_repair import logits, reestimated, repair
-from prunopt.networks.cnn_saving import load_cnn, save_cnn
-from prunopt.networks.cnn_surgery import onnx_file
-from prunopt.networks.cnn_taps import Window, choose_windows, with_windows
-from prunopt.networks.cnn_tuning import fine_tune
-from prunopt.networks.cnn_windows import WindowOptions
+from prunopt.networks.cnn.importance import Ranking
+from prunopt.networks.cnn.models import read_cnn, read_pictures
+from prunopt.networks.cnn.profile import CnnProfile, profile_cnn
+from prunopt.networks.cnn.pruning import deprune, prune_cnn
+from prunopt.networks.cnn.repair import logits, reestimated, repair
+from prunopt.networks.cnn.saving import load_cnn, save_cnn
+from prunopt.networks.cnn.surgery import onnx_file
+from prunopt.networks.cnn.taps import Window, choose_windows, with_windows
+from prunopt.networks.cnn.tuning import fine_tune
+from prunopt.networks.cnn.windows import WindowOptions
 from prunopt.networks.groups import channel_groups
 from prunopt.networks.latency import LatencyTable, file_runner, folded, runner
 

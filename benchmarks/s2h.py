@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from benchmarks.machine import RESULTS, described, in_fresh_process, interleaved, median, save
 from benchmarks.s2h_data import Flipped, ResNet, Shifted, cifar, digits, resnet20, separable
-from prunopt.networks.cnn import prune_cnn
-from prunopt.networks.cnn_surgery import remove_channels
+from prunopt.networks.cnn.pruning import prune_cnn
+from prunopt.networks.cnn.surgery import remove_channels
 from prunopt.networks.costs import measure
 from prunopt.networks.groups import channel_groups
 from prunopt.networks.soft_mask import Distillation, GatedNetwork, reestimate, train_soft_mask

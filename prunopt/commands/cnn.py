@@ -57,7 +57,7 @@ def cnn(
     weights go and nothing is re-solved. The methods deprune and windows take a budget in milliseconds of the depthwise
     layers alone, as a share: latency_ms=0.5x. The method s2h needs --train; it trains weights and widths in one go.
     """
-    from prunopt.networks.cnn import parse_budget
+    from prunopt.networks.cnn.pruning import parse_budget
 
     if method not in METHODS:
         raise ValueError(f"--method {method}: give one of {', '.join(METHODS)}")
@@ -83,7 +83,7 @@ def cnn(
         estimates.cnn(weights, pictures=count, size=size, batch=batch if method == "s2h" else 1)
         pictures = None
         if images is not None:
-            from prunopt.networks.cnn_models import read_pictures
+            from prunopt.networks.cnn.models import read_pictures
 
             pictures = read_pictures(images, name or "mobilenetv2", limit=limit, size=size)[0]
         example = torch.zeros(1, 3, size, size) if pictures is None else pictures[:1]
@@ -106,11 +106,11 @@ def cnn(
                 budget=budget, share=share, method=method, loss=loss, taps=taps, seed=seed,
             )  # fmt: skip
         if out is not None:
-            from prunopt.networks.cnn_saving import save_cnn
+            from prunopt.networks.cnn.saving import save_cnn
 
             save_cnn(smaller, out, dense=name, report=report)
         if onnx is not None:
-            from prunopt.networks.cnn_surgery import onnx_file
+            from prunopt.networks.cnn.surgery import onnx_file
 
             onnx_file(smaller, example, onnx)
     report["files"] = [str(p) for p in (out, onnx) if p is not None]
@@ -119,7 +119,7 @@ def cnn(
 
 def read(model: str) -> tuple[nn.Module, str | None]:
     """Return a network and, where it is a known one, its name."""
-    from prunopt.networks.cnn_models import NAMES, read_cnn
+    from prunopt.networks.cnn.models import NAMES, read_cnn
 
     if model in NAMES:
         return read_cnn(model), model
@@ -144,7 +144,7 @@ def read(model: str) -> tuple[nn.Module, str | None]:
 
 
 def _channels(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
-    from prunopt.networks.cnn import prune_cnn
+    from prunopt.networks.cnn.pruning import prune_cnn
 
     options: dict[str, Any] = {"importance": "obs" if o["method"] == "importance" else o["method"], "loss": o["loss"],
                                "windows": o["taps"]}  # fmt: skip
@@ -160,7 +160,7 @@ def _channels(dense: Any, name: Any, pictures: Any, example: Any, times: Any, te
 
 
 def _deprune(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
-    from prunopt.networks.cnn import deprune
+    from prunopt.networks.cnn.pruning import deprune
 
     masked, solution = deprune(dense, example, budget=o["share"], seed=o["seed"])
     kept = [int(m.sum()) for m in solution.value]
@@ -176,7 +176,7 @@ def _deprune(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tel
 
 
 def _windows(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
-    from prunopt.networks.cnn_taps import choose_windows, with_windows
+    from prunopt.networks.cnn.taps import choose_windows, with_windows
 
     choice = choose_windows(dense, example, o["share"], times, progress=tell)
     chosen = dict(zip(choice.names, choice.windows, strict=True))

@@ -57,7 +57,7 @@ def labelled(place: Path, size: int, name: str | None) -> tuple[torch.Tensor, to
         raise ValueError(f"--train/--test {place}: there is no such file or folder")
     if place.suffix == ".npz":
         return _arrays(place)
-    from prunopt.networks.cnn_models import picture
+    from prunopt.networks.cnn.models import picture
 
     sources = list(_sources(place))
     if not sources:

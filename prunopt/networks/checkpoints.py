@@ -94,7 +94,7 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
     """
     place, manifest = Path(folder), read_manifest(folder)
     if manifest.get("kind") == "cnn":
-        from prunopt.networks.cnn_saving import load_cnn
+        from prunopt.networks.cnn.saving import load_cnn
 
         return load_cnn(folder, dense)
     for name in (WEIGHTS, CONFIG):

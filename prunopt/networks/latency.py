@@ -145,7 +145,7 @@ def runner(model: nn.Module, example: torch.Tensor, runtime: str, threads: int =
 def _onnx_runner(model: nn.Module, example: torch.Tensor, threads: int) -> Callable[[], Any]:
     import tempfile
 
-    from prunopt.networks.cnn_surgery import onnx_file
+    from prunopt.networks.cnn.surgery import onnx_file
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from prunopt.networks.cnn_repair import logits, repair  # noqa: E402
-from prunopt.networks.cnn_replay import Replay  # noqa: E402
-from prunopt.networks.cnn_surgery import remove_channels  # noqa: E402
+from prunopt.networks.cnn.repair import logits, repair  # noqa: E402
+from prunopt.networks.cnn.replay import Replay  # noqa: E402
+from prunopt.networks.cnn.surgery import remove_channels  # noqa: E402
 from prunopt.networks.groups import channel_groups  # noqa: E402
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner  # noqa: E402
 from prunopt.cli import app  # noqa: E402
 from prunopt.commands.cnn import read  # noqa: E402
 from prunopt.commands.cnn_training import Batches, labelled  # noqa: E402
-from prunopt.networks.cnn_saving import load_cnn  # noqa: E402
+from prunopt.networks.cnn.saving import load_cnn  # noqa: E402
 from prunopt.networks.costs import measure  # noqa: E402
 
 RUN = CliRunner()

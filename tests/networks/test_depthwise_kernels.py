@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from prunopt import solve  # noqa: E402
-from prunopt.networks.depthwise_kernels import (  # noqa: E402
+from prunopt.networks.cnn.depthwise_kernels import (  # noqa: E402
     diagonal_conv,
     diagonal_tables,
     reference_diagonal,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prunopt.forms.coupled_choice import CoupledChoice
 from prunopt.forms.trained_mask import Lesson
-from prunopt.networks.cnn import parse_budget
+from prunopt.networks.cnn.pruning import parse_budget
 from prunopt.networks.costs import layer_costs
 from prunopt.networks.groups import ChannelGroups, channel_groups
 from prunopt.networks.latency import LatencyTable
@@ -400,7 +400,7 @@ def soft_mask(
     model
         Any network that `channel_groups` traces, or one with ``groups`` by hand.
     budget
-        ``"macs=0.35"``, ``"parameters=20000"``, ``"latency_ms=0.5x"``: see `prunopt.networks.cnn.parse_budget`.
+        ``"macs=0.35"``, ``"parameters=20000"``, ``"latency_ms=0.5x"``: see `prunopt.networks.cnn.pruning.parse_budget`.
     example
         An input, which layers and costs are traced with.
     divisor

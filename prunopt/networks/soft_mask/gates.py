@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunopt.networks.cnn_surgery import remove_channels
+from prunopt.networks.cnn.surgery import remove_channels
 from prunopt.networks.groups import ChannelGroups, Slot, modules_of
 from prunopt.networks.soft_mask.ranks import Ranks
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunopt.core.artifact import digest, write_json
-from prunopt.networks.cnn_taps import Window, WindowedConv2d
+from prunopt.networks.cnn.taps import Window, WindowedConv2d
 from prunopt.networks.folders import MANIFEST, WEIGHTS, read_manifest, versions, whole_folder
 
 
@@ -56,7 +56,7 @@ def load_cnn(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> 
 
     from safetensors.torch import load_file
 
-    from prunopt.networks.cnn_models import read_cnn
+    from prunopt.networks.cnn.models import read_cnn
 
     place, manifest = Path(folder), read_manifest(folder)
     if manifest.get("kind") != "cnn":

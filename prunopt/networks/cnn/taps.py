@@ -16,7 +16,7 @@ from torch import nn
 
 from prunopt.core.solution import Solution
 from prunopt.forms.choice import MultipleChoiceKnapsack
-from prunopt.networks.cnn_importance import same_padding
+from prunopt.networks.cnn.importance import same_padding
 from prunopt.networks.costs import input_sizes
 from prunopt.networks.latency import LatencyTable, LayerShape
 

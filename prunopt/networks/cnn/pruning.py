@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prunopt.core.solution import Solution
-from prunopt.networks.cnn_importance import IMPORTANCES, Ranking
-from prunopt.networks.cnn_profile import LOSSES, CnnProfile, profile_cnn
-from prunopt.networks.cnn_repair import divergence, logits, reestimated, repair
-from prunopt.networks.cnn_surgery import remove_channels
-from prunopt.networks.cnn_taps import with_windows
-from prunopt.networks.cnn_windows import costs_with_windows
+from prunopt.networks.cnn.importance import IMPORTANCES, Ranking
+from prunopt.networks.cnn.profile import LOSSES, CnnProfile, profile_cnn
+from prunopt.networks.cnn.repair import divergence, logits, reestimated, repair
+from prunopt.networks.cnn.surgery import remove_channels
+from prunopt.networks.cnn.taps import with_windows
+from prunopt.networks.cnn.windows import costs_with_windows
 from prunopt.networks.groups import ChannelGroups
 from prunopt.networks.latency import LatencyTable, network_milliseconds
 from prunopt.problems.channel_widths import ChannelWidths
@@ -70,8 +70,8 @@ class CnnResult:
     dense_name: str | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights and ``prunopt.json`` (see `prunopt.networks.cnn_saving.save_cnn`)."""
-        from prunopt.networks.cnn_saving import save_cnn
+        """Write weights and ``prunopt.json`` (see `prunopt.networks.cnn.saving.save_cnn`)."""
+        from prunopt.networks.cnn.saving import save_cnn
 
         save_cnn(self.model, folder, dense=self.dense_name, report=self.to_dict())
 
@@ -313,7 +313,7 @@ def deprune(
 
 def depthwise_task(model: nn.Module, example: torch.Tensor, *, budget: float = math.inf, tile: int = 32) -> Any:
     """Return the `DepthwiseConv` of a network's depthwise layers with more than one tap, and the layers' names."""
-    from prunopt.networks.cnn_taps import depthwise_names
+    from prunopt.networks.cnn.taps import depthwise_names
     from prunopt.problems.depthwise_conv import DepthwiseConv
 
     names = depthwise_names(model)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunopt.networks.cnn_repair import divergence_of, logits, repair_on
-from prunopt.networks.cnn_replay import Replay
-from prunopt.networks.cnn_taps import Window, best_windows, with_windows
+from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
+from prunopt.networks.cnn.replay import Replay
+from prunopt.networks.cnn.taps import Window, best_windows, with_windows
 from prunopt.networks.costs import layer_costs
 from prunopt.networks.groups import ChannelGroups
 from prunopt.networks.latency import LatencyTable

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from prunopt.networks.cnn_replay import channels_last
+from prunopt.networks.cnn.replay import channels_last
 from prunopt.networks.groups import ChannelGroups, Slot, modules_of
 from prunopt.solvers.kernels.obs import Elimination
 

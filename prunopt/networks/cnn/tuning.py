@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunopt.core.artifact import read_json, write_atomically, write_json
-from prunopt.networks.cnn_replay import channels_last
+from prunopt.networks.cnn.replay import channels_last
 
 STATE, PROGRESS = "tuning.safetensors", "tuning.json"
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from prunopt.networks.cnn_importance import Ranking, rank_channels
-from prunopt.networks.cnn_repair import divergence_of, logits, repair_on
-from prunopt.networks.cnn_replay import Replay
-from prunopt.networks.cnn_surgery import remove_channels
-from prunopt.networks.cnn_windows import WindowOptions, window_options
+from prunopt.networks.cnn.importance import Ranking, rank_channels
+from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
+from prunopt.networks.cnn.replay import Replay
+from prunopt.networks.cnn.surgery import remove_channels
+from prunopt.networks.cnn.windows import WindowOptions, window_options
 from prunopt.networks.groups import ChannelGroups, channel_groups
 
 Progress = Callable[[str], None]
