@@ -1,7 +1,7 @@
 """Allocation and search: the exact knapsack against CBC, searches compared, and trials a second with many workers.
 
-``python -m benchmarks.allocation knapsack | throughput | efficiency``. The tables of the model are those of
-`benchmarks.allocation_model`.
+``python -m benchmarks.allocation knapsack | throughput | efficiency | efficiency-model``. The last compares searches on
+SmolLM2 itself, the one before on its measured curves. Allocations are compared by `benchmarks.allocation_model`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import multiprocessing
 import tempfile
 import time
@@ -167,9 +168,31 @@ def surrogate(sparsity: float = 0.6) -> AllocationSearch:
     )
 
 
-def efficiency() -> None:
+def on_the_model(sparsity: float = 0.6) -> AllocationSearch:
+    """The same search, judged by the perplexity of SmolLM2 under Wanda's masks on 256 tokens."""
+    from benchmarks.allocation_model import Bench
+
+    bench = Bench("wanda", "one window")
+    evaluator = TextPerplexity(bench.kl)
+    return AllocationSearch(evaluator, bench.sizes, sparsity, bounds=bench.bounds, statistics=bench.samples)
+
+
+class TextPerplexity:
+    """Perplexity on the windows of an evaluator that knows the loss."""
+
+    def __init__(self, evaluator: Any) -> None:
+        self.evaluator = evaluator
+        self.evaluator.measure = "loss"
+
+    def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
+        """Return the perplexity."""
+        return math.exp(self.evaluator.loss(allocation))
+
+
+def efficiency(name: str = "allocation_efficiency") -> None:
     """Least loss after 50, 100 and 200 evaluations, five seeds, each decision once; goes on where it stopped."""
-    task, place = surrogate(), RESULTS / "allocation_efficiency.json"
+    place = RESULTS / f"{name}.json"
+    task = surrogate() if name == "allocation_efficiency" else on_the_model()
     held: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
     rows: dict[str, Any] = held.get("rows", {})
     flat = task.evaluator.loss(np.full(len(task.sizes), task.sparsity))
@@ -177,26 +200,32 @@ def efficiency() -> None:
         curves = rows.setdefault(solver, {"all": []})["all"]
         if len(curves) > seed:
             continue
-        curves.append(_least(task, solver, seed))
+        curves.append(_least(task, solver, seed, name))
         mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=min(1, seed)) / np.sqrt(len(curves))
         rows[solver] |= {"mean": mean.tolist(), "standard error": error.tolist(), "seeds": len(curves)}
-        save("allocation_efficiency", {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows})
+        save(name, {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows})
         print(seed, solver, np.round(mean, 4), np.round(error, 4), flush=True)
 
 
-def _least(task: AllocationSearch, solver: str, seed: int) -> list[float]:
+def _least(task: AllocationSearch, solver: str, seed: int, name: str) -> list[float]:
     """Least losses after each of `COUNTS` evaluations; copies of known decisions are none."""
-    with tempfile.TemporaryDirectory() as folder:
-        place, trials = Path(folder) / "a.journal", COUNTS[-1]
-        while True:
-            run = po.search(task, trials=trials, solver=solver, seed=seed, storage=place)
-            values = [float(t.value or 0.0) for t in run.finished if t.copy_of is None]
-            if len(values) >= COUNTS[-1]:
-                return [min(values[:c]) for c in COUNTS]
-            trials += COUNTS[-1] - len(values)
+    from benchmarks.datasets import cache_folder
+
+    place, trials = cache_folder() / name / f"{solver}-{seed}.journal", COUNTS[-1]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        run = po.search(task, trials=trials, solver=solver, seed=seed, storage=place)
+        values = [float(t.value or 0.0) for t in run.finished if t.copy_of is None]
+        if len(values) >= COUNTS[-1]:
+            return [min(values[:c]) for c in COUNTS]
+        trials += COUNTS[-1] - len(values)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("knapsack", "throughput", "efficiency"))
-    {"knapsack": knapsack, "throughput": throughput, "efficiency": efficiency}[parser.parse_args().what]()
+    jobs: dict[str, Any] = {
+        "knapsack": knapsack, "throughput": throughput, "efficiency": efficiency,
+        "efficiency-model": lambda: efficiency("allocation_efficiency_model"),
+    }  # fmt: skip
+    parser.add_argument("what", choices=tuple(jobs))
+    jobs[parser.parse_args().what]()

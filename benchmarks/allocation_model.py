@@ -5,8 +5,9 @@ sparsities of each method. With ``--by sparsegpt`` (masks by SparseGPT, kept wei
 ``--by ffn`` (whole neurons, the projection down re-solved), both with shrunk Hessians, every block is solved at every
 level of a grid on the dense model's activations, and allocations are taken to that grid.
 
-Everything chosen is chosen on WikiText-2's validation text, by a bfloat16 copy of the model; perplexities are those of
-the test text, in float32. Every cell is written as it is finished: a second call goes on. Token counts: `TOKENS`.
+Everything chosen is chosen on WikiText-2's validation text, by a bfloat16 copy of the model: the best eight decisions
+of a search are judged on further windows of it (`SearchRun.chosen`). Perplexities are those of the test text, in
+float32. Every cell is written as it is finished: a second call goes on. Token counts: `TOKENS`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ from prunopt.problems.layer_allocation import LayerAllocation
 Floats = NDArray[np.float64]
 TOKENS = {"calibration": 4096, "heldout": 4096}
 LENGTH = 512
-# What is searched on, and how many trials: on more text for Wanda at 60 %, on less for the other columns.
+# What is searched on: on more text for Wanda at 60 %, on less for the other columns.
 EFFORT = {
-    "full": {"windows": 2, "length": 512, "dsa": 30, "swaps": 43},
-    "light": {"windows": 2, "length": 256, "dsa": 200, "swaps": 60},
+    "full": {"windows": 2, "length": 512},
+    "light": {"windows": 2, "length": 256},
+    "one window": {"windows": 1, "length": 256},
 }
+TRIALS = {"dsa": 200, "swaps": 150}
+TOP, JUDGES = 8, 6  # the best decisions of a search are judged on so many windows that took no part in it
 BETAS = (-0.004, 0.002, 0.004, 0.008)
 BOUNDS = {"wanda": (0.2, 0.9), "sparsegpt": (0.35, 0.85), "ffn": (0.0, 0.6)}
 GRIDS = {"wanda": np.arange(8, 37) / 40, "sparsegpt": np.arange(7, 18) / 20, "ffn": np.arange(0, 13) / 20}
@@ -87,6 +91,7 @@ class Bench:
         self.kl = TextEvaluator(
             fast, windows("calibration", self.effort["windows"], 1, self.effort["length"]), measure="kl"
         )
+        self.judge = TextEvaluator(fast, windows("calibration", JUDGES, 3), measure="kl")
         self.held = TextEvaluator(self.masks, windows("heldout", TOKENS["heldout"] // LENGTH, 2))
         self.sizes = np.array(self.masks.block_sizes, np.float64)
         file = cache_folder() / "smollm2" / "block-statistics.npz"
@@ -190,13 +195,17 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         best = min(kl, key=lambda b: kl[b])
         return fixed(tried[best], beta=best)
 
+    def chosen(run: Any, **more: Any) -> dict[str, Any]:
+        found = run.chosen(bench.judge, TOP)
+        kl = {"kl": found.value, "judged": found.attributes["judged"], "best kl": run.best.value}
+        return fixed(found.decision, **kl, expression=found.text, evaluations=run.evaluations, **more)
+
     def dsa() -> dict[str, Any]:
         task = AllocationSearch(
             bench.kl, sizes, sparsity, bounds=bounds, statistics=bench.samples, fidelities=(0.5, 1.0)
         )
         place = bench.journal(cells, "dsa")
-        run = po.search(task, trials=bench.effort["dsa"], storage=place)
-        return fixed(run.best.decision, kl=run.best.value, expression=run.best.text, evaluations=run.evaluations)
+        return chosen(po.search(task, trials=TRIALS["dsa"], storage=place))
 
     def company() -> Floats:
         base = np.array(cells.data["mckp"]["allocation"])
@@ -221,8 +230,8 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
             start=starts[best],
             fidelities=(0.5, 1.0),
         )
-        run = po.search(task, trials=bench.effort["swaps"], storage=bench.journal(cells, "swaps"), solver="level-swap")
-        return fixed(run.best.decision, kl=run.best.value, start=best, evaluations=run.evaluations)
+        place = bench.journal(cells, "swaps")
+        return chosen(po.search(task, trials=TRIALS["swaps"], storage=place, solver="level-swap"), start=best)
 
     return {
         "uniform": lambda: fixed(uniform(sizes, sparsity)),
@@ -234,7 +243,7 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         "mckp": lambda: fixed(
             curves(weighting="kl", kl=single_kl(bench, cells, sparsity), kl_level=sparsity, bounds=bounds)
         ),
-        **({"mckp in company": lambda: fixed(company())} if bench.effort is EFFORT["full"] else {}),
+        "mckp in company": lambda: fixed(company()),
         "atp": atp,
         "mckp, swaps": swaps,
         "dsa": dsa,
@@ -246,7 +255,12 @@ def column(sparsity: float, by: str) -> None:
     effort = "full" if (by, sparsity) == ("wanda", 0.6) else "light"
     bench = Bench(by, effort)
     cells = Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
-    cells.data["about"] = {**described("torch", "optuna"), "tokens": TOKENS, "length": LENGTH, "search": bench.effort}
+    cells.data["about"] = {
+        **described("torch", "optuna"),
+        "tokens": TOKENS,
+        "length": LENGTH,
+        "search": bench.effort | TRIALS,
+    }
     if "windows" not in cells.data.get("heldout uniform", {}):  # the others are compared with it, window by window
         cells.data.pop("heldout uniform", None)
     cells.get("dense", lambda: {"perplexity": bench.held.losses(np.zeros(len(bench.sizes))).perplexity})

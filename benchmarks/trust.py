@@ -46,6 +46,7 @@ CORPUS = Path(__file__).parents[1] / "tests" / "trust" / "corpus"
 SMALL, KEPT = 3000, 8  # bytes of a file that is kept, and how many of a reader
 RESUMED = ("random", "scaled", "files")
 ENGINES = {"pulp": 20, "highs-milp": 10}  # a share of the problems: a model is written, an engine is started
+NEAREST = {"coupled-dp", "mask-enumeration"}  # to exact, in forms without a solver that is so on every problem
 SLOW = {"maskllm", "s2h", "tpe", "cma-es", "dsa-evolution", "surrogate", "dcp", "dcp-b", "hsr"}
 
 
@@ -164,7 +165,8 @@ def random(form: str, times: int, seconds: float, before: dict[str, Any], *, rou
 
 def _every(solver: Any) -> int:
     """Of how many problems a solver gets one: exact ones get all, engines that start a process a share."""
-    return ENGINES.get(solver.name, 250 if solver.name in SLOW else 1 if solver.exact else 5)
+    all_of_them = solver.exact or solver.name in NEAREST
+    return ENGINES.get(solver.name, 250 if solver.name in SLOW else 1 if all_of_them else 5)
 
 
 def _differs(instance: testing.Instance, solver: Any, scale: float, *, checked: bool) -> str:

@@ -198,14 +198,12 @@ class AllocationSearch:
         }
         common: dict[str, Any] = {"key": self.key, "fidelities": self.fidelities, "identity": about}
         if self.space == "levels":
-            cost = self._costs()
-            budget = math.floor((1 - self.sparsity) * float(self.sizes.sum()) * 2**20 + 1e-6)
             return LevelSearch(
                 level_genes(len(self.sizes), len(self.levels)),
                 self.decode,
                 self._loss,
-                cost=cost,
-                budget=budget,
+                cost=self._costs(),
+                budget=self._allowance(),
                 start=self._start(),
                 **common,
             )
@@ -271,8 +269,13 @@ class AllocationSearch:
         return float(self.evaluator.loss(allocation, fidelity=fidelity))
 
     def _costs(self) -> NDArray[np.int64]:
-        # Units of 2^-20 of a size; rounded up by less than one part in a million of a parameter.
-        return np.asarray(np.ceil(self.sizes[:, None] * (1 - self.levels[None, :]) * 2**20 - 1e-3), np.int64)
+        # Shares of the whole in units of 2^-50.
+        kept = self.sizes[:, None] * (1 - self.levels[None, :]) / self.sizes.sum()
+        return np.asarray(np.rint(kept * 2**50), np.int64)
+
+    def _allowance(self) -> int:
+        # A unit more for each layer, whose cost is rounded: levels that meet the budget exactly do so here as well.
+        return math.floor((1 - self.sparsity) * 2**50) + len(self.sizes)
 
     def _start(self) -> NDArray[np.int64]:
         """The start on the grid: the nearest levels, moved up from the largest shortfall until the budget is met."""
@@ -281,8 +284,7 @@ class AllocationSearch:
         allowed = (self.levels >= low[:, None] - 1e-12) & (self.levels <= high[:, None] + 1e-12)
         far = np.where(allowed, np.abs(self.levels - wanted[:, None]), np.inf)
         j, rows, cost = far.argmin(axis=1), np.arange(len(wanted)), self._costs()
-        budget = math.floor((1 - self.sparsity) * float(self.sizes.sum()) * 2**20 + 1e-6)
-        while cost[rows, j].sum() > budget:
+        while cost[rows, j].sum() > self._allowance():
             short = wanted - self.levels[j]
             up = np.minimum(j + 1, len(self.levels) - 1)
             able = (up > j) & allowed[rows, up]

@@ -170,7 +170,8 @@ class SparsityMasks:
                 weight, ranks = self._weight(name), self._ranks[name]
                 kept[name] = weight.detach().clone()
                 with torch.no_grad():
-                    weight.masked_fill_((ranks < round(share * ranks.shape[1])).to(weight.device), 0)
+                    # A product: on the CPU masked_fill_ takes two to three times as long.
+                    weight.mul_((ranks >= round(share * ranks.shape[1])).to(weight.device))
             yield self.model
         finally:
             with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prunopt.solvers.kernels.trials import LOST, NOTE, RETRY, SURPLUS, indices
@@ -82,6 +82,35 @@ class SearchRun:
         if not complete:
             raise ValueError("trials: none is complete, so there is no best one; ask for more trials")
         return min(complete, key=lambda t: (t.value, t.number))
+
+    def chosen(self, evaluator: Any, top: int = 8) -> SearchTrial:
+        """Return, of the ``top`` best decisions, the one of least loss by an evaluator that took no part in the search.
+
+        The least of many noisy losses is partly luck, the more so the longer the search; on other text that luck does
+        not come again.
+
+        Parameters
+        ----------
+        evaluator
+            ``evaluator.loss(decision)``, such as that of the task, on other data.
+        top
+            How many decisions are judged, >= 1.
+
+        Returns
+        -------
+        SearchTrial
+            With the loss by the evaluator under ``attributes["judged"]``.
+        """
+        if isinstance(top, bool) or int(top) != top or top < 1:
+            raise ValueError(f"top={top!r}: give a number of decisions >= 1")
+        own = [t for t in self.trials if t.state == "COMPLETE" and t.value is not None and t.copy_of is None]
+        if not own:
+            raise ValueError("trials: none is complete, so there is none to choose; ask for more trials")
+        own.sort(key=lambda t: (t.value, t.number))
+        judged = [
+            replace(t, attributes={**t.attributes, "judged": float(evaluator.loss(t.decision))}) for t in own[:top]
+        ]
+        return min(judged, key=lambda t: t.attributes["judged"])
 
     def front(self) -> list[SearchTrial]:
         """Return the Pareto front of loss against size kept: the complete trials that no other beats in both.

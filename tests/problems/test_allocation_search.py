@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunopt as po
+from prunopt.forms.blackbox import LevelSearch
 from prunopt.problems import AllocationSearch
 from prunopt.problems.expression_operators import POST, PRE, REDUCTIONS, TRANSFORMS
 from prunopt.problems.expressions import Expression, parse
@@ -115,6 +116,20 @@ def test_scores_are_computed_once() -> None:
     finally:
         REDUCTIONS["mean"] = original
     assert len(calls) == 8
+
+
+@pytest.mark.parametrize("size", [7, 176_947.2, 3_538_944])
+def test_levels_that_meet_the_budget_exactly_do(size: float) -> None:
+    """Equal layers, levels in tenths: the start is on the budget, and so is what swaps make of it."""
+    start = [0.5, 0.7] * 15
+    task = AllocationSearch(
+        Loss(), [size] * 30, 0.6, "levels", bounds=(0.2, 0.9), levels=np.arange(2, 10) / 10, start=start
+    )
+    assert isinstance(task.box, LevelSearch)
+    assert np.allclose(task.levels[task.box.start], start)
+    run = po.search(task, trials=30)
+    assert all(abs(t.decision.mean() - 0.6) < 1e-9 for t in run.finished)
+    assert len({t.text for t in run.finished}) == 30
 
 
 @pytest.mark.parametrize("space", ["expressions", "vector", "progression", "levels"])

@@ -107,6 +107,21 @@ def test_allocations_are_on_budget_and_described() -> None:
     assert run.best.value == min(t.value for t in run.trials if t.value is not None)
 
 
+def test_chosen_by_other_data() -> None:
+    run = po.search(quick(space="vector"), trials=20, solver="random-search")
+    order = sorted(run.finished, key=lambda t: t.value or 0.0)
+
+    class Other:
+        def loss(self, allocation: Any) -> float:
+            return abs(float(allocation[0]) - float(order[3].decision[0]))
+
+    found = run.chosen(Other(), top=5)
+    assert (found.number, found.attributes["judged"]) == (order[3].number, 0.0)
+    assert run.chosen(Other(), top=1).number == run.best.number == order[0].number
+    with pytest.raises(ValueError, match="top=0"):
+        run.chosen(Other(), top=0)
+
+
 def test_black_box_without_a_task() -> None:
     run = po.search(bowl(), trials=30, solver="dsa-evolution", seed=3)
     assert run.best.value is not None
