@@ -157,7 +157,7 @@ def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:
         for name in block.layers:
             place, layer = f"{block.name}.{name}", block.module.get_submodule(name)
             given, dense = shapes[place], known[place]
-            fits = isinstance(given, list) and len(given) == 2 and all(isinstance(n, int) for n in given)
+            fits = isinstance(given, list) and len(given) == 2 and all(type(n) is int for n in given)
             if not fits or any(not 0 <= n <= m for n, m in zip(given, dense, strict=True)):
                 raise ValueError(f"{path}: shape {given!r} of {place}; two numbers up to {dense} are needed")
             if not is_linear(layer) or given == dense:
