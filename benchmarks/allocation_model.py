@@ -45,6 +45,7 @@ EFFORT = {
 }
 # Swaps begin near the optimum, where differences are small: fewer trials than dsa, each on more text.
 TRIALS, SWAPPED = {"dsa": 200, "swaps": 60}, {"windows": 8, "length": 256}
+FURTHER = 24  # windows of the test text, drawn anew, for `--further`
 TOP, JUDGES = 8, 6  # the best decisions of a search are judged on so many windows that took no part in it
 BETAS = (-0.004, 0.002, 0.004, 0.008)
 BOUNDS = {"wanda": (0.2, 0.9), "sparsegpt": (0.35, 0.85), "ffn": (0.0, 0.6)}
@@ -96,6 +97,7 @@ class Bench:
         self.swapped = TextEvaluator(fast, fresh, measure="kl")
         self.judge = TextEvaluator(fast, windows("calibration", JUDGES, 3), measure="kl")
         self.held = TextEvaluator(self.masks, windows("heldout", TOKENS["heldout"] // LENGTH, 2))
+        self.further = windows("heldout", FURTHER, 5)
         self.sizes = np.array(self.masks.block_sizes, np.float64)
         file = cache_folder() / "smollm2" / "block-statistics.npz"
         if not file.exists():
@@ -290,6 +292,28 @@ def column(sparsity: float, by: str) -> None:
         cells.get(f"heldout {name}", lambda a=allocation: held(a))  # type: ignore[misc]
 
 
+def further(sparsity: float, by: str) -> None:
+    """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`."""
+    from prunopt.networks.evaluators import TextEvaluator
+
+    bench, cells = Bench(by, "light"), Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
+    found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}
+    evaluator = TextEvaluator(bench.judge.apply, bench.further)
+    ours: list[float] = []
+    for name in ["mckp, swaps", *sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]]:
+
+        def more(allocation: Floats) -> dict[str, Any]:
+            losses = evaluator.losses(allocation)
+            return {"perplexity": losses.perplexity, "windows": losses.loss.mean(axis=1).tolist()}
+
+        a = np.array(cells.data[name]["allocation"])
+        held = cells.get(f"further {name}", lambda a=a: more(a))  # type: ignore[misc]
+        ours = ours or held["windows"]
+        gain = np.subtract(held["windows"], ours)
+        error = gain.std(ddof=1) / math.sqrt(len(gain))
+        print(f"{by} {sparsity:g} {name}: {held['perplexity']:.2f}, {gain.mean():+.4f} ± {error:.4f}")
+
+
 def table() -> str:
     """The columns that are there, as Markdown."""
     files = [RESULTS / "allocation" / f"{by}-{k}.json" for by in BOUNDS for k in (20, 30, 50, 60, 70)]
@@ -310,9 +334,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("sparsity", nargs="*", type=float)
     parser.add_argument("--by", choices=tuple(BOUNDS), default="wanda")
+    parser.add_argument("--further", action="store_true", help="the best few of finished columns, on more text")
     given = parser.parse_args()
     for s in given.sparsity:
         if not math.isfinite(s) or not 0 < s < 0.9:
             parser.error(f"sparsity {s}: give a fraction between 0 and 0.9")
-        column(s, given.by)
+        (further if given.further else column)(s, given.by)
     print(table())

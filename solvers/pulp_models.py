@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -46,6 +47,7 @@ class Pulp(Solver[Any]):
         model = problem.to_pulp()
         scale = objective_scale(model.objective.values())
         model.setObjective(model.objective * scale)
+        rescaled = _scale_rows(model)
         try:
             model.solve(engine)
         except pulp.PulpSolverError:
@@ -57,7 +59,7 @@ class Pulp(Solver[Any]):
             label = f"{other} ({label} broke off)"
             model.solve(engine)
         kind, found = pulp.LpStatus[model.status], model.sol_status
-        stats = {"engine": label, "objective scaled by": scale}
+        stats = {"engine": label, "objective scaled by": scale, "rows scaled": rescaled}
         if kind in ("Infeasible", "Unbounded") and not run.out_of_time:
             status = Status.INFEASIBLE if kind == "Infeasible" else Status.UNBOUNDED
             return Solution(status, None, solver=self.name, stats=stats, message=f"{label} says {kind.lower()}")
@@ -98,3 +100,23 @@ class Pulp(Solver[Any]):
                     warnings.simplefilter("ignore", DeprecationWarning)
                     return pulp.getSolver(label, **options), label
         raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _scale_rows(model: Any) -> int:
+    """Bring rows of very small or large numbers near 1, in place; return how many.
+
+    Engines hold rows to an absolute tolerance near 1e-6, below which a budget of small costs would not bind at all.
+    """
+    count = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 gives a list where PuLP 3 has a dictionary
+        rows = list(model.constraints.values())
+    for row in rows:
+        largest = max((abs(c) for c in row.values()), default=0.0)
+        if largest > 0 and not 1e-3 <= largest <= 1e6:
+            factor = math.ldexp(1.0, min(1000, -math.frexp(largest)[1]))
+            for variable in list(row.expr):
+                row.expr[variable] *= factor
+            row.constant *= factor
+            count += 1
+    return count

@@ -153,6 +153,14 @@ def test_engines_do_not_cut_off_the_optimum(form: str, seed: int) -> None:
         assert not differs(instance, by_name(engine)(), 1.0)
 
 
+def test_a_budget_of_tiny_costs_binds_in_engines() -> None:
+    """Costs of 1e-12 were within the engines' tolerance of a row, and the answer no optimum."""
+    load_solvers()
+    instance = random_instance("QuadraticChoice", 80, scale=1e-7, rough=True)
+    for engine in ENGINES:
+        assert not differs(instance, by_name(engine)(), 1e-7)
+
+
 def growth(solve: Any, rounds: int = 24) -> int:
     """Bytes held after two rounds of solves more than after one; a round before them fills caches."""
     held = []
