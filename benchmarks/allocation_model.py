@@ -33,6 +33,7 @@ from prunopt.core.artifact import write_json
 from prunopt.problems.allocation_rules import logarithmic, outliers, progression, uniform
 from prunopt.problems.allocation_search import AllocationSearch
 from prunopt.problems.layer_allocation import LayerAllocation
+from prunopt.problems.learned_weights import learned_weights
 
 Floats = NDArray[np.float64]
 TOKENS = {"calibration": 4096, "heldout": 4096}
@@ -46,6 +47,7 @@ EFFORT = {
 # Swaps begin near the optimum, where differences are small: fewer trials than dsa, each on more text.
 TRIALS, SWAPPED = {"dsa": 200, "swaps": 60}, {"windows": 8, "length": 256}
 FURTHER = 24  # windows of the test text, drawn anew, for `--further`
+STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the prior, for weights learned from trials
 TOP, JUDGES = 8, 6  # the best decisions of a search are judged on so many windows that took no part in it
 BETAS = (-0.004, 0.002, 0.004, 0.008)
 BOUNDS = {"wanda": (0.2, 0.9), "sparsegpt": (0.35, 0.85), "ffn": (0.0, 0.6)}
@@ -173,6 +175,30 @@ def company_slopes(bench: Bench, cells: Cells, base: Floats, step: float = 0.1) 
     return np.array(found)
 
 
+def learned(bench: Bench, cells: Cells, sparsity: float, runs: dict[str, Any]) -> dict[str, Any]:
+    """The knapsack once more, with weights learned from the trials of both searches; strength chosen by the judge."""
+    n, trials = len(bench.sizes), [(k, t) for k, run in runs.items() for t in run.finished if t.state == "COMPLETE"]
+    taken = np.array([bench.taken(t.decision) for _, t in trials])
+    curves = [np.interp(taken[:, i], bench.levels, bench.errors[i]) for i in range(n)]
+    alone = np.array([np.interp(sparsity, bench.levels, e) for e in bench.errors])
+    prior = single_kl(bench, cells, sparsity) / alone
+    tried = {}
+    for strength in STRENGTHS:
+        gamma = learned_weights(
+            np.stack(curves, axis=1), [t.value for _, t in trials], prior, strength=strength,
+            searches=[k for k, _ in trials],
+        )  # fmt: skip
+        task = LayerAllocation.from_curves(
+            bench.sizes, bench.levels, gamma[:, None] * bench.errors, sparsity, bounds=bench.bounds
+        )
+        answer = po.solve(task)
+        assert answer.status is po.Status.OPTIMAL
+        a = bench.taken(answer.value)
+        judged = cells.get(f"learned {strength:g}", lambda a=a: {"judged": bench.judge.loss(a)})["judged"]  # type: ignore[misc]
+        tried[judged] = {"allocation": a.tolist(), "judged": judged, "strength": strength, "trials": len(trials)}
+    return tried[min(tried)]
+
+
 def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callable[[], dict[str, Any]]]:
     """The methods: name -> a function that gives an allocation and what it took."""
     sizes, bounds = bench.sizes, bench.bounds
@@ -205,12 +231,11 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         kl = {"kl": found.value, "judged": found.attributes["judged"], "best kl": run.best.value}
         return fixed(found.decision, **kl, expression=found.text, evaluations=run.evaluations, **more)
 
-    def dsa() -> dict[str, Any]:
+    def search_dsa() -> Any:
         task = AllocationSearch(
             bench.kl, sizes, sparsity, bounds=bounds, statistics=bench.samples, fidelities=(0.5, 1.0)
         )
-        place = bench.journal(cells, "dsa")
-        return chosen(po.search(task, trials=TRIALS["dsa"], storage=place))
+        return po.search(task, trials=TRIALS["dsa"], storage=bench.journal(cells, "dsa"))
 
     def company() -> Floats:
         base = np.array(cells.data["mckp"]["allocation"])
@@ -219,7 +244,7 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         task = LayerAllocation.from_curves(sizes, bench.levels, gamma[:, None] * bench.errors, sparsity, bounds=near)
         return np.asarray(po.solve(task).value)
 
-    def swaps() -> dict[str, Any]:
+    def best_start() -> tuple[str, Floats, float]:
         starts = {
             name: np.array(cells.data[name]["allocation"]) for name in ("mckp", "mckp in company") if name in cells.data
         }
@@ -227,20 +252,20 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
             k: cells.get(f"start {k}", lambda a=a: {"judged": bench.judge.loss(a)})["judged"] for k, a in starts.items()
         }  # type: ignore[misc]
         best = min(kl, key=lambda k: kl[k])
+        return best, starts[best], kl[best]
+
+    def search_swaps() -> Any:
         task = AllocationSearch(
-            bench.swapped,
-            sizes,
-            sparsity,
-            "levels",
-            bounds=bounds,
-            levels=bench.grid,
-            start=starts[best],
+            bench.swapped, sizes, sparsity, "levels", bounds=bounds, levels=bench.grid, start=best_start()[1],
             fidelities=(0.5, 1.0),
-        )
-        place = bench.journal(cells, "swaps")
-        found = chosen(po.search(task, trials=TRIALS["swaps"], storage=place, solver="level-swap"), start=best)
-        if kl[best] < found["judged"]:  # the swaps did not carry over to text that they had not seen
-            return {**found, "allocation": bench.taken(starts[best]).tolist(), "judged": kl[best], "kept": "the start"}
+        )  # fmt: skip
+        return po.search(task, trials=TRIALS["swaps"], storage=bench.journal(cells, "swaps"), solver="level-swap")
+
+    def swaps() -> dict[str, Any]:
+        name, start, judged = best_start()
+        found = chosen(search_swaps(), start=name)
+        if judged < found["judged"]:  # the swaps did not carry over to text that they had not seen
+            return {**found, "allocation": bench.taken(start).tolist(), "judged": judged, "kept": "the start"}
         return found
 
     return {
@@ -256,7 +281,8 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         "mckp in company": lambda: fixed(company()),
         "atp": atp,
         "mckp, swaps": swaps,
-        "dsa": dsa,
+        "dsa": lambda: chosen(search_dsa()),
+        "mckp, learned": lambda: learned(bench, cells, sparsity, {"swaps": search_swaps(), "dsa": search_dsa()}),
     }
 
 
