@@ -142,11 +142,15 @@ class MultipleChoiceKnapsack:
         if not self.n_groups:
             return 0.0
         priced = self.loss + price * self.cost
-        relaxed = math.fsum([*priced.min(axis=1), -price * self.budget])
+        least = priced.min(axis=1)
+        # Lowered by what rounding may add: large prices drown the losses.
+        largest = np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1).sum()
+        slack = 2.0**-50 * (float(largest + np.abs(least).sum()) + price * abs(self.budget))
+        relaxed = math.fsum([*least, -price * self.budget]) - slack
         claim = float(duals.get("claim", -math.inf))
         if not relaxed < claim < math.inf:
             return relaxed
-        return max(relaxed, self._least_below(claim, relaxed, priced - priced.min(axis=1, keepdims=True), price))
+        return max(relaxed, self._least_below(claim, relaxed, priced - least[:, None], price))
 
     def _least_below(self, claim: float, relaxed: float, reduced: Floats, price: float) -> float:
         """The least loss below ``claim``, the claim where there is none, -inf where too many choices remain."""

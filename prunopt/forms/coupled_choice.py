@@ -211,7 +211,7 @@ class CoupledChoice:
 
         On a forest the least is found exactly; edges that close a circle count with their least entry. A ``"claim"``,
         that no choice loses less, is checked by listing what could still end below it; where too many partial choices
-        remain, it does not count.
+        remain, it does not count. Both are lowered by what sums may be off (`rounding`).
         """
         multiplier = float(duals.get("multiplier", 0.0))
         if not 0 <= multiplier < math.inf:
@@ -219,6 +219,7 @@ class CoupledChoice:
         inner, _ = self.messages(multiplier)
         roots = self.rooted[1] < 0
         relaxed = float(math.fsum(inner[roots].min(axis=1)) + self.outside(multiplier) - multiplier * self.budget)
+        relaxed -= self.rounding(multiplier)
         claim = float(duals.get("claim", -math.inf))
         if not relaxed < claim < math.inf:
             return relaxed
@@ -226,6 +227,13 @@ class CoupledChoice:
             return max(relaxed, least_below(self, multiplier, claim))
         except TooManyError:
             return relaxed
+
+    def rounding(self, multiplier: float) -> float:
+        """Return by how much sums of loss + multiplier * cost may be off: large multipliers drown the losses."""
+        largest = np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1, initial=0.0).sum()
+        costs = self.cost.max(axis=1, initial=0.0).sum() + self.pair_cost.max(axis=(1, 2), initial=0.0).sum()
+        steps = 4 * (self.n_groups + len(self.edges)) + 8
+        return float(steps * 2.0**-53 * (largest + multiplier * (costs + self.budget)))
 
     @cached_property
     def objective_unit(self) -> float:

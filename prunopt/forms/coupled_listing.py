@@ -22,7 +22,7 @@ class TooManyError(Exception):
 
 
 def least_below(problem: CoupledChoice, multiplier: float, claim: float) -> float:
-    r"""Return the least loss below ``claim``, the claim where no choice loses less.
+    r"""Return the least loss below ``claim``; where no choice loses less, the claim less what sums may be off.
 
     From the leaves to the roots of the spanning forest, partial choices are listed by the option of their uppermost
     group. One is dropped when its Lagrangian value and the least of everything else (the min-marginals of
@@ -35,8 +35,9 @@ def least_below(problem: CoupledChoice, multiplier: float, claim: float) -> floa
     """
     order, parent, edge = problem.rooted
     inner, outer = problem.messages(multiplier)
-    ceiling = claim + multiplier * problem.budget
-    ceiling -= ROUNDING * max(abs(ceiling), 1e-300)
+    # A sum that comes to the ceiling may be off by the slack, and so truly comes to the claim less twice that.
+    slack = problem.rounding(multiplier)
+    ceiling = claim + multiplier * problem.budget - slack
     there = np.isfinite(problem.loss)
     states: list[dict[int, States]] = [{} for _ in order]
     for i, k in np.argwhere(there & (inner + outer < ceiling)).tolist():
@@ -67,8 +68,8 @@ def least_below(problem: CoupledChoice, multiplier: float, claim: float) -> floa
                     del states[p][a]
         states[i] = {}
         if not len(done[0]):
-            return claim
-    return min(claim, float(done[0].min(initial=math.inf)))
+            return claim - 2 * slack
+    return min(claim - 2 * slack, float(done[0].min(initial=math.inf)))
 
 
 def _together(states: dict[int, States], extra: Floats) -> States:

@@ -197,7 +197,11 @@ class TileColumns:
             if multiplier and math.isfinite(limit):
                 total = total + multiplier * of
                 fixed += multiplier * limit
-        relaxed = float(math.fsum(total.min(axis=1)) - fixed)
+        least = total.min(axis=1)
+        # Lowered by what rounding may add: large multipliers drown the losses.
+        largest = np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1, initial=0.0).sum()
+        slack = 2.0**-50 * (float(largest + np.abs(least).sum()) + fixed)
+        relaxed = float(math.fsum(least) - fixed) - slack
         claim = float(duals.get("claim", -math.inf))
         return self._least_below(claim, relaxed, total) if relaxed < claim < math.inf else relaxed
 

@@ -153,6 +153,33 @@ def test_engines_do_not_cut_off_the_optimum(form: str, seed: int) -> None:
         assert not differs(instance, by_name(engine)(), 1.0)
 
 
+@pytest.mark.parametrize(
+    ("form", "names", "seeds"),
+    [
+        ("MultipleChoiceKnapsack", ("price",), (5, 110, 118)),
+        ("TileColumns", ("latency", "kept"), (0, 1, 2)),
+        ("CoupledChoice", ("multiplier",), (1326, 4142, 4303)),
+    ],
+)
+def test_large_multipliers_prove_nothing_false(form: str, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """Losses drown in multiplier * cost; what rounding adds then must not count as proven."""
+    for seed in (*seeds, *range(20)):
+        instance = random_instance(form, seed)
+        if instance.optimum is None:
+            continue
+        for multiplier in 10.0 ** np.arange(0, 19):
+            for more in ({}, {"claim": instance.optimum + 0.5}):
+                proven = instance.problem.bound({**dict.fromkeys(names, multiplier), **more})
+                assert proven <= instance.optimum + 1e-12 * max(1.0, abs(instance.optimum)), (seed, multiplier, more)
+
+
+def test_coupled_dp_on_a_circle_at_the_least_budget() -> None:
+    """Its relaxation raised the multiplier to 3e14, where rounding "proved" more than the optimum."""
+    load_solvers()
+    for seed in (1326, 4142, 4303, 5499, 8066):
+        assert not differs(random_instance("CoupledChoice", seed), by_name("coupled-dp")(), 1.0)
+
+
 def test_a_budget_of_tiny_costs_binds_in_engines() -> None:
     """Costs of 1e-12 were within the engines' tolerance of a row, and the answer no optimum."""
     load_solvers()
