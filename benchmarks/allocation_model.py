@@ -46,6 +46,7 @@ EFFORT = {
 }
 # Swaps begin near the optimum, where differences are small: fewer trials than dsa, each on more text.
 TRIALS, SWAPPED = {"dsa": 200, "swaps": 60}, {"windows": 8, "length": 256}
+LONGER = {("sparsegpt", 0.6)}  # where dsa was ahead of the first swaps: swaps from the learned allocation as well
 FURTHER = 24  # windows of the test text, drawn anew, for `--further`
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the prior, for weights learned from trials
 TOP, JUDGES = 8, 6  # the best decisions of a search are judged on so many windows that took no part in it
@@ -244,6 +245,10 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         task = LayerAllocation.from_curves(sizes, bench.levels, gamma[:, None] * bench.errors, sparsity, bounds=near)
         return np.asarray(po.solve(task).value)
 
+    def learned_swaps() -> dict[str, Any]:
+        start = np.array(cells.data["mckp, learned"]["allocation"])
+        return chosen(search_swaps(start, "learned-swaps"), start="mckp, learned")
+
     def best_start() -> tuple[str, Floats, float]:
         starts = {
             name: np.array(cells.data[name]["allocation"]) for name in ("mckp", "mckp in company") if name in cells.data
@@ -254,16 +259,16 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         best = min(kl, key=lambda k: kl[k])
         return best, starts[best], kl[best]
 
-    def search_swaps() -> Any:
+    def search_swaps(start: Floats, journal: str = "swaps") -> Any:
         task = AllocationSearch(
-            bench.swapped, sizes, sparsity, "levels", bounds=bounds, levels=bench.grid, start=best_start()[1],
+            bench.swapped, sizes, sparsity, "levels", bounds=bounds, levels=bench.grid, start=start,
             fidelities=(0.5, 1.0),
         )  # fmt: skip
-        return po.search(task, trials=TRIALS["swaps"], storage=bench.journal(cells, "swaps"), solver="level-swap")
+        return po.search(task, trials=TRIALS["swaps"], storage=bench.journal(cells, journal), solver="level-swap")
 
     def swaps() -> dict[str, Any]:
         name, start, judged = best_start()
-        found = chosen(search_swaps(), start=name)
+        found = chosen(search_swaps(start), start=name)
         if judged < found["judged"]:  # the swaps did not carry over to text that they had not seen
             return {**found, "allocation": bench.taken(start).tolist(), "judged": judged, "kept": "the start"}
         return found
@@ -282,7 +287,10 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         "atp": atp,
         "mckp, swaps": swaps,
         "dsa": lambda: chosen(search_dsa()),
-        "mckp, learned": lambda: learned(bench, cells, sparsity, {"swaps": search_swaps(), "dsa": search_dsa()}),
+        "mckp, learned": lambda: learned(
+            bench, cells, sparsity, {"swaps": search_swaps(best_start()[1]), "dsa": search_dsa()}
+        ),
+        "learned, swaps": learned_swaps,
     }
 
 
@@ -314,6 +322,8 @@ def column(sparsity: float, by: str) -> None:
         }
 
     for name, make in allocations(bench, cells, sparsity).items():
+        if name == "learned, swaps" and (by, sparsity) not in LONGER:
+            continue
         allocation = np.array(cells.get(name, make)["allocation"])
         cells.get(f"heldout {name}", lambda a=allocation: held(a))  # type: ignore[misc]
 
@@ -325,7 +335,7 @@ def further(sparsity: float, by: str) -> None:
     bench, cells = Bench(by, "light"), Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
     found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}
     evaluator = TextEvaluator(bench.judge.apply, bench.further)
-    ours: list[float] = []
+    first: list[float] = []
     for name in ["mckp, swaps", *sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]]:
 
         def more(allocation: Floats) -> dict[str, Any]:
@@ -334,14 +344,23 @@ def further(sparsity: float, by: str) -> None:
 
         a = np.array(cells.data[name]["allocation"])
         held = cells.get(f"further {name}", lambda a=a: more(a))  # type: ignore[misc]
-        ours = ours or held["windows"]
-        gain = np.subtract(held["windows"], ours)
+        first = first or held["windows"]
+        gain = np.subtract(held["windows"], first)
         error = gain.std(ddof=1) / math.sqrt(len(gain))
         print(f"{by} {sparsity:g} {name}: {held['perplexity']:.2f}, {gain.mean():+.4f} ± {error:.4f}")
 
 
+def ours(cells: dict[str, Any]) -> str | None:
+    """The one of our allocations that the judging windows of the calibration text prefer; None where one is missing."""
+    judged = {k: cells.get(f"start {k}", {}).get("judged") for k in ("mckp", "mckp in company")}
+    judged |= {k: cells.get(k, {}).get("judged") for k in ("mckp, swaps", "mckp, learned")}
+    judged |= {k: cells[k]["judged"] for k in ("learned, swaps",) if k in cells}
+    whole = None not in judged.values() and all(f"heldout {k}" in cells for k in judged)
+    return min(judged, key=lambda k: float(judged[k] or 0.0)) if whole else None
+
+
 def table() -> str:
-    """The columns that are there, as Markdown."""
+    """The columns that are there, as Markdown; the last line is the one of ours that calibration text chooses."""
     files = [RESULTS / "allocation" / f"{by}-{k}.json" for by in BOUNDS for k in (20, 30, 50, 60, 70)]
     data = {f.stem.replace("-", " "): json.loads(f.read_text()) for f in files if f.exists()}
     names = list(dict.fromkeys(k[8:] for d in data.values() for k in d if k.startswith("heldout ")))
@@ -353,6 +372,9 @@ def table() -> str:
             shown = "" if row is None else f"{row['perplexity']:.2f} ({row['nll - uniform']:+.3f} ± {row['error']:.3f})"
             cells.append(shown)
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    chosen = [(d, ours(d)) for d in data.values()]
+    cells = [f"{d[f'heldout {k}']['perplexity']:.2f}, {k}" if k else "" for d, k in chosen]
+    lines.append(f"| **ours, chosen** | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 PANELS = (
     ("by rule", ("owl", "log", "atp")),
     ("by redundancy, searched", ("als global", "als row", "dsa")),
-    ("on measured curves", ("mckp unweighted", "mckp", "mckp in company", "mckp, swaps")),
+    ("on measured curves", ("mckp unweighted", "mckp", "mckp, learned", "mckp, swaps")),
 )
 
 

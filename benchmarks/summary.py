@@ -173,8 +173,8 @@ def allocation() -> Iterator[Row]:
                 yield _less(f"{column}; {ours}", peer, held[ours], held[peer], f"allocation/{path.name}")
 
 
-OURS = ("mckp", "mckp, swaps")  # fixed beforehand: nothing is chosen on the held-out text
-PEERS = ("uniform", "owl", "atp", "als global", "als row", "log")
+OURS = ("mckp", "mckp, learned", "mckp, swaps")  # fixed beforehand: nothing is chosen on the held-out text
+PEERS = ("uniform", "owl", "atp", "als global", "als row", "log", "dsa")
 
 
 def heads() -> Iterator[Row]:
