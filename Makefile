@@ -1,12 +1,13 @@
 # make demo   analyse a forest on real data with real prices, from nothing; ends with a picture in demo/
 # make test   run the test suite, from nothing
 # make install-hashed   the same packages as test, in exactly known versions and bytes (Linux, CPython 3.11)
+# make test-oldest   the tests that need no torch, with the oldest versions that pyproject allows
 # make docs   build the documentation into site/, warnings are errors
 # make check  ruff, mypy, and a wheel that is built and imported elsewhere
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check bench docs install-hashed clean
+.PHONY: demo test test-oldest check bench docs install-hashed clean
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -42,6 +43,14 @@ demo: .venv/demo-ready
 test: .venv/test-ready
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=60 -W default notebooks
+
+test-oldest: .venv/test-ready
+	.venv/bin/python -m prunopt.testing.supply oldest pyproject.toml > .venv/oldest.txt
+	test -x .venv/oldest/bin/python || $(PYTHON) -m venv .venv/oldest
+	.venv/oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/oldest.txt \
+		--editable '.[plot]' pytest pytest-xdist hypothesis pandas cmaes packaging
+	# Old and new libraries deprecate one another's ways; the lock is for the newest.
+	.venv/oldest/bin/python -m pytest --numprocesses 2 --dist loadfile -W default --ignore tests/trust/test_supply_chain.py
 
 check: .venv/test-ready
 	.venv/bin/ruff check .

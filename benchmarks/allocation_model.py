@@ -303,7 +303,7 @@ def column(sparsity: float, by: str) -> None:
         **described("torch", "optuna"),
         "tokens": TOKENS,
         "length": LENGTH,
-        "search": bench.effort | TRIALS,
+        "search": bench.effort | TRIALS | {"swaps on": SWAPPED, "judged on": {"windows": JUDGES, "length": LENGTH}},
     }
     if "windows" not in cells.data.get("heldout uniform", {}):  # the others are compared with it, window by window
         cells.data.pop("heldout uniform", None)

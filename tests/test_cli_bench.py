@@ -84,6 +84,7 @@ def test_every_table_of_this_checkout_is_found() -> None:
 
 
 def test_the_summary_reads_the_raw_figures(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.summary"], cwd=ROOT, capture_output=True, text=True, check=False
     )

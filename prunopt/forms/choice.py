@@ -144,8 +144,7 @@ class MultipleChoiceKnapsack:
         priced = self.loss + price * self.cost
         least = priced.min(axis=1)
         # Lowered by what rounding may add: large prices drown the losses.
-        largest = np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1).sum()
-        slack = 2.0**-50 * (float(largest + np.abs(least).sum()) + price * abs(self.budget))
+        slack = 2.0**-50 * (self.objective_unit + float(np.abs(least).sum()) + price * abs(self.budget))
         relaxed = math.fsum([*least, -price * self.budget]) - slack
         claim = float(duals.get("claim", -math.inf))
         if not relaxed < claim < math.inf:

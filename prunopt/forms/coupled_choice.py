@@ -230,10 +230,9 @@ class CoupledChoice:
 
     def rounding(self, multiplier: float) -> float:
         """Return by how much sums of loss + multiplier * cost may be off: large multipliers drown the losses."""
-        largest = np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1, initial=0.0).sum()
         costs = self.cost.max(axis=1, initial=0.0).sum() + self.pair_cost.max(axis=(1, 2), initial=0.0).sum()
         steps = 4 * (self.n_groups + len(self.edges)) + 8
-        return float(steps * 2.0**-53 * (largest + multiplier * (costs + self.budget)))
+        return float(steps * 2.0**-53 * (self.objective_unit + multiplier * (costs + self.budget)))
 
     @cached_property
     def objective_unit(self) -> float:

@@ -199,8 +199,7 @@ class TileColumns:
                 fixed += multiplier * limit
         least = total.min(axis=1)
         # Lowered by what rounding may add: large multipliers drown the losses.
-        largest = np.abs(np.where(np.isfinite(self.loss), self.loss, 0.0)).max(axis=1, initial=0.0).sum()
-        slack = 2.0**-50 * (float(largest + np.abs(least).sum()) + fixed)
+        slack = 2.0**-50 * (self.objective_unit + float(np.abs(least).sum()) + fixed)
         relaxed = float(math.fsum(least) - fixed) - slack
         claim = float(duals.get("claim", -math.inf))
         return self._least_below(claim, relaxed, total) if relaxed < claim < math.inf else relaxed

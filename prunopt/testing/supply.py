@@ -1,4 +1,4 @@
-"""Locked requirements: ``python -m prunopt.testing.supply check FILE`` and ``... lock REPORT.json [REPORT.json ...]``.
+"""Requirements: ``python -m prunopt.testing.supply check FILE``, ``lock REPORT.json [...]``, ``oldest PYPROJECT``.
 
 ``check`` reads a file of pins and hashes, and says what is loose in it: requirements without an exact version or a
 hash, names twice, other places than the index, what is installed for an extra but not locked, pins outside the ranges
@@ -6,6 +6,9 @@ of pyproject, and packages without a licence in their metadata. It needs no netw
 advisories: for those, ``pip-audit --require-hashes -r requirements-hashed.txt`` where there is one.
 
 ``lock`` prints such a file from the reports of ``pip install --dry-run --ignore-installed --report``.
+
+``oldest`` prints the least version that pyproject allows of each package that prunopt itself needs, for
+``make test-oldest``.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -147,9 +151,32 @@ def locked(reports: Iterable[str], root: str) -> str:
     return HEADER + "".join(lines[name] for name in sorted(lines))
 
 
+def oldest(pyproject: str) -> str:
+    """Return the least allowed version of every dependency as pins, from the text of a pyproject file.
+
+    Raises
+    ------
+    ValueError
+        If a dependency has no least version.
+    """
+    from packaging.requirements import Requirement
+
+    pins = []
+    for text in tomllib.loads(pyproject)["project"]["dependencies"]:
+        part = Requirement(text)
+        least = [s.version for s in part.specifier if s.operator in (">=", "==")]
+        if len(least) != 1:
+            raise ValueError(f"{text!r}: one least version is needed, as in 'numpy>=2.0'")
+        pins.append(f"{part.name}=={least[0]}\n")
+    return "".join(pins)
+
+
 def main(words: list[str]) -> int:
-    """Run one of the two."""
+    """Run one of the three."""
     kind, *files = words
+    if kind == "oldest":
+        print(oldest(Path(files[0]).read_text("utf-8")), end="")
+        return 0
     if kind == "lock":
         print(locked([Path(name).read_text("utf-8") for name in files], "prunopt"), end="")
         return 0

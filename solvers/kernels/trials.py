@@ -154,9 +154,10 @@ def run_trial(
 
     trial = _ask(study, box, worker)
     everyone = study.get_trials(deepcopy=False)
-    index, *others = (k for _, k in _alive(everyone[: trial.number + 1])[::-1])
+    index = indices(everyone)[trial.number]
+    before = {k for _, k in _alive(everyone[: trial.number])}
     # Two workers may each have queued a lost trial; of trials with one index the first counts.
-    if index in others or (limit is not None and len({index, *others}) > limit):
+    if index in before or (limit is not None and len(before) >= limit):
         trial.set_user_attr(SURPLUS, True)
         study.tell(trial, state=TrialState.FAIL)
         return Outcome("surplus")

@@ -28,6 +28,13 @@ def test_the_lock_covers_what_is_installed_for_the_tests() -> None:
     assert supply.without_licence(pins) == []
 
 
+def test_the_oldest_versions_are_those_of_pyproject() -> None:
+    found = supply.oldest((ROOT / "pyproject.toml").read_text("utf-8")).splitlines()
+    assert {"numpy==2.0", "pulp==3.3.1"} <= set(found)
+    with pytest.raises(ValueError, match="'numpy<3': one least version"):
+        supply.oldest('[project]\ndependencies = ["numpy<3"]')
+
+
 def test_the_lock_holds_the_pins_of_the_other_files() -> None:
     pins, _ = supply.read_pins(FILE.read_text("utf-8"))
     others = [ROOT / "constraints.txt", ROOT / "requirements-models.txt"]
