@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core import engines
 from prunopt.core.problem import Modelled
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
@@ -20,7 +21,7 @@ METHODS = ("choose", "simplex", "ipm", "pdlp")
 
 @dataclass(frozen=True)
 class Highs(Solver[LinearProgram]):
-    """Solve a `LinearProgram` with HiGHS [1]_, on one thread.
+    """Solve a `LinearProgram` with HiGHS [1]_, in one thread.
 
     The bound is recomputed from the row duals; an infeasible program comes with a Farkas ray, and with the rows that
     cannot be met and by how much they would have to give way in all (the least sum of violations).
@@ -60,15 +61,16 @@ class Highs(Solver[LinearProgram]):
         run = Run(limits)
         if not len(problem.c):
             return _without_variables(problem)
-        engine = _engine(problem, self.method, limits, seed)
-        engine.run()
-        status = engine.getModelStatus()
         kinds = highspy.HighsModelStatus
+        try:
+            engine = _engine(problem, self.method, limits, seed)
+            status = engines.run(engine)
+            if status == kinds.kUnboundedOrInfeasible:
+                engines.set_options(engine, {"presolve": "off"})
+                status = engines.run(engine)
+        except engines.EngineError as error:
+            return Solution(Status.FAILED, None, solver=self.name, stats={"method": self.method}, message=str(error))
         stats = {"iterations": int(engine.getInfo().simplex_iteration_count), "method": self.method}
-        if status == kinds.kUnboundedOrInfeasible:
-            engine.setOptionValue("presolve", "off")
-            engine.run()
-            status = engine.getModelStatus()
         if status == kinds.kInfeasible:
             return _infeasible(problem, engine, seed)
         if status == kinds.kUnbounded:
@@ -121,16 +123,14 @@ def _engine(problem: LinearProgram, method: str, limits: Limits, seed: int) -> A
     lp.a_matrix_.start_ = problem.A.indptr.astype(np.int32)
     lp.a_matrix_.index_ = problem.A.indices.astype(np.int32)
     lp.a_matrix_.value_ = problem.A.data
-    engine: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-    options: dict[str, Any] = {"output_flag": False, "solver": method, "random_seed": seed % 2**31, "threads": 1}
+    # No number of threads: HiGHS refuses to run with another one than the first engine of the process had, ours or not.
+    options: dict[str, Any] = {"solver": method, "random_seed": seed % 2**31, "parallel": "off"}
     if limits.seconds is not None:
         options["time_limit"] = float(limits.seconds)
     if limits.evaluations is not None:
         options["simplex_iteration_limit"] = int(limits.evaluations)
-    for name, value in options.items():
-        engine.setOptionValue(name, value)
-    if engine.passModel(lp) == highspy.HighsStatus.kError:
-        raise ValueError("problem: HiGHS refuses this linear program; its coefficients may be too far apart")
+    engine = engines.new_engine(options)
+    engines.pass_model(engine, lp)
     return engine
 
 
@@ -149,10 +149,7 @@ def _infeasible(problem: LinearProgram, engine: Any, seed: int) -> Solution[NDAr
     from scipy import sparse
 
     duals: dict[str, Any] = {}
-    engine.setOptionValue("presolve", "off")
-    engine.setOptionValue("solver", "simplex")
-    engine.run()
-    has_ray, *rest = engine.getDualRay()[1:]
+    has_ray, *rest = _dual_ray(engine)
     if has_ray and rest:
         ray = np.array(rest[0], np.float64)
         for candidate in (ray, -ray):
@@ -165,8 +162,12 @@ def _infeasible(problem: LinearProgram, engine: Any, seed: int) -> Solution[NDAr
         problem.b,
         np.concatenate([problem.upper, np.full(rows, np.inf)]),
     )
-    helper = _engine(elastic, "choose", Limits(), seed)
-    helper.run()
+    try:
+        helper = _engine(elastic, "choose", Limits(), seed)
+        engines.run(helper)
+    except engines.EngineError as error:
+        message = f"no value meets all rows; the nearest feasible request is not known: {error}"
+        return Solution(Status.INFEASIBLE, None, solver=Highs.name, duals=duals, message=message)
     give = np.array(helper.getSolution().col_value)[len(problem.c) :]
     rising = np.flatnonzero(give > 1e-9 * (1 + abs(problem.b)))
     named = ", ".join(f"b[{r}] from {problem.b[r]:g} to {problem.b[r] + give[r]:g}" for r in rising[:5])
@@ -175,3 +176,13 @@ def _infeasible(problem: LinearProgram, engine: Any, seed: int) -> Solution[NDAr
         f"rows {', '.join(map(str, rising[:5]))}{more} cannot be met; nearest feasible request: raise {named}{more}"
     )
     return Solution(Status.INFEASIBLE, None, solver=Highs.name, duals=duals, message=message)
+
+
+def _dual_ray(engine: Any) -> tuple[Any, ...]:
+    """Return whether the simplex method finds a ray, and the ray: presolve and interior points have none."""
+    try:
+        engines.set_options(engine, {"presolve": "off", "solver": "simplex"})
+        engines.run(engine)
+    except engines.EngineError:
+        return (False,)  # without a ray the claim stays the engine's word, which the solution shows by having no dual
+    return tuple(engine.getDualRay()[1:])

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prunopt.core import engines
 from prunopt.core.problem import Modelled
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
@@ -48,16 +49,15 @@ class Pulp(Solver[Any]):
         scale = objective_scale(model.objective.values())
         model.setObjective(model.objective * scale)
         rescaled = _scale_rows(model)
-        try:
-            model.solve(engine)
-        except pulp.PulpSolverError:
-            if label not in CBC or self.engine is not None:
-                message = f"{label} broke off; give another engine, such as 'HiGHS'"
-                return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
+        broken = engines.run_pulp(model, engine, label)
+        if broken and label in CBC and self.engine is None:
             # Without its preprocessing CBC breaks off at some small infeasible models.
             engine, other = self._engine(limits, "HiGHS")
             label = f"{other} ({label} broke off)"
-            model.solve(engine)
+            broken = engines.run_pulp(model, engine, other)
+        if broken:
+            message = f"{label} {broken}; give another engine, such as 'HiGHS' or 'PULP_CBC_CMD'"
+            return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
         kind, found = pulp.LpStatus[model.status], model.sol_status
         stats = {"engine": label, "objective scaled by": scale, "rows scaled": rescaled}
         if kind in ("Infeasible", "Unbounded") and not run.out_of_time:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core import engines
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.subset_sum import SubsetSum
@@ -62,6 +63,7 @@ class SubsetSumMilp(Solver[SubsetSum]):
         mask = np.zeros((m, problem.n_candidates), np.bool_)
         lower, done = problem.least_reaching(), np.zeros(m, np.bool_)
         impossible: list[int] = []
+        failures: list[str] = []
         interrupted, cuts = False, 0
         beyond = np.flatnonzero(lower > problem.n_candidates)
         impossible += beyond.tolist()
@@ -70,7 +72,7 @@ class SubsetSumMilp(Solver[SubsetSum]):
                 if run.out_of_time:
                     break
                 run.evaluations += 1
-                kept, ended, added = self._one(problem, int(i), label, run, seed)
+                kept, ended, added = self._one(problem, int(i), label, run, seed, failures)
                 cuts += added
                 if ended and kept is None:
                     impossible.append(int(i))
@@ -89,7 +91,7 @@ class SubsetSumMilp(Solver[SubsetSum]):
             mask[~done] = by_hand[~done]
             stats["answered greedily"] = int((~done).sum())
         left = np.flatnonzero(rest > problem.fixed.epsilon)
-        why = "interrupted" if interrupted else "stopped by its limits"
+        why = "interrupted" if interrupted else failures[0] if failures else "stopped by its limits"
         if len(left):
             message = f"{why}: {int(done.sum())} of {m} targets are settled, taking what fits misses {len(left)} others"
             return Solution(Status.FAILED, None, trace=run.trace, stats=stats, solver=self.name, message=message)
@@ -119,7 +121,9 @@ class SubsetSumMilp(Solver[SubsetSum]):
                 return label
         raise ValueError(f"engine={self.engine!r}: PuLP finds {', '.join(available) or 'no solver'} here")
 
-    def _one(self, problem: SubsetSum, i: int, label: str, run: Run, seed: int) -> tuple[Bools | None, bool, int]:
+    def _one(
+        self, problem: SubsetSum, i: int, label: str, run: Run, seed: int, failures: list[str]
+    ) -> tuple[Bools | None, bool, int]:
         """The mask of one target (None: there is none), whether that is the last word, and how many cuts it took."""
         import pulp
 
@@ -127,7 +131,10 @@ class SubsetSumMilp(Solver[SubsetSum]):
         model = single.to_pulp()
         for cuts in range(1000):
             engine = _engine(label, run, seed)
-            model.solve(engine)
+            broken = engines.run_pulp(model, engine, label)
+            if broken:
+                failures.append(f"{label} {broken}")
+                return None, False, cuts
             kind = pulp.LpStatus[model.status]
             if kind == "Infeasible":
                 return None, True, cuts
@@ -173,12 +180,15 @@ def one_target(problem: SubsetSum, i: int) -> SubsetSum:
 def _engine(label: str, run: Run, seed: int) -> Any:
     import pulp
 
-    options: dict[str, Any] = {"msg": False, "gapRel": 0.0, "threads": 1}
+    options: dict[str, Any] = {"msg": False, "gapRel": 0.0}
     if run.limits.seconds is not None:
         options["timeLimit"] = max(run.limits.seconds - run.seconds, 0.01)
     if label == "HiGHS":
         tight = {"mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9}
-        options.update({**tight, "random_seed": seed % 2**31, "mip_rel_gap": 0.0})
+        # No number of threads: HiGHS takes only the one that the first engine of the process had.
+        options.update({**tight, "random_seed": seed % 2**31, "mip_rel_gap": 0.0, "parallel": "off"})
+    else:
+        options["threads"] = 1
     if math.isinf(options.get("timeLimit", 0.0)):
         del options["timeLimit"]
     with warnings.catch_warnings():

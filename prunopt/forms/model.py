@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prunopt.core.engines import new_engine, no_stdout, set_options
 from prunopt.core.problem import Reduced
 from prunopt.forms.linear import LinearProgram
 
@@ -286,13 +285,11 @@ def _parse() -> None:
 def _parsed(file: Path) -> dict[str, Any]:
     import highspy
 
-    engine: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-    with tempfile.TemporaryDirectory() as folder, _no_stdout():
+    with tempfile.TemporaryDirectory() as folder, no_stdout():
         log = Path(folder) / "log"
-        engine.setOptionValue("log_to_console", False)
-        engine.setOptionValue("log_file", str(log))
+        engine = new_engine({"output_flag": True, "log_to_console": False, "log_file": str(log)})
         status = engine.readModel(str(file))
-        engine.setOptionValue("log_file", "")
+        set_options(engine, {"log_file": ""})
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     lp, quadratic = engine.getLp(), engine.getModel().hessian_.dim_
     if status == highspy.HighsStatus.kError or lp.num_col_ == 0:
@@ -338,16 +335,3 @@ def _matrix(lp: Any) -> Any:
     if not len(parts[0]):
         return sparse.csr_array((lp.num_row_, lp.num_col_))
     return sparse.csr_array(kind(parts, shape=(lp.num_row_, lp.num_col_)))
-
-
-@contextmanager
-def _no_stdout() -> Iterator[None]:
-    """Keep the reader's own prints (from C++, whatever its options) out of standard output."""
-    with open(os.devnull, "w") as nowhere:
-        kept = os.dup(1)
-        try:
-            os.dup2(nowhere.fileno(), 1)
-            yield
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
