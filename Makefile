@@ -33,7 +33,7 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --cons
 install-hashed: | .venv/bin/python
 	$(PIP) --require-hashes --no-deps --requirement requirements-hashed.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
-	.venv/bin/python -m prunopt.testing.supply check requirements-hashed.txt
+	.venv/bin/python -m tests.support.supply check requirements-hashed.txt
 	touch .venv/test-ready .venv/demo-ready
 
 demo: .venv/demo-ready
@@ -45,7 +45,7 @@ test: .venv/test-ready
 	.venv/bin/python -m pytest --nbmake --nbmake-timeout=60 -W default notebooks
 
 test-oldest: .venv/test-ready
-	.venv/bin/python -m prunopt.testing.supply oldest pyproject.toml > .venv/oldest.txt
+	.venv/bin/python -m tests.support.supply oldest pyproject.toml > .venv/oldest.txt
 	test -x .venv/oldest/bin/python || $(PYTHON) -m venv .venv/oldest
 	.venv/oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv/oldest.txt \
 		--editable '.[plot]' pytest pytest-xdist hypothesis pandas cmaes packaging

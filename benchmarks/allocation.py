@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import prunopt as po
 from benchmarks.machine import RESULTS, described, interleaved, median, save
+from prunopt.core.arrays import Floats
 from prunopt.forms import MultipleChoiceKnapsack
 from prunopt.problems import AllocationSearch
-from prunopt.solvers.pulp_models import Pulp
+from prunopt.solvers.mip.pulp import Pulp
 
-Floats = NDArray[np.float64]
 SEEDS, COUNTS = 5, (50, 100, 200)
 SOLVERS = ("dsa-evolution", "random-search", "tpe")
 
@@ -89,9 +88,9 @@ class Sleepy:
 
 
 def _worker(path: str, nap: float, trials: int, barrier: Any) -> None:
-    from prunopt.search.run import open_search
-    from prunopt.search.workers import work
-    from prunopt.solvers.dsa_evolution import DsaEvolution
+    from prunopt.solvers.blackbox.dsa_evolution import DsaEvolution
+    from prunopt.study.run import open_search
+    from prunopt.study.workers import work
 
     statistics = {"w": [np.linspace(0, i + 1, 50) for i in range(30)]}
     task = AllocationSearch(Sleepy(nap), np.ones(30), 0.6, statistics=statistics)
@@ -117,7 +116,7 @@ def throughput(nap: float = 2.0, each: int = 10) -> None:
             for process in team:
                 process.join()
             taken = time.perf_counter() - start
-            from prunopt.search.journal import open_journal
+            from prunopt.study.journal import open_journal
 
             held = open_journal(path)
             found = held.get_all_trials(held.get_study_id_from_name("search"))

@@ -23,19 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import prunopt as po
 from benchmarks.datasets import cache_folder
 from benchmarks.layer_data import text
 from benchmarks.machine import RESULTS, described
-from prunopt.core.artifact import write_json
-from prunopt.problems.allocation_rules import logarithmic, outliers, progression, uniform
-from prunopt.problems.allocation_search import AllocationSearch
-from prunopt.problems.layer_allocation import LayerAllocation
-from prunopt.problems.learned_weights import learned_weights
+from prunopt.core.arrays import Floats
+from prunopt.core.files import write_json
+from prunopt.problems.allocation.allocation_search import AllocationSearch
+from prunopt.problems.allocation.baselines import logarithmic, outliers, progression, uniform
+from prunopt.problems.allocation.layer_allocation import LayerAllocation
+from prunopt.problems.allocation.learned_weights import learned_weights
 
-Floats = NDArray[np.float64]
 TOKENS = {"calibration": 4096, "heldout": 4096}
 LENGTH = 512
 # What is searched on: on more text for Wanda at 60 %, on less for the other columns.
@@ -61,11 +60,11 @@ class Bench:
     def __init__(self, by: str = "wanda", effort: str = "full") -> None:
         import torch
 
-        from prunopt.networks.evaluators import SparsityMasks, TextEvaluator
-        from prunopt.networks.level_weights import LevelWeights
-        from prunopt.networks.models import read_model
-        from prunopt.networks.statistics import block_statistics
-        from prunopt.networks.text import token_windows
+        from prunopt.networks.transformers.block_statistics import block_statistics
+        from prunopt.networks.transformers.evaluators import SparsityMasks, TextEvaluator
+        from prunopt.networks.transformers.level_weights import LevelWeights
+        from prunopt.networks.transformers.reading import read_model
+        from prunopt.networks.transformers.text import token_windows
 
         torch.set_num_threads(1)
         self.model, tokenizer = read_model("smollm2")
@@ -330,7 +329,7 @@ def column(sparsity: float, by: str) -> None:
 
 def further(sparsity: float, by: str) -> None:
     """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`."""
-    from prunopt.networks.evaluators import TextEvaluator
+    from prunopt.networks.transformers.evaluators import TextEvaluator
 
     bench, cells = Bench(by, "light"), Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
     found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.machine import RESULTS
-from prunopt.core.artifact import write_atomically
+from prunopt.core.files import write_atomically
 from prunopt.plots import COLOURS
 
 DOCS = Path(__file__).parents[1] / "docs"

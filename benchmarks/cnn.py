@@ -28,19 +28,19 @@ from torch import nn
 
 from benchmarks.datasets import cache_folder
 from benchmarks.machine import RESULTS, described
-from prunopt.core.artifact import write_json
+from prunopt.core.files import write_json
+from prunopt.networks.cnn.channel_groups import channel_groups
+from prunopt.networks.cnn.checkpoints import load_cnn, save_cnn
+from prunopt.networks.cnn.fine_tuning import fine_tune
 from prunopt.networks.cnn.importance import Ranking
+from prunopt.networks.cnn.kernel_windows import WindowOptions
+from prunopt.networks.cnn.latency import LatencyTable, file_runner, folded, runner
 from prunopt.networks.cnn.models import read_cnn, read_pictures
 from prunopt.networks.cnn.profile import CnnProfile, profile_cnn
 from prunopt.networks.cnn.pruning import deprune, prune_cnn
 from prunopt.networks.cnn.repair import logits, reestimated, repair
-from prunopt.networks.cnn.saving import load_cnn, save_cnn
 from prunopt.networks.cnn.surgery import onnx_file
-from prunopt.networks.cnn.taps import Window, choose_windows, with_windows
-from prunopt.networks.cnn.tuning import fine_tune
-from prunopt.networks.cnn.windows import WindowOptions
-from prunopt.networks.groups import channel_groups
-from prunopt.networks.latency import LatencyTable, file_runner, folded, runner
+from prunopt.networks.cnn.windowed_conv import Window, choose_windows, with_windows
 
 SHARES = (0.74, 0.85, 0.77, 0.65, 0.92)  # of the dense network's milliseconds in ONNX Runtime
 PEER_RATIOS = (0.05, 0.1, 0.2, 0.3)

@@ -21,11 +21,11 @@ from prunopt.forms import MultipleChoiceKnapsack, TileColumns, TilePartition
 from prunopt.networks.cnn.models import read_cnn
 from prunopt.networks.cnn.pruning import depthwise_task
 from prunopt.problems import DepthwiseConv
-from prunopt.solvers.dcp import Dcp
-from prunopt.solvers.dcp_b import DcpB
-from prunopt.solvers.hsr import Hsr
-from prunopt.solvers.kernels.tile_rules import balanced
-from prunopt.solvers.tile_dp import TileDp
+from prunopt.solvers.tiles._ratio_rules import balanced
+from prunopt.solvers.tiles.dcp import Dcp
+from prunopt.solvers.tiles.dcp_b import DcpB
+from prunopt.solvers.tiles.hsr import Hsr
+from prunopt.solvers.tiles.tile_dp import TileDp
 
 RATIOS = (0.50, 0.71, 0.80, 0.85)
 

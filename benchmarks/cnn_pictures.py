@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.cnn import NAMES, results
-from prunopt.core.artifact import write_atomically
+from prunopt.core.files import write_atomically
 from prunopt.plots import COLOURS
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -59,7 +59,9 @@ def main(words: list[str]) -> int:
     before, after = (json.loads(Path(name).read_text()) for name in words[1:3])
     differing = [key for key in before if key in after and before[key] != after[key]]
     gone, new = sorted(before.keys() - after.keys()), sorted(after.keys() - before.keys())
-    print(f"{len(before.keys() & after.keys())} cases in both, {len(differing)} differ, {len(gone)} gone, {len(new)} new")
+    print(
+        f"{len(before.keys() & after.keys())} cases in both, {len(differing)} differ, {len(gone)} gone, {len(new)} new"
+    )
     for title, keys in (("differs", differing), ("gone", gone), ("new", new)):
         for key in keys:
             print(f"{title}: {key}")

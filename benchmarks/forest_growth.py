@@ -19,10 +19,10 @@ from benchmarks.datasets import covertype_like
 from benchmarks.machine import described, in_fresh_process, peak_bytes, save, seconds
 from prunopt.core.solver import Limits
 from prunopt.forms import Closure
-from prunopt.forms.price_path import PricePath
+from prunopt.forms.closure.parametric_closure import PricePath
 from prunopt.problems import ForestBudget
-from prunopt.solvers.min_cut import MinCut
-from prunopt.solvers.price_path import closure_path
+from prunopt.solvers.closure.min_cut import MinCut
+from prunopt.solvers.closure.parametric_cut import closure_path
 
 ROWS = (5_000, 50_000, 500_000)
 MOST_FOR_PROCESSES = 50_000

@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
-from prunopt.forests.growing.binning import QuantileBins
-from prunopt.forests.growing.boosting import Problem, dearest_price
-from prunopt.forests.growing.losses import Classification
+from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.forests.boosting.binning import QuantileBins
+from prunopt.forests.boosting.boosting import Problem, dearest_price
+from prunopt.forests.boosting.losses import Classification
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Predictor = Callable[[Floats], tuple[Floats, Bools]]
 
 
@@ -31,14 +29,14 @@ Predictor = Callable[[Floats], tuple[Floats, Bools]]
 class Split:
     """Rows to fit on, to choose on and to test on; NaN = missing; labels are codes."""
 
-    train: tuple[Floats, Labels]
-    valid: tuple[Floats, Labels]
-    test: tuple[Floats, Labels]
+    train: tuple[Floats, Ints]
+    valid: tuple[Floats, Ints]
+    test: tuple[Floats, Ints]
     costs: Floats
     budgets: Floats
 
     @property
-    def both(self) -> tuple[Floats, Labels]:
+    def both(self) -> tuple[Floats, Ints]:
         """Training and validation rows."""
         return np.vstack([self.train[0], self.valid[0]]), np.concatenate([self.train[1], self.valid[1]])
 
@@ -54,12 +52,12 @@ class Candidate:
     cost: float
     score: float
     loss: float
-    again: Callable[[Floats, Labels], Predictor]
+    again: Callable[[Floats, Ints], Predictor]
     tag: str
     first: Predictor | None = None
 
 
-def measured(proba: Floats, y: Labels) -> tuple[float, float]:
+def measured(proba: Floats, y: Ints) -> tuple[float, float]:
     """Return accuracy and log loss."""
     likelihood = np.clip(proba[np.arange(len(y)), y], 1e-9, 1.0)
     return float((proba.argmax(axis=1) == y).mean()), float(-np.log(likelihood).mean())
@@ -93,7 +91,7 @@ def chosen_within(candidates: list[Candidate], split: Split) -> list[dict[str, A
 def majority(split: Split) -> Candidate:
     """Return the model that buys nothing."""
 
-    def again(X: Floats, y: Labels) -> Predictor:
+    def again(X: Floats, y: Ints) -> Predictor:
         share = np.bincount(y, minlength=n_classes(split)) / len(y)
         return lambda X_test: (np.tile(share, (len(X_test), 1)), np.zeros(X_test.shape, np.bool_))
 
@@ -146,7 +144,7 @@ def _min_rows(n: int) -> int:
 
 
 def _cegb_model(
-    X: Floats, y: Labels, costs: Floats, classes: int, rate: float, leaves: int, rounds: int, tradeoff: float
+    X: Floats, y: Ints, costs: Floats, classes: int, rate: float, leaves: int, rounds: int, tradeoff: float
 ) -> Any:
     options: dict[str, Any] = {
         "objective": "binary" if classes == 2 else "multiclass",
@@ -174,7 +172,7 @@ def _cegb_stages(split: Split, rate: float, leaves: int, rounds: int, tradeoff: 
         if not bought.any():
             continue
 
-        def again(X: Floats, y: Labels, stage: int = stage) -> Predictor:
+        def again(X: Floats, y: Ints, stage: int = stage) -> Predictor:
             model = _cegb_model(X, y, split.costs, classes, rate, leaves, stage, tradeoff)
             return partial(_cegb_predict, model, min(stage, model.current_iteration()), per_round)
 
@@ -271,7 +269,7 @@ def unpruned(split: Split) -> tuple[list[dict[str, Any]], float, int]:
 
 
 def _forest(split: Split, features: NDArray[np.intp], trees: int, alpha: float) -> Candidate:
-    def fit(X: Floats, y: Labels) -> Predictor:
+    def fit(X: Floats, y: Ints) -> Predictor:
         model = RandomForestClassifier(trees, ccp_alpha=alpha, random_state=0).fit(X[:, features], y)
         return partial(_forest_predict, model, features, n_classes(split))
 

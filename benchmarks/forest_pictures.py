@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.forest_accuracy import METHODS, SHARES, SIZES, TITLES, _column, load_results
-from prunopt.core.artifact import write_atomically
+from prunopt.core.files import write_atomically
 
 DOCS = Path(__file__).parents[1] / "docs"
 COLOURS = {"prunopt": "#0072B2", "cegb": "#D55E00", "ccp": "#999999", "subset": "#009E73"}

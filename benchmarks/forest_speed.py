@@ -22,10 +22,10 @@ from benchmarks.machine import described, in_fresh_process, interleaved, median,
 from prunopt.core.solver import Limits
 from prunopt.forms import Closure, LinearProgram
 from prunopt.problems import ForestBudget
-from prunopt.solvers.highs import Highs
-from prunopt.solvers.min_cut import MinCut, integer_capacities
-from prunopt.solvers.price_path import closure_path
-from prunopt.solvers.primal_dual import PrimalDual
+from prunopt.solvers.closure.min_cut import MinCut, integer_capacities
+from prunopt.solvers.closure.parametric_cut import closure_path
+from prunopt.solvers.closure.primal_dual import PrimalDual
+from prunopt.solvers.mip.highs import Highs
 
 SHAPES = {"magic": (10_000, 40, 8), "letter": (15_000, 100, 10)}
 MAGIC_PRICE = Fraction(1, 20)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.forest_accuracy import split_of
-from prunopt.core.artifact import write_json
-from prunopt.forests.growing import BudgetedBoostingClassifier
+from prunopt.core.files import write_json
+from prunopt.forests.boosting import BudgetedBoostingClassifier
 
 RESULTS = Path(__file__).parent / "results" / "forest_steps.json"
 SETS, SEEDS = ("heart", "hypothyroid", "magic", "spambase"), (100, 101, 102)

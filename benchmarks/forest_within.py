@@ -10,7 +10,7 @@ from benchmarks.machine import described, save, seconds
 from prunopt.forests import budget_path
 from prunopt.forests.datasets import load_heart
 from prunopt.problems import ForestBudget, ForestWithin
-from prunopt.solvers.budget_branch_and_bound import BudgetBranchAndBound
+from prunopt.solvers.closure.budget_branch_and_bound import BudgetBranchAndBound
 
 BUDGETS = (50, 110, 200, 250, 400)
 NODES = 50

@@ -20,10 +20,10 @@ from benchmarks.heads_models import KS
 from benchmarks.machine import recorded, seconds
 from prunopt.core.solver import Solver
 from prunopt.problems import HeadSelection
-from prunopt.solvers.greedy import Greedy
-from prunopt.solvers.head_importance import HeadImportance
-from prunopt.solvers.surrogate import Surrogate
-from prunopt.solvers.swap import Swap
+from prunopt.solvers.subset.greedy import Greedy
+from prunopt.solvers.subset.head_importance import HeadImportance
+from prunopt.solvers.subset.surrogate import Surrogate
+from prunopt.solvers.subset.swap import Swap
 
 SEEDS = range(5)
 ESTIMATORS = {

@@ -21,16 +21,16 @@ import torch
 import prunopt as po
 from benchmarks.datasets import cache_folder, data_folder
 from benchmarks.machine import RESULTS, median, recorded
-from prunopt.core.artifact import write_json
+from prunopt.core.files import write_json
 from prunopt.networks.heads import Batch, HeadLoss, embedding_batches, embedding_loss, export_onnx, prune_heads
 from prunopt.networks.heads.losses import next_token_loss, sentence_embeddings
-from prunopt.networks.models import read_model
-from prunopt.networks.text import read_text, token_losses, token_windows
+from prunopt.networks.transformers.reading import read_model
+from prunopt.networks.transformers.text import read_text, token_losses, token_windows
 from prunopt.problems import HeadSelection
-from prunopt.solvers.greedy import Greedy
-from prunopt.solvers.head_importance import HeadImportance
-from prunopt.solvers.surrogate import Surrogate
-from prunopt.solvers.swap import Swap
+from prunopt.solvers.subset.greedy import Greedy
+from prunopt.solvers.subset.head_importance import HeadImportance
+from prunopt.solvers.subset.surrogate import Surrogate
+from prunopt.solvers.subset.swap import Swap
 
 KS = range(1, 11)  # of 12 heads of the digits transformer removed
 LEVELS = (7, 14, 22, 29, 36, 43, 50, 58)  # of 72 heads removed: 10 % to 80 %

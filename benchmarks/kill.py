@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import RESULTS
-from prunopt.core.artifact import write_json
-from prunopt.testing.kills import Command, killed
+from prunopt.core.files import write_json
+from tests.support.kills import Command, killed
 
 COMMANDS = ("forest", "prune", "masks", "search", "benchmark", "workers", "postgresql")
 PLACE = RESULTS / "kill.json"
@@ -79,7 +79,7 @@ def _worker(storage: str, log: Path, nap: float, trials: int, errors: Path) -> N
 
 
 def _task(log: Path, nap: float) -> Any:
-    from prunopt.problems.allocation_search import AllocationSearch
+    from prunopt.problems.allocation.allocation_search import AllocationSearch
 
     return AllocationSearch(Logged(log, nap), [1000, 1500, 1200, 900], 0.6, space="vector")
 
@@ -106,7 +106,7 @@ def on_journal(seed: int) -> dict[str, Any]:
 
 def on_postgresql(seed: int) -> dict[str, Any]:
     """The workers on a PostgreSQL server that is started for it."""
-    from prunopt.testing.databases import Unavailable, postgresql
+    from tests.support.databases import Unavailable, postgresql
 
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "pg"
@@ -138,7 +138,7 @@ def killed_often(name: str, times: int, seed: int, known: dict[str, Any]) -> Non
         if name == "benchmark":
             found = benchmark(batch, seed + number)
         else:
-            words = [sys.executable, "-m", "prunopt.testing.kills", name, str(batch), str(seed + number)]
+            words = [sys.executable, "-m", "tests.support.kills", name, str(batch), str(seed + number)]
             done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
             if not done.stdout.strip():
                 raise SystemExit(done.stderr[-2000:])

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import data_folder
-from prunopt.core.artifact import write_json
-from prunopt.networks.models import read_model
-from prunopt.networks.text import TokenLosses, read_text, token_losses, token_windows
-from prunopt.networks.transformer import prune_transformer
+from prunopt.core.files import write_json
+from prunopt.networks.transformers.pruning import prune_transformer
+from prunopt.networks.transformers.reading import read_model
+from prunopt.networks.transformers.text import TokenLosses, read_text, token_losses, token_windows
 
 RESULTS = Path(__file__).parent / "results" / "language_model"
 LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, described, in_fresh_process, interleaved, median
-from prunopt.core.artifact import write_json
+from prunopt.core.files import write_json
 
 LENGTH, WIDTH, FEED_FORWARD = 512, 576, 1536
 PREFILL, NEW = 512, 48
@@ -50,8 +50,8 @@ def grown(windows: str, where: str) -> dict[str, Any]:
     """Return the growth of the peak over the model in memory while four blocks are pruned."""
     import torch
 
-    from prunopt.networks.models import read_model
-    from prunopt.networks.transformer import prune_transformer
+    from prunopt.networks.transformers.pruning import prune_transformer
+    from prunopt.networks.transformers.reading import read_model
 
     torch.set_num_threads(1)
     model, tokenizer = read_model("smollm2")
@@ -85,7 +85,7 @@ def speed() -> dict[str, Any]:
     import torch
 
     from benchmarks.language_model import model_and_tokens
-    from prunopt.networks.transformer import prune_transformer
+    from prunopt.networks.transformers.pruning import prune_transformer
 
     torch.set_num_threads(1)
     dense, windows, _ = model_and_tokens()

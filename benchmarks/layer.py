@@ -21,13 +21,13 @@ import numpy as np
 import prunopt as po
 from benchmarks.layer_data import HEAD, LAYERS, QUERY_HEADS, Layer, layer
 from benchmarks.machine import interleaved, median, peak_bytes, recorded, seconds
-from prunopt.core.dispatch import load_solvers
+from prunopt.core.registry import load_solvers
 from prunopt.core.solver import Limits, Run, by_name
 from prunopt.forms import MaskBlocks, QuadraticSubset
-from prunopt.solvers.kernels.mask_sweep import sweep
-from prunopt.solvers.mask_descent import MaskDescent
-from prunopt.solvers.obs_greedy import ObsGreedy, greedy
-from prunopt.solvers.slimgpt import SlimGpt, inverted
+from prunopt.solvers.layer._mask_sweep import sweep
+from prunopt.solvers.layer.mask_descent import MaskDescent
+from prunopt.solvers.layer.obs_greedy import ObsGreedy, greedy
+from prunopt.solvers.layer.slimgpt import SlimGpt, inverted
 
 HEAD_SOLVERS = ("obs-swap", "obs-greedy", "slimgpt", "wanda", "magnitude")
 DAMPING = 0.01

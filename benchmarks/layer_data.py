@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.datasets import cache_folder, data_folder
-from prunopt.core.artifact import write_atomically
+from prunopt.core.arrays import Floats
+from prunopt.core.files import write_atomically
 
-Floats = NDArray[np.float64]
 LAYERS = (0, 9, 19, 29)
 MODULES = ("self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 WINDOWS = {"calibration": 64, "heldout": 32}
@@ -61,7 +60,7 @@ def text(name: str) -> str:
 def _extract() -> None:
     import torch
 
-    from prunopt.networks.models import read_model
+    from prunopt.networks.transformers.reading import read_model
 
     model, tokenizer = read_model("smollm2")
     weights = dict(model.named_modules())

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.layer_gpu``. Random weights, a Hessian from 128 x 2048 random tokens with a falling spectrum; a
 fifth of the units is removed by block elimination with downdates. The solvers of prunopt run on the CPU; this script
-runs the same steps (`prunopt.solvers.kernels.obs`) in torch. SlimGPT's authors state 18 minutes for the whole model.
+runs the steps of `prunopt.solvers.layer._obs_kernel` in torch. SlimGPT's authors state 18 minutes for the whole model.
 """
 
 import json

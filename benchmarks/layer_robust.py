@@ -22,9 +22,9 @@ import prunopt as po
 from benchmarks.layer_data import LENGTH, text
 from benchmarks.machine import recorded
 from prunopt.forms import MaskBlocks, QuadraticSubset
-from prunopt.forms.robust_subset import RobustQuadraticSubset
-from prunopt.networks.layer_solving import shrunk
-from prunopt.solvers.robust_multipliers import RobustMultipliers
+from prunopt.forms.layer.robust_subset import RobustQuadraticSubset
+from prunopt.networks.transformers.layer import shrunk
+from prunopt.solvers.layer.robust_multipliers import RobustMultipliers
 
 BLOCKS = (9, 19)
 WINDOWS = {"calibration": 24, "evaluation": 12}
@@ -50,9 +50,9 @@ def second_moments() -> tuple[dict[int, Any], dict[tuple[int, str, str], Any]]:
     """Return the weights of the layers, and the mean of x x^T for every (block, domain, use)."""
     import torch
 
-    from prunopt.networks.hessians import calibrate
-    from prunopt.networks.models import read_model
-    from prunopt.networks.text import token_windows
+    from prunopt.networks.transformers.hessians import calibrate
+    from prunopt.networks.transformers.reading import read_model
+    from prunopt.networks.transformers.text import token_windows
 
     torch.set_num_threads(1)
     model, tokenizer = read_model("smollm2")

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import RESULTS
-from prunopt.core.artifact import write_json
-from prunopt.testing.kills import TEXT, digests, steady, write_inputs
+from prunopt.core.files import write_json
+from tests.support.kills import TEXT, digests, steady, write_inputs
 
 PLACE = RESULTS / "limits.json"
 GROUPS = Path("/sys/fs/cgroup/memory")

@@ -29,9 +29,9 @@ from prunopt.networks.lottery import (
 )
 from prunopt.networks.lottery.tolerances import fronts_of, uniform_tolerance
 from prunopt.problems import LotteryTicket
-from prunopt.problems.lottery_sampling import products
-from prunopt.solvers.golden_ratio import GoldenRatio
-from prunopt.solvers.subset_sum_mitm import greedy_subsets, smallest_subsets
+from prunopt.problems.lottery.sampling import products
+from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio
+from prunopt.solvers.subset_sum.subset_sum_mitm import greedy_subsets, smallest_subsets
 
 torch.set_num_threads(1)
 DIGITS = load_digits()

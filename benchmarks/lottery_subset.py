@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 import prunopt as po
 from benchmarks.datasets import data_folder
 from benchmarks.machine import described, in_fresh_process, median, peak_bytes, save, seconds
+from prunopt.core.arrays import Floats
 from prunopt.forms import SubsetSum
-from prunopt.solvers.golden_ratio import GoldenRatio
-from prunopt.solvers.subset_sum_milp import SubsetSumMilp, one_target
-from prunopt.solvers.subset_sum_mitm import SubsetSumMitm, size_error_fronts, smallest_subsets
+from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio
+from prunopt.solvers.subset_sum.subset_sum_milp import SubsetSumMilp, one_target
+from prunopt.solvers.subset_sum.subset_sum_mitm import SubsetSumMitm, size_error_fronts, smallest_subsets
 
 FILE = data_folder() / "mnist_fc_784_500_10.npz"
 N_CANDIDATES = 21
 EPSILONS = (1e-2, 1e-3, 1e-4)
 PUBLISHED = {"seconds": 77_266, "cores": 36, "kept per weight": 9.39, "epsilon": 0.01}
-Floats = NDArray[np.float64]
 
 
 def weights() -> tuple[Floats, NDArray[np.int64]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import RESULTS, described, save
-from prunopt.core.artifact import write_atomically
+from prunopt.core.files import write_atomically
 from prunopt.forms import SubsetSum
 from prunopt.forms.random_pools import (
     GAMMA,
@@ -30,9 +30,8 @@ from prunopt.forms.random_pools import (
     proven_width,
     single_width,
 )
-from prunopt.solvers.subset_sum_mitm import smallest_subsets
+from prunopt.solvers.subset_sum.subset_sum_mitm import smallest_subsets
 
-Floats = NDArray[np.float64]
 BITS = tuple(range(3, 14))  # of B / epsilon
 TARGETS = 1000
 MOST = 64
@@ -230,7 +229,7 @@ def seeds(count: int = 200, delta: float = 0.05) -> dict[str, Any]:
                     )
                     # The paper's own decomposition counts, not what meeting in the middle would make of its samples.
                     if construction == "golden-ratio":
-                        from prunopt.solvers.golden_ratio import GoldenRatio
+                        from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio
 
                         solution = po.solve(task, GoldenRatio(repair=False), throw=False)
                     else:

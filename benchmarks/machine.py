@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from prunopt.core.artifact import write_json
+from prunopt.core.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

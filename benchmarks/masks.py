@@ -26,14 +26,21 @@ import prunopt as po
 from benchmarks.datasets import cache_folder
 from benchmarks.machine import RESULTS, described, in_fresh_process, peak_bytes
 from benchmarks.masks_model import LENGTH, loss, perplexity, tokens, trained, windows
-from prunopt.core.artifact import write_json
-from prunopt.forms.nm_masks import candidates
-from prunopt.networks.learned_masks import layer_names, learn_masks, mask_task, masks_by, refit_masks, with_masks
-from prunopt.networks.models import read_model
-from prunopt.networks.text import read_text, token_windows
-from prunopt.networks.transformer import prune_transformer
-from prunopt.solvers.learned_exchange import LearnedExchange
-from prunopt.solvers.maskllm import MaskLLM
+from prunopt.core.files import write_json
+from prunopt.forms.layer.nm_patterns import candidates
+from prunopt.networks.transformers.learned_masks import (
+    layer_names,
+    learn_masks,
+    mask_task,
+    masks_by,
+    refit_masks,
+    with_masks,
+)
+from prunopt.networks.transformers.pruning import prune_transformer
+from prunopt.networks.transformers.reading import read_model
+from prunopt.networks.transformers.text import read_text, token_windows
+from prunopt.solvers.relaxed.maskllm import MaskLLM
+from prunopt.solvers.relaxed.maskllm_exchange import LearnedExchange
 from prunopt.testing.relaxed import linear_layer
 
 Row = dict[str, Any]

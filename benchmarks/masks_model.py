@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.datasets import cache_folder
-from prunopt.core.artifact import write_atomically, write_json
-from prunopt.networks.text import read_text
+from prunopt.core.files import write_atomically, write_json
+from prunopt.networks.transformers.text import read_text
 
 DATA = Path(os.environ.get("PRUNOPT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FOLDER = cache_folder() / "tiny_llama"
@@ -72,7 +72,7 @@ def windows(ids: torch.Tensor, count: int | None = None, length: int = LENGTH, s
 
 def empty(seed: int = 0) -> Any:
     """Return the model before training."""
-    from prunopt.networks.hugging_face import require_transformers
+    from prunopt.networks.transformers._hugging_face import require_transformers
 
     transformers = require_transformers()
     torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def perplexity(model: Any, ids: torch.Tensor) -> tuple[float, list[float]]:
 @cache
 def trained() -> tuple[Any, dict[str, Any]]:
     """Return the model, trained where the cache has none, and the figures of its training."""
-    from prunopt.networks.hugging_face import require_transformers
+    from prunopt.networks.transformers._hugging_face import require_transformers
 
     if not (FOLDER / "training.json").exists():
         train()

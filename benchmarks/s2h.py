@@ -25,14 +25,14 @@ from torch import Tensor, nn
 
 from benchmarks.machine import RESULTS, described, in_fresh_process, interleaved, median, save
 from benchmarks.s2h_data import Flipped, ResNet, Shifted, cifar, digits, resnet20, separable
+from prunopt.networks.cnn.channel_groups import channel_groups
+from prunopt.networks.cnn.costs import measure
 from prunopt.networks.cnn.pruning import prune_cnn
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.costs import measure
-from prunopt.networks.groups import channel_groups
 from prunopt.networks.soft_mask import Distillation, GatedNetwork, reestimate, train_soft_mask
 from prunopt.networks.soft_mask.adapter import make_masks, offered_widths
 from prunopt.networks.soft_mask.training import two_cosines
-from prunopt.solvers.s2h import S2H
+from prunopt.solvers.relaxed.s2h import S2H
 
 ABLATED = 0.35
 CIFAR_EPOCHS = 3

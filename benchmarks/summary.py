@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import RESULTS
-from prunopt.core.artifact import write_text
+from prunopt.core.files import write_text
 
 PAGE = RESULTS.parent / "RESULTS.md"
 BEGIN, END = "<!-- summary: begin -->", "<!-- summary: end -->"

@@ -32,14 +32,14 @@ import prunopt as po
 import prunopt.forms
 from benchmarks.machine import RESULTS
 from prunopt import testing
-from prunopt.core.artifact import only_writer, write_json
-from prunopt.core.checks import CLAIMED
-from prunopt.core.dispatch import load_solvers
+from prunopt.core.certificates import CLAIMED
+from prunopt.core.files import only_writer, write_json
+from prunopt.core.registry import load_solvers
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, solvers_for
-from prunopt.testing.faults import Liar, faults, is_wrong
-from prunopt.testing.files import Reader, corpus, ending, mutated, readers
-from prunopt.testing.random_problems import GENERATORS, random_instance
+from tests.support.faults import Liar, faults, is_wrong
+from tests.support.files import Reader, corpus, ending, mutated, readers
+from tests.support.random_problems import GENERATORS, random_instance
 
 PLACE = RESULTS / "trust.json"
 CORPUS = Path(__file__).parents[1] / "tests" / "trust" / "corpus"

@@ -9,13 +9,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Floats, Ints
 from prunopt.core.problem import Reduced
-from prunopt.forms.coupled_choice import CoupledChoice
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 
 
 @dataclass(frozen=True, eq=False)

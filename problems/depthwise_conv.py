@@ -9,14 +9,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.problem import Reduced
-from prunopt.forms.tile_columns import TileColumns
+from prunopt.forms.knapsack.tile_columns import TileColumns
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 Masks = tuple[Bools, ...]
 
 

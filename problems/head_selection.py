@@ -9,15 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.budget import Budget
 from prunopt.core.problem import Reduced
-from prunopt.forms.subset_choice import MOST_ENUMERATED, SLACK, EnumerableChoice, SubsetChoice
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from prunopt.forms.subset.subset_choice import MOST_ENUMERATED, SLACK, EnumerableChoice, SubsetChoice
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Floats
 from prunopt.core.problem import Reduced
-from prunopt.forms.mask_blocks import MaskBlocks
-from prunopt.forms.quadratic_subset import QuadraticSubset
-
-Floats = NDArray[np.float64]
+from prunopt.forms.layer.mask_blocks import MaskBlocks
+from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 
 
 @dataclass(frozen=True, eq=False)

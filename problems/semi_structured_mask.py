@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Bools, Floats
 from prunopt.core.problem import Reduced
-from prunopt.forms.nm_masks import candidates, check_pattern
-from prunopt.forms.relaxed import RelaxedMask
+from prunopt.forms.layer.nm_patterns import candidates, check_pattern
+from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 Masks = dict[str, Bools]
 
 

@@ -8,15 +8,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Floats, Ints
 from prunopt.core.problem import Reduced
-from prunopt.forms.coupled_choice import CoupledChoice
-from prunopt.forms.relaxed import RelaxedMask
-from prunopt.forms.trained_mask import TrainedMask, Trainee
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
+from prunopt.forms.relaxed.trained_mask import TrainedMask, Trainee
 
 
 @dataclass(frozen=True, eq=False)

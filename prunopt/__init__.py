@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prunopt.core.budget import Budget as Budget
+from prunopt.core.extras import lazy
 from prunopt.core.problem import Problem as Problem
 from prunopt.core.problem import Reduced as Reduced
 from prunopt.core.problem import Task as Task
@@ -20,18 +21,21 @@ if TYPE_CHECKING:
     from prunopt.api import solve as solve
     from prunopt.api import solvers as solvers
     from prunopt.api import verify as verify
+    from prunopt.forms.mip_model import read_model as read_model
     from prunopt.forms.storage import load_form as load_form
     from prunopt.forms.storage import save_form as save_form
-    from prunopt.search.run import search as search
+    from prunopt.study.run import search as search
 
 __version__ = "0.1.0"
 
-# Names that need numpy are loaded when they are first used, so that `import prunopt` stays light.
-_LATER = {
-    "solve": "prunopt.api",
-    "verify": "prunopt.api",
-    "save_form": "prunopt.forms.storage",
-    "load_form": "prunopt.forms.storage",
+# Names that need numpy are loaded when they are first used, so that `import prunopt` stays light. `prunopt.solvers` is
+# the package, which lists the solvers when it is called.
+_PLACES = {
+    "prunopt.api": "solve verify",
+    "prunopt.forms.storage": "load_form save_form",
+    "prunopt.solvers": "",
+    "prunopt.forms.mip_model": "read_model",
+    "prunopt.study.run": "search",
 }
 
 __all__ = [
@@ -47,6 +51,7 @@ __all__ = [
     "Step",
     "Task",
     "load_form",
+    "read_model",
     "save_form",
     "search",
     "solve",
@@ -54,20 +59,4 @@ __all__ = [
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    if name == "solvers":  # the package, which lists the solvers when it is called
-        return import_module("prunopt.solvers")
-    if name == "search":  # the package, which is also the function (see prunopt.search)
-        return import_module("prunopt.search")
-    if name not in _LATER:
-        raise AttributeError(f"module 'prunopt' has no attribute {name!r}")
-    value = getattr(import_module(_LATER[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy(__name__, _PLACES)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from prunopt.core.checks import (
+from prunopt.core.certificates import (
     VALUE_TOLERANCE,
     proven_bound,
     proven_infeasible,
@@ -17,10 +17,10 @@ from prunopt.core.checks import (
     unit_of,
     well_formed,
 )
-from prunopt.core.dispatch import SolverRow as SolverRow
-from prunopt.core.dispatch import candidates, dispatch, load_solvers, reduced_to
-from prunopt.core.dispatch import solvers as solvers
 from prunopt.core.problem import Reduced
+from prunopt.core.registry import SolverRow as SolverRow
+from prunopt.core.registry import candidates, dispatch, load_solvers, reduced_to
+from prunopt.core.registry import solvers as solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status, Step, relative_gap
 from prunopt.core.solver import Limits, Solver, by_name
 

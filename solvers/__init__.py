@@ -16,8 +16,8 @@ if __name__ != "prunopt.solvers":
 
 class _Package(ModuleType):
     def __call__(self, task_or_form: Any = None) -> Any:
-        """List the solvers of a task or form; see `prunopt.core.dispatch.solvers`."""
-        from prunopt.core.dispatch import solvers
+        """List the solvers of a task or form; see `prunopt.core.registry.solvers`."""
+        from prunopt.core.registry import solvers
 
         return solvers(task_or_form)
 

@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 from prunopt import plots
 from prunopt.cli import app
 from prunopt.networks import load
-from prunopt.networks.examples import tiny_transformer, write_tiny_model
 from prunopt.networks.heads import Batch, head_layers
 from prunopt.networks.heads.costs import HeadTimes, head_milliseconds
 from prunopt.networks.heads.data import read_head_data
+from prunopt.networks.transformers.tiny_models import tiny_transformer, write_tiny_model
 
 mpl.use("Agg")
 
@@ -101,7 +101,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, options: list[str],
 
 def test_classifiers_need_labels(folder: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from prunopt.networks.hugging_face import read_tokenizer
+    from prunopt.networks.transformers._hugging_face import read_tokenizer
 
     config = tiny_transformer("bert").config
     model = transformers.BertForSequenceClassification(config).eval()

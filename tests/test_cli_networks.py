@@ -20,7 +20,7 @@ pytest.importorskip("transformers")
 from typer.testing import CliRunner
 
 from prunopt.cli import app
-from prunopt.networks.examples import write_tiny_model
+from prunopt.networks.transformers.tiny_models import write_tiny_model
 
 TEXT = "The quick brown fox jumps over the lazy dog; 17 foxes (and 3 dogs) slept.\n" * 40
 
@@ -126,7 +126,7 @@ def test_another_domain_is_checked(place: Path, tmp_path: Path) -> None:
     perplexity = json.loads(said)["check"]["perplexity"]
     assert set(perplexity) == {"calibration's domain", "other domain"}
     from prunopt.commands.prune import _compared
-    from prunopt.networks.text import TokenLosses
+    from prunopt.networks.transformers.text import TokenLosses
 
     def losses(*means: float) -> Any:
         return [TokenLosses(np.full((4, 9), m) + np.arange(4)[:, None] / 100, np.zeros((4, 9), bool)) for m in means]

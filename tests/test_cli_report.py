@@ -91,7 +91,7 @@ def forest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("torch", "transformers", "matplotlib"):
         pytest.importorskip(package)
-    from prunopt.networks.examples import write_tiny_model
+    from prunopt.networks.transformers.tiny_models import write_tiny_model
 
     place = tmp_path_factory.mktemp("tiny")
     write_tiny_model(place / "model")

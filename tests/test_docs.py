@@ -60,7 +60,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(64, 3, 32, 32)).astype(np.float32)
     np.savez(place / "digits.npz", x=x, y=rng.integers(0, 10, 64))
     if find_spec("transformers") and find_spec("torch"):
-        from prunopt.networks.examples import write_tiny_model
+        from prunopt.networks.transformers.tiny_models import write_tiny_model
 
         write_tiny_model(place / "my-model")
     return place

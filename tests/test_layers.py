@@ -47,9 +47,9 @@ def test_layers() -> None:
 
 
 def test_a_solver_that_imports_a_problem_is_caught() -> None:
-    source = "from prunopt.problems.forest_budget import ForestBudget\nfrom prunopt.forms import Closure\n"
+    source = "from prunopt.problems.forest.forest_budget import ForestBudget\nfrom prunopt.forms import Closure\n"
     found = violations("prunopt.solvers.x", source, ALLOWED["prunopt.solvers"])
-    assert found == [("prunopt.solvers.x", "prunopt.problems.forest_budget.ForestBudget")]
+    assert found == [("prunopt.solvers.x", "prunopt.problems.forest.forest_budget.ForestBudget")]
 
 
 def test_no_file_is_long() -> None:

@@ -31,7 +31,7 @@ def test_the_transformer_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from prunopt import networks
-    from prunopt.networks.examples import write_tiny_model
+    from prunopt.networks.transformers.tiny_models import write_tiny_model
 
     write_tiny_model(tmp_path / "tiny")
     tiny = networks.read_model(tmp_path / "tiny")

@@ -124,6 +124,6 @@ def read_runs(folder: Path) -> dict[str, Any]:
 
 
 def _note_run(folder: Path, name: str, run: dict[str, Any]) -> None:
-    from prunopt.core.artifact import write_json
+    from prunopt.core.files import write_json
 
     write_json(folder / RUNS, {**read_runs(folder), name: run})

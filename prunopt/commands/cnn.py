@@ -69,7 +69,7 @@ def cnn(
     if method in ("deprune", "windows") and not (resource == "latency_ms" and relative and share <= 1):
         raise ValueError(f"--budget {budget}: --method {method} needs a share of milliseconds, as in latency_ms=0.5x")
     if out is not None:
-        from prunopt.networks.folders import check_target
+        from prunopt.networks.io.folders import check_target
 
         check_target(out)
     import torch
@@ -89,7 +89,7 @@ def cnn(
         example = torch.zeros(1, 3, size, size) if pictures is None else pictures[:1]
         times = None
         if resource == "latency_ms" and method != "deprune":
-            from prunopt.networks.latency import LatencyTable
+            from prunopt.networks.cnn.latency import LatencyTable
 
             times = LatencyTable(runtime, latency_table, threads=threads)
         if method == "s2h":
@@ -106,7 +106,7 @@ def cnn(
                 budget=budget, share=share, method=method, loss=loss, taps=taps, seed=seed,
             )  # fmt: skip
         if out is not None:
-            from prunopt.networks.cnn.saving import save_cnn
+            from prunopt.networks.cnn.checkpoints import save_cnn
 
             save_cnn(smaller, out, dense=name, report=report)
         if onnx is not None:
@@ -176,7 +176,7 @@ def _deprune(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tel
 
 
 def _windows(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
-    from prunopt.networks.cnn.taps import choose_windows, with_windows
+    from prunopt.networks.cnn.windowed_conv import choose_windows, with_windows
 
     choice = choose_windows(dense, example, o["share"], times, progress=tell)
     chosen = dict(zip(choice.names, choice.windows, strict=True))

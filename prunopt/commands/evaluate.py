@@ -28,8 +28,8 @@ def evaluate(
 
     With --stride the windows slide: each token is scored once, with at least LENGTH - STRIDE tokens before it.
     """
-    from prunopt.networks.models import read_model
-    from prunopt.networks.text import read_text, sliding_losses, token_losses, token_windows
+    from prunopt.networks.transformers.reading import read_model
+    from prunopt.networks.transformers.text import read_text, sliding_losses, token_losses, token_windows
 
     estimates.evaluate(model, length=length, speed=speed, texts=text)
     with progress("evaluate") as tell:

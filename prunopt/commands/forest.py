@@ -13,7 +13,7 @@ from prunopt.commands import estimates
 from prunopt.commands.forest_report import Analysis, Case, Choice, Rows, build_report, show, write
 from prunopt.commands.forest_splits import Splits, default_splits, repeated
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json, progress
-from prunopt.core.artifact import written_together
+from prunopt.core.files import written_together
 
 if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath

@@ -15,9 +15,9 @@ from prunopt.commands.output import note, number, plain, table
 
 if TYPE_CHECKING:
     from prunopt.core.solution import Solution
+    from prunopt.forests._votes import Curve
     from prunopt.forests.path import BudgetPath
-    from prunopt.forests.votes import Curve
-    from prunopt.problems.prices import FeaturePrices
+    from prunopt.problems.forest.feature_costs import FeaturePrices
 
 SHOWN = 18  # rows of the table printed; path.csv has all of them
 
@@ -39,7 +39,7 @@ class Case:
     @property
     def prices(self) -> FeaturePrices:
         """What the features cost."""
-        from prunopt.problems.prices import FeaturePrices
+        from prunopt.problems.forest.feature_costs import FeaturePrices
 
         given = [self.costs[name] for name in self.names] if self.listed is None else self.listed
         return FeaturePrices.of(given, len(self.names), self.names, None, list(self.known) or None)
@@ -246,7 +246,7 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
     except ImportError:
         raise ValueError("--out: saving a forest needs skops: pip install skops") from None
 
-    from prunopt.core.artifact import write_atomically, write_json
+    from prunopt.core.files import write_atomically, write_json
 
     heads = [name for name in report["path"][0] if name != "features"] + ["features"]
     with write_atomically(out / "path.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -262,7 +262,7 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
 
 
 def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
-    from prunopt.core.artifact import write_atomically
+    from prunopt.core.files import write_atomically
 
     try:
         from matplotlib.figure import Figure

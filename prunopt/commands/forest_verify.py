@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prunopt.core.artifact import read_json
+from prunopt.core.files import read_json
 from prunopt.core.solution import CertificateError, relative_gap
 
 TREE = "sklearn.tree._tree.Tree"  # the one type beyond scikit-learn's estimators that a forest needs

@@ -50,12 +50,12 @@ def heads(
     its answer, since a loss may fall when a head goes.
     """
     _check(method, resource, estimator, keep, screen)
-    from prunopt.networks.folders import check_target
+    from prunopt.networks.io.folders import check_target
 
     check_target(out)
     from prunopt.networks.heads.data import read_head_data
     from prunopt.networks.heads.losses import HeadLoss
-    from prunopt.networks.models import read_model
+    from prunopt.networks.transformers.reading import read_model
 
     estimates.heads(model, examples=examples, length=length)
     with progress("heads") as tell:
@@ -100,7 +100,7 @@ def _screened(network: Any) -> int | None:
 
 
 def _check_enumeration(method: str, task: Any) -> None:
-    from prunopt.forms.subset_choice import MOST_ENUMERATED, EnumerableChoice
+    from prunopt.forms.subset.subset_choice import MOST_ENUMERATED, EnumerableChoice
 
     if method == "enumeration" and not isinstance(task.form, EnumerableChoice):
         raise ValueError(
@@ -177,9 +177,9 @@ def _task(network: Any, loss: HeadLoss, found: Any, tell: Tell, options: dict[st
 
 
 def _solver(method: str, screen: int | None) -> Any:
-    from prunopt.solvers.greedy import Greedy
-    from prunopt.solvers.surrogate import Surrogate
-    from prunopt.solvers.swap import Swap
+    from prunopt.solvers.subset.greedy import Greedy
+    from prunopt.solvers.subset.surrogate import Surrogate
+    from prunopt.solvers.subset.swap import Swap
 
     screened: dict[str, Any] = {"surrogate": Surrogate, "swap": Swap, "greedy": Greedy}
     return screened[method](screen=screen) if method in screened else method
@@ -212,7 +212,7 @@ def _curve(loss: HeadLoss, screen: int | None, tell: Tell) -> dict[str, Any]:
 def _write(out: Path, summary: dict[str, Any], loss: HeadLoss) -> dict[str, Any]:
     """Write heads.json and, with matplotlib, the pictures."""
     from prunopt.commands.output import plain
-    from prunopt.core.artifact import write_atomically, write_json
+    from prunopt.core.files import write_atomically, write_json
     from prunopt.plots import MissingExtra, head_curves, head_map
 
     write_json(out / "heads.json", plain(summary))

@@ -14,8 +14,8 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from prunopt.core.artifact import only_writer
 from prunopt.core.extras import how_to_get
+from prunopt.core.files import only_writer
 from prunopt.core.memory import Stated
 from prunopt.core.solution import CertificateError, SolveError
 

@@ -10,11 +10,11 @@ import typer
 
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
-from prunopt.core.artifact import read_json
+from prunopt.core.files import read_json
 
 if TYPE_CHECKING:
-    from prunopt.networks.text import TokenLosses
-    from prunopt.networks.transformer import PruneResult
+    from prunopt.networks.transformers.pruning import PruneResult
+    from prunopt.networks.transformers.text import TokenLosses
 
 CHECKED = 8  # windows scored of each text
 MUCH_MORE = 1.5
@@ -58,10 +58,10 @@ def prune(
     on the calibration text, is least. Finished layers are kept in OUT.work until the model is written; with --resume
     a killed run goes on from there and ends with the same bytes.
     """
-    from prunopt.networks.folders import check_target
-    from prunopt.networks.models import read_model
-    from prunopt.networks.text import read_text, token_losses, token_windows
-    from prunopt.networks.transformer import prune_transformer
+    from prunopt.networks.io.folders import check_target
+    from prunopt.networks.transformers.pruning import prune_transformer
+    from prunopt.networks.transformers.reading import read_model
+    from prunopt.networks.transformers.text import read_text, token_losses, token_windows
 
     check_target(out)
     work = out.with_name(f"{out.name}.work")
@@ -81,7 +81,7 @@ def prune(
             parts = [token_windows(tokenizer, read_text(t), length=length)[-CHECKED:] for t in texts]
             before = [token_losses(network, p) for p in parts]
         if _measured(shares, pattern, units):
-            from prunopt.networks.allocations import LoadedModel, named_allocation
+            from prunopt.networks.transformers.allocation import LoadedModel, named_allocation
 
             tell(f"measuring the allocation {shares}")
             shares = named_allocation(shares, LoadedModel(network, sources), sparsity)
@@ -126,8 +126,8 @@ def _learned(
     """Masks by the model's own loss; checkpoints go to the work folder."""
     import torch
 
-    from prunopt.networks.learned_masks import as_result, learn_masks
-    from prunopt.solvers.maskllm import MaskLLM
+    from prunopt.networks.transformers.learned_masks import as_result, learn_masks
+    from prunopt.solvers.relaxed.maskllm import MaskLLM
 
     if pattern in (None, "unstructured"):
         raise ValueError(f"--pattern {pattern}: --method maskllm chooses N:M masks; give one such as 2:4")
@@ -162,7 +162,7 @@ def _units(text: str) -> tuple[str, ...]:
 
 
 def read_shares(text: str) -> Any:
-    from prunopt.networks.allocations import NAMES
+    from prunopt.networks.transformers.allocation import NAMES
 
     if text in NAMES:
         return text
@@ -196,7 +196,7 @@ def _check_allocation(text: str, pattern: str | None, method: str | None, sparsi
 
 def _calibration(texts: list[str], tokenizer: Any, length: int, windows: int, seed: int) -> Any:
     """Windows at random places of every source, as many of each; with weights where they are given."""
-    from prunopt.networks.text import read_text, token_windows
+    from prunopt.networks.transformers.text import read_text, token_windows
 
     if windows < len(texts):
         raise ValueError(f"--windows {windows}: give at least one for each of {len(texts)} sources")
@@ -255,8 +255,8 @@ def verify(
             for name, text in found.items():
                 print(f"{name}: {text}")
         return
-    from prunopt.networks.models import read_model
-    from prunopt.networks.verification import verify_folder
+    from prunopt.networks.transformers.reading import read_model
+    from prunopt.networks.transformers.verification import verify_folder
 
     network = tokens = None
     estimates.verify(folder, original, windows=windows, length=length, calibrated=bool(calibration))
@@ -265,7 +265,7 @@ def verify(
             tell("reading the original")
             network, tokenizer = read_model(original)
             if calibration:
-                from prunopt.networks.folders import read_manifest
+                from prunopt.networks.io.folders import read_manifest
 
                 seed = int(read_manifest(folder)["options"]["seed"])
                 tokens = _calibration(calibration, tokenizer, length, windows, seed)

@@ -22,7 +22,7 @@ def report(
     pictures and style are inside.
     """
     from prunopt.commands.report_runs import read_run
-    from prunopt.core.artifact import write_text
+    from prunopt.core.files import write_text
 
     page = read_run(folder)
     target = folder / "report.html" if out is None else out

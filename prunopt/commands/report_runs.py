@@ -263,7 +263,7 @@ def _cnn(folder: Path, r: dict[str, Any]) -> Page:
 
 
 def _search(folder: Path, r: dict[str, Any]) -> Page:
-    from prunopt.search.pictures import draw_column, draw_front
+    from prunopt.study.pictures import draw_column, draw_front
 
     page = Page(f"Sparsity over blocks: {r['model']}", "prunopt search")
     page.facts = [

@@ -9,7 +9,7 @@ import typer
 
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
-from prunopt.core.artifact import only_writer, written_together
+from prunopt.core.files import only_writer, written_together
 
 PATIENCE = 300.0  # seconds that a worker waits for another one to write the report
 
@@ -51,7 +51,7 @@ def search(
         if out is None:
             raise ValueError("--storage: name a journal file or a database, or a folder with --out")
         storage = str(out / "search.journal")
-    from prunopt.networks.allocations import NAMES, MaskedModel
+    from prunopt.networks.transformers.allocation import NAMES, MaskedModel
 
     estimates.search(model, windows=windows, length=length, measure=measure, workers=workers)
     evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
@@ -89,9 +89,9 @@ def _column(
     seed: int,
 ) -> dict[str, Any]:
     """Everything about one sparsity."""
-    from prunopt.networks.allocations import named_allocation
-    from prunopt.problems.allocation_search import AllocationSearch
-    from prunopt.search.run import search as run_search
+    from prunopt.networks.transformers.allocation import named_allocation
+    from prunopt.problems.allocation.allocation_search import AllocationSearch
+    from prunopt.study.run import search as run_search
 
     with progress("allocations", total=len(methods) + trials) as tell:
         rows: dict[str, Any] = {}
@@ -132,7 +132,7 @@ def _column(
 
 
 def _report(evaluator: Any, columns: list[dict[str, Any]], storage: str) -> dict[str, Any]:
-    from prunopt.search.storages import hidden
+    from prunopt.study.storages import hidden
 
     sizes = evaluator.sizes
     points = [
@@ -166,7 +166,7 @@ def _report(evaluator: Any, columns: list[dict[str, Any]], storage: str) -> dict
 
 def _write(out: Path, report: dict[str, Any]) -> None:
     from prunopt.commands.output import plain
-    from prunopt.core.artifact import write_json
+    from prunopt.core.files import write_json
 
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "report.json", plain(report))
@@ -175,7 +175,7 @@ def _write(out: Path, report: dict[str, Any]) -> None:
         held = {"sparsity": c["sparsity"], "method": best[0], "allocation": best[1]["allocation"]}
         write_json(out / f"allocation-{c['sparsity']:g}.json", plain(held))
     try:
-        from prunopt.search.pictures import draw
+        from prunopt.study.pictures import draw
 
         draw(report, out)
     except ImportError:

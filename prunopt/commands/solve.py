@@ -112,7 +112,7 @@ def solvers(
 
 
 def _read(file: Path) -> Any:
-    from prunopt.forms.model import read_model
+    from prunopt.forms.mip_model import read_model
     from prunopt.forms.storage import load_form
 
     kind = file.suffix.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -41,26 +42,37 @@ def require(module: str) -> Any:
         raise ImportError(f"{module} is not installed: {how_to_get(module)}") from None
 
 
-def lazy(package: str, places: Mapping[str, str], needs: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy(
+    package: str, places: Mapping[str, str], needs: str | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the ``__getattr__`` and ``__dir__`` of a package whose public names are loaded when they are asked for.
+
+    The package also imports the names under ``if TYPE_CHECKING``, so that type checkers see their signatures; a test
+    holds both lists together.
 
     Parameters
     ----------
     package
         Its name.
     places
-        Public names, and the modules in the package that hold them.
+        For each module, the public names that it holds, separated by blanks.
     needs
         A module without which none of them is of use.
     """
+    modules = {name: module for module, names in places.items() for name in names.split()}
 
     def find(name: str) -> Any:
-        if name not in places:
+        if f"{package}.{name}" in places:  # a package that is public as such
+            return import_module(f"{package}.{name}")
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
-            import_module(needs)
-        except ImportError:
-            raise ImportError(f"{package}.{name} needs {needs}: {how_to_get(needs)}") from None
-        return getattr(import_module(f"{package}.{places[name]}"), name)
+        if needs is not None:
+            try:
+                import_module(needs)
+            except ImportError:
+                raise ImportError(f"{package}.{name} needs {needs}: {how_to_get(needs)}") from None
+        value = getattr(import_module(modules[name]), name)
+        setattr(sys.modules[package], name, value)
+        return value
 
-    return find, lambda: sorted(places)
+    return find, lambda: sorted(modules.keys() | vars(sys.modules[package]).keys())

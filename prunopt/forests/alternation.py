@@ -34,17 +34,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.special import softmax
 
+from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
-from prunopt.forests.compaction import compacted
-from prunopt.forests.leaves import Logistic, Squares, choose_ridge, with_scores
-from prunopt.forests.routing import leaves_of
-from prunopt.problems.forest_budget import ForestBudget
-from prunopt.problems.forest_errors import targets
-from prunopt.problems.tree_ensemble import TreeEnsemble
+from prunopt.forests._routing import leaves_of
+from prunopt.forests.leaf_refit import Logistic, Squares, choose_ridge, with_scores
+from prunopt.forests.sklearn_trees import compacted
+from prunopt.problems.forest.forest_budget import ForestBudget
+from prunopt.problems.forest.node_errors import targets
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 ROUNDS = 8
 LEAST_FALL = 1e-5  # relative fall of the objective below which the alternation ends
 SEARCH_NODES = 5  # of branch and bound, in every pruning within a budget
@@ -62,7 +60,7 @@ class Alternation:
     forest
         A genuine scikit-learn forest, pruned, with the scores as leaf values.
     temperature
-        As in `prunopt.forests.leaves.LeafRefit`.
+        As in `prunopt.forests.leaf_refit.LeafRefit`.
     objectives : tuple of float
         F after the first refit, and after each pruning and each refit that followed; it never rises.
     ridge
@@ -154,8 +152,8 @@ def _best(task: ForestBudget, budget: float | None) -> Bools:
 
     if budget is None:
         return np.asarray(po.solve(task, "min-cut").value)
-    from prunopt.problems.forest_within import ForestWithin
-    from prunopt.solvers.budget_branch_and_bound import BudgetBranchAndBound
+    from prunopt.problems.forest.forest_within import ForestWithin
+    from prunopt.solvers.closure.budget_branch_and_bound import BudgetBranchAndBound
 
     found = po.solve(ForestWithin(task, budget), BudgetBranchAndBound(nodes=SEARCH_NODES), throw=False)
     return np.zeros(len(task.ensemble.internal), np.bool_) if found.value is None else np.asarray(found.value)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from prunopt.core.solution import CertificateError, relative_gap
 from prunopt.core.solver import Limits
 from prunopt.forests.path import TOLERANCE, BudgetPath, PathPoint
-from prunopt.problems.forest_budget import ForestBudget
+from prunopt.problems.forest.forest_budget import ForestBudget
 
 if TYPE_CHECKING:
-    from prunopt.forms.price_path import PricePath
+    from prunopt.forms.closure.parametric_closure import PricePath
 
 
 def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits | None) -> BudgetPath:

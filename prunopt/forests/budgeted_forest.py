@@ -15,18 +15,18 @@ from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from prunopt.forests._votes import len_of
 from prunopt.forests.alternation import alternate
 from prunopt.forests.breakpoints import path_of
-from prunopt.forests.choice import Judged, choose
-from prunopt.forests.compaction import compacted
-from prunopt.forests.leaves import Refit
+from prunopt.forests.leaf_refit import Refit
 from prunopt.forests.mixture import mixture
-from prunopt.forests.ondemand import OnDemand, predict_on_demand
+from prunopt.forests.on_demand import OnDemand, predict_on_demand
 from prunopt.forests.purchases import checked_count
-from prunopt.forests.votes import len_of
-from prunopt.problems.forest_budget import ForestBudget
-from prunopt.problems.forest_errors import ERRORS, tree_weights
-from prunopt.problems.prices import FeaturePrices
+from prunopt.forests.selection import Judged, choose
+from prunopt.forests.sklearn_trees import compacted
+from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.forest_budget import ForestBudget
+from prunopt.problems.forest.node_errors import ERRORS, tree_weights
 
 # Trees that see all features at every split share few of them, which a purchase per row rewards; 40 trees of depth 10
 # are within noise of larger forests up to half of the full cost (measured on digits, satimage, magic and spambase).
@@ -119,7 +119,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
             errors=self.errors,
             loss=self.loss,
         )
-        from prunopt.solvers.price_path import closure_path
+        from prunopt.solvers.closure.parametric_cut import closure_path
 
         self.path_ = path_of(task, forest, partial(closure_path, n_jobs=self.n_jobs), None)
         seed = int(random.randint(2**31 - 1))
@@ -204,7 +204,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
 
         See Also
         --------
-        prunopt.forests.ondemand.predict_on_demand
+        prunopt.forests.on_demand.predict_on_demand
         """
         check_is_fitted(self)
         n = n_rows if callable(acquire_or_X) else len_of(acquire_or_X)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunopt.forests.pricelist import parse_prices, read_costs
-from prunopt.forests.tables import Table, read_csv
-from prunopt.problems.price_list import CostSum, Prices
+from prunopt.core.arrays import Floats
+from prunopt.forests.cost_files import parse_prices, read_costs
+from prunopt.forests.csv_tables import Table, read_csv
+from prunopt.problems.forest.cost_lists import CostSum, Prices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,6 @@ __all__ = [
     "read_costs",
     "read_csv",
 ]
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

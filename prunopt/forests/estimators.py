@@ -32,7 +32,7 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
         Price of each feature: an array, a mapping from names, or None (each costs 1); `Prices` with discounts for
         further tests of a group; or a `CostSum` of several currencies. (Prices of single rows belong into `fit`.)
     feature_groups
-        Features that are bought together (see `prunopt.problems.prices.FeaturePrices.of`).
+        Features that are bought together (see `prunopt.problems.forest.feature_costs.FeaturePrices.of`).
     budget
         Greatest mean cost of a row: the pruning of least error within it, found by branch and bound (the problem is
         NP-hard); ``solution_.gap`` says how far it may be from the best.
@@ -48,7 +48,7 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
     solver
         With ``price``: the name of a solver for `prunopt.solve`, instead of the path's minimum cuts.
     refit_leaves
-        Fit all leaf values of the pruned forest jointly (see `prunopt.forests.leaves.refit_leaves`): better
+        Fit all leaf values of the pruned forest jointly (see `prunopt.forests.leaf_refit.refit_leaves`): better
         predictions at the same cost. ``estimator_`` remains a genuine forest with the right labels, but its own
         ``predict_proba`` is then drawn towards 1/C; that of this estimator is not. ``"alternate"``: prune and refit in
         turn, within the budget (or the cost of the pruning that was chosen), until their common objective stops

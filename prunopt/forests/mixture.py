@@ -11,16 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.utils import check_random_state
 
-from prunopt.forests.ondemand import predict_on_demand
+from prunopt.core.arrays import Floats, Ints
+from prunopt.forests.on_demand import predict_on_demand
 from prunopt.forests.purchases import OnDemand
-from prunopt.problems.prices import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeaturePrices
 
 if TYPE_CHECKING:
-    from prunopt.forests.leaves import Refit
+    from prunopt.forests.leaf_refit import Refit
     from prunopt.forests.path import BudgetPath
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,7 @@ class Mixture:
     expected_cost, error : float
         Of the mixture, on the rows of the path.
     temperatures
-        Those of the two forests' probabilities, see `prunopt.forests.leaves.LeafRefit`; None = as they are.
+        Those of the two forests' probabilities, see `prunopt.forests.leaf_refit.LeafRefit`; None = as they are.
     """
 
     cheaper: Any

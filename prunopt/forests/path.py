@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution, Status, relative_gap
 from prunopt.core.solver import Limits
-from prunopt.forests.compaction import compacted
-from prunopt.forests.votes import Curve, len_of, votes
-from prunopt.problems.prices import FeaturePrices
-from prunopt.problems.tree_ensemble import TreeEnsemble
+from prunopt.forests._votes import Curve, len_of, votes
+from prunopt.forests.sklearn_trees import compacted
+from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 TOLERANCE = 1e-9  # how far the objective of a point may lie from that of the task, relative to max(1, |objective|)
 
 
@@ -202,8 +201,8 @@ class BudgetPath:
             Weights >= 0.
         feature_costs, known
             Prices of these rows, and what is known of them, where they differ from those of the path (see
-            `prunopt.problems.prices.FeaturePrices.of`; purchase groups stay those of the path). A path with a price or
-            known features for each of its rows needs the like for other rows.
+            `prunopt.forests.FeaturePrices.of`; purchase groups stay those of the path). A path with a price or known
+            features for each of its rows needs the like for other rows.
         use : (T or 1, n) bool or None
             Which trees vote on each row; None = all of them. A row without voters pays, but does not count in the
             error.
@@ -340,7 +339,7 @@ def budget_path(
         One price for each feature: an array, a mapping from names, or None (each costs 1); a price for each row and
         feature (n, K); `Prices` with discounts for further tests of a group; or a `CostSum` of several currencies.
     feature_groups
-        Features that are bought together (see `prunopt.problems.prices.FeaturePrices.of`).
+        Features that are bought together (see `prunopt.problems.forest.feature_costs.FeaturePrices.of`).
     known
         Features that are known already, hence free: a bool for each feature, for each row and feature (n, K), or a
         list of names.
@@ -361,8 +360,8 @@ def budget_path(
     F. Nan, J. Wang, V. Saligrama, "Pruning Random Forests for Prediction on a Budget", NIPS 2016 (the problem).
     """
     from prunopt.forests.breakpoints import path_of
-    from prunopt.problems.forest_budget import ForestBudget
-    from prunopt.solvers.price_path import closure_path
+    from prunopt.problems.forest.forest_budget import ForestBudget
+    from prunopt.solvers.closure.parametric_cut import closure_path
 
     task = ForestBudget.from_forest(
         forest,

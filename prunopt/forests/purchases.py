@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
-from prunopt.problems.prices import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeaturePrices
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Acquire = Callable[[Any, int], Any]
 
 

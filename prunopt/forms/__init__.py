@@ -2,25 +2,25 @@
 
 from prunopt.forms.blackbox import BlackBox as BlackBox
 from prunopt.forms.blackbox import LevelSearch as LevelSearch
-from prunopt.forms.budgeted_closure import BudgetedClosure as BudgetedClosure
-from prunopt.forms.choice import MultipleChoiceKnapsack as MultipleChoiceKnapsack
-from prunopt.forms.closure import Closure as Closure
-from prunopt.forms.closure_on_disk import ClosureOnDisk as ClosureOnDisk
-from prunopt.forms.coupled_choice import CoupledChoice as CoupledChoice
-from prunopt.forms.linear import LinearProgram as LinearProgram
-from prunopt.forms.mask_blocks import MaskBlocks as MaskBlocks
-from prunopt.forms.quadratic_choice import QuadraticChoice as QuadraticChoice
-from prunopt.forms.quadratic_subset import QuadraticSubset as QuadraticSubset
-from prunopt.forms.relaxed import RelaxedMask as RelaxedMask
-from prunopt.forms.robust_subset import RobustQuadraticSubset as RobustQuadraticSubset
+from prunopt.forms.closure.budgeted_closure import BudgetedClosure as BudgetedClosure
+from prunopt.forms.closure.closure import Closure as Closure
+from prunopt.forms.closure.closure_on_disk import ClosureOnDisk as ClosureOnDisk
+from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice as CoupledChoice
+from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack as MultipleChoiceKnapsack
+from prunopt.forms.knapsack.tile_columns import TileColumns as TileColumns
+from prunopt.forms.knapsack.tile_partition import TilePartition as TilePartition
+from prunopt.forms.layer.mask_blocks import MaskBlocks as MaskBlocks
+from prunopt.forms.layer.quadratic_subset import QuadraticSubset as QuadraticSubset
+from prunopt.forms.layer.robust_subset import RobustQuadraticSubset as RobustQuadraticSubset
+from prunopt.forms.linear_program import LinearProgram as LinearProgram
+from prunopt.forms.relaxed.relaxed_mask import RelaxedMask as RelaxedMask
+from prunopt.forms.relaxed.trained_mask import TrainedMask as TrainedMask
 from prunopt.forms.storage import load_form as load_form
 from prunopt.forms.storage import save_form as save_form
-from prunopt.forms.subset_choice import EnumerableChoice as EnumerableChoice
-from prunopt.forms.subset_choice import SubsetChoice as SubsetChoice
-from prunopt.forms.subset_sum import SubsetSum as SubsetSum
-from prunopt.forms.tile_columns import TileColumns as TileColumns
-from prunopt.forms.tile_partition import TilePartition as TilePartition
-from prunopt.forms.trained_mask import TrainedMask as TrainedMask
+from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice as QuadraticChoice
+from prunopt.forms.subset.subset_choice import EnumerableChoice as EnumerableChoice
+from prunopt.forms.subset.subset_choice import SubsetChoice as SubsetChoice
+from prunopt.forms.subset.subset_sum import SubsetSum as SubsetSum
 
 __all__ = [
     "BlackBox",

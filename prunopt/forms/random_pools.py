@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Floats, Ints
+
 GAMMA = (math.sqrt(5.0) - 1.0) / 2.0  # 1 - GAMMA**2 == GAMMA
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunopt.core.artifact import write_atomically
+from prunopt.core.files import write_atomically
 
 FORMAT = "prunopt-form-1"
 CODE = ("BlackBox", "EnumerableChoice", "LevelSearch", "SubsetChoice")  # forms that hold functions

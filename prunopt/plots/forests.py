@@ -74,7 +74,7 @@ def _asked(path: BudgetPath) -> NDArray[np.float64]:
 
 def _shares(path: BudgetPath, X: ArrayLike) -> NDArray[np.float64]:
     """The share of the rows that buys each group at each point, shape (G, points)."""
-    from prunopt.problems.forest_rows import bought_groups
+    from prunopt.problems.forest._routing import bought_groups
 
     e = path.ensemble
     rows = e.rows(X)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.api import solve, verify
-from prunopt.core.dispatch import load_solvers
+from prunopt.core.registry import load_solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
 from prunopt.forms import (

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunopt.core.arrays import Floats
 from prunopt.forms import MaskBlocks, QuadraticSubset, RobustQuadraticSubset
-
-Floats = NDArray[np.float64]
 
 
 def random_layer(rng: np.random.Generator, rows: int, columns: int) -> tuple[Floats, Floats]:

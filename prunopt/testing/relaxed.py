@@ -8,12 +8,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.forms.nm_masks import candidates
-from prunopt.forms.relaxed import RelaxedMask, expected_quadratic
-
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Floats
+from prunopt.forms.layer.nm_patterns import candidates
+from prunopt.forms.relaxed.relaxed_mask import RelaxedMask, expected_quadratic
 
 
 def linear_layer(rng: np.random.Generator, rows: int, blocks: int, pattern: tuple[int, int] = (2, 4)) -> RelaxedMask:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.forms.blackbox import BlackBox, Gene, LevelSearch, level_genes
-from prunopt.forms.choice import MultipleChoiceKnapsack
+from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
 
 
 def brute_force_choice(problem: MultipleChoiceKnapsack) -> float | None:

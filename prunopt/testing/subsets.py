@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.forms.quadratic_choice import QuadraticChoice
-from prunopt.forms.subset_choice import EnumerableChoice
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Bools, Floats
+from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
+from prunopt.forms.subset.subset_choice import EnumerableChoice
 
 
 class RoughLoss:

@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from prunopt.forests import BudgetedForestClassifier, BudgetedForestRegressor, predict_on_demand
 from prunopt.forests.alternation import _State, alternate
 from prunopt.problems import ForestBudget
-from prunopt.problems.forest_errors import tree_weights
+from prunopt.problems.forest.node_errors import tree_weights
 
 SETS: dict[str, Any] = {
     "two classes": load_breast_cancer(return_X_y=True),

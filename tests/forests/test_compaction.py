@@ -23,7 +23,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeClassifier, ExtraTreeRegressor, export_text
 
 from prunopt.forests import pruned_forest
-from prunopt.problems.tree_ensemble import TreeEnsemble
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 X, CODES = load_breast_cancer(return_X_y=True)
 X = X[:, :10].copy()

@@ -14,7 +14,7 @@ import pytest
 
 from prunopt.forests import datasets
 from prunopt.forests.datasets import PricedDataset, load_heart, load_hypothyroid, read_costs, read_csv
-from prunopt.problems.price_list import Prices
+from prunopt.problems.forest.cost_lists import Prices
 
 
 def counts(y: Any) -> dict[str, int]:
@@ -175,7 +175,7 @@ def test_read_csv_in_chunks_is_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     kinds = ["red", "green", "", "blue"]
     path.write_text("k;n;y\n" + "".join(f"{kinds[i % 4]};{i / 8};{i % 3}\n" for i in range(23)))
     whole = read_csv(path, "y")
-    monkeypatch.setattr("prunopt.forests.tables.CHUNK", 5)
+    monkeypatch.setattr("prunopt.forests.csv_tables.CHUNK", 5)
     parts = read_csv(path, "y")
     assert np.array_equal(whole.X, parts.X, equal_nan=True)
     assert whole.X[:4, 0].tolist()[:2] == [2.0, 1.0]

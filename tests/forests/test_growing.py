@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from prunopt.forests.growing import BudgetedTrees, grow_budgeted_forest
-from prunopt.forests.growing.binning import QuantileBins
-from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price
-from prunopt.forests.growing.losses import Classification, Loss, Squares
-from prunopt.forests.growing.pruning import surrogate_closure, surrogate_path, surrogate_profits
-from prunopt.forests.growing.refit import refitted
-from prunopt.forests.growing.trees import GrownForest
-
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Floats
+from prunopt.forests.boosting import BudgetedTrees, grow_budgeted_forest
+from prunopt.forests.boosting.binning import QuantileBins
+from prunopt.forests.boosting.boosting import Problem, Shape, boost, dearest_price
+from prunopt.forests.boosting.leaf_refit import refitted
+from prunopt.forests.boosting.losses import Classification, Loss, Squares
+from prunopt.forests.boosting.surrogate_path import surrogate_closure, surrogate_path, surrogate_profits
+from prunopt.forests.boosting.trees import GrownForest
 
 
 def rows(n: int = 400, K: int = 5, classes: int = 2, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
@@ -158,7 +157,7 @@ def test_the_larger_child_by_subtraction_is_that_of_a_fresh_count(monkeypatch: p
     data = problem(classes=3)
     shape = Shape(0.3, 12, 6)
     quick, bought = boost(data, shape, 0.002)
-    monkeypatch.setattr("prunopt.forests.growing.boosting.POOL_BYTES", 0)
+    monkeypatch.setattr("prunopt.forests.boosting.boosting.POOL_BYTES", 0)
     slow, again = boost(data, shape, 0.002)
     assert np.array_equal(quick.feature, slow.feature)
     assert np.array_equal(bought, again)

@@ -12,13 +12,13 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from prunopt.core.arrays import Floats
 from prunopt.core.solution import Status
-from prunopt.forests.growing import BudgetedBoostingClassifier, BudgetedBoostingRegressor
-from prunopt.forests.growing.estimators import _BudgetedBoosting
-from prunopt.forests.growing.recipe import Candidate, within
-from prunopt.forests.growing.search import Proposal
+from prunopt.forests.boosting import BudgetedBoostingClassifier, BudgetedBoostingRegressor
+from prunopt.forests.boosting.estimators import _BudgetedBoosting
+from prunopt.forests.boosting.policy_search import Proposal
+from prunopt.forests.boosting.recipe import Candidate, within
 
-Floats = NDArray[np.float64]
 COSTS = np.array([4.0, 4.0, 1.0, 2.0, 8.0, 0.5])
 WEIGHTS = (
     "a weight is no repetition: rows are split at random, and each is counted once by the bins and the least leaf size"

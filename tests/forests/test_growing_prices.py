@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from prunopt.forests import BudgetedBoostingClassifier
-from prunopt.forests.growing import grow_budgeted_forest
-from prunopt.forests.growing.binning import QuantileBins
-from prunopt.forests.growing.boosting import Problem, Shape, boost, dearest_price
-from prunopt.forests.growing.losses import Classification
-from prunopt.forests.growing.pruning import surrogate_path
-from prunopt.forests.growing.trees import GrownForest
-from prunopt.problems.price_list import CostSum, Prices
-from prunopt.problems.prices import FeaturePrices
+from prunopt.forests.boosting import grow_budgeted_forest
+from prunopt.forests.boosting.binning import QuantileBins
+from prunopt.forests.boosting.boosting import Problem, Shape, boost, dearest_price
+from prunopt.forests.boosting.losses import Classification
+from prunopt.forests.boosting.surrogate_path import surrogate_path
+from prunopt.forests.boosting.trees import GrownForest
+from prunopt.problems.forest.cost_lists import CostSum, Prices
+from prunopt.problems.forest.feature_costs import FeaturePrices
 
 N, K = 300, 5
 NAMES = tuple(f"x{k}" for k in range(K))

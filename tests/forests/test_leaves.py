@@ -14,7 +14,7 @@ from sklearn.ensemble import BaggingClassifier, ExtraTreesRegressor, RandomFores
 from sklearn.tree import DecisionTreeClassifier
 
 from prunopt.forests import budget_path, predict_on_demand, refit_leaves
-from prunopt.forests.leaves import as_fractions
+from prunopt.forests.leaf_refit import as_fractions
 
 X, y = load_digits(return_X_y=True)
 X_DIABETES, y_DIABETES = load_diabetes(return_X_y=True)

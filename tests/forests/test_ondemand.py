@@ -22,9 +22,9 @@ from sklearn.ensemble import (
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
 from prunopt.forests.datasets import load_hypothyroid
-from prunopt.forests.ondemand import OnDemand, predict_on_demand
-from prunopt.problems.price_list import Prices
-from prunopt.problems.prices import FeaturePrices
+from prunopt.forests.on_demand import OnDemand, predict_on_demand
+from prunopt.problems.forest.cost_lists import Prices
+from prunopt.problems.forest.feature_costs import FeaturePrices
 
 COSTS = np.array([3.0, 0.0, 7.5, 1.0, 2.0, 11.0, 4.0, 4.0, 0.25, 6.0])
 

@@ -30,7 +30,7 @@ import prunopt as po
 from prunopt.forests import BudgetPath, budget_path, predict_on_demand
 from prunopt.forests.breakpoints import path_of
 from prunopt.problems import ForestBudget
-from prunopt.solvers.price_path import closure_path
+from prunopt.solvers.closure.parametric_cut import closure_path
 
 mpl.use("Agg")
 X, CODES = load_breast_cancer(return_X_y=True)

@@ -15,7 +15,7 @@ import prunopt as po
 from prunopt.core.solution import CertificateError
 from prunopt.forms import BlackBox, MultipleChoiceKnapsack
 from prunopt.forms.blackbox import Gene, LevelSearch, level_genes
-from prunopt.solvers.pulp_models import Pulp
+from prunopt.solvers.mip.pulp import Pulp
 from prunopt.testing.searches import bowl, brute_force_choice
 
 
@@ -72,7 +72,7 @@ def test_large_costs_and_equal_groups() -> None:
 
 
 def test_limits_return_a_bound() -> None:
-    from prunopt.solvers.choice_dp import ChoiceDp
+    from prunopt.solvers.knapsack.choice_dp import ChoiceDp
 
     rng = np.random.default_rng(0)
     cost = rng.integers(1, 900, (30, 8)).cumsum(axis=1)

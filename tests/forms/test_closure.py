@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import Closure, LinearProgram
-from prunopt.forms.closure import exact_sum
+from prunopt.forms.closure.closure import exact_sum
 from prunopt.testing import brute_force_closure, random_closure
 
 

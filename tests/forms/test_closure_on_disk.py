@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import Closure, ClosureOnDisk
-from prunopt.forms.closure_on_disk import ClosureWriter
-from prunopt.forms.multipliers_on_disk import MultipliersOnDisk, MultipliersWriter
+from prunopt.forms.closure._multipliers_on_disk import MultipliersOnDisk, MultipliersWriter
+from prunopt.forms.closure.closure_on_disk import ClosureWriter
 from prunopt.testing import brute_force_closure, on_disk, random_closure
 
 

@@ -12,7 +12,7 @@ from prunopt.core.solution import Status
 from prunopt.core.solver import Limits
 from prunopt.forms import CoupledChoice
 from prunopt.problems.channel_widths import ChannelWidths, LayerCost
-from prunopt.solvers.coupled_dp import CoupledDp
+from prunopt.solvers.knapsack.coupled_dp import CoupledDp
 from prunopt.testing.choices import brute_force_coupled, random_coupled
 
 

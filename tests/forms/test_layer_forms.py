@@ -11,12 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 import prunopt as po
+from prunopt.core.arrays import Floats
 from prunopt.forms import MaskBlocks, QuadraticSubset
-from prunopt.forms.quadratic_bound import eliminate, exact_costs, least_rest
-from prunopt.forms.refit import masked_least_squares
+from prunopt.forms.layer._refit import masked_least_squares
+from prunopt.forms.layer._subset_bound import eliminate, exact_costs, least_rest
 from prunopt.testing.layers import random_layer
-
-Floats = NDArray[np.float64]
 
 
 @pytest.fixture

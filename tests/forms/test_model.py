@@ -10,8 +10,8 @@ import pytest
 from scipy import optimize
 
 import prunopt as po
-from prunopt.forms.linear import LinearProgram
-from prunopt.forms.model import Model, read_model
+from prunopt.forms.linear_program import LinearProgram
+from prunopt.forms.mip_model import Model, read_model
 
 INF = math.inf
 

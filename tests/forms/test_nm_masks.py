@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunopt.forms.nm_masks import candidates, check_pattern, codes_of, mask_of, pack, unpack, word_of
+from prunopt.forms.layer.nm_patterns import candidates, check_pattern, codes_of, mask_of, pack, unpack, word_of
 
 
 def test_the_order_of_candidates_is_fixed() -> None:

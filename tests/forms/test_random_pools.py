@@ -9,7 +9,7 @@ import pytest
 
 from prunopt.forms import SubsetSum
 from prunopt.forms.random_pools import product_width, proven_width, signed_draws, single_width
-from prunopt.solvers.subset_sum_mitm import smallest_subsets
+from prunopt.solvers.subset_sum.subset_sum_mitm import smallest_subsets
 
 
 @pytest.mark.parametrize(("bits", "delta"), [(3, 0.1), (5, 0.01), (8, 0.02)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import SubsetSum
-from prunopt.forms.subset_sum import enumerable_level
+from prunopt.forms.subset.subset_sum import enumerable_level
 from prunopt.testing import brute_force_subset_sum
 
 

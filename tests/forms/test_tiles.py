@@ -12,11 +12,11 @@ import pytest
 from prunopt import load_form, save_form, solve, verify
 from prunopt.core.solution import CertificateError, Status
 from prunopt.forms import TileColumns, TilePartition
-from prunopt.solvers.dcp import Dcp
-from prunopt.solvers.dcp_b import DcpB
-from prunopt.solvers.hsr import Hsr
-from prunopt.solvers.tile_enumeration import assignments, partitions
-from prunopt.solvers.tile_swap import TileSwap
+from prunopt.solvers.tiles.dcp import Dcp
+from prunopt.solvers.tiles.dcp_b import DcpB
+from prunopt.solvers.tiles.hsr import Hsr
+from prunopt.solvers.tiles.tile_enumeration import assignments, partitions
+from prunopt.solvers.tiles.tile_swap import TileSwap
 from prunopt.testing.choices import brute_force_partition, brute_force_tiles, random_tiles
 
 ENERGY = np.array([[9.0, 4.0, 2.0, 1.0], [8.0, 7.0, 3.0, 0.5], [6.0, 5.0, 0.0, 0.0]])

@@ -12,15 +12,19 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from prunopt.networks.channel_rules import Tracer  # noqa: E402
+from prunopt.networks.cnn._tracing import Tracer  # noqa: E402
+from prunopt.networks.cnn.channel_groups import channel_groups  # noqa: E402
+from prunopt.networks.cnn.checkpoints import load_cnn  # noqa: E402
+from prunopt.networks.cnn.costs import measure  # noqa: E402
+from prunopt.networks.cnn.fine_tuning import fine_tune  # noqa: E402
 from prunopt.networks.cnn.importance import patches, rank_channels  # noqa: E402
+from prunopt.networks.cnn.latency import LatencyTable, LayerShape, folded  # noqa: E402
 from prunopt.networks.cnn.models import picture, read_pictures  # noqa: E402
 from prunopt.networks.cnn.profile import offered, profile_cnn  # noqa: E402
 from prunopt.networks.cnn.pruning import deprune, depthwise_task, parse_budget, prune_cnn  # noqa: E402
 from prunopt.networks.cnn.repair import divergence, logits, reestimated, repair  # noqa: E402
-from prunopt.networks.cnn.saving import load_cnn  # noqa: E402
 from prunopt.networks.cnn.surgery import remove_channels  # noqa: E402
-from prunopt.networks.cnn.taps import (  # noqa: E402
+from prunopt.networks.cnn.windowed_conv import (  # noqa: E402
     Window,
     WindowedConv2d,
     best_windows,
@@ -28,10 +32,6 @@ from prunopt.networks.cnn.taps import (  # noqa: E402
     windows_of,
     with_windows,
 )
-from prunopt.networks.cnn.tuning import fine_tune  # noqa: E402
-from prunopt.networks.costs import measure  # noqa: E402
-from prunopt.networks.groups import channel_groups  # noqa: E402
-from prunopt.networks.latency import LatencyTable, LayerShape, folded  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -329,7 +329,7 @@ def test_saved_results_come_back(images: Any, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "prunopt.json").read_text())["report"]
     assert report["used"] == result.used
     model = with_windows(network(), {"4.body.3": Window(1, 4, 0, 3)})
-    from prunopt.networks.cnn.saving import save_cnn
+    from prunopt.networks.cnn.checkpoints import save_cnn
 
     save_cnn(model, tmp_path / "windows")
     with torch.no_grad():

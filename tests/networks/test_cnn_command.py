@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from typer.testing import CliRunner  # noqa: E402
 
 from prunopt.cli import app  # noqa: E402
-from prunopt.networks.cnn.saving import load_cnn  # noqa: E402
+from prunopt.networks.cnn.checkpoints import load_cnn  # noqa: E402
 
 RUN = CliRunner()
 SOURCE = """

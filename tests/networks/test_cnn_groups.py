@@ -13,11 +13,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups  # noqa: E402
+from prunopt.networks.cnn.checkpoints import load_cnn, save_cnn  # noqa: E402
+from prunopt.networks.cnn.costs import measure  # noqa: E402
 from prunopt.networks.cnn.models import missing_package, read_cnn  # noqa: E402
-from prunopt.networks.cnn.saving import load_cnn, save_cnn  # noqa: E402
 from prunopt.networks.cnn.surgery import mask_channels, onnx_file, remove_channels  # noqa: E402
-from prunopt.networks.costs import measure  # noqa: E402
-from prunopt.networks.groups import ChannelGroups, channel_groups  # noqa: E402
 
 torch.set_num_threads(1)
 

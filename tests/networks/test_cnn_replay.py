@@ -11,10 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
+from prunopt.networks.cnn.channel_groups import channel_groups  # noqa: E402
 from prunopt.networks.cnn.repair import logits, repair  # noqa: E402
 from prunopt.networks.cnn.replay import Replay  # noqa: E402
 from prunopt.networks.cnn.surgery import remove_channels  # noqa: E402
-from prunopt.networks.groups import channel_groups  # noqa: E402
 
 
 class Residual(nn.Module):

@@ -15,8 +15,8 @@ from typer.testing import CliRunner  # noqa: E402
 from prunopt.cli import app  # noqa: E402
 from prunopt.commands.cnn import read  # noqa: E402
 from prunopt.commands.cnn_training import Batches, labelled  # noqa: E402
-from prunopt.networks.cnn.saving import load_cnn  # noqa: E402
-from prunopt.networks.costs import measure  # noqa: E402
+from prunopt.networks.cnn.checkpoints import load_cnn  # noqa: E402
+from prunopt.networks.cnn.costs import measure  # noqa: E402
 
 RUN = CliRunner()
 SOURCE = """

@@ -15,18 +15,18 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from prunopt.networks.calibration import Activations, as_calibration
-from prunopt.networks.distributed import hessians, rank_and_size, shard, summed
-from prunopt.networks.examples import tiny_tokens, tiny_transformer
-from prunopt.networks.families import blocks
+from prunopt.networks.transformers.calibration import Activations, as_calibration
+from prunopt.networks.transformers.distributed import hessians, rank_and_size, shard, summed
+from prunopt.networks.transformers.families import blocks
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 
 PROGRAM = """
 import json, sys
 import numpy as np, torch, torch.distributed as dist
-from prunopt.networks.calibration import Activations, as_calibration
-from prunopt.networks.distributed import hessians, rank_and_size, shard, summed
-from prunopt.networks.examples import tiny_tokens, tiny_transformer
-from prunopt.networks.families import blocks
+from prunopt.networks.transformers.calibration import Activations, as_calibration
+from prunopt.networks.transformers.distributed import hessians, rank_and_size, shard, summed
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
+from prunopt.networks.transformers.families import blocks
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, size = rank_and_size()

@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from prunopt.networks.evaluators import HeadMasks, SparsityMasks, TextEvaluator  # noqa: E402
-from prunopt.networks.families import blocks, weight_of  # noqa: E402
-from prunopt.networks.surgery import remove_groups  # noqa: E402
+from prunopt.networks.transformers.evaluators import HeadMasks, SparsityMasks, TextEvaluator  # noqa: E402
+from prunopt.networks.transformers.families import blocks, weight_of  # noqa: E402
+from prunopt.networks.transformers.surgery import remove_groups  # noqa: E402
 
 
 @pytest.fixture

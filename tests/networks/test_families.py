@@ -8,9 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from prunopt.networks.examples import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
-from prunopt.networks.families import Block, blocks, family_of, register_family, weight_of  # noqa: E402
-from prunopt.networks.surgery import group_columns, parameters_of, remove_groups, remove_neurons  # noqa: E402
+from prunopt.networks.transformers.families import Block, blocks, family_of, register_family, weight_of  # noqa: E402
+from prunopt.networks.transformers.surgery import group_columns, parameters_of, remove_groups, remove_neurons  # noqa: E402
+from prunopt.networks.transformers.tiny_models import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,7 +79,7 @@ def test_an_unknown_model_is_named_and_can_be_taught() -> None:
         assert family_of(Odd()) == "odd"
         assert blocks(Odd())[0].name == "trunk"
     finally:
-        from prunopt.networks import families
+        from prunopt.networks.transformers import families
 
         del families._FAMILIES["odd"]
 

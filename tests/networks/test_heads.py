@@ -18,7 +18,6 @@ from torch.nn import functional as F
 
 import prunopt as po
 from prunopt.networks import load
-from prunopt.networks.examples import tiny_tokens, tiny_transformer
 from prunopt.networks.heads import (
     Batch,
     HeadLoss,
@@ -41,6 +40,7 @@ from prunopt.networks.heads import (
 from prunopt.networks.heads.digits import DigitsTransformer, digits_loss
 from prunopt.networks.heads.losses import sentence_embeddings
 from prunopt.networks.heads.surgery import outputs_of
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 from prunopt.problems import HeadSelection
 
 FAMILIES = ("llama", "qwen3", "gpt2", "bert")

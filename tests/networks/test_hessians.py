@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 
 import prunopt as po  # noqa: E402
 from prunopt.networks import calibrate  # noqa: E402
-from prunopt.networks.examples import tiny_tokens, tiny_transformer  # noqa: E402
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer  # noqa: E402
 from prunopt.problems import LayerReconstruction  # noqa: E402
 
 NAME = "model.layers.1.mlp.down_proj"

@@ -12,8 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import prunopt as po  # noqa: E402
-from prunopt.networks.examples import tiny_tokens, tiny_transformer  # noqa: E402
-from prunopt.networks.learned_masks import (  # noqa: E402
+from prunopt.networks.transformers.learned_masks import (  # noqa: E402
     layer_names,
     learn_masks,
     load_masks,
@@ -23,9 +22,10 @@ from prunopt.networks.learned_masks import (  # noqa: E402
     to_semi_structured,
     with_masks,
 )
-from prunopt.networks.text import token_losses  # noqa: E402
+from prunopt.networks.transformers.text import token_losses  # noqa: E402
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer  # noqa: E402
 from prunopt.problems.semi_structured_mask import SemiStructuredMask  # noqa: E402
-from prunopt.solvers.maskllm import MaskLLM  # noqa: E402
+from prunopt.solvers.relaxed.maskllm import MaskLLM  # noqa: E402
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

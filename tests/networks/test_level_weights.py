@@ -15,10 +15,10 @@ pytest.importorskip("transformers")
 import torch
 
 from prunopt.networks import prune_transformer
-from prunopt.networks.examples import tiny_tokens, tiny_transformer
-from prunopt.networks.families import blocks, weight_of
-from prunopt.networks.level_weights import LevelWeights
-from prunopt.networks.surgery import parameters_of, remove_neurons
+from prunopt.networks.transformers.families import blocks, weight_of
+from prunopt.networks.transformers.level_weights import LevelWeights
+from prunopt.networks.transformers.surgery import parameters_of, remove_neurons
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 
 
 def outputs(model: Any, tokens: Any) -> Any:

@@ -16,12 +16,12 @@ import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
-from prunopt.networks.costs import measure  # noqa: E402
-from prunopt.networks.groups import channel_groups  # noqa: E402
+from prunopt.networks.cnn.channel_groups import channel_groups  # noqa: E402
+from prunopt.networks.cnn.costs import measure  # noqa: E402
 from prunopt.networks.soft_mask import Distillation, GatedNetwork, soft_mask, train_soft_mask  # noqa: E402
 from prunopt.networks.soft_mask.adapter import SoftMasks  # noqa: E402
 from prunopt.networks.soft_mask.ranks import Ranks  # noqa: E402
-from prunopt.solvers.s2h import S2H  # noqa: E402
+from prunopt.solvers.relaxed.s2h import S2H  # noqa: E402
 
 
 class Residual(nn.Module):

@@ -13,12 +13,12 @@ pytest.importorskip("transformers")
 import torch
 
 import prunopt as po
-from prunopt.networks.evaluators import SparsityMasks, TextEvaluator
-from prunopt.networks.examples import tiny_tokens, tiny_transformer
-from prunopt.networks.families import blocks
-from prunopt.networks.statistics import block_statistics, error_curve, single_block_losses
+from prunopt.networks.transformers.block_statistics import block_statistics, error_curve, single_block_losses
+from prunopt.networks.transformers.evaluators import SparsityMasks, TextEvaluator
+from prunopt.networks.transformers.families import blocks
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 from prunopt.problems import AllocationSearch, LayerAllocation
-from prunopt.problems.redundancy import redundancy_matrix
+from prunopt.problems.allocation.als import redundancy_matrix
 
 
 def test_statistics_of_a_tiny_transformer() -> None:

@@ -13,8 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from prunopt.networks.examples import tiny_tokens, tiny_transformer  # noqa: E402
-from prunopt.networks.text import (  # noqa: E402
+from prunopt.networks.transformers.text import (  # noqa: E402
     TokenLosses,
     divergence,
     read_text,
@@ -22,6 +21,7 @@ from prunopt.networks.text import (  # noqa: E402
     token_losses,
     token_windows,
 )
+from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer  # noqa: E402
 
 
 def letters(text: str, **_: Any) -> Any:

@@ -15,11 +15,11 @@ pytest.importorskip("transformers")
 
 from prunopt.core.solution import CertificateError  # noqa: E402
 from prunopt.networks import load, prune_transformer, read_model, token_losses, token_windows, verify_folder  # noqa: E402
-from prunopt.networks.calibration import Activations, as_calibration  # noqa: E402
-from prunopt.networks.examples import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
-from prunopt.networks.families import blocks, weight_of  # noqa: E402
-from prunopt.networks.layer_solving import shrunk  # noqa: E402
-from prunopt.networks.plan import incremental, shares_of, structured_plan  # noqa: E402
+from prunopt.networks.transformers.calibration import Activations, as_calibration  # noqa: E402
+from prunopt.networks.transformers.families import blocks, weight_of  # noqa: E402
+from prunopt.networks.transformers.layer import shrunk  # noqa: E402
+from prunopt.networks.transformers.parameter_budget import incremental, shares_of, structured_plan  # noqa: E402
+from prunopt.networks.transformers.tiny_models import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,7 +78,8 @@ def test_exact_removal_beats_magnitude_on_the_layers_and_on_the_outputs() -> Non
     model, ids = tiny_transformer(), tiny_tokens(64)
     dense = outputs(model, ids[:8])
     errors = {}
-    for name, options in {"ours": {}, "plain": {"method": "magnitude", "refit": False}}.items():
+    recipes: dict[str, dict[str, Any]] = {"ours": {}, "plain": {"method": "magnitude", "refit": False}}
+    for name, options in recipes.items():
         result = prune_transformer(model, ids, sparsity=0.3, units=("ffn",), **options)
         errors[name] = float((outputs(result.model, ids[:8]) - dense).square().mean())
     assert errors["ours"] < errors["plain"]
@@ -306,7 +307,8 @@ def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
     whole.model.layers = whole.model.layers[:3]
     whole.config.num_hidden_layers = 3
     found = {}
-    for name, options in {"ours": {}, "magnitude": {"method": "magnitude", "refit": False}}.items():
+    recipes: dict[str, dict[str, Any]] = {"ours": {}, "magnitude": {"method": "magnitude", "refit": False}}
+    for name, options in recipes.items():
         result = prune_transformer(model, windows[4:], sparsity=0.2, units=("ffn",), **options)
         assert abs(result.removed - result.target) <= 3 * 576
         found[name] = float((outputs(result.model, windows[:2]) - outputs(model, windows[:2])).square().mean())

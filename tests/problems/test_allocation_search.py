@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import prunopt as po
 from prunopt.forms.blackbox import LevelSearch
 from prunopt.problems import AllocationSearch
-from prunopt.problems.expression_operators import POST, PRE, REDUCTIONS, TRANSFORMS
-from prunopt.problems.expressions import Expression, parse
+from prunopt.problems.allocation._operators import POST, PRE, REDUCTIONS, TRANSFORMS
+from prunopt.problems.allocation.expressions import Expression, parse
 
 RNG = np.random.default_rng(2)
 STATISTICS: dict[str, Any] = {

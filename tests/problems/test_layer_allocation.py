@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.problems import LayerAllocation
-from prunopt.problems.allocation_rules import logarithmic, on_budget, outliers, progression, uniform
-from prunopt.problems.layer_allocation import kl_weights
-from prunopt.problems.redundancy import importance, redundancy_matrix, within_layers
+from prunopt.problems.allocation.als import importance, redundancy_matrix, within_layers
+from prunopt.problems.allocation.baselines import logarithmic, on_budget, outliers, progression, uniform
+from prunopt.problems.allocation.layer_allocation import kl_weights
 
 RNG = np.random.default_rng(4)
 SIZES = RNG.integers(1000, 5000, 8)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prunopt.problems.learned_weights import learned_weights
+from prunopt.problems.allocation.learned_weights import learned_weights
 
 RNG = np.random.default_rng(4)
 TRUE = RNG.uniform(0.5, 3, 6)

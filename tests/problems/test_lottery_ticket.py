@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 
 import prunopt as po  # noqa: E402
 from prunopt.problems import LotteryTicket  # noqa: E402
-from prunopt.problems.lottery_certificate import epsilon_for, operator_norm  # noqa: E402
-from prunopt.solvers.golden_ratio import GoldenRatio  # noqa: E402
+from prunopt.problems.lottery.certificate import epsilon_for, operator_norm  # noqa: E402
+from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio  # noqa: E402
 
 nn = torch.nn
 

@@ -14,9 +14,9 @@ import prunopt as po
 from prunopt.forests import budget_path
 from prunopt.forests.datasets import load_heart, load_hypothyroid
 from prunopt.problems import ForestBudget
-from prunopt.problems.forest_within import ForestWithin
-from prunopt.problems.price_list import CostSum, Prices
-from prunopt.problems.prices import FeaturePrices
+from prunopt.problems.forest.cost_lists import CostSum, Prices
+from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.forest_within import ForestWithin
 
 K, N = 5, 40
 NAMES = tuple(f"x{k}" for k in range(K))

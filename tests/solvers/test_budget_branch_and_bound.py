@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import BudgetedClosure, Closure
-from prunopt.forms.closure import exact_sum
-from prunopt.solvers import budget_branch_and_bound as module
-from prunopt.solvers.budget_branch_and_bound import BudgetBranchAndBound
-from prunopt.solvers.price_path import closure_path
+from prunopt.forms.closure.closure import exact_sum
+from prunopt.solvers.closure import budget_branch_and_bound as module
+from prunopt.solvers.closure.budget_branch_and_bound import BudgetBranchAndBound
+from prunopt.solvers.closure.parametric_cut import closure_path
 from prunopt.testing import brute_force_budget, random_closure
 
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import prunopt as po
+from prunopt.core.arrays import Bools
 from prunopt.forms import Closure
-from prunopt.solvers.kernels import closure_flow as kernel
-from prunopt.solvers.min_cut import NO_GUESS, arcs_merged, integer_capacities
+from prunopt.solvers.closure import _push_relabel as kernel
+from prunopt.solvers.closure.min_cut import NO_GUESS, arcs_merged, integer_capacities
 from prunopt.testing import random_closure
-
-Bools = NDArray[np.bool_]
 
 
 class Cut:

@@ -11,8 +11,8 @@ pytest.importorskip("optuna")
 
 import prunopt as po
 from prunopt.forms.blackbox import BlackBox, Gene
-from prunopt.solvers.dsa_evolution import DsaEvolution
-from prunopt.solvers.kernels.screening import as_rows, most_promising, squared_distances
+from prunopt.solvers.blackbox._screening import as_rows, most_promising, squared_distances
+from prunopt.solvers.blackbox.dsa_evolution import DsaEvolution
 
 
 def box() -> BlackBox:

@@ -6,24 +6,22 @@ import itertools
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import prunopt as po
+from prunopt.core.arrays import Floats
 from prunopt.core.solver import Limits
 from prunopt.forms import MaskBlocks, QuadraticSubset
-from prunopt.solvers.kernels.mask_descent import descend, subsets
-from prunopt.solvers.kernels.obs import Elimination
-from prunopt.solvers.kernels.obs_swap import best_exchange
-from prunopt.solvers.mask_descent import MaskDescent
-from prunopt.solvers.mask_enumeration import MaskEnumeration
-from prunopt.solvers.obs_branch_and_bound import ObsBranchAndBound
-from prunopt.solvers.obs_greedy import ObsGreedy
-from prunopt.solvers.obs_swap import ObsSwap
-from prunopt.solvers.slimgpt import SlimGpt
-from prunopt.solvers.sparsegpt import SparseGpt, sparsegpt_weights
+from prunopt.solvers.layer._mask_descent_kernel import descend, subsets
+from prunopt.solvers.layer._obs_exchange import best_exchange
+from prunopt.solvers.layer._obs_kernel import Elimination
+from prunopt.solvers.layer.mask_descent import MaskDescent
+from prunopt.solvers.layer.mask_enumeration import MaskEnumeration
+from prunopt.solvers.layer.obs_branch_and_bound import ObsBranchAndBound
+from prunopt.solvers.layer.obs_greedy import ObsGreedy
+from prunopt.solvers.layer.obs_swap import ObsSwap
+from prunopt.solvers.layer.slimgpt import SlimGpt
+from prunopt.solvers.layer.sparsegpt import SparseGpt, sparsegpt_weights
 from prunopt.testing.layers import brute_force_subset, random_layer
-
-Floats = NDArray[np.float64]
 
 
 def layer(seed: int, rows: int, columns: int, decay: float = 0.5) -> tuple[Floats, Floats]:

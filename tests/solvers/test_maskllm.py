@@ -17,9 +17,9 @@ from prunopt.testing.relaxed import brute_force_relaxed, linear_layer
 
 torch = pytest.importorskip("torch")
 
-from prunopt.solvers.kernels.inclusion import inclusion_in_chunks, inclusion_probabilities  # noqa: E402
-from prunopt.solvers.learned_exchange import LearnedExchange  # noqa: E402
-from prunopt.solvers.maskllm import MaskLLM  # noqa: E402
+from prunopt.solvers.relaxed._inclusion import inclusion_in_chunks, inclusion_probabilities  # noqa: E402
+from prunopt.solvers.relaxed.maskllm import MaskLLM  # noqa: E402
+from prunopt.solvers.relaxed.maskllm_exchange import LearnedExchange  # noqa: E402
 
 
 @pytest.mark.parametrize(("m", "n"), [(4, 2), (6, 3), (5, 1), (5, 4), (3, 3)])

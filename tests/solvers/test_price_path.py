@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import Closure
-from prunopt.forms.price_path import Block, PricePath
-from prunopt.solvers import price_path
-from prunopt.solvers.kernels import closure_flow as kernel
-from prunopt.solvers.min_cut import MinCut
-from prunopt.solvers.price_path import closure_path
+from prunopt.forms.closure.parametric_closure import Block, PricePath
+from prunopt.solvers.closure import _push_relabel as kernel
+from prunopt.solvers.closure import parametric_cut as price_path
+from prunopt.solvers.closure.min_cut import MinCut
+from prunopt.solvers.closure.parametric_cut import closure_path
 from prunopt.testing import brute_force_closure, random_closure
 
 

@@ -16,8 +16,8 @@ from sklearn.ensemble import RandomForestClassifier
 import prunopt as po
 from prunopt.forms import Closure
 from prunopt.problems import ForestBudget
-from prunopt.solvers.kernels import dual_prices
-from prunopt.solvers.primal_dual import PrimalDual, Units
+from prunopt.solvers.closure import _dual_prices as dual_prices
+from prunopt.solvers.closure.primal_dual import PrimalDual, Units
 
 
 def forest_closure() -> Closure:

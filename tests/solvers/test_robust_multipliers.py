@@ -10,7 +10,7 @@ import pytest
 
 import prunopt as po
 from prunopt.forms import QuadraticSubset, RobustQuadraticSubset
-from prunopt.solvers.robust_multipliers import RobustMultipliers
+from prunopt.solvers.layer.robust_multipliers import RobustMultipliers
 
 
 def domains(seed: int = 0, columns: int = 8) -> RobustQuadraticSubset:

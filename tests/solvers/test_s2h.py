@@ -16,11 +16,11 @@ import torch
 from prunopt.api import solve
 from prunopt.core.solution import SolveError
 from prunopt.core.solver import Limits
-from prunopt.forms.coupled_choice import CoupledChoice
-from prunopt.forms.trained_mask import TrainedMask
+from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.relaxed.trained_mask import TrainedMask
 from prunopt.problems.soft_mask import SoftMask
-from prunopt.solvers.kernels.soft_widths import WidthLogits, is_nested
-from prunopt.solvers.s2h import S2H
+from prunopt.solvers.relaxed._width_logits import WidthLogits, is_nested
+from prunopt.solvers.relaxed.s2h import S2H
 
 WIDTHS = [[1, 2, 3, 4], [2, 4, 6], [1, 2, 3]]
 

@@ -18,8 +18,8 @@ from sklearn.ensemble import RandomForestClassifier
 import prunopt as po
 from prunopt.forms import Closure, ClosureOnDisk
 from prunopt.problems import ForestBudget
-from prunopt.solvers.kernels import dual_prices
-from prunopt.solvers.streamed_primal_dual import StreamedPrimalDual, units_of
+from prunopt.solvers.closure import _dual_prices as dual_prices
+from prunopt.solvers.closure.streamed_primal_dual import StreamedPrimalDual, units_of
 from prunopt.testing import on_disk
 
 

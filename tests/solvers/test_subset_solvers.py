@@ -8,11 +8,11 @@ import pytest
 import prunopt as po
 from prunopt.core.solver import Limits
 from prunopt.forms import EnumerableChoice, SubsetChoice
-from prunopt.solvers.greedy import Greedy
-from prunopt.solvers.head_importance import HeadImportance
-from prunopt.solvers.kernels.quadratic_fit import fit_quadratic
-from prunopt.solvers.surrogate import Surrogate, sample
-from prunopt.solvers.swap import Swap
+from prunopt.solvers.subset._quadratic_fit import fit_quadratic
+from prunopt.solvers.subset.greedy import Greedy
+from prunopt.solvers.subset.head_importance import HeadImportance
+from prunopt.solvers.subset.surrogate import Surrogate, sample
+from prunopt.solvers.subset.swap import Swap
 from prunopt.testing.subsets import RoughLoss
 
 

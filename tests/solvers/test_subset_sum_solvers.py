@@ -21,10 +21,10 @@ from prunopt.forms.random_pools import (
     hyperbolic_samples,
     product_samples,
 )
-from prunopt.solvers.golden_ratio import GoldenRatio
-from prunopt.solvers.kernels import subset_sum as kernel
-from prunopt.solvers.subset_sum_milp import SubsetSumMilp
-from prunopt.solvers.subset_sum_mitm import SubsetSumMitm, size_error_fronts, smallest_subsets
+from prunopt.solvers.subset_sum import _meet_in_the_middle as kernel
+from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio
+from prunopt.solvers.subset_sum.subset_sum_milp import SubsetSumMilp
+from prunopt.solvers.subset_sum.subset_sum_mitm import SubsetSumMitm, size_error_fronts, smallest_subsets
 
 
 def network(seed: int, m: int, n: int, epsilon: float, *, own: bool = False) -> SubsetSum:

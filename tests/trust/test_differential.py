@@ -16,7 +16,7 @@ import pytest
 
 import prunopt as po
 import prunopt.forms
-from prunopt.core.dispatch import load_solvers
+from prunopt.core.registry import load_solvers
 from prunopt.core.solver import Limits, by_name, solvers_for
 from prunopt.forms import (
     BudgetedClosure,
@@ -28,10 +28,10 @@ from prunopt.forms import (
     TileColumns,
     TilePartition,
 )
-from prunopt.forms.linear import LinearProgram
+from prunopt.forms.linear_program import LinearProgram
 from prunopt.testing import Instance
-from prunopt.testing.faults import Liar, is_wrong
-from prunopt.testing.random_problems import GENERATORS, random_instance
+from tests.support.faults import Liar, is_wrong
+from tests.support.random_problems import GENERATORS, random_instance
 
 ENGINES = ("pulp", "highs-milp")
 
@@ -216,7 +216,7 @@ SAME = """
 import hashlib, sys
 import numpy as np
 import prunopt as po
-from prunopt.testing.random_problems import GENERATORS, random_instance
+from tests.support.random_problems import GENERATORS, random_instance
 planted, out = sys.argv[1], hashlib.sha256()
 if planted == "hashing":  # what a solver does that walks through a set of names
     out.update("".join({f"layer {k}" for k in range(20)}).encode())

@@ -11,14 +11,14 @@ import pytest
 
 import prunopt as po
 from prunopt import testing
-from prunopt.core.checks import CLAIMED
-from prunopt.core.dispatch import load_solvers
+from prunopt.core.certificates import CLAIMED
+from prunopt.core.registry import load_solvers
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, solvers_for
+from prunopt.problems.allocation.layer_allocation import LayerAllocation
 from prunopt.problems.head_selection import HeadSelection
-from prunopt.problems.layer_allocation import LayerAllocation
 from prunopt.problems.layer_reconstruction import LayerReconstruction
-from prunopt.testing.faults import Liar, corrupted_duals, faults, is_wrong
+from tests.support.faults import Liar, corrupted_duals, faults, is_wrong
 
 FORMS = {form.__name__: form for form in testing.INSTANCES}
 SLOW = ("RelaxedMask", "QuadraticSubset", "RobustQuadraticSubset")  # their heuristics take long: exact solvers only

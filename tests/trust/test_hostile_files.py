@@ -20,7 +20,7 @@ import prunopt as po
 from prunopt.cli import app
 from prunopt.forms import Closure, load_form
 from prunopt.forms.storage import read_arrays
-from prunopt.testing.files import Reader, corpus, mutated, outcome, readers
+from tests.support.files import Reader, corpus, mutated, outcome, readers
 
 TORCH = all(find_spec(name) is not None for name in ("torch", "safetensors", "transformers"))
 READERS = {reader.name: reader for reader in readers(torch=TORCH)}
@@ -101,8 +101,8 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -
 
 @pytest.mark.skipif(not TORCH, reason="needs torch")
 def test_headers_of_safetensors_that_lie_are_refused(tmp_path: Path) -> None:
-    from prunopt.networks.learned_masks import load_masks
     from prunopt.networks.lottery.tickets import read_network
+    from prunopt.networks.transformers.learned_masks import load_masks
 
     entry = {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}
     for header in (b'{"a":' + json.dumps(entry).encode() + b"}", b"{" * 1000, b""):
@@ -116,7 +116,7 @@ def test_headers_of_safetensors_that_lie_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not TORCH, reason="needs torch")
 def test_a_configuration_that_asks_for_too_much_is_refused_before_it_is_built(tmp_path: Path) -> None:
-    from prunopt.networks.checkpoints import load
+    from prunopt.networks.transformers.checkpoints import load
 
     reader = READERS["pruned model, config.json"]
     file = tmp_path / reader.file
@@ -130,7 +130,7 @@ def test_a_configuration_that_asks_for_too_much_is_refused_before_it_is_built(tm
 
 def test_a_model_that_crashes_its_parser_is_refused() -> None:
     """Found by fuzzing: HiGHS 1.15 ends in a segmentation fault on this file, which once took Python with it."""
-    from prunopt.forms.model import read_model
+    from prunopt.forms.mip_model import read_model
 
     with pytest.raises(ValueError, match=r"crashes-a-parser\.mps: cannot be read as a model"):
         read_model(Path(__file__).parent / "corpus" / "crashes-a-parser.mps")
@@ -161,10 +161,10 @@ def test_a_tree_that_leads_out_of_its_arrays_is_refused() -> None:
 
 
 def test_names_in_manifests_do_not_leave_their_folder(tmp_path: Path) -> None:
-    from prunopt.forms.multipliers_on_disk import MultipliersOnDisk
+    from prunopt.forms.closure._multipliers_on_disk import MultipliersOnDisk
 
     good = {"format": "prunopt-multipliers-1", "closure": "c", "price": "1", "denominator": "1", "dtype": "int32"}
-    from prunopt.forms import multipliers_on_disk
+    from prunopt.forms.closure import _multipliers_on_disk as multipliers_on_disk
 
     good["format"] = multipliers_on_disk.FORMAT
     for name in ("../../etc/passwd", "/etc/passwd", "a/../../b.npy", "..", "\x00"):

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import prunopt as po
-from prunopt.core.artifact import only_writer, write_json, write_text
-from prunopt.testing.kills import digests, torn
+from prunopt.core.files import only_writer, write_json, write_text
+from tests.support.kills import digests, torn
 
 ONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -26,7 +26,7 @@ def test_commands_killed_at_random_moments_lose_nothing() -> None:
     """Two kills each; `python -m benchmarks.kill` makes it fifty."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    words = [sys.executable, "-m", "prunopt.testing.kills", "forest,prune", "2", "1"]
+    words = [sys.executable, "-m", "tests.support.kills", "forest,prune", "2", "1"]
     done = subprocess.run(words, capture_output=True, text=True, env=ONE, check=False)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert [row["command"] for row in found] == ["forest", "prune"], done.stderr[-2000:]
@@ -40,7 +40,7 @@ def test_commands_killed_at_random_moments_lose_nothing() -> None:
 @pytest.mark.parametrize("suffix", [".json", ".csv", ".skops", ".safetensors", ".png", ".journal"])
 def test_torn_files_are_found(suffix: str, tmp_path: Path) -> None:
     """What the kill test looks for, planted."""
-    from prunopt.testing.files import readers
+    from tests.support.files import readers
 
     if suffix == ".safetensors":
         pytest.importorskip("torch")
@@ -63,7 +63,7 @@ def test_torn_files_are_found(suffix: str, tmp_path: Path) -> None:
 
 HOLDER = """
 import sys, time
-from prunopt.core.artifact import only_writer
+from prunopt.core.files import only_writer
 with only_writer(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)
@@ -96,7 +96,7 @@ def test_a_second_process_on_one_folder_is_refused_by_name_and_a_killed_one_lets
 
 def test_without_the_lock_two_would_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test of the lock can fail: with none, the second process gets in, and takes away what the first writes."""
-    from prunopt.core import artifact
+    from prunopt.core import files as artifact
 
     target = tmp_path / "out"
     target.mkdir()
@@ -134,7 +134,7 @@ def test_search_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     """Pictures under temporary names once stayed: workers share the folder, so that none may sweep it unasked."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from prunopt.testing import kills
+    from tests.support import kills
 
     kills.write_inputs(tmp_path)
     command, folder = kills.commands(tmp_path)["search"], tmp_path / "run"
@@ -149,7 +149,7 @@ def test_search_removes_what_a_killed_one_left(tmp_path: Path) -> None:
 def limited(path: Path, size: int) -> str:
     """Write a large file in a process that may write no file beyond ``size`` bytes, and return how that ended."""
     code = (
-        "import signal, sys\nfrom prunopt.core.artifact import write_text\n"
+        "import signal, sys\nfrom prunopt.core.files import write_text\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "try:\n    write_text(sys.argv[1], 'x' * 10**6)\nexcept OSError as error:\n    print(error.strerror)"
     )
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_files_that_belong_together_are_all_old_or_all_new(tmp_path: Path) -> None:
     """A full disk at the second file once left a folder of new curves beside an old forest."""
-    from prunopt.core.artifact import write_atomically, written_together
+    from prunopt.core.files import write_atomically, written_together
 
     for name in ("a.txt", "b.txt"):
         write_text(tmp_path / name, "old")
@@ -198,7 +198,7 @@ def test_files_that_belong_together_are_all_old_or_all_new(tmp_path: Path) -> No
 def test_a_full_disk_under_safetensors_is_an_error_of_the_system(tmp_path: Path) -> None:
     """It once ended `prunopt prune` in a traceback."""
     torch, st = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
-    from prunopt.core.artifact import write_atomically
+    from prunopt.core.files import write_atomically
 
     def cap() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -94,7 +94,7 @@ def test_sizes_of_a_model_come_from_headers(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from prunopt.commands.estimates import model_sizes
-    from prunopt.networks.examples import tiny_transformer, write_tiny_model
+    from prunopt.networks.transformers.tiny_models import tiny_transformer, write_tiny_model
 
     write_tiny_model(tmp_path)
     found = model_sizes(str(tmp_path))

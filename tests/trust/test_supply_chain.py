@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prunopt.testing import supply
+from tests.support import supply
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "requirements-hashed.txt"

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
+from prunopt.core.arrays import Floats, Ints
+from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
 from prunopt.networks.cnn.replay import channels_last
-from prunopt.networks.groups import ChannelGroups, Slot, modules_of
-from prunopt.solvers.kernels.obs import Elimination
+from prunopt.solvers.layer._obs_kernel import Elimination
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 IMPORTANCES = ("obs", "fisher", "taylor", "magnitude")
 PATCHES = 200  # places of a picture's feature map that enter a Hessian
 STEP = 8  # channels removed between two downdates

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.importance import Ranking, rank_channels
+from prunopt.networks.cnn.kernel_windows import WindowOptions, window_options
 from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.cnn.windows import WindowOptions, window_options
-from prunopt.networks.groups import ChannelGroups, channel_groups
 
 Progress = Callable[[str], None]
 LOSSES = ("layers", "measured")

@@ -12,22 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
+from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.importance import IMPORTANCES, Ranking
+from prunopt.networks.cnn.kernel_windows import costs_with_windows
+from prunopt.networks.cnn.latency import LatencyTable, network_milliseconds
 from prunopt.networks.cnn.profile import LOSSES, CnnProfile, profile_cnn
 from prunopt.networks.cnn.repair import divergence, logits, reestimated, repair
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.cnn.taps import with_windows
-from prunopt.networks.cnn.windows import costs_with_windows
-from prunopt.networks.groups import ChannelGroups
-from prunopt.networks.latency import LatencyTable, network_milliseconds
+from prunopt.networks.cnn.windowed_conv import with_windows
 from prunopt.problems.channel_widths import ChannelWidths
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Progress = Callable[[str], None]
 JUDGES = 64  # pictures that decide whether batch norms estimated anew are better
 BUDGETS = ("macs", "parameters", "latency_ms")
@@ -70,8 +68,8 @@ class CnnResult:
     dense_name: str | None = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write weights and ``prunopt.json`` (see `prunopt.networks.cnn.saving.save_cnn`)."""
-        from prunopt.networks.cnn.saving import save_cnn
+        """Write weights and ``prunopt.json`` (see `prunopt.networks.cnn.checkpoints.save_cnn`)."""
+        from prunopt.networks.cnn.checkpoints import save_cnn
 
         save_cnn(self.model, folder, dense=self.dense_name, report=self.to_dict())
 
@@ -313,7 +311,7 @@ def deprune(
 
 def depthwise_task(model: nn.Module, example: torch.Tensor, *, budget: float = math.inf, tile: int = 32) -> Any:
     """Return the `DepthwiseConv` of a network's depthwise layers with more than one tap, and the layers' names."""
-    from prunopt.networks.cnn.taps import depthwise_names
+    from prunopt.networks.cnn.windowed_conv import depthwise_names
     from prunopt.problems.depthwise_conv import DepthwiseConv
 
     names = depthwise_names(model)

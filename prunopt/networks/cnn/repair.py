@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot
 from prunopt.networks.cnn.importance import patches, taps
 from prunopt.networks.cnn.replay import NORMS, Replay, channels_last
-from prunopt.networks.groups import ChannelGroups, Slot
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HELD_OUT = 5  # every fifth batch judges the damping

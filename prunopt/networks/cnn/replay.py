@@ -31,7 +31,7 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[torch.Tensor]) -> None:
-        from prunopt.networks.channel_rules import Tracer
+        from prunopt.networks.cnn._tracing import Tracer
 
         self.model, self.batches = model.eval(), [channels_last(x) for x in batches]
         self.graph: torch.fx.GraphModule | None = None

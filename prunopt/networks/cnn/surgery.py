@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import nn
 
-from prunopt.networks.groups import ChannelGroups, Slot, modules_of
-
-Bools = NDArray[np.bool_]
+from prunopt.core.arrays import Bools
+from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
 
 
 def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) -> nn.Module:
@@ -99,7 +98,7 @@ def onnx_file(model: nn.Module, example: torch.Tensor, path: Any) -> None:
     """
     import warnings
 
-    from prunopt.core.artifact import write_atomically
+    from prunopt.core.files import write_atomically
 
     try:
         import onnx  # noqa: F401

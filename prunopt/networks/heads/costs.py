@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from prunopt.core.arrays import Floats
+from prunopt.networks.cnn.latency import interleaved
 from prunopt.networks.heads.layers import HeadLayer, head_layers
 from prunopt.networks.heads.losses import Batch
 from prunopt.networks.heads.surgery import prune_heads
-from prunopt.networks.latency import interleaved
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

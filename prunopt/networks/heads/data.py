@@ -18,7 +18,7 @@ from prunopt.networks.heads.losses import (
     label_loss,
     next_token_loss,
 )
-from prunopt.networks.text import read_text, token_windows
+from prunopt.networks.transformers.text import read_text, token_windows
 
 
 @dataclass(frozen=True, eq=False)

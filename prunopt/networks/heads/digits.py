@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunopt.core.artifact import write_atomically
-from prunopt.networks.families import Attention, Block, register_family
+from prunopt.core.files import write_atomically
 from prunopt.networks.heads.losses import Batch, HeadLoss, label_loss
+from prunopt.networks.transformers.families import Attention, Block, register_family
 
 LAYERS, HEADS, WIDTH = 3, 4, 64
 CALIBRATION = 400  # training pictures that selections are chosen on

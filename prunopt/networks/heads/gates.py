@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from prunopt.core.arrays import Bools
 from prunopt.networks.heads.layers import HeadLayer, head_layers
-
-Bools = NDArray[np.bool_]
 
 
 class HeadGates:

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import nn
 
+from prunopt.core.arrays import Bools, Floats
 from prunopt.networks.heads.gates import as_kept, head_gates
 from prunopt.networks.heads.losses import Batch, LossOf
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 PER = {"example-abs": "example", "token-abs": "token", "batch-abs": "batch"}
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunopt.networks.families import Attention, blocks, family_of
 from prunopt.networks.heads.multihead import Gate, Projections, SeparateAttention, attend
+from prunopt.networks.transformers.families import Attention, blocks, family_of
 
 ADAPTER = """Teach prunopt the model in one file:
     from prunopt.networks import register_family
-    from prunopt.networks.families import Attention, Block
+    from prunopt.networks.transformers.families import Attention, Block
     def reader(model):  # None where the model is another's
         return [Block(name, block, Attention(name, block.attn, "q", "k", "v", block.attn, "o", head_dim, n_heads,
                 n_groups), None, ()) for name, block in ...]

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunopt.networks.families import blocks, family_of
+from prunopt.core.arrays import Bools, Floats
 from prunopt.networks.heads.gates import HeadGates, as_kept, head_gates
+from prunopt.networks.transformers.families import blocks, family_of
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 LossOf = Callable[[Any, Any], Tensor]
 TEMPERATURE = 0.05  # of contrastive_loss
 

@@ -11,23 +11,22 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from prunopt.core.artifact import digest, write_json
-from prunopt.networks.families import Attention, blocks, replace_weight, weight_of
-from prunopt.networks.folders import MANIFEST
+from prunopt.core.arrays import Bools, Floats
+from prunopt.core.files import digest, write_json
 from prunopt.networks.heads.gates import as_kept, head_gates
 from prunopt.networks.heads.layers import HeadLayer, head_layers
 from prunopt.networks.heads.losses import Batch
 from prunopt.networks.heads.multihead import SeparateAttention
-from prunopt.networks.journal import model_digest
-from prunopt.networks.layer_solving import LayerReport
-from prunopt.networks.surgery import note_shapes, remove_groups, write_config
-from prunopt.networks.transformer import PruneResult
+from prunopt.networks.io.folders import MANIFEST
+from prunopt.networks.io.journal import model_digest
+from prunopt.networks.transformers.families import Attention, blocks, replace_weight, weight_of
+from prunopt.networks.transformers.layer import LayerReport
+from prunopt.networks.transformers.pruning import PruneResult
+from prunopt.networks.transformers.surgery import note_shapes, remove_groups, write_config
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 MODULE_FORMAT = 1
 
 
@@ -297,7 +296,7 @@ def save_module(result: PruneResult, folder: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save_file
 
-    from prunopt.networks.folders import WEIGHTS, versions, whole_folder
+    from prunopt.networks.io.folders import WEIGHTS, versions, whole_folder
 
     with whole_folder(folder) as place:
         state = {n: t.detach().cpu().contiguous().clone() for n, t in result.model.state_dict().items()}
@@ -320,7 +319,7 @@ def load_module(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from prunopt.networks.folders import WEIGHTS, read_manifest
+    from prunopt.networks.io.folders import WEIGHTS, read_manifest
 
     place, manifest = Path(folder), read_manifest(folder)
     if manifest.get("kind") != "heads":
@@ -363,7 +362,7 @@ def export_onnx(model: nn.Module, batch: Batch, path: str | os.PathLike[str]) ->
     """
     import warnings
 
-    from prunopt.core.artifact import write_atomically
+    from prunopt.core.files import write_atomically
 
     names = list(batch.inputs) if hasattr(batch.inputs, "keys") else []
     tensors = tuple(batch.inputs[n] for n in names) if names else (batch.inputs,)

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunopt.forms.subset_sum import SubsetSum
-from prunopt.problems.lottery_sampling import Block, products
-from prunopt.problems.lottery_ticket import LotteryTicket
-from prunopt.solvers.subset_sum_mitm import size_error_fronts
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Bools, Floats
+from prunopt.forms.subset.subset_sum import SubsetSum
+from prunopt.problems.lottery.lottery_ticket import LotteryTicket
+from prunopt.problems.lottery.sampling import Block, products
+from prunopt.solvers.subset_sum.subset_sum_mitm import size_error_fronts
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Bools, Bytes, Floats
 from prunopt.core.jit import njit
-from prunopt.forms.subset_sum import SubsetSum
-from prunopt.solvers.subset_sum_mitm import smallest_subsets
+from prunopt.forms.subset.subset_sum import SubsetSum
+from prunopt.solvers.subset_sum.subset_sum_mitm import smallest_subsets
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Bytes = NDArray[np.uint8]
 MOST = 24  # neurons of a pool: 2**24 sets are looked at
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from prunopt.api import solve
-from prunopt.core.artifact import write_atomically, write_json
+from prunopt.core.files import write_atomically, write_json
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Solver
-from prunopt.problems.lottery_ticket import LotteryTicket, Ticket
+from prunopt.problems.lottery.lottery_ticket import LotteryTicket, Ticket
 
 FORMAT = "prunopt-lottery-1"
 

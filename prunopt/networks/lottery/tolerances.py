@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.problems.lottery_certificate import Certificate
-from prunopt.problems.lottery_ticket import LotteryTicket
-from prunopt.solvers.subset_sum_mitm import Fronts, size_error_fronts
+from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.problems.lottery.certificate import Certificate
+from prunopt.problems.lottery.lottery_ticket import LotteryTicket
+from prunopt.solvers.subset_sum.subset_sum_mitm import Fronts, size_error_fronts
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 HALVINGS = 40
 ROUNDS = 12
 

@@ -12,23 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunopt.forms.coupled_choice import CoupledChoice
-from prunopt.forms.trained_mask import Lesson
+from prunopt.core.arrays import Ints
+from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.relaxed.trained_mask import Lesson
+from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
+from prunopt.networks.cnn.costs import layer_costs
+from prunopt.networks.cnn.latency import LatencyTable
 from prunopt.networks.cnn.pruning import parse_budget
-from prunopt.networks.costs import layer_costs
-from prunopt.networks.groups import ChannelGroups, channel_groups
-from prunopt.networks.latency import LatencyTable
 from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork
 from prunopt.networks.soft_mask.ranks import Ranks, covering
 from prunopt.problems.channel_widths import ChannelWidths
 from prunopt.problems.soft_mask import SoftMask
-from prunopt.solvers.kernels.soft_widths import WidthLogits
-from prunopt.solvers.s2h import S2H, Rounded
+from prunopt.solvers.relaxed._width_logits import WidthLogits
+from prunopt.solvers.relaxed.s2h import S2H, Rounded
 
-Ints = NDArray[np.int64]
 Criterion = Callable[[Any], Tensor]
 DISTILLATIONS = ("decoupled", "coupled", "reversed", "none")
 HARD = ("removed", "masked")

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunopt.core.arrays import Bools, Ints
+from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.groups import ChannelGroups, Slot, modules_of
 from prunopt.networks.soft_mask.ranks import Ranks
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.networks.groups import ChannelGroups
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from prunopt.core.arrays import Floats, Ints
+from prunopt.networks.cnn.channel_groups import ChannelGroups
 
 
 def covering(groups: ChannelGroups, order: Ints) -> Ints:

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunopt.api import solve
+from prunopt.core.arrays import Ints
 from prunopt.core.solution import Solution, SolveError
 from prunopt.core.solver import Limits
-from prunopt.forms.trained_mask import Lesson
-from prunopt.networks.groups import ChannelGroups
-from prunopt.networks.latency import LatencyTable
+from prunopt.forms.relaxed.trained_mask import Lesson
+from prunopt.networks.cnn.channel_groups import ChannelGroups
+from prunopt.networks.cnn.latency import LatencyTable
 from prunopt.networks.soft_mask.adapter import Distillation, SoftMasks, make_masks, reestimate
 from prunopt.problems.soft_mask import SoftMask
-from prunopt.solvers.s2h import S2H
+from prunopt.solvers.relaxed.s2h import S2H
 
-Ints = NDArray[np.int64]
 Loader = Iterable[tuple[Any, Tensor]]
 
 

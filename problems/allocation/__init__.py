@@ -1,0 +1,1 @@
+"""Sparsity shared out over layers."""

@@ -1,0 +1,69 @@
+"""Pruning a forest to a hard budget: the least error among all prunings whose expected cost is within it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from prunopt.core.arrays import Bools
+from prunopt.core.problem import Reduced
+from prunopt.forms.closure.budgeted_closure import BudgetedClosure
+from prunopt.problems.forest.forest_budget import ForestBudget, PathClosure
+
+
+@dataclass(frozen=True, eq=False)
+class ForestWithin:
+    r"""Prune a forest so that its trees err least, within a budget of expected cost.
+
+    .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} \quad \text{s.t.} \quad
+        \text{mean cost of a row} \le B
+
+    Unlike `ForestBudget` with its price, this is NP-hard: the best pruning within a budget need not be optimal at any
+    price. It reduces to a `BudgetedClosure`, whose solver proves how far its answer is from the best.
+
+    Parameters
+    ----------
+    task
+        The forest, its rows and its prices; the task's own price plays no part.
+    budget
+        Greatest mean cost B of a row, in the unit of the feature costs.
+    """
+
+    forms: ClassVar[tuple[type, ...]] = (BudgetedClosure,)
+
+    task: ForestBudget
+    budget: float
+
+    def __post_init__(self) -> None:
+        if not self.budget >= 0 or math.isinf(self.budget):
+            raise ValueError(f"budget={self.budget!r}: give a finite cost >= 0; keeping nothing costs 0")
+
+    def objective(self, kept: ArrayLike, /) -> float:
+        """Return the mean error of the trees."""
+        return self.task.error(kept)
+
+    def violation(self, kept: ArrayLike, /) -> float:
+        """Return the number of broken precedences, plus by how much the mean cost is over the budget."""
+        over = self.task.cost(kept) - self.budget
+        return self.task.violation(kept) + (over if over > 1e-12 * max(1.0, self.budget) else 0.0)
+
+    def reduce(self, to: type | None = None) -> Reduced[Bools]:
+        """Return the task as a `BudgetedClosure`; rounded costs are held against a budget that is safely lower."""
+        if to is not None and not issubclass(BudgetedClosure, to):
+            raise ValueError(f"a ForestWithin has no {to.__name__} form; it has BudgetedClosure")
+        closure, price_unit, error_slack, cost_slack = self._open
+        per_cost = closure.unit / price_unit
+        safe = Fraction(repr(float(self.budget))) - Fraction(cost_slack)
+        form = BudgetedClosure(closure, max(math.floor(safe / per_cost), 0))
+        shift = self.task.error(np.zeros(closure.n_items, np.bool_))
+        return Reduced(form, lambda x: x, shift=shift, slack=error_slack)
+
+    @cached_property
+    def _open(self) -> PathClosure:
+        return self.task.path_closure()

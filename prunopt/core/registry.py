@@ -1,0 +1,114 @@
+"""Which solver for which task: loading, listing and choosing solvers, and the reductions between them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from prunopt.core.problem import Reduced
+from prunopt.core.solver import Solver, by_name, registered, solvers_for
+
+_loaded = False
+
+
+@dataclass(frozen=True, slots=True)
+class SolverRow:
+    """One solver as `solvers` lists it."""
+
+    name: str
+    form: str
+    exact: bool
+    available: bool
+    why_not: str
+    reference: str
+
+
+def load_solvers() -> None:
+    """Import every module of `prunopt.solvers`, and the solvers that other packages enter under that name."""
+    global _loaded
+    if _loaded:
+        return
+
+    package = importlib.import_module("prunopt.solvers")
+    for module in pkgutil.walk_packages(package.__path__, "prunopt.solvers."):
+        if not module.name.rpartition(".")[2].startswith("_"):  # kernels lie beside the solvers that they serve
+            importlib.import_module(module.name)
+    for point in entry_points(group="prunopt.solvers"):
+        try:
+            point.load()
+        except Exception as error:  # a broken third-party package must not take every solver with it
+            logging.getLogger("prunopt").warning("solver %s of %s cannot be loaded: %s", point.name, point.value, error)
+    _loaded = True
+
+
+def solvers(task_or_form: Any = None) -> list[SolverRow]:
+    """List the solvers, best first, of one task or form (an instance or a type), or of everything.
+
+    Returns
+    -------
+    list of SolverRow
+        Name, form, whether the solver is exact, whether it can run here, why not, and its paper.
+    """
+    load_solvers()
+    found: list[type[Solver[Any]]]
+    if task_or_form is None:
+        found = registered()
+    elif isinstance(task_or_form, type):
+        found = solvers_for(task_or_form)
+    else:
+        found = [solver for solver, _ in candidates(task_or_form)]
+    return [SolverRow(s.name, s.form.__name__, s.exact, not s.why_not(), s.why_not(), s.reference) for s in found]
+
+
+def candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:
+    """The solvers of a task or form, best first, each with whether the task must be reduced for it."""
+    found = {s.name: (s, False) for s in solvers_for(type(task))}
+    for form in _forms_of(task):
+        for s in solvers_for(form):
+            found.setdefault(s.name, (s, True))
+    return sorted(found.values(), key=lambda pair: (not pair[0].exact, pair[0].rank, pair[0].name))
+
+
+def _forms_of(task: Any) -> tuple[type, ...]:
+    """The forms that a task can be reduced to: those that it declares in ``forms``, else its default form."""
+    if not hasattr(task, "reduce"):
+        return ()
+    declared = getattr(task, "forms", None)
+    return (type(task.reduce().form),) if declared is None else tuple(declared)
+
+
+def reduced_to(task: Any, form: type) -> Reduced[Any] | None:
+    """The task as a form of the type ``form``, None where there is no such form."""
+    if not any(issubclass(target, form) for target in _forms_of(task)):
+        return None
+    reduced: Reduced[Any] = task.reduce(form)
+    return reduced if isinstance(reduced.form, form) else None
+
+
+def dispatch(task: Any, solver: str | Solver[Any] | None) -> tuple[Solver[Any], Reduced[Any] | None]:
+    if solver is None:
+        for candidate, must_reduce in candidates(task):
+            if not candidate.why_not():
+                return candidate(), reduced_to(task, candidate.form) if must_reduce else None
+        raise ValueError(f"task: no solver for {type(task).__name__}; prunopt.solvers() lists all of them")
+    chosen = by_name(solver)() if isinstance(solver, str) else solver
+    if not isinstance(chosen, Solver):
+        raise TypeError(f"solver={solver!r}: give a solver's name, an instance of Solver, or None")
+    if why := chosen.why_not():
+        raise ValueError(f"solver={chosen.name!r} cannot run here: it {why}")
+    if isinstance(task, chosen.form):
+        return chosen, None
+    reduced = reduced_to(task, chosen.form)
+    other = chosen.instead(task) if reduced is None else None
+    if other is not None:
+        return dispatch(task, other)
+    if reduced is None:
+        fitting = ", ".join(s.name for s, _ in candidates(task)) or "none"
+        raise ValueError(
+            f"solver={chosen.name!r}: it solves {chosen.form.__name__}, no {type(task).__name__}; fitting are {fitting}"
+        )
+    return chosen, reduced

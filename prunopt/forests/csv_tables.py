@@ -1,0 +1,266 @@
+"""Tables of users: CSV files read into arrays, with errors that name file, line and column."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunopt.core.arrays import Floats
+from prunopt.forests.cost_files import nearest
+
+MISSING = frozenset({"", "na", "n/a", "nan", "?", "null"})  # compared in lower case
+DELIMITERS = ",;\t|"
+CHUNK = 20_000  # rows that a CSV file is read by
+MOST_CLASSES = 20  # integers with more values than this are a regression target
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A user's CSV file as arrays.
+
+    Parameters
+    ----------
+    X : (n, K) float64
+        Features; NaN where a cell is missing. A column of texts holds codes 0, 1, ... of its sorted texts.
+    y : (n,) str or float64
+        The target: labels, or numbers for regression.
+    feature_names : tuple of str
+        Names of the K columns, without the target.
+    target : str
+        Name of the target column.
+    categories : dict of str to tuple of str
+        For each column of texts, the text of every code.
+    notes : tuple of str
+        What was changed or decided while reading, one sentence each; worth showing to the user.
+    """
+
+    X: Floats
+    y: NDArray[Any]
+    feature_names: tuple[str, ...]
+    target: str
+    categories: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether the target holds labels, not numbers."""
+        return self.y.dtype.kind != "f"
+
+
+def read_csv(
+    path: str | os.PathLike[str],
+    target: str,
+    *,
+    task: str = "auto",
+    delimiter: str | None = None,
+    max_cells: int = 200_000_000,
+) -> Table:
+    """Read a table with a header line, UTF-8 encoded.
+
+    Cells that are empty or NA, N/A, NaN, null or ? (in any case) are missing. A column with any other text becomes
+    codes of its sorted texts, unless most of it are numbers: then the text is taken for a slip, and refused.
+
+    Parameters
+    ----------
+    path
+        The file.
+    target
+        Name of the column to predict; no cell of it may be missing.
+    task
+        ``"classification"`` (labels are texts), ``"regression"`` (numbers), or ``"auto"``: regression if all labels
+        are numbers and either some is not whole or there are more than 20 different ones.
+    delimiter
+        What separates cells; None = whichever of comma, semicolon, tab and bar is most frequent in the header.
+    max_cells
+        A larger table is refused before it fills the memory (8 bytes a cell, twice while reading).
+
+    Raises
+    ------
+    ValueError
+        Naming file, line and column, for what cannot be read.
+    """
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f'task={task!r}: give "auto", "classification" or "regression"')
+    notes: list[str] = []
+    names, delimiter = _header(path, delimiter, notes)
+    if target not in names:
+        raise ValueError(f"{path}: no column {target!r}; {nearest(target, names)}")
+    if len(names) == 1:
+        raise ValueError(f"{path}: {target!r} is the only column; features are needed too")
+    at = names.index(target)
+    features = [k for k in range(len(names)) if k != at]
+    numbers: dict[int, list[Floats]] = {k: [] for k in features}
+    labels: dict[str, int] = {}
+    codes: list[NDArray[np.int32]] = []
+    n_rows = 0
+    for lines, columns in _columns(path, delimiter, names):
+        n_rows += len(lines)
+        if n_rows * len(names) > max_cells:
+            raise ValueError(f"{path}: more than max_cells={max_cells} cells; take fewer rows, or raise max_cells")
+        for k in [k for k in features if k in numbers]:
+            parsed = _numbers(columns[k])
+            if parsed is None:
+                del numbers[k]
+                continue
+            if np.any(np.isinf(parsed)):
+                line = lines[int(np.argmax(np.isinf(parsed)))]
+                raise ValueError(f"{path}: line {line}, column {names[k]!r}: infinite; leave unknown cells empty")
+            numbers[k].append(parsed)
+        for line, cell in zip(lines, columns[at], strict=True):
+            if _is_missing(cell):
+                raise ValueError(f"{path}: line {line}: the target {target!r} is missing; delete the line")
+        codes.append(_code(columns[at], labels))
+    if n_rows == 0:
+        raise ValueError(f"{path}: a header and no rows")
+    X = np.empty((n_rows, len(features)))
+    texts = [k for k in features if k not in numbers]
+    coded, categories = _text_columns(path, delimiter, names, texts) if texts else ({}, {})
+    for j, k in enumerate(features):
+        X[:, j] = coded[k] if k in coded else np.concatenate(numbers.pop(k))
+        if np.all(np.isnan(X[:, j])):
+            notes.append(f"column {names[k]!r} has no value at all")
+    for name, known in categories.items():
+        notes.append(f"column {name!r}: texts became codes 0 to {len(known) - 1}, in alphabetical order")
+    y = _target(path, target, labels, np.concatenate(codes), task, notes)
+    return Table(X, y, tuple(names[k] for k in features), target, categories, tuple(notes))
+
+
+def _target(
+    path: Any, target: str, labels: dict[str, int], codes: NDArray[np.int32], task: str, notes: list[str]
+) -> NDArray[Any]:
+    values = _numbers(list(labels))
+    finite = values is not None and bool(np.all(np.isfinite(values)))
+    if task == "regression" and not finite:
+        bad = next(text for text in labels if (v := _numbers([text])) is None or not np.isfinite(v[0]))
+        raise ValueError(f'{path}: column {target!r}: {bad!r} is no finite number, which task="regression" needs')
+    counted = values is not None and finite and bool(np.all(values == np.round(values))) and len(labels) <= MOST_CLASSES
+    if values is not None and (task == "regression" or (task == "auto" and finite and not counted)):
+        notes.append(f"target {target!r}: numbers, read as regression")
+        return np.asarray(values[codes])
+    notes.append(f"target {target!r}: {len(labels)} classes")
+    return np.array(list(labels))[codes]
+
+
+def _open_rows(path: Any, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of every line that is not blank; with no delimiter, the first line as one cell."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        line = 1
+        try:
+            if delimiter is None:
+                yield 1, [file.readline()]
+                return
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for row in reader:
+                line = reader.line_num
+                if len(row) > 1 or any(cell.strip() for cell in row):
+                    yield line, row
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise ValueError(f"{path}: not UTF-8 text (byte 0x{byte:02x}); save it as CSV in UTF-8") from None
+        except csv.Error as error:
+            raise ValueError(f"{path}: after line {line}: {error}; look for an unclosed quotation mark") from None
+
+
+def _header(path: Any, delimiter: str | None, notes: list[str]) -> tuple[list[str], str]:
+    if delimiter is None:
+        first = next(_open_rows(path, None))[1][0]
+        delimiter = max(DELIMITERS, key=first.count)
+        if delimiter != ",":
+            notes.append(f"cells are separated by {delimiter!r}")
+    if len(delimiter) != 1:
+        raise ValueError(f"delimiter={delimiter!r}: give one character")
+    names = [cell.strip() for cell in next(_open_rows(path, delimiter), (1, []))[1]]
+    if not names:
+        raise ValueError(f"{path}: the file is empty; a header with the names of the columns is needed")
+    if "" in names:
+        raise ValueError(f"{path}: line 1: column {names.index('') + 1} has no name; give every column one")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"{path}: line 1: {', '.join(map(repr, twice[:5]))} more than once; give every column its own name"
+        )
+    return names, delimiter
+
+
+def _columns(path: Any, delimiter: str, names: Sequence[str]) -> Iterator[tuple[list[int], list[tuple[str, ...]]]]:
+    """Yield the lines and the columns of at most CHUNK rows at a time, the header left out."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    for k, (line, row) in enumerate(_open_rows(path, delimiter)):
+        if k == 0:
+            continue
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path}: line {line} has {len(row)} cells, the header {len(names)}; write one for each column"
+            )
+        lines.append(line)
+        rows.append(row)
+        if len(rows) == CHUNK:
+            yield lines, list(zip(*rows, strict=True))
+            lines, rows = [], []
+    if rows:
+        yield lines, list(zip(*rows, strict=True))
+
+
+def _text_columns(
+    path: Any, delimiter: str, names: Sequence[str], wanted: list[int]
+) -> tuple[dict[int, Floats], dict[str, tuple[str, ...]]]:
+    """Read the file again for its columns of texts, and code them."""
+    seen: dict[int, dict[str, int]] = {k: {} for k in wanted}
+    coded: dict[int, list[NDArray[np.int32]]] = {k: [] for k in wanted}
+    slip: dict[int, tuple[int, str]] = {}
+    balance = dict.fromkeys(wanted, 0)  # numbers less texts
+    for lines, columns in _columns(path, delimiter, names):
+        for k in wanted:
+            coded[k].append(_code(columns[k], seen[k]))
+            for line, cell in zip(lines, columns[k], strict=True):
+                if not _is_missing(cell):
+                    is_number = _numbers([cell]) is not None
+                    balance[k] += 1 if is_number else -1
+                    if not is_number:
+                        slip.setdefault(k, (line, cell.strip()))
+    arrays: dict[int, Floats] = {}
+    categories: dict[str, tuple[str, ...]] = {}
+    for k in wanted:
+        if balance[k] > 0:
+            line, cell = slip[k]
+            raise ValueError(
+                f"{path}: line {line}, column {names[k]!r}: {cell!r} is no number, as most of the column is; "
+                "correct it, or leave the cell empty if it is unknown"
+            )
+        texts = sorted(text for text in seen[k] if not _is_missing(text))
+        rank = {text: float(i) for i, text in enumerate(texts)}
+        table = np.array([rank.get(text, math.nan) for text in seen[k]])
+        arrays[k] = table[np.concatenate(coded[k])]
+        categories[names[k]] = tuple(texts)
+    return arrays, categories
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in MISSING
+
+
+def _numbers(cells: Sequence[str]) -> Floats | None:
+    """Return the cells as numbers, NaN where they are missing; None if any is a text."""
+    if "_" in "".join(cells):  # float() reads "1_000", which is a name in a table
+        return None
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:  # texts, or just missing cells
+        pass
+    try:
+        return np.array([math.nan if _is_missing(cell) else float(cell) for cell in cells], np.float64)
+    except ValueError:
+        return None
+
+
+def _code(cells: Iterable[str], seen: dict[str, int]) -> NDArray[np.int32]:
+    """Return the number of every text in order of first appearance; new texts are added to ``seen``."""
+    return np.array([seen.setdefault(cell.strip(), len(seen)) for cell in cells], np.int32)

@@ -1,0 +1,346 @@
+r"""Leaf refit: all leaf values of a forest fitted jointly, its trees and hence its costs unchanged.
+
+A tree of a random forest is fitted as if it stood alone; after pruning, the leaves that are left can do more together.
+With the indicator :math:`\phi_l(x) = 1` where x reaches leaf l, and C classes, the refit minimises
+
+.. math::
+    \sum_i s_i \, \ell\Bigl(y_i, \; b + \sum_l \phi_l(x_i) v_l\Bigr) + \frac{\rho}{2} \sum_l \| v_l - v_l^0 \|^2
+
+over the leaf scores v_l and the bias b: multinomial logistic loss for classifiers, half the squared error otherwise.
+:math:`v^0` is the forest as it was (for classifiers its votes times the slope that calibrates them best), so a large
+ridge :math:`\rho` leaves the forest as it is. The problem is convex.
+
+scikit-learn's classifier forests average class fractions, which cannot express scores directly. The scores become
+fractions through one increasing map, the same for all leaves but for a shift per tree and class that adds up to the
+same for every class:
+
+.. math:: P_l = b_{t} + s \, (v_l - \bar v_l), \qquad \sum_c P_{lc} = 1, \quad P_{lc} \ge 0,
+
+with the largest s > 0 that the signs allow. Then the averaged fractions are :math:`1/C + (s/T)` times the centred
+scores: labels are those of the scores, and ``softmax(predict_proba / temperature)`` with temperature s/T returns the
+fitted probabilities.
+
+References
+----------
+S. Ren, X. Cao, Y. Wei, J. Sun, "Global refinement of random forest", CVPR 2015.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, sparse
+from scipy.sparse.linalg import LinearOperator, lsqr
+from scipy.special import log_softmax, softmax
+
+from prunopt.core.arrays import Floats, Ints
+from prunopt.forests._routing import leaves_of
+from prunopt.forests.sklearn_trees import with_values
+from prunopt.problems.forest.node_errors import targets
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble
+
+RIDGES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # tried from the stiffest on, each started from the one before
+FOLDS = 4
+ENOUGH = 2000  # held-out rows after which no further fold is needed to choose the ridge
+ITERATIONS = 200
+
+
+@dataclass(frozen=True)
+class LeafRefit:
+    """A forest with refitted leaves.
+
+    Parameters
+    ----------
+    forest
+        A genuine scikit-learn forest with the same trees and other leaf values.
+    temperature
+        For classifiers, ``softmax(forest.predict_proba(X) / temperature)`` are the fitted class probabilities, while
+        ``forest.predict_proba`` itself is drawn towards 1/C (its order, hence ``predict``, is right). None for
+        regressors.
+    ridge
+        The ridge used.
+    loss_before, loss_after
+        Mean loss (negative log likelihood, or half the squared error) on the rows held out to choose the ridge, of
+        the forest as it was (classifiers: calibrated by one slope) and refitted; NaN where the ridge was given.
+    """
+
+    forest: Any
+    temperature: float | None
+    ridge: float
+    loss_before: float
+    loss_after: float
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Return the fitted class probabilities."""
+        if self.temperature is None:
+            raise AttributeError("predict_proba: the forest is a regressor")
+        return np.asarray(softmax(self.forest.predict_proba(X) / self.temperature, axis=1))
+
+
+def refit_leaves(
+    forest: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    ridge: float | None = None,
+    random_state: int = 0,
+) -> LeafRefit:
+    """Fit all leaf values of a forest jointly; no row costs more than before.
+
+    Parameters
+    ----------
+    forest
+        A fitted (pruned) random forest, extra trees, bagging of trees, or single tree. It is not changed.
+    X : (n, K)
+        Rows to fit on; best those that the forest was grown and pruned on, all of them.
+    y : (n,)
+        Labels among the forest's classes, or numbers.
+    sample_weight : (n,) or None
+        Weights >= 0.
+    ridge
+        Strength of the pull towards the values before, in units of one row's loss; None chooses it on held-out rows.
+    random_state
+        Seed of the split that chooses the ridge.
+
+    Raises
+    ------
+    ValueError
+        For a forest or rows that do not fit together, a label that is no class of the forest, or a ridge <= 0.
+    """
+    ensemble = TreeEnsemble.from_sklearn(forest)
+    rows = ensemble.rows(X)
+    weight = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if weight.shape != (len(rows),) or not np.all(np.isfinite(weight)) or np.any(weight < 0) or not weight.any():
+        raise ValueError(f"sample_weight: give {len(rows)} finite weights >= 0, not all of them 0")
+    if ridge is not None and not 0 < ridge < np.inf:
+        raise ValueError(f"ridge={ridge!r}: give a finite number > 0, or None to choose it on held-out rows")
+    indicators, place = _indicators(ensemble, rows)
+    votes = ensemble.value[place] / ensemble.n_trees
+    code, target = targets(ensemble, y, len(rows))
+    if ensemble.classes is not None and np.any(code == len(ensemble.classes)):
+        label = np.asarray(y).ravel()[np.argmax(code)]
+        raise ValueError(f"y: {label!r} is no class of the forest ({ensemble.classes[:5].tolist()} ...)")
+    model = Squares(votes, target) if ensemble.classes is None else Logistic(votes, code)
+    used = np.flatnonzero(weight)
+    chosen, before, after = ridge, np.nan, np.nan
+    if chosen is None:
+        chosen, before, after = choose_ridge(model, indicators, weight, used, random_state)
+    scores, bias = model.fit(indicators[used], used, weight[used], chosen, None)
+    scores = scores + bias / ensemble.n_trees
+    return LeafRefit(*with_scores(forest, ensemble, place, scores), chosen, before, after)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """Refits forests to the same rows: see `refit_leaves`."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+    random_state: int
+
+    def __call__(self, forest: Any) -> tuple[Any, float | None]:
+        """Return the forest with refitted leaves, and the temperature of its probabilities."""
+        done = refit_leaves(forest, self.X, self.y, sample_weight=self.sample_weight, random_state=self.random_state)
+        return done.forest, done.temperature
+
+
+def with_scores(forest: Any, ensemble: TreeEnsemble, place: Ints, scores: Floats) -> tuple[Any, float | None]:
+    """Return the forest with leaves that add up to ``scores`` (L, C), and the temperature of its probabilities."""
+    if ensemble.classes is None:
+        return with_leaf_values(forest, ensemble, place, scores * ensemble.n_trees), None
+    fractions, temperature = as_fractions(scores, ensemble.tree[place], ensemble.n_trees)
+    return with_leaf_values(forest, ensemble, place, fractions), temperature
+
+
+def as_fractions(scores: Floats, tree: Ints, n_trees: int) -> tuple[Floats, float]:
+    """Map leaf scores to class fractions whose average over the trees is 1/C + temperature * centred scores.
+
+    Parameters
+    ----------
+    scores : (L, C)
+        Scores of the leaves; those of a row are added over its trees.
+    tree : (L,)
+        The tree of each leaf.
+    n_trees
+        Number of trees T.
+
+    Returns
+    -------
+    fractions : (L, C)
+        Rows >= 0 that add up to 1.
+    temperature
+        The factor of the scores.
+    """
+    C = scores.shape[1]
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    # Each tree may move its scores by a shift per class, if the shifts of all trees add up to the same for every
+    # class: fractions b[t] + s * centred are >= 0 for some such b when s keeps every row and column sum below.
+    least = np.full((n_trees, C), -np.inf)
+    np.maximum.at(least, tree, -centred)
+    largest = max(float(least.sum(axis=1).max()), float(least.sum(axis=0).max()) * C / n_trees, 0.0)
+    scale = 1.0 / largest if largest > 0 else 1.0
+    row_slack = np.maximum(1.0 - scale * least.sum(axis=1), 0.0)
+    column_slack = np.maximum(n_trees / C - scale * least.sum(axis=0), 0.0)
+    spread = np.outer(row_slack, column_slack) / max(column_slack.sum(), 1e-300)
+    fractions = (scale * least + spread)[tree] + scale * centred
+    fractions = np.maximum(fractions, 0.0)
+    return fractions / fractions.sum(axis=1, keepdims=True), scale / n_trees
+
+
+def _indicators(ensemble: TreeEnsemble, rows: NDArray[np.float32]) -> tuple[Any, Ints]:
+    """The leaf indicators of the rows (n, L) and the node id of each leaf (L,)."""
+    place = np.flatnonzero(ensemble.left < 0)
+    column = np.zeros(ensemble.n_nodes, np.int32)
+    column[place] = np.arange(len(place))
+    n, T = len(rows), ensemble.n_trees
+    indices = column[leaves_of(ensemble, rows)].ravel()
+    indptr = np.arange(0, n * T + 1, T)
+    return sparse.csr_array((np.ones(n * T), indices, indptr), shape=(n, len(place))), place
+
+
+def choose_ridge(
+    model: Logistic | Squares, indicators: Any, weight: Floats, rows: Ints, random_state: int
+) -> tuple[float, float, float]:
+    """The ridge of least loss on held-out rows, the forest's loss there before, and after."""
+    fold = np.arange(len(rows)) % FOLDS
+    np.random.default_rng(random_state).shuffle(fold)
+    # As many folds as it takes to hold out enough rows.
+    n_folds = min(FOLDS, -(-ENOUGH * FOLDS // len(rows))) if len(rows) >= 2 * FOLDS else 0
+    parts = [(rows[fold != f], rows[fold == f]) for f in range(n_folds)]
+    if not parts:
+        return RIDGES[0], np.nan, np.nan
+    tables = [(indicators[train], indicators[test]) for train, test in parts]
+    mass = sum(weight[test].sum() for _, test in parts)
+    before, best, chosen = 0.0, np.inf, RIDGES[0]
+    for (train, test), (Z, Z_test) in zip(parts, tables, strict=True):
+        own = model.start(Z, train, weight[train])
+        before += weight[test] @ model.losses(own, np.zeros(model.n_outputs), Z_test, test)
+    warm: list[tuple[Floats, Floats] | None] = [None] * n_folds
+    for ridge in RIDGES:
+        after = 0.0
+        for f, ((train, test), (Z, Z_test)) in enumerate(zip(parts, tables, strict=True)):
+            found = model.fit(Z, train, weight[train], ridge, warm[f], rough=True)
+            after += weight[test] @ model.losses(*found, Z_test, test)
+            warm[f] = found
+        if after >= best:  # the loss falls, then rises with falling ridge
+            break
+        best, chosen = after, ridge
+    return chosen, float(before / mass), float(best / mass)
+
+
+class Logistic:
+    """Multinomial logistic loss of summed leaf scores."""
+
+    def __init__(self, votes: Floats, code: Ints) -> None:
+        self.votes, self.code = votes, code
+        self.n_outputs = votes.shape[1]
+
+    def start(self, Z: Any, rows: Ints, weight: Floats) -> Floats:
+        """Return the forest's own votes, times the slope that makes them the best log odds."""
+        votes = Z @ self.votes
+        at = (np.arange(len(rows)), self.code[rows])
+
+        def loss(slope: float) -> float:
+            return float(-weight @ log_softmax(slope * votes, axis=1)[at])
+
+        return np.asarray(optimize.minimize_scalar(loss, bounds=(0.1, 100.0), method="bounded").x * self.votes)
+
+    def losses(self, scores: Floats, bias: Floats, Z: Any, rows: Ints) -> Floats:
+        """Return the negative log likelihood of each row."""
+        return -np.asarray(log_softmax(Z @ scores + bias, axis=1)[np.arange(len(rows)), self.code[rows]])
+
+    def fit(
+        self,
+        Z: Any,
+        rows: Ints,
+        weight: Floats,
+        ridge: float,
+        warm: tuple[Floats, Floats] | None,
+        rough: bool = False,
+        anchor: Floats | None = None,
+    ) -> tuple[Floats, Floats]:
+        """Return leaf scores (L, C) and bias (C,); ``anchor`` (L, C) is what the ridge pulls to, None = `start`."""
+        L, C = self.votes.shape
+        at = (np.arange(len(rows)), self.code[rows])
+        anchor = self.start(Z, rows, weight) if anchor is None else anchor
+        transposed = Z.T.tocsr()
+
+        def loss(x: Floats) -> tuple[float, Floats]:
+            moved, bias = x[: L * C].reshape(L, C), x[L * C :]
+            log_likelihood = log_softmax(Z @ (anchor + moved) + bias, axis=1)
+            slope = np.exp(log_likelihood)
+            slope[at] -= 1.0
+            slope *= weight[:, None]
+            gradient = np.concatenate([(transposed @ slope + ridge * moved).ravel(), slope.sum(axis=0)])
+            return float(ridge / 2 * np.square(moved).sum() - weight @ log_likelihood[at]), gradient
+
+        x0 = np.zeros((L + 1) * C) if warm is None else np.concatenate([(warm[0] - anchor).ravel(), warm[1]])
+        stop: Any = {"maxiter": 60, "ftol": 1e-5} if rough else {"maxiter": ITERATIONS, "ftol": 1e-9}
+        x = optimize.minimize(loss, x0, jac=True, method="L-BFGS-B", options=stop).x
+        return anchor + x[: L * C].reshape(L, C), x[L * C :]
+
+
+class Squares:
+    """Half the squared error of summed leaf values."""
+
+    def __init__(self, votes: Floats, target: Floats) -> None:
+        self.votes, self.target = votes, target
+        self.n_outputs = 1
+
+    def start(self, Z: Any, rows: Ints, weight: Floats) -> Floats:
+        """Return the forest's own values."""
+        return self.votes
+
+    def losses(self, scores: Floats, bias: Floats, Z: Any, rows: Ints) -> Floats:
+        """Return half the squared error of each row."""
+        return np.asarray(np.square(self.target[rows] - (Z @ scores)[:, 0] - bias[0]) / 2)
+
+    def fit(
+        self,
+        Z: Any,
+        rows: Ints,
+        weight: Floats,
+        ridge: float,
+        warm: tuple[Floats, Floats] | None,
+        rough: bool = False,
+        anchor: Floats | None = None,
+    ) -> tuple[Floats, Floats]:
+        """Return leaf values (L, 1) and bias (1,); ``anchor`` (L, 1) is what the ridge pulls to, None = `start`."""
+        start = self.votes if anchor is None else anchor
+        residual = self.target[rows] - (Z @ start)[:, 0]
+        # The bias is not penalised: it is the weighted mean of what is left, so everything is centred.
+        share, root = weight / weight.sum(), np.sqrt(weight)
+        mean = Z.T @ share
+        transposed = Z.T.tocsr()
+        centred = LinearOperator(
+            Z.shape,
+            matvec=lambda v: root * (Z @ v.ravel() - mean @ v.ravel()),
+            rmatvec=lambda u: transposed @ (root * u.ravel()) - mean * (root @ u.ravel()),
+            dtype=np.float64,
+        )
+        right = root * (residual - share @ residual)
+        precision = 1e-4 if rough else 1e-8
+        moved = lsqr(centred, right, damp=np.sqrt(ridge), atol=precision, btol=precision, iter_lim=ITERATIONS)[0]
+        return start + moved[:, None], np.array([share @ residual - mean @ moved])
+
+
+def with_leaf_values(forest: Any, ensemble: TreeEnsemble, place: Ints, leaf_values: Floats) -> Any:
+    """The forest with new leaf values; a node inside predicts the mean of its leaves, weighted by their samples."""
+    trees = getattr(forest, "estimators_", [forest])
+    samples = np.concatenate([tree.tree_.weighted_n_node_samples for tree in trees])
+    value = np.zeros((ensemble.n_nodes, leaf_values.shape[1]))
+    value[place] = leaf_values
+    for h in ensemble.internal[::-1]:  # children come after their parents
+        pair = [ensemble.left[h], ensemble.right[h]]
+        mass = samples[pair]
+        value[h] = (mass @ value[pair]) / mass.sum() if mass.sum() > 0 else value[pair].mean(axis=0)
+    per_tree = np.split(value[:, None, :], ensemble.offsets[1:-1])
+    for tree, values in zip(trees, per_tree, strict=True):
+        if tree.tree_.value.shape != values.shape:
+            raise ValueError("forest: a tree was grown on rows that lack a class; its leaves cannot be refitted")
+    return with_values(forest, per_tree)

@@ -1,0 +1,182 @@
+"""A closure whose requirements must stay within a budget: closure with one knapsack row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prunopt.core.arrays import Bools
+from prunopt.core.solution import CertificateError
+from prunopt.forms.closure.closure import Closure, exact_sum
+
+if TYPE_CHECKING:
+    import pulp
+
+Decisions = tuple[tuple[int, bool], ...]
+
+
+class Leaf(NamedTuple):
+    """One part of a divided problem: decisions (item, chosen) in the order of branching, and what bounds the rest.
+
+    ``price`` multiplies the budget row; ``multipliers``, in units of ``1 / denominator``, the rows x_h <= w_j between
+    the undecided items and the requirements that decisions do not pay for, in the order of the edges.
+    """
+
+    decisions: Decisions
+    price: Fraction
+    multipliers: NDArray[np.int64]
+    denominator: int
+
+
+class Rest(NamedTuple):
+    """What decisions leave open: the items (ascending), the closure of them, and what is already gained and spent."""
+
+    items: NDArray[np.intp]
+    closure: Closure
+    inside: Bools
+    profit: int
+    cost: int
+
+
+@dataclass(frozen=True, eq=False)
+class BudgetedClosure:
+    r"""The most profitable closure whose requirements cost no more than a budget.
+
+    .. math::
+        \min_{x \in \{0,1\}^m} \; -u \sum_h a_h x_h
+        \quad \text{s.t.} \quad x \text{ closed}, \quad \sum_{j \text{ needed by } x} c_j \le B
+
+    The budget row breaks the total unimodularity of the closure: with it the problem is NP-hard (a knapsack is a
+    closure without shared requirements). Lagrange's bound
+    :math:`\max_{p \ge 0} \min_x u (p \sum c_j w_j - \sum a_h x_h - p B)` is the line between two neighbours on the path
+    over all prices. Profits are integers, so any bound may be rounded up to a multiple of u.
+
+    Parameters
+    ----------
+    closure
+        Items, requirements and unit, without ``arcs``; its own price plays no part.
+    budget
+        Greatest total cost B >= 0 of the requirements, in the closure's cost units.
+    """
+
+    closure: Closure
+    budget: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, bool) or self.budget != int(self.budget) or self.budget < 0:
+            raise ValueError(f"budget={self.budget!r}: give a whole number >= 0, in the units of the closure's costs")
+        if len(self.closure.arcs):
+            raise ValueError("closure: arcs besides the forest are not supported under a budget")
+        object.__setattr__(self, "budget", int(self.budget))
+
+    @cached_property
+    def objective_unit(self) -> float:
+        """All profits: what gaps are relative to where that is less than 1."""
+        return self.closure.objective_unit
+
+    def cost(self, x: ArrayLike) -> int:
+        """Return the total cost of what the items in ``x`` need."""
+        return exact_sum(self.closure.cost[self.closure.covered(np.asarray(x))])
+
+    def profit(self, x: ArrayLike) -> int:
+        """Return the total profit of the items in ``x``."""
+        return exact_sum(self.closure.profit[np.asarray(x)])
+
+    def objective(self, x: ArrayLike, /) -> float:
+        """Return - unit * profit of the chosen items."""
+        self.closure.violation(x)  # checks the shape and type of x
+        return float(-self.closure.unit * self.profit(x))
+
+    def violation(self, x: ArrayLike, /) -> float:
+        """Return the number of broken precedences, plus by how much the cost is over the budget."""
+        return self.closure.violation(x) + max(0.0, float(self.cost(x) - self.budget))
+
+    def bound(self, duals: Mapping[str, Any]) -> float:
+        """Return the lower bound that the leaves of a branching tree prove.
+
+        Parameters
+        ----------
+        duals
+            ``"leaves"``: `Leaf` entries whose decisions divide all choices among them. The bound is the least of the
+            leaves' Lagrangian bounds, each recomputed tree by tree.
+
+        Raises
+        ------
+        CertificateError
+            If the leaves leave a part of the problem out.
+        """
+        leaves: Sequence[Leaf] = duals.get("leaves", ())
+        if not leaves:
+            raise CertificateError("duals['leaves']: no leaf, so nothing is proven")
+        _check_cover([leaf.decisions for leaf in leaves], 0)
+        return min(self.leaf_bound(leaf) for leaf in leaves)
+
+    def leaf_bound(self, leaf: Leaf) -> float:
+        """Return the Lagrangian lower bound of one leaf; infinite where its decisions allow no closure in budget."""
+        rest = self.rest(leaf.decisions)
+        if rest is None or rest.cost > self.budget:
+            return math.inf
+        if leaf.price < 0:
+            raise CertificateError(f"a leaf has the negative price {leaf.price}")
+        priced = replace(rest.closure, price=leaf.price)
+        gain = -priced.rational_bound({"requirements": leaf.multipliers, "denominator": leaf.denominator})
+        unspent = Fraction(self.budget - rest.cost) * leaf.price
+        return float(-self.closure.unit * math.floor(gain + unspent + rest.profit))
+
+    def rest(self, decisions: Decisions) -> Rest | None:
+        """Return what ``decisions`` leave open; None where they contradict one another."""
+        c = self.closure
+        inside, outside = np.zeros(c.n_items, np.bool_), np.zeros(c.n_items, np.bool_)
+        for item, chosen in decisions:
+            if not chosen:
+                outside[item] = True
+                continue
+            while item >= 0 and not inside[item]:
+                inside[item] = True
+                item = int(c.parent[item])
+        for level in c._levels[1:]:
+            outside[level] |= outside[c.parent[level]] & (c.parent[level] >= 0)
+        if np.any(inside & outside):
+            return None
+        items = np.flatnonzero(~inside & ~outside)
+        paid = c.covered(inside)
+        part = c.part(items, np.flatnonzero(~paid), Fraction(0))
+        return Rest(items, part, inside, exact_sum(c.profit[inside]), exact_sum(c.cost[paid]))
+
+    def to_pulp(self) -> pulp.LpProblem:
+        """Return the 0-1 program of the closure with the budget as one more row."""
+        import pulp
+
+        model = replace(self.closure, price=Fraction(0)).to_pulp()
+        found = model.variablesDict()
+        spent = pulp.LpAffineExpression([(found[f"w_{j}"], int(c)) for j, c in enumerate(self.closure.cost)])
+        if len(self.closure.cost):
+            model.addConstraint(spent <= self.budget, "budget")
+        return model
+
+    def read_pulp(self, model: pulp.LpProblem) -> Bools:
+        """Return the items chosen by a solved `to_pulp` model."""
+        return self.closure.read_pulp(model)
+
+
+def _check_cover(paths: list[Decisions], depth: int) -> None:
+    """Raise unless the decision paths are the leaves of one binary branching tree."""
+    if len(paths) == 1 and len(paths[0]) == depth:
+        return
+    if any(len(path) <= depth for path in paths):
+        raise CertificateError("duals['leaves']: two leaves overlap")
+    item = paths[0][depth][0]
+    if any(path[depth][0] != item for path in paths):
+        raise CertificateError("duals['leaves']: the leaves of one branch divide different items")
+    for chosen in (True, False):
+        side = [path for path in paths if path[depth][1] == chosen]
+        if not side:
+            raise CertificateError(f"duals['leaves']: no leaf has item {item} {'in' if chosen else 'out'}")
+        _check_cover(side, depth + 1)

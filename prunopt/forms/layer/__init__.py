@@ -1,0 +1,1 @@
+"""One linear layer, pruned and re-solved."""

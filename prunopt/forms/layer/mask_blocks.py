@@ -1,0 +1,165 @@
+"""Single weights of a linear layer, removed in N:M blocks or freely, so that the re-solved layer changes least."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prunopt.core.arrays import Bools, Floats
+from prunopt.forms.layer._refit import masked_least_squares
+from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
+
+SCOPES = ("row", "layer")
+
+
+class Refit(NamedTuple):
+    """Re-solved weights, and the largest entry of the gradient on what is kept, relative to that of W H."""
+
+    weight: Floats
+    residual: float
+
+
+@dataclass(frozen=True, eq=False)
+class MaskBlocks(LayerLeastSquares):
+    r"""Choose which weights of a layer to keep; those are re-solved together.
+
+    .. math::
+        \min_{M \in \mathcal M} \; \min_{W' = W' \odot M} \operatorname{tr} \, (W - W') H (W - W')^T
+
+    Each row of W is a least-squares problem of its own; with S its removed columns it costs
+    :math:`w_S (C_{SS})^{-1} w_S^T`, :math:`C = H^{-1}`. The masks :math:`\mathcal M` keep N of every M consecutive
+    inputs of a row (``pattern``), or are free but for their number (``sparsity``).
+
+    Parameters
+    ----------
+    weight : (out, in) float
+        The dense weights W.
+    hessian : (in, in) float
+        X X^T of the calibration inputs, or a positive multiple.
+    pattern : (int, int)
+        (N, M): N of every M consecutive weights of a row are kept; M divides the number of inputs.
+    sparsity : float
+        The fraction of the weights removed, in [0, 1), rounded to a whole number per row or layer. Either this or
+        ``pattern`` is given.
+    scope : str
+        With ``sparsity``: ``"row"`` removes as many in every row, ``"layer"`` counts over the whole layer.
+    damping : float
+        Ridge lambda as a multiple of the mean diagonal of ``hessian``, default 0; it is part of the objective.
+
+    Notes
+    -----
+    The value is a bool array of the weight's shape, True = kept. `lift` (or `refit`) turns it into weights. What a row
+    of a layer loses is solved directly up to ``_refit.DIRECT`` inputs, by conjugate gradients beyond; the last mask's
+    answer is remembered.
+
+    References
+    ----------
+    .. [1] E. Frantar, D. Alistarh, "SparseGPT: massive language models can be accurately pruned in one-shot",
+       ICML 2023.
+    """
+
+    pattern: Any = field(default=None, kw_only=True)
+    sparsity: float | None = field(default=None, kw_only=True)
+    scope: str = field(default="row", kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.pattern is None) == (self.sparsity is None):
+            raise ValueError("pattern, sparsity: give one of them, (N, M) as in 2:4 or a fraction removed")
+        if self.scope not in SCOPES:
+            raise ValueError(f"scope={self.scope!r}: give one of {', '.join(SCOPES)}")
+        if self.pattern is not None:
+            d = self.shape[1]
+            try:
+                parts = self.pattern.split(":") if isinstance(self.pattern, str) else self.pattern
+                pattern = tuple(int(v) for v in parts)
+            except (TypeError, ValueError):
+                pattern = ()
+            if len(pattern) != 2 or not 0 < pattern[0] <= pattern[1] or d % pattern[1]:
+                raise ValueError(
+                    f"pattern={self.pattern!r}: give (N, M) or 'N:M' with 0 < N <= M, M a divisor of {d} inputs"
+                )
+            object.__setattr__(self, "pattern", pattern)
+        else:
+            sparsity = float(self.sparsity or 0.0)
+            if not 0 <= sparsity < 1:
+                raise ValueError(f"sparsity={self.sparsity!r}: give the fraction removed, 0 <= sparsity < 1")
+            object.__setattr__(self, "sparsity", sparsity)
+
+    @cached_property
+    def _last(self) -> dict[str, Any]:
+        return {}
+
+    @cached_property
+    def n_removed(self) -> int:
+        """Number of weights to remove from each unit: a block, a row, or the layer."""
+        if self.pattern is not None:
+            return int(self.pattern[1] - self.pattern[0])
+        unit = self.shape[1] if self.scope == "row" else self.shape[0] * self.shape[1]
+        return round(float(self.sparsity or 0.0) * unit)
+
+    def units(self, table: ArrayLike) -> NDArray[Any]:
+        """Return a table of the weight's shape as (units, weights): blocks, rows or one row for the layer."""
+        array = np.asarray(table)
+        if self.pattern is not None:
+            return array.reshape(-1, self.pattern[1])
+        return array.reshape(self.shape[0], -1) if self.scope == "row" else array.reshape(1, -1)
+
+    def objective(self, x: ArrayLike, /) -> float:
+        """Return E of the kept weights ``x``, from the re-solved weights."""
+        return self.error(self.refit(x), damped=True)
+
+    def violation(self, x: ArrayLike, /) -> float:
+        """Return how many weights too many or too few are removed, over all units."""
+        removed = np.count_nonzero(~self.units(self._as_value(x)), axis=1)
+        return float(np.abs(removed - self.n_removed).sum())
+
+    def refit(self, mask: ArrayLike) -> Floats:
+        """Return the weights W' that lose least among those that are 0 where ``mask`` is False."""
+        return np.array(self.solved(mask).weight)
+
+    def masked(self, value: ArrayLike) -> Floats:
+        """Return the weights with those removed set to 0, nothing re-solved."""
+        return np.where(self._as_value(value), self.weight, 0.0)
+
+    def lift(self, value: ArrayLike) -> Floats:
+        """Return `refit` of the mask."""
+        return self.refit(value)
+
+    def solved(self, mask: ArrayLike, start: ArrayLike | None = None) -> Refit:
+        """Return the re-solved weights and their optimality residual; ``start`` is where an iteration would begin."""
+        kept = self._as_value(mask)
+        key = hashlib.sha256(np.packbits(kept).tobytes()).hexdigest()
+        if self._last.get("key") != key:
+            weight, residual = masked_least_squares(self.weight, self.normal, kept, start)
+            self._last.update(key=key, refit=Refit(weight, residual))
+        refit: Refit = self._last["refit"]
+        return refit
+
+    def cheapest(self, scores: ArrayLike) -> Bools:
+        """Return the mask that removes the least total score from each unit; ties go to the earlier weight."""
+        table = self.units(np.asarray(scores, np.float64))
+        order = np.argsort(table, axis=1, kind="stable")[:, : self.n_removed]
+        kept = np.ones(table.shape, np.bool_)
+        np.put_along_axis(kept, order, False, axis=1)
+        return kept.reshape(self.shape)
+
+    def removed_score(self, value: ArrayLike, scores: ArrayLike) -> float:
+        """Return the total of ``scores`` over the removed weights."""
+        return float(np.asarray(scores)[~self._as_value(value)].sum())
+
+    def bound(self, duals: Mapping[str, Any]) -> float:
+        """Return the lower bound that ``duals["diagonal"]`` proves, see `LayerLeastSquares.diagonal_bound`."""
+        return self.diagonal_bound(duals["diagonal"]) if "diagonal" in duals else -np.inf
+
+    def _as_value(self, x: ArrayLike) -> Bools:
+        kept = np.asarray(x)
+        if kept.shape != self.shape or kept.dtype != np.bool_:
+            raise ValueError(f"x: {kept.dtype} of shape {kept.shape} given, bool of shape {self.shape} needed")
+        return kept

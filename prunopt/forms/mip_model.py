@@ -1,0 +1,337 @@
+"""Linear and mixed-integer models as solvers' files hold them: any bounds, two-sided rows, either sense."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from prunopt.core.arrays import Floats
+from prunopt.core.engines import new_engine, no_stdout, set_options
+from prunopt.core.problem import Reduced
+from prunopt.forms.linear_program import LinearProgram
+
+if TYPE_CHECKING:
+    import pulp
+
+INFINITE = 1e20  # what model files mean by infinity
+REFUSED = 3  # exit status of the process that parses, for files that it can read but not take
+ROUNDING = 1e-5  # how far from a whole number an engine may leave an integer variable
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    r"""A mixed-integer linear model in the terms of its file.
+
+    .. math::
+        \min_x \text{ or } \max_x \; c^\top x + \mathrm{offset} \quad \text{s.t.} \quad
+        \mathrm{row\_lower} \le A x \le \mathrm{row\_upper}, \quad \mathrm{lower} \le x \le \mathrm{upper}, \quad
+        x_i \in \mathbb{Z} \; (i \in \mathrm{integer})
+
+    Like every form it is minimised: ``objective`` of a model to be maximised is its negative (`in_file` turns it
+    back). A model without integer variables reduces to a `LinearProgram`.
+
+    Parameters
+    ----------
+    c : (n,) float
+        Objective.
+    A : (r, n) array or sparse array
+        Rows; kept as ``scipy.sparse.csr_array``.
+    row_lower, row_upper : (r,) float
+        Sides of the rows, infinite where there is none.
+    lower, upper : (n,) float
+        Bounds of the variables, infinite where there are none.
+    integer : (n,) bool
+        Which variables must be whole numbers.
+    offset : float
+        Constant of the objective.
+    maximise : bool
+        The sense of the file.
+    names, row_names : tuple of str
+        Names of variables and rows; ``x_0, ...`` and ``row_0, ...`` where there are none.
+    """
+
+    c: Any
+    A: Any
+    row_lower: Any
+    row_upper: Any
+    lower: Any
+    upper: Any
+    integer: Any
+    offset: float = 0.0
+    maximise: bool = False
+    names: tuple[str, ...] = ()
+    row_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        from scipy import sparse
+
+        c = np.asarray(self.c, np.float64)
+        given: Any = self.A if sparse.issparse(self.A) else np.asarray(self.A, np.float64).reshape(-1, len(c))
+        A = sparse.csr_array(given)
+        rows, n = A.shape
+        if c.shape != (n,):
+            raise ValueError(f"c: shape {c.shape} given for {n} columns of A")
+        columns: dict[str, Any] = {"c": c, "A": A.astype(np.float64)}
+        for name, size in (("row_lower", rows), ("row_upper", rows), ("lower", n), ("upper", n)):
+            values = np.asarray(getattr(self, name), np.float64)
+            if values.shape != (size,) or np.any(np.isnan(values)):
+                raise ValueError(f"{name}: shape {values.shape} given, ({size},) numbers without NaN are needed")
+            columns[name] = np.where(np.abs(values) >= INFINITE, np.copysign(np.inf, values), values)
+        columns["integer"] = np.asarray(self.integer, np.bool_)
+        if columns["integer"].shape != (n,):
+            raise ValueError(f"integer: shape {columns['integer'].shape} given, ({n},) is needed")
+        for name, values in (("c", c), ("A", A.data), ("offset", np.array([self.offset]))):
+            if not np.all(np.isfinite(values)):
+                raise ValueError(f"{name}: NaN or infinity given; every coefficient must be finite")
+        columns["names"] = tuple(self.names) or tuple(f"x_{i}" for i in range(n))
+        columns["row_names"] = tuple(self.row_names) or tuple(f"row_{r}" for r in range(rows))
+        for name, size in (("names", n), ("row_names", rows)):
+            if len(columns[name]) != size:
+                raise ValueError(f"{name}: {len(columns[name])} given, {size} are needed")
+        for name, value in columns.items():
+            object.__setattr__(self, name, value)
+        self._check_sides(self.names, self.lower, self.upper)
+        self._check_sides(self.row_names, self.row_lower, self.row_upper)
+
+    @staticmethod
+    def _check_sides(names: tuple[str, ...], low: Floats, high: Floats) -> None:
+        for i in np.flatnonzero((low > high) | (low == np.inf) | (high == -np.inf))[:1]:
+            raise ValueError(f"{names[i]}: its lower bound {low[i]:g} and upper bound {high[i]:g} leave no value")
+
+    @cached_property
+    def violation_unit(self) -> float:
+        """The size of the largest finite side of a row or bound of a variable, 1 at least."""
+        sides = np.concatenate([self.row_lower, self.row_upper, self.lower, self.upper, [1.0]])
+        return float(np.abs(sides[np.isfinite(sides)]).max())
+
+    @property
+    def sign(self) -> float:
+        """-1 for a model to be maximised, else 1."""
+        return -1.0 if self.maximise else 1.0
+
+    @property
+    def forms(self) -> tuple[type, ...]:
+        """What the model can be reduced to."""
+        return () if self.integer.any() else (LinearProgram,)
+
+    def in_file(self, objective: float) -> float:
+        """Turn an objective or bound of the minimised form into the sense of the file, and back."""
+        return self.sign * objective
+
+    def objective(self, x: ArrayLike, /) -> float:
+        """Return c'x + offset, negated where the model is to be maximised."""
+        return self.sign * (float(self.c @ self._as_value(x)) + self.offset)
+
+    def violation(self, x: ArrayLike, /) -> float:
+        """Return the largest amount by which a row, a bound or a whole number is missed."""
+        v = self._as_value(x)
+        activity = self.A @ v
+        misses = (self.lower - v, v - self.upper, self.row_lower - activity, activity - self.row_upper)
+        whole = np.abs(v - np.rint(v))[self.integer]
+        return float(max(0.0, whole.max(initial=0.0), *(part.max(initial=0.0) for part in misses)))
+
+    def reduce(self, to: type | None = None) -> Reduced[Floats]:
+        """Return the model as a `LinearProgram`: variables shifted, mirrored or split, rows made one-sided."""
+        if self.integer.any() or (to is not None and not issubclass(LinearProgram, to)):
+            what = "it has integer variables" if self.integer.any() else "it has a LinearProgram"
+            raise ValueError(f"this Model has no {to.__name__ if to else 'linear'} form; {what}")
+        from scipy import sparse
+
+        has_low, has_high = np.isfinite(self.lower), np.isfinite(self.upper)
+        base = np.where(has_low, self.lower, np.where(has_high, self.upper, 0.0))
+        mirror = np.where(~has_low & has_high, -1.0, 1.0)
+        split = np.flatnonzero(~has_low & ~has_high)  # a free variable is a difference of two
+        n = len(self.c)
+        back = sparse.hstack([sparse.diags_array(mirror), -sparse.eye_array(n, format="csc")[:, split]], format="csr")
+        rows = self.A @ back
+        level = self.A @ base
+        top, bottom = np.isfinite(self.row_upper), np.isfinite(self.row_lower)
+        form = LinearProgram(
+            self.sign * (back.T @ self.c),
+            sparse.vstack([rows[np.flatnonzero(top)], -rows[np.flatnonzero(bottom)]], format="csr"),
+            np.concatenate([(self.row_upper - level)[top], (level - self.row_lower)[bottom]]),
+            np.concatenate([np.where(has_low, self.upper - base, np.inf), np.full(len(split), np.inf)]),
+        )
+        shift = self.sign * (float(self.c @ base) + self.offset)
+        return Reduced(form, lambda u: np.asarray(base + back @ u), shift=shift)
+
+    def elastic(self) -> Model:
+        """Return the model of the nearest feasible request: every row may give way, the total is minimised.
+
+        Its value holds x, then how much is added to each row's activity, then how much is taken from it.
+        """
+        from scipy import sparse
+
+        rows, n = self.A.shape
+        eye = sparse.eye_array(rows, format="csr")
+        return replace(
+            self,
+            c=np.concatenate([np.zeros(n), np.ones(2 * rows)]),
+            A=sparse.hstack([self.A, eye, -eye], format="csr"),
+            lower=np.concatenate([self.lower, np.zeros(2 * rows)]),
+            upper=np.concatenate([self.upper, np.full(2 * rows, np.inf)]),
+            integer=np.concatenate([self.integer, np.zeros(2 * rows, np.bool_)]),
+            offset=0.0,
+            maximise=False,
+            names=(),
+        )
+
+    def to_pulp(self) -> pulp.LpProblem:
+        """Return the model, minimised, as a PuLP model with variables ``x_0, x_1, ...``."""
+        import pulp
+
+        model = pulp.LpProblem("model", pulp.LpMinimize)
+        x = [
+            model.add_variable(f"x_{i}", _side(low), _side(high), "Integer" if whole else "Continuous")
+            for i, (low, high, whole) in enumerate(zip(self.lower, self.upper, self.integer, strict=True))
+        ]
+        terms = [(v, self.sign * float(k)) for v, k in zip(x, self.c, strict=True)]
+        model.setObjective(pulp.LpAffineExpression(terms))
+        for r, (low, high) in enumerate(zip(self.row_lower, self.row_upper, strict=True)):
+            span = slice(self.A.indptr[r], self.A.indptr[r + 1])
+            row = [(x[i], float(k)) for i, k in zip(self.A.indices[span], self.A.data[span], strict=True)]
+            if low == high:
+                model.addConstraint(pulp.LpAffineExpression(row) == float(low), f"row_{r}")
+                continue
+            if np.isfinite(high):
+                model.addConstraint(pulp.LpAffineExpression(row) <= float(high), f"row_{r}_top")
+            if np.isfinite(low):
+                model.addConstraint(pulp.LpAffineExpression(row) >= float(low), f"row_{r}_bottom")
+        return model
+
+    def read_pulp(self, model: pulp.LpProblem) -> Floats:
+        """Return x from a solved `to_pulp` model; what the engine left beside a whole number is rounded to it."""
+        found = model.variablesDict()
+        values = [found[f"x_{i}"].varValue if f"x_{i}" in found else None for i in range(len(self.c))]
+        nearest = np.clip(0.0, self.lower, self.upper)  # a variable that nothing uses
+        x = np.array([near if v is None else v for v, near in zip(values, nearest, strict=True)], np.float64)
+        x = np.clip(x, self.lower, self.upper)
+        whole = self.integer & (np.abs(x - np.rint(x)) <= ROUNDING)
+        return np.where(whole, np.rint(x), x)
+
+    def _as_value(self, x: ArrayLike) -> Floats:
+        v = np.asarray(x, np.float64)
+        if v.shape != self.c.shape:
+            raise ValueError(f"x: shape {v.shape} given, {self.c.shape} is needed")
+        return v
+
+
+def read_model(path: str | os.PathLike[str]) -> Model:
+    """Read an ``.mps`` or ``.lp`` file.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, it is no model, or holds more than a mixed-integer linear model (quadratic terms,
+        semi-continuous variables, indicator constraints).
+
+    Notes
+    -----
+    HiGHS parses the file, in a process of its own: a damaged file can crash its parser.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in (".mps", ".lp"):
+        raise ValueError(f"{file}: a name ending in .mps or .lp is needed")
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file" if not file.exists() else f"{file}: a folder, no file")
+    with open(file, "rb"):  # the reader would say no more than "parser error"
+        pass
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "model.npz"
+        words = [sys.executable, "-c", "from prunopt.forms.mip_model import _parse; _parse()", str(file), str(place)]
+        paths = os.pathsep.join(p for p in sys.path if p)
+        done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode == REFUSED:
+            raise ValueError(said)
+        if done.returncode or not place.is_file():
+            raise ValueError(f"{file}: cannot be read as a model (its parser broke down, status {done.returncode})")
+        with np.load(place, allow_pickle=False) as parts:
+            return _whole(file, dict(parts))
+
+
+def _whole(file: Path, parts: dict[str, Any]) -> Model:
+    from scipy import sparse
+
+    names = {key: tuple(parts.pop(key).tolist()) for key in ("names", "row_names")}
+    data, indices, indptr = (parts.pop(key) for key in ("data", "indices", "indptr"))
+    A = sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(parts["c"])))
+    offset, maximise = float(parts.pop("offset")), bool(parts.pop("maximise"))
+    try:
+        return Model(A=A, offset=offset, maximise=maximise, **parts, **names)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
+
+
+def _parse() -> None:
+    """Parse ``argv[1]`` and write the arrays to ``argv[2]``; what is wrong goes to standard error."""
+    try:
+        parts = _parsed(Path(sys.argv[1]))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(REFUSED) from None
+    np.savez(sys.argv[2], **parts)
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    import highspy
+
+    with tempfile.TemporaryDirectory() as folder, no_stdout():
+        log = Path(folder) / "log"
+        engine = new_engine({"output_flag": True, "log_to_console": False, "log_file": str(log)})
+        status = engine.readModel(str(file))
+        set_options(engine, {"log_file": ""})
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lp, quadratic = engine.getLp(), engine.getModel().hessian_.dim_
+    if status == highspy.HighsStatus.kError or lp.num_col_ == 0:
+        said = [line.split(":", 1)[1].strip() for line in lines if line.startswith("ERROR")]
+        why = said[-1] if said and str(file) not in said[-1] else "damaged, empty, or another format"
+        raise ValueError(f"{file}: cannot be read as a model ({why})")
+    if quadratic:
+        raise ValueError(f"{file}: has a quadratic objective; linear models are supported")
+    kinds = list(lp.integrality_)
+    plain = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    if any(kind not in plain for kind in kinds):
+        raise ValueError(f"{file}: has semi-continuous variables; continuous and integer ones are supported")
+    A = _matrix(lp)
+    return {
+        "c": np.array(lp.col_cost_, np.float64),
+        "data": A.data,
+        "indices": A.indices,
+        "indptr": A.indptr,
+        "row_lower": np.array(lp.row_lower_, np.float64),
+        "row_upper": np.array(lp.row_upper_, np.float64),
+        "lower": np.array(lp.col_lower_, np.float64),
+        "upper": np.array(lp.col_upper_, np.float64),
+        "integer": np.array([kind == highspy.HighsVarType.kInteger for kind in kinds] or [False] * lp.num_col_),
+        "offset": np.float64(lp.offset_),
+        "maximise": np.bool_(lp.sense_ == highspy.ObjSense.kMaximize),
+        "names": np.array([str(name) for name in lp.col_names_], np.str_),
+        "row_names": np.array([str(name) for name in lp.row_names_], np.str_),
+    }
+
+
+def _side(bound: float) -> float | None:
+    return float(bound) if np.isfinite(bound) else None
+
+
+def _matrix(lp: Any) -> Any:
+    import highspy
+    from scipy import sparse
+
+    held = lp.a_matrix_
+    parts = (np.array(held.value_), np.array(held.index_), np.array(held.start_))
+    by_column = held.format_ == highspy.MatrixFormat.kColwise
+    kind = sparse.csc_array if by_column else sparse.csr_array
+    if not len(parts[0]):
+        return sparse.csr_array((lp.num_row_, lp.num_col_))
+    return sparse.csr_array(kind(parts, shape=(lp.num_row_, lp.num_col_)))

@@ -1,0 +1,241 @@
+"""What can be removed together: the channels of a traced network, and the layers that each of them runs through."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.fx
+from torch import nn
+
+from prunopt.core.arrays import Bools, Ints
+from prunopt.networks.cnn._tracing import Layout, Tracer, Untraceable, propagate
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One layer, and the channels at its two ends.
+
+    Parameters
+    ----------
+    name, kind
+        Name of the module; ``"conv"``, ``"depthwise"``, ``"grouped"``, ``"linear"`` or ``"norm"``.
+    ins, outs : int arrays
+        The channel of every input and of every output feature. For depthwise convolutions and norms both are alike
+        (up to a channel multiplier); a linear layer behind a flattening has each channel many times in ``ins``.
+    positions
+        Output pixels of one image.
+    """
+
+    name: str
+    kind: str
+    ins: Ints
+    outs: Ints
+    positions: int
+
+    @property
+    def consumes(self) -> bool:
+        """Whether it mixes its inputs: a removed channel only has to be cut from its weights."""
+        return self.kind in ("conv", "grouped", "linear")
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroups:
+    """The channels of a network: which features are one channel, which channels are cut by the same layers.
+
+    Parameters
+    ----------
+    slots
+        The layers with weights, in the order in which they run.
+    group : (channels,) int
+        The group of each channel: channels of one group lie side by side in the same tensors.
+    fixed : (channels,) bool
+        Channels that have to stay: the network's input and output, padding, and whatever is added to them.
+    """
+
+    slots: tuple[Slot, ...]
+    group: Ints
+    fixed: Bools
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels, fixed ones included."""
+        return len(self.group)
+
+    @cached_property
+    def free(self) -> list[int]:
+        """The groups of which something can be removed."""
+        free: list[int] = sorted(set(self.group[~self.fixed].tolist()))
+        return free
+
+    def members(self, group: int) -> Ints:
+        """Return the channels of a group."""
+        return np.flatnonzero(self.group == group)
+
+    def producers(self, group: int) -> list[Slot]:
+        """Return the layers whose outputs begin channels of the group (norms and depthwise layers pass them on)."""
+        return [s for s in self.slots if s.consumes and np.any(self.group[s.outs] == group)]
+
+    def consumers(self, group: int) -> list[Slot]:
+        """Return the layers that mix the group's channels into others."""
+        return [s for s in self.slots if s.consumes and np.any(self.group[s.ins] == group)]
+
+    def carriers(self, group: int) -> list[Slot]:
+        """Return the norms and depthwise layers that channels of the group run through."""
+        return [s for s in self.slots if not s.consumes and np.any(self.group[s.outs] == group)]
+
+    def name_of(self, group: int) -> str:
+        """Return a name for people: the first layer that produces the group."""
+        made = self.producers(group)
+        return made[0].name if made else f"group {group}"
+
+    def to_networkx(self) -> nx.MultiGraph[int]:
+        """Return groups as nodes and layers between two of them as edges with the attribute ``slot``."""
+        import networkx as nx
+
+        graph: nx.MultiGraph[int] = nx.MultiGraph()
+        for g in sorted(set(self.group.tolist())):
+            members = self.members(g)
+            graph.add_node(g, channels=len(members), free=int(np.count_nonzero(~self.fixed[members])))
+        for slot in self.slots:
+            if slot.consumes:
+                for a in sorted(set(self.group[slot.ins].tolist())):
+                    for b in sorted(set(self.group[slot.outs].tolist())):
+                        graph.add_edge(a, b, slot=slot.name)
+        return graph
+
+    def checked(self, keep: Any) -> Bools:
+        """Return ``keep``, a bool for every channel, after a check that fixed channels and one of each group stay."""
+        mask = np.asarray(keep)
+        if mask.shape != self.group.shape or mask.dtype != np.bool_:
+            raise ValueError(f"keep: {mask.dtype} of shape {mask.shape} given, bool of {self.group.shape} is needed")
+        for channel in np.flatnonzero(self.fixed & ~mask)[:1]:
+            raise ValueError(f"keep: channel {channel} of {self.name_of(int(self.group[channel]))!r} cannot be removed")
+        for g in sorted(set(self.group.tolist())):
+            if not mask[self.members(g)].any():
+                raise ValueError(f"keep: no channel of {self.name_of(g)!r} is left; keep at least one")
+        return mask
+
+
+def channel_groups(
+    model: nn.Module, example: torch.Tensor, *, groups: Iterable[Sequence[tuple[str, str]]] | None = None
+) -> ChannelGroups:
+    """Trace a network and find its coupled channels.
+
+    Convolutions (plain, grouped, depthwise), linear layers and batch norms are cut; sums and products tie channels
+    together, concatenations set them side by side, flattening repeats them. Everything else passes channels on.
+
+    Parameters
+    ----------
+    model
+        A network of one input, traced with `torch.fx`; modules without children are not looked into.
+    example : (batch, channels, height, width)
+        An input; shapes are taken from one run.
+    groups
+        Channels by hand, for networks that cannot be traced: for every group the ends of layers that belong to it,
+        ``[("conv1", "out"), ("bn1", "out"), ("conv2", "in")]``. Whatever is not named stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot be traced, or an operation does something to channels that is not known here; the message
+        names the module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} given, a torch.nn.Module is needed")
+    if not isinstance(example, torch.Tensor) or example.ndim < 2:
+        raise TypeError("example: a tensor of one batch of inputs is needed")
+    was_training = model.training
+    model.eval()
+    try:
+        if groups is not None:
+            return _by_hand(model, example, groups)
+        return _traced(model, example)
+    finally:
+        model.train(was_training)
+
+
+def _traced(model: nn.Module, example: torch.Tensor) -> ChannelGroups:
+    by_hand = (
+        "give groups by hand, in Python: prune_cnn(..., groups=channel_groups(model, example, "
+        "groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...]))"
+    )
+    tracer = Tracer()
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # torch.fx raises whatever the model's own code does with a proxy
+        place = f" in {tracer.place!r}" if tracer.place else ""
+        raise ValueError(f"model: {type(model).__name__} cannot be traced{place} ({error}); {by_hand}") from error
+    layout = Layout()
+    try:
+        propagate(torch.fx.GraphModule(tracer.root, graph), example, layout)
+    except Untraceable as error:
+        raise ValueError(f"model: {str(error).splitlines()[0]}; {by_hand}") from error
+    return _collected(layout)
+
+
+def _collected(layout: Layout) -> ChannelGroups:
+    channel, group, fixed = layout.settled()
+    slots = tuple(
+        Slot(name, kind, channel[ins], channel[outs], positions) for name, kind, ins, outs, positions in layout.slots
+    )
+    return ChannelGroups(slots, group, fixed)
+
+
+def _by_hand(model: nn.Module, example: torch.Tensor, groups: Iterable[Sequence[tuple[str, str]]]) -> ChannelGroups:
+    positions: dict[str, int] = {}
+    handles = []
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.BatchNorm1d):
+
+            def note(_m: nn.Module, _i: Any, out: torch.Tensor, name: str = name) -> None:
+                positions[name] = int(np.prod(out.shape[2:])) if out.ndim > 2 else 1
+
+            handles.append(module.register_forward_hook(note))
+    with torch.no_grad():
+        model(example)
+    for handle in handles:
+        handle.remove()
+    layout, ends = Layout(), dict[tuple[str, str], Ints]()
+    for name in positions:
+        module = modules[name]
+        out = getattr(module, "out_channels", getattr(module, "out_features", getattr(module, "num_features", 0)))
+        ends[name, "out"] = layout.fresh(int(out))
+        carries = isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
+        depthwise = isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+        size = getattr(module, "in_channels", getattr(module, "in_features", out))
+        same = carries or depthwise
+        ends[name, "in"] = ends[name, "out"] if same else layout.fresh(int(size))
+        kind = (
+            "norm" if carries else "depthwise" if depthwise else "linear" if isinstance(module, nn.Linear) else "conv"
+        )
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and not depthwise:
+            raise ValueError(f"groups: {name!r} is a grouped convolution, which can only be pruned where tracing works")
+        layout.slots.append((name, kind, ends[name, "in"], ends[name, "out"], positions[name]))
+    free: list[Ints] = []
+    for row in groups:
+        row = [(str(n), str(e)) for n, e in row]
+        for end in row:
+            if end not in ends:
+                raise ValueError(f"groups: {end} is no end of a layer; name a module that runs, with 'in' or 'out'")
+        first = ends[row[0]]
+        for end in row[1:]:
+            if len(ends[end]) != len(first):
+                raise ValueError(f"groups: {end} has {len(ends[end])} channels, {row[0]} {len(first)}")
+            layout.tie(first, ends[end])
+        free.append(first)
+    return _collected(layout.only(free))
+
+
+def modules_of(model: nn.Module, groups: ChannelGroups) -> dict[str, nn.Module]:
+    """Return the modules of all slots by name."""
+    return {slot.name: operator.attrgetter(slot.name)(model) for slot in groups.slots}

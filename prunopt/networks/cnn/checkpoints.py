@@ -1,0 +1,120 @@
+"""Pruned convolutional networks on disk: safetensors, and ``prunopt.json`` with the shapes to be rebuilt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunopt.core.files import digest, write_json
+from prunopt.networks.cnn.windowed_conv import Window, WindowedConv2d
+from prunopt.networks.io.folders import MANIFEST, WEIGHTS, read_manifest, versions, whole_folder
+
+
+def save_cnn(
+    model: nn.Module, folder: str | os.PathLike[str], *, dense: str | None = None, report: dict[str, Any] | None = None
+) -> None:
+    """Write a pruned network: all files, or none.
+
+    Parameters
+    ----------
+    dense
+        Name of the network that was pruned, if `read_cnn` knows it: then `load_cnn` needs nothing else.
+    report
+        What was done, as JSON.
+    """
+    from safetensors.torch import save_file
+
+    state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
+    layers = {name: _shape(m) for name, m in model.named_modules() if _has_shape(m)}
+    with whole_folder(folder) as place:
+        save_file(state, place / WEIGHTS, metadata={"format": "pt"})
+        manifest = {
+            "format": 1, "kind": "cnn", "dense": dense, "layers": layers, "report": report or {},
+            "weights": digest(place / WEIGHTS), "versions": versions(),
+        }  # fmt: skip
+        write_json(place / MANIFEST, manifest)
+
+
+def load_cnn(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.Module:
+    """Return a saved network: the same outputs as before saving.
+
+    Parameters
+    ----------
+    dense
+        The network as it was before pruning (its weights do not matter); None where it is one that `read_cnn` knows.
+
+    Raises
+    ------
+    ValueError
+        If the folder was not written by `save_cnn`, a file was changed, or ``dense`` is another network.
+    """
+    import copy
+
+    from safetensors.torch import load_file
+
+    from prunopt.networks.cnn.models import read_cnn
+
+    place, manifest = Path(folder), read_manifest(folder)
+    if manifest.get("kind") != "cnn":
+        raise ValueError(f"folder={str(folder)!r}: it holds a {manifest.get('kind')}, no convolutional network")
+    if not (place / WEIGHTS).is_file() or digest(place / WEIGHTS) != manifest.get("weights"):
+        raise ValueError(f"{place / WEIGHTS}: missing, or not the file that {MANIFEST} describes")
+    if dense is None and manifest.get("dense") is None:
+        raise ValueError("dense=None: this network has no name; give the network as it was before pruning")
+    model = read_cnn(str(manifest["dense"])) if dense is None else copy.deepcopy(dense)
+    state = load_file(place / WEIGHTS)
+    modules = dict(model.named_modules())
+    for name, shape in manifest["layers"].items():
+        if name not in modules or not _has_shape(modules[name]):
+            raise ValueError(f"dense: it has no layer {name!r}; give the network that was pruned")
+        _reshape(model, name, shape, state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"dense: not the network that was pruned ({str(error).splitlines()[0]})") from None
+    return model.eval()
+
+
+def _has_shape(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d)
+
+
+def _shape(module: Any) -> dict[str, Any]:
+    if isinstance(module, nn.Conv2d):
+        shape: dict[str, Any] = {"in": module.in_channels, "out": module.out_channels, "groups": module.groups,
+                 "bias": module.bias is not None}  # fmt: skip
+        if isinstance(module, WindowedConv2d):
+            w = module.window
+            shape["window"] = [w.top, w.bottom, w.left, w.right]
+        return shape
+    if isinstance(module, nn.Linear):
+        return {"in": module.in_features, "out": module.out_features, "bias": module.bias is not None}
+    return {"features": module.num_features}
+
+
+def _reshape(model: nn.Module, name: str, shape: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    module: Any = model.get_submodule(name)
+    if "window" in shape and not isinstance(module, WindowedConv2d):
+        module = WindowedConv2d(module, Window(*map(int, shape["window"])))
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent) if parent else model, last, module)
+    if isinstance(module, nn.Conv2d):
+        module.in_channels, module.out_channels, module.groups = shape["in"], shape["out"], shape["groups"]
+    elif isinstance(module, nn.Linear):
+        module.in_features, module.out_features = shape["in"], shape["out"]
+    else:
+        module.num_features = shape["features"]
+    if shape.get("bias") and module.bias is None:
+        module.bias = nn.Parameter(torch.zeros(shape["out"]))
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        tensor, saved = getattr(module, part, None), state.get(f"{name}.{part}")
+        if tensor is None or saved is None:
+            continue
+        if isinstance(tensor, nn.Parameter):
+            setattr(module, part, nn.Parameter(saved.clone(), requires_grad=tensor.requires_grad))
+        else:
+            setattr(module, part, saved.clone())

@@ -1,0 +1,205 @@
+"""What a network costs: parameters, bytes, multiply-adds, milliseconds; by layer and by the widths at its ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunopt.core.arrays import Ints
+from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
+from prunopt.networks.cnn.latency import LatencyTable, LayerShape, network_milliseconds
+from prunopt.problems.channel_widths import LayerCost
+
+RESOURCES = ("parameters", "bytes", "macs", "latency_ms")
+Sizes = dict[str, tuple[int, int]]
+
+
+def measure(
+    model: nn.Module, example: torch.Tensor, resources: Sequence[str] = ("parameters", "macs", "latency_ms"), *,
+    runtime: str = "torch", repeats: int = 15,
+) -> dict[str, float]:  # fmt: skip
+    """Return what a network takes: parameters, bytes of parameters, multiply-adds and milliseconds of ``example``.
+
+    Multiply-adds are those of convolutions and linear layers, for one element of the batch.
+    """
+    out: dict[str, float] = {}
+    for name in resources:
+        if name == "parameters":
+            out[name] = float(sum(p.numel() for p in model.parameters()))
+        elif name == "bytes":
+            out[name] = float(sum(p.numel() * p.element_size() for p in model.parameters()))
+        elif name == "macs":
+            out[name] = float(_macs(model, example))
+        elif name == "latency_ms":
+            out[name] = network_milliseconds({"": model}, example, runtime, repeats=repeats)[""]
+        else:
+            raise ValueError(f"resources: {name!r} is not known; give some of {', '.join(RESOURCES)}")
+    return out
+
+
+def _macs(model: nn.Module, example: torch.Tensor) -> int:
+    total = 0
+
+    def add(module: Any, _: Any, out: torch.Tensor) -> None:
+        nonlocal total
+        each = module.weight[0].numel()
+        total += each * out[0].numel()
+
+    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    try:
+        with torch.no_grad():
+            model.eval()(example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def input_sizes(model: nn.Module, example: torch.Tensor) -> Sizes:
+    """Return height and width of what every convolution reads; (1, 1) for linear layers."""
+    sizes: Sizes = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+
+            def note(_: Any, args: Any, name: str = name) -> None:
+                x = args[0]
+                sizes[name] = (int(x.shape[2]), int(x.shape[3])) if x.ndim == 4 else (1, 1)
+
+            hooks.append(module.register_forward_pre_hook(note))
+    try:
+        with torch.no_grad():
+            model.eval()(example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
+
+
+def slot_macs(module: Any, slot: Slot, ins: int, outs: int) -> int:
+    """Return the multiply-adds of a layer with so many features at its ends."""
+    if slot.kind == "norm":
+        return 0
+    if slot.kind == "linear":
+        return ins * outs
+    taps = int(np.prod(module.kernel_size)) * slot.positions
+    each = 1 if slot.kind == "depthwise" else ins // int(module.groups)
+    return taps * outs * each
+
+
+def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: int) -> LayerShape | None:
+    """Return what a layer's time depends on; None for norms, which are folded."""
+    if slot.kind == "norm":
+        return None
+    if slot.kind == "linear":
+        return LayerShape("linear", ins, outs, 1, (1, 1), (1, 1), (1, 1), batch)
+    groups = ins if slot.kind == "depthwise" else module.groups
+    kernel, stride = tuple(module.kernel_size), tuple(module.stride)
+    return LayerShape("conv", ins, outs, groups, kernel, stride, sizes[slot.name], batch)
+
+
+def layer_costs(
+    model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], widths: Sequence[Sequence[int]], *,
+    resource: str = "macs", table: LatencyTable | None = None, example: torch.Tensor | None = None,
+    progress: Callable[[str], None] | None = None, features: Callable[[int, Ints, int], int] | None = None,
+) -> list[LayerCost]:  # fmt: skip
+    """Return the costs of all layers by the widths of ``chosen`` groups, for `ChannelWidths`.
+
+    A layer that reads several groups (behind a concatenation) has one term for each of them: for multiply-adds and
+    parameters their sum is exact; for milliseconds each group's share is measured with the others at full width.
+
+    Parameters
+    ----------
+    chosen
+        The groups whose width is to be chosen.
+    widths
+        The widths on offer for each of them: all channels that stay, fixed ones included.
+    resource
+        ``"macs"``, ``"parameters"`` or ``"latency_ms"`` (needs ``table`` and ``example``).
+    features
+        ``features(group, channels, width)``: how many of a layer's features, given by their channels, stay at a
+        width of their group. None: the same share of every layer.
+    """
+    modules, place = modules_of(model, groups), {g: i for i, g in enumerate(chosen)}
+    full = np.bincount(groups.group)
+
+    def kept(group: int, channels: Ints, width: int, count: int) -> int:
+        if features is None or group not in place:
+            return _features(width, full[group], count)
+        return features(group, channels[groups.group[channels] == group], width)
+
+    parts: list[tuple[Slot, int, int, float, list[list[tuple[int, int] | None]]]] = []
+    for slot in groups.slots:
+        if slot.kind == "norm" and resource != "parameters":
+            continue
+        in_groups, in_counts = np.unique(groups.group[slot.ins], return_counts=True)
+        out_groups, out_counts = np.unique(groups.group[slot.outs], return_counts=True)
+        if slot.consumes:
+            pairs = [(a, b, ca, cb) for a, ca in zip(in_groups, in_counts, strict=True)
+                     for b, cb in zip(out_groups, out_counts, strict=True)]  # fmt: skip
+        else:
+            pairs = [(b, b, cb, cb) for b, cb in zip(out_groups, out_counts, strict=True)]
+        for a, b, ca, cb in pairs:
+            share = 1.0 if len(pairs) == 1 else float(ca * cb / sum(p[2] * p[3] for p in pairs))
+            rows = [w for w in widths[place[a]]] if a in place else [int(full[a])]
+            columns = [w for w in widths[place[b]]] if b in place else [int(full[b])]
+            exact = resource != "latency_ms"
+            others = (0, 0) if exact else (len(slot.ins) - int(ca), len(slot.outs) - int(cb))
+            ends = [kept(a, slot.ins, w, ca) + others[0] for w in rows]
+            behind = [kept(b, slot.outs, w, cb) + others[1] for w in columns]
+            # of a layer whose ends are one group only the diagonal is possible
+            sizes = [[(i, o) if a != b or r == c else None for c, o in enumerate(behind)] for r, i in enumerate(ends)]
+            parts.append((slot, place.get(a, -1), place.get(b, -1), 1.0 if exact else share, sizes))
+    if resource == "latency_ms":
+        cost = _measured(parts, modules, model, table, example, progress)
+    else:
+
+        def cost(slot: Slot, ins: int, outs: int) -> float:
+            if resource == "macs":
+                return float(slot_macs(modules[slot.name], slot, ins, outs))
+            return float(_parameters(modules[slot.name], slot, ins, outs))
+
+    out = []
+    for slot, a, b, share, sizes in parts:
+        values = np.array([[0.0 if end is None else share * cost(slot, *end) for end in row] for row in sizes])
+        out.append(LayerCost(a, b, values))
+    return out
+
+
+def _features(width: int, full: int, count: int) -> int:
+    """How many features of a layer's end a group of ``width`` channels has, at ``count`` features in full."""
+    return round(int(width) * int(count) / int(full))
+
+
+def _measured(
+    parts: Any, modules: Any, model: nn.Module, table: LatencyTable | None, example: Any, progress: Any
+) -> Callable[[Slot, int, int], float]:
+    if table is None or example is None:
+        raise ValueError("resource='latency_ms': a table and an example are needed")
+    sizes, batch = input_sizes(model, example), len(example)
+
+    def shape(slot: Slot, ins: int, outs: int) -> LayerShape | None:
+        return shape_of(modules[slot.name], slot, ins, outs, sizes, batch)
+
+    wanted = (shape(slot, *end) for slot, _, _, _, rows in parts for row in rows for end in row if end is not None)
+    table.fill((s for s in wanted if s is not None), progress)
+
+    def cost(slot: Slot, ins: int, outs: int) -> float:
+        found = shape(slot, ins, outs)
+        return 0.0 if found is None else table[found]
+
+    return cost
+
+
+def _parameters(module: Any, slot: Slot, ins: int, outs: int) -> int:
+    if slot.kind == "norm":
+        return 2 * outs if module.weight is not None else 0
+    bias = outs if module.bias is not None else 0
+    if slot.kind == "linear":
+        return ins * outs + bias
+    taps = int(np.prod(module.kernel_size))
+    return bias + taps * outs * (1 if slot.kind == "depthwise" else ins // module.groups)

@@ -1,0 +1,98 @@
+"""Errors of pruned layers, computed again from the model before, the model after, and the calibration of then."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from prunopt.core.arrays import Floats
+from prunopt.core.solution import CertificateError
+from prunopt.networks.transformers.calibration import Activations, Calibration
+from prunopt.networks.transformers.correction import Correction
+from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
+from prunopt.networks.transformers.surgery import group_columns, remove_groups
+
+
+def recomputed_errors(
+    original: nn.Module, pruned: nn.Module, tokens: Calibration, manifest: dict[str, Any]
+) -> Iterator[tuple[str, float, float]]:
+    r"""Yield the name of each pruned layer, :math:`\|(W - W') X\|^2 / \|W X\|^2`, and what the manifest says of it.
+
+    X are the inputs of the layer in the model whose earlier layers are pruned, as when it was solved; of W', columns
+    that were removed are 0. Where the manifest names a correction, W is the corrected weight.
+    """
+    rows = {row["name"]: row for row in manifest["report"]}
+    options = manifest["options"]
+    stream = Activations(pruned, blocks(pruned)[0], tokens)
+    strength = float(options.get("correction", 0.0))
+    correction = Correction(original, blocks(original)[0], tokens, None, strength) if strength else None
+    for dense, block in zip(blocks(original), blocks(pruned), strict=True):
+        if correction is not None:
+            correction.enter(dense)
+        work = copy.deepcopy(dense)  # becomes the pruned block, layer by layer
+        for stage in work.stages:
+            if not any(f"{block.name}.{layer}" in rows for layer in stage):
+                continue
+            hessian = stream.hessians(work, stage[:1])[stage[0]]
+            for layer in stage:
+                row = rows.get(f"{block.name}.{layer}")
+                if row is None:
+                    continue
+                before = _weight(work, layer)
+                if correction is not None and layer == work.stages[-1][0]:
+                    hessian, cross = correction.moments(stream, work, layer)
+                    before = correction.corrected(before, hessian, cross, options["damping"])
+                after = _after(work, block, layer, row, before.shape)
+                change = before - after
+                yield row["name"], _energy(change, hessian) / _energy(before, hessian), row["error"]
+            for layer in stage:
+                _carry(work, block, layer, rows.get(f"{block.name}.{layer}"))
+        stream.advance(block)
+
+
+def _energy(weight: Floats, hessian: Floats) -> float:
+    return float(np.vdot(weight @ hessian, weight))
+
+
+def _weight(block: Block, layer: str) -> Floats:
+    weight: Floats = weight_of(block.module.get_submodule(layer)).detach().double().cpu().numpy()
+    return weight
+
+
+def _after(work: Block, block: Block, layer: str, row: dict[str, Any], shape: tuple[int, ...]) -> Floats:
+    """Return the pruned weights in the shape of the dense ones, removed columns 0."""
+    new = _weight(block, layer)
+    if row["unit"] == "weight":
+        return new
+    units = _columns(work, row)
+    gone = np.concatenate([units[k] for k in row["gone"]]) if row["gone"] else np.zeros(0, np.int64)
+    kept = np.setdiff1d(np.arange(shape[1]), gone)
+    if len(kept) != new.shape[1]:
+        raise CertificateError(f"{row['name']}: {len(kept)} columns stay by the manifest, {new.shape[1]} are there")
+    out = np.zeros(shape)
+    out[:, kept] = new
+    return out
+
+
+def _columns(work: Block, row: dict[str, Any]) -> list[NDArray[np.int64]]:
+    if row["unit"] == "neuron":
+        assert work.feed_forward is not None
+        return list(np.arange(work.feed_forward.width)[:, None])
+    assert work.attention is not None
+    return group_columns(work.attention)
+
+
+def _carry(work: Block, block: Block, layer: str, row: dict[str, Any] | None) -> None:
+    """Bring the pruned layer into the working block."""
+    if row is None or row["unit"] == "neuron":  # neurons go last: nothing of the block comes after them
+        return
+    if row["unit"] == "head group":
+        assert work.attention is not None
+        remove_groups(work.attention, row["gone"])
+    replace_weight(work.module.get_submodule(layer), torch.from_numpy(_weight(block, layer)))

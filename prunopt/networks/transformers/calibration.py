@@ -1,0 +1,304 @@
+"""Calibration: the inputs of a block's linear layers, block after block, as sums of outer products."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prunopt.core.arrays import Floats
+from prunopt.networks.transformers.families import Block, is_linear
+
+CHUNK = 4096  # rows of a product in single precision; their sums are in double
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a model is calibrated on.
+
+    Parameters
+    ----------
+    windows : (n, length) int64
+        Token ids.
+    mask : (n, length) bool
+        False for padding, which does not count.
+    weight : (n,) float
+        What a token of each window counts.
+    source : (n,) int
+        Number of the source of each window.
+    """
+
+    windows: torch.Tensor
+    mask: torch.Tensor
+    weight: torch.Tensor
+    source: torch.Tensor
+    token_weight: torch.Tensor | None = field(default=None)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens that count."""
+        return int(self.mask.sum())
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that it holds."""
+        whole = hashlib.sha256()
+        for tensor in (self.windows, self.mask, self.weight, self.source, self.token_weight):
+            whole.update(b"-" if tensor is None else np.ascontiguousarray(tensor.numpy()).tobytes())
+        return whole.hexdigest()
+
+    def row_weights(self) -> torch.Tensor:
+        """Return what each token counts, (n, length) double; padding counts 0."""
+        rows = self.weight[:, None].double() * self.mask.double()
+        return rows if self.token_weight is None else rows * self.token_weight.double()
+
+
+def as_calibration(given: Any) -> Calibration:
+    """Read what users give as calibration.
+
+    Parameters
+    ----------
+    given
+        (n, length) token ids; a mapping with ``input_ids`` and perhaps ``attention_mask``, as tokenizers return; a
+        sequence of these; or a sequence of pairs (one of these, weight): sources whose shares in the sums of outer
+        products are as their weights, however long they are.
+
+    Raises
+    ------
+    ValueError
+        If there are no tokens, or windows of different lengths.
+    """
+    if isinstance(given, Calibration):
+        return given
+    parts = _sources(given)
+    lengths = {ids.shape[1] for ids, _, _ in parts}
+    if len(lengths) != 1:
+        raise ValueError(f"calibration: windows of {sorted(lengths)} tokens; cut all sources to one length")
+    weighted = any(w is not None for _, _, w in parts)
+    weights, sources = [], []
+    for k, (ids, mask, weight) in enumerate(parts):
+        share = 1.0
+        if weighted:
+            if weight is None or not 0 < weight < np.inf:
+                raise ValueError(f"calibration[{k}]: weight {weight!r} given, a number > 0 is needed for every source")
+            share = float(weight) / max(1, int(mask.sum()))
+        weights.append(torch.full((len(ids),), share, dtype=torch.float64))
+        sources.append(torch.full((len(ids),), k, dtype=torch.int64))
+    ids = torch.cat([p[0] for p in parts])
+    out = Calibration(ids, torch.cat([p[1] for p in parts]), torch.cat(weights), torch.cat(sources))
+    if out.n_tokens == 0:
+        raise ValueError("calibration: no tokens; give at least one window of text")
+    return out
+
+
+def _sources(given: Any) -> list[tuple[torch.Tensor, torch.Tensor, float | None]]:
+    if isinstance(given, (torch.Tensor, np.ndarray, Mapping)) or hasattr(given, "input_ids"):
+        return [(*_ids(given), None)]
+    if not isinstance(given, Sequence) or not len(given):
+        raise ValueError(f"calibration: {type(given).__name__} given; give token ids (n, length), or a list of sources")
+    if all(isinstance(g, Sequence) and not isinstance(g, str) and all(isinstance(t, int) for t in g) for g in given):
+        return [(*_ids(np.array(given)), None)]
+    pairs = [g if isinstance(g, tuple) and len(g) == 2 and np.isscalar(g[1]) else (g, None) for g in given]
+    return [(*_ids(g), None if w is None else float(w)) for g, w in pairs]
+
+
+def _ids(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = None
+    if isinstance(given, Mapping) or hasattr(given, "input_ids"):
+        mask, given = given.get("attention_mask"), given["input_ids"]
+    try:
+        ids = torch.as_tensor(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"calibration: token ids of one length are needed: {error}") from None
+    if ids.dim() == 1:
+        ids = ids[None]
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise ValueError(f"calibration: {ids.dtype} of shape {tuple(ids.shape)}; token ids (n, length) are needed")
+    known = torch.ones(ids.shape, dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
+    if known.shape != ids.shape:
+        raise ValueError(f"calibration: mask of shape {tuple(known.shape)} for ids of shape {tuple(ids.shape)}")
+    return ids.long(), known
+
+
+def _shared(new: Any, old: Any) -> Any:
+    """Return ``new`` with the tensors of ``old`` in place of equal ones."""
+    if isinstance(new, torch.Tensor) and isinstance(old, torch.Tensor):
+        same = new.shape == old.shape and new.dtype == old.dtype and new.device == old.device
+        return old if same and torch.equal(new, old) else new
+    if type(new) is tuple and type(old) is tuple and len(new) == len(old):
+        return tuple(_shared(a, b) for a, b in zip(new, old, strict=True))
+    if type(new) is dict and type(old) is dict and new.keys() == old.keys():
+        return {name: _shared(new[name], old[name]) for name in new}
+    return new
+
+
+class Stop(Exception):
+    """Leaves a forward pass whose rest is of no interest."""
+
+
+class Activations:
+    """What enters the blocks of a model, window by window: of one block at a time.
+
+    Parameters
+    ----------
+    model
+        A transformer; only what comes before its first block runs.
+    first
+        The first block.
+    calibration
+        Windows.
+    folder
+        None: kept in memory. Else a folder for memory-mapped files, two of (n, length, width) float32.
+    """
+
+    def __init__(self, model: nn.Module, first: Block, calibration: Calibration, folder: str | None = None) -> None:
+        self.calibration = calibration
+        self._store: torch.Tensor | None = None
+        self._folder = tempfile.TemporaryDirectory(dir=folder) if folder is not None else None
+        self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        padded = not bool(calibration.mask.all())
+        with torch.no_grad():
+            for k, window in enumerate(calibration.windows):
+                extra = {"attention_mask": calibration.mask[k : k + 1].long()} if padded else {}
+                self._capture(model, first, k, window[None], extra)
+
+    def _capture(self, model: nn.Module, first: Block, k: int, window: torch.Tensor, extra: dict[str, Any]) -> None:
+        seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            seen.append((args, kwargs))
+            raise Stop
+
+        handle = first.module.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            model(input_ids=window, **extra)
+        except Stop:
+            pass
+        finally:
+            handle.remove()
+        args, kwargs = seen[0]
+        kwargs = {n: v for n, v in kwargs.items() if n not in ("past_key_values", "use_cache", "hidden_states")}
+        hidden = args[0] if args else seen[0][1]["hidden_states"]
+        if self._store is None:
+            shape = (len(self.calibration.windows), *hidden.shape[1:])
+            self._store = self._new(shape)
+        self._store[k] = hidden[0]
+        # A cache would grow with every pass over the same window.
+        rest = tuple(None if hasattr(a, "update") and hasattr(a, "get_seq_length") else a for a in args[1:])
+        if self._arguments:  # windows of one length have the same mask and the same positions: they are kept once
+            rest, kwargs = _shared((rest, kwargs), self._arguments[0])
+        self._arguments.append((rest, kwargs))
+
+    def _new(self, shape: tuple[int, ...]) -> torch.Tensor:
+        if self._folder is None:
+            return torch.empty(shape)
+        file = Path(self._folder.name) / f"activations-{len(list(Path(self._folder.name).iterdir()))}.bin"
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
+
+    def close(self) -> None:
+        """Remove the memory-mapped files, if there are any."""
+        self._store = None
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept for one block."""
+        assert self._store is not None
+        return self._store.nelement() * 4
+
+    def window(self, k: int) -> torch.Tensor:
+        """Return what enters the next block at window k: (length, width)."""
+        assert self._store is not None
+        return self._store[k].reshape(-1, self._store.shape[-1])
+
+    def run(self, block: Block) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the number of each window and what the block makes of it."""
+        assert self._store is not None
+        for k, (args, kwargs) in enumerate(self._arguments):
+            out = block.module(self._store[k : k + 1].clone(), *args, **kwargs)
+            yield k, out[0] if isinstance(out, tuple) else out
+
+    @torch.no_grad()
+    def advance(self, block: Block) -> None:
+        """Put every window through the block: what comes out enters the next one."""
+        assert self._store is not None
+        for k, out in self.run(block):
+            if not bool(torch.isfinite(out).all()):
+                raise ValueError(f"calibration: {block.name} puts out NaN or infinite activations at window {k}")
+            self._store[k] = out.reshape(self._store[k].shape)
+
+    @torch.no_grad()
+    def inputs(self, block: Block, layers: Sequence[str], take: Callable[[str, int, torch.Tensor], None]) -> None:
+        """Call ``take(layer, window, rows)`` with what enters layers of a block; the rest of it is skipped."""
+        waiting: set[str] = set()
+        window = 0
+
+        def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+                rows = args[0].reshape(-1, args[0].shape[-1])
+                if not bool(torch.isfinite(rows).all()):
+                    raise ValueError(f"calibration: NaN or infinite inputs of {block.name}.{name} at window {window}")
+                take(name, window, rows)
+                waiting.discard(name)
+                if not waiting:
+                    raise Stop
+
+            return hook
+
+        handles = []
+        for name in layers:
+            layer = block.module.get_submodule(name)
+            if not is_linear(layer):
+                raise ValueError(f"{block.name}.{name}: {type(layer).__name__} is no linear layer")
+            handles.append(layer.register_forward_pre_hook(hook_of(name)))
+        assert self._store is not None
+        try:
+            for window, (args, kwargs) in enumerate(self._arguments):
+                waiting = set(layers)
+                try:
+                    block.module(self._store[window : window + 1].clone(), *args, **kwargs)
+                except Stop:
+                    continue
+                raise ValueError(f"{block.name}: its forward pass does not use {', '.join(sorted(waiting))}")
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def hessians(self, block: Block, layers: Sequence[str]) -> dict[str, Floats]:
+        r"""Return :math:`H = \sum_t \omega_t x_t x_t^T / \sum_t \omega_t` over the tokens entering each layer.
+
+        Products in single precision, sums in double; padding has weight 0.
+        """
+        sums: dict[str, torch.Tensor] = {}
+        weights = self.calibration.row_weights()
+
+        def take(name: str, window: int, rows: torch.Tensor) -> None:
+            scale = weights[window].sqrt().float()[:, None]
+            total = sums.setdefault(name, torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64))
+            for part, w in zip(torch.split(rows.float(), CHUNK), torch.split(scale, CHUNK), strict=True):
+                scaled = part * w
+                total += scaled.T @ scaled
+
+        self.inputs(block, layers, take)
+        whole = float(weights.sum())
+        return {name: ((h + h.T) / (2 * whole)).numpy() for name, h in sums.items()}
+
+
+def rare_share(windows: torch.Tensor, *, fewer_than: int = 5) -> float:
+    """Return the share of tokens whose kind appears fewer than ``fewer_than`` times: what calibration hardly sees."""
+    _, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
+    return float((counts[inverse] < fewer_than).double().mean())
+
+
+def rarity_weights(windows: torch.Tensor, power: float = 0.5) -> torch.Tensor:
+    """Return weights of tokens that fall with the count of their kind, count^-power, of mean 1; (n, length)."""
+    _, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
+    weight: torch.Tensor = counts[inverse].double() ** -power
+    return weight / weight.mean()

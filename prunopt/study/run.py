@@ -1,0 +1,171 @@
+"""``prunopt.search``: a black-box task, a storage, and any number of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from prunopt.core.registry import dispatch
+from prunopt.forms.blackbox import BlackBox
+from prunopt.solvers.blackbox._search_solver import SearchSolver
+from prunopt.solvers.blackbox._trials import quiet
+from prunopt.study import workers as pool
+from prunopt.study.journal import WAIT
+from prunopt.study.results import SearchRun, read
+from prunopt.study.storages import hidden, open_storage, open_study
+
+
+def search(
+    task: Any,
+    *,
+    trials: int = 200,
+    storage: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    solver: str | SearchSolver | None = None,
+    name: str | None = None,
+    repair: bool = False,
+    wait: float = WAIT,
+    callback: Callable[[Any], Any] | None = None,
+) -> SearchRun:
+    """Search a black-box task; the same call again resumes.
+
+    Every trial is drawn from (seed, its index) and from the finished trials, so that with one worker a search that was
+    stopped and resumed has the same trials, bit by bit, as one that ran through. A worker that is killed loses no
+    finished trial; the trial it was at is queued again. A decision is never evaluated twice. More workers, on this or
+    other machines: the same call in other processes, on the same storage.
+
+    Parameters
+    ----------
+    task
+        An `AllocationSearch`, another task that reduces to a black box, or a `BlackBox`.
+    trials
+        How many trials to have finished in all, those of earlier calls among them.
+    storage
+        None: in memory, gone afterwards. A path: a journal file, made where it is missing. A URL of SQLAlchemy's
+        (``sqlite:///x.db``, ``postgresql://user@host/base``): a database, for many machines. `optuna-dashboard` opens
+        either as it is.
+    seed
+        Of the search; a stored search keeps its own.
+    workers
+        Processes to start. With more than one, the task is sent to them (it must be picklable), and a script needs
+        ``if __name__ == "__main__":`` around the call.
+    solver
+        A solver's name, an instance with options, or None for the best of the task's form.
+    name
+        The search's name in the storage; needed where that holds other searches as well.
+    repair
+        Set the torn last line of a truncated journal aside, instead of refusing the file.
+    wait
+        Seconds to wait for a locked journal or database.
+    callback
+        Called after each trial of this process (one worker).
+
+    Raises
+    ------
+    ValueError
+        If an argument is off, or the storage holds another search (the message says what differs).
+    OSError
+        If a journal is damaged or stays locked. Nothing in it is changed.
+    """
+    for what, value in (("trials", trials), ("workers", workers)):
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise ValueError(f"{what}={value!r}: give a whole number >= 1")
+    if workers > 1 and storage is None:
+        raise ValueError(f"workers={workers}: processes meet in a storage; name a journal file or a database")
+    chosen = _solver(task, solver)
+    start = time.perf_counter()
+    place = "memory" if storage is None else hidden(os.fspath(storage))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", quiet().exceptions.ExperimentalWarning)
+        study, box = open_search(task, chosen, storage=storage, seed=seed, name=name, wait=wait, repair=repair)
+        try:
+            pool.reclaim(study)
+            if workers == 1:
+                pool.work(study, box, trials=trials, tell=callback)
+            else:
+                options = {
+                    "storage": os.fspath(storage) if storage is not None else None,
+                    "trials": trials,
+                    "seed": seed,
+                    "name": name,
+                    "wait": wait,
+                }
+                _spawn(task, chosen, options, workers)
+            return read(study, task, box, trials=trials, place=place, seconds=time.perf_counter() - start)
+        finally:
+            close(study._storage)
+
+
+def close(storage: Any) -> None:
+    """Give the connections of a database back."""
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        storage.remove_session()
+        engine.dispose()
+
+
+def open_search(
+    task: Any, solver: SearchSolver, *, storage: Any, seed: int, name: str | None, wait: float, repair: bool = False
+) -> tuple[Any, BlackBox]:
+    """Return the study of a search, with its sampler and pruner, and the black box."""
+    box = task if isinstance(task, BlackBox) else task.reduce(solver.form).form
+    place = "memory" if storage is None else hidden(os.fspath(storage))
+    identity = {
+        **{f"problem.{k}": v for k, v in box.identity.items()},
+        "seed": seed,
+        "solver": solver.name,
+        "options": {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)},
+        "genes": [[g.name, list(g.options), g.low, g.high] for g in box.genes],
+    }
+    kept = open_storage(storage, wait=wait, repair=repair)
+    try:
+        study = open_study(kept, identity, name=name, place=place)
+    except BaseException:
+        close(kept)
+        raise
+    study.sampler, study.pruner = solver.optuna_sampler(box, seed), solver.pruner(box)
+    return study, box
+
+
+def _solver(task: Any, solver: str | SearchSolver | None) -> SearchSolver:
+    from prunopt.core.registry import load_solvers
+
+    load_solvers()
+    chosen, _ = dispatch(task, solver)
+    if not isinstance(chosen, SearchSolver):
+        raise ValueError(f"solver={chosen.name!r}: it is no search; `prunopt.solve` runs it")
+    return chosen
+
+
+def _spawn(task: Any, solver: SearchSolver, options: dict[str, Any], workers: int) -> None:
+    """Start the workers and wait for them; the search goes on as long as one of them lives."""
+    context = multiprocessing.get_context("spawn")
+    team = [context.Process(target=pool.process, args=(task, solver, options)) for _ in range(workers)]
+    try:
+        for worker in team:
+            try:
+                worker.start()
+            except (TypeError, AttributeError, ImportError) as error:
+                raise TypeError(
+                    f"task: it cannot be sent to a worker process ({error}); make its evaluator picklable, or run the "
+                    f"same call with workers=1 in {workers} processes"
+                ) from None
+        for worker in team:
+            worker.join()
+    except BaseException:
+        for worker in team:
+            if worker.pid is not None and worker.is_alive():
+                worker.terminate()
+        raise
+    codes = [worker.exitcode for worker in team]
+    if all(code != 0 for code in codes):
+        raise RuntimeError(
+            f"workers: all {workers} ended early (exit codes {', '.join(map(str, codes))}); what is finished is "
+            f"kept, the same call resumes"
+        )

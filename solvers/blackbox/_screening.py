@@ -1,0 +1,61 @@
+"""Which of several decisions to evaluate next: a Gaussian process over the numbers that decisions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prunopt.core.arrays import Floats
+
+NOISE = 1e-2  # of the losses' variance: rounding, and what the kernel cannot follow
+WORST = 1.0  # standard deviations above the median that losses are cut at; what is bad need not be modelled
+
+
+def as_rows(decisions: Sequence[Any]) -> Floats | None:
+    """Return decisions as rows of numbers, None where they are something else or differ in shape."""
+    try:
+        rows = [np.asarray(d, np.float64).ravel() for d in decisions]
+    except (TypeError, ValueError):
+        return None
+    if not rows or any(r.shape != rows[0].shape or not np.isfinite(r).all() for r in rows):
+        return None
+    return np.stack(rows)
+
+
+def most_promising(known: Floats, losses: Floats, candidates: Floats, optimism: float = 0.5) -> int:
+    r"""Return the candidate of least :math:`\mu(x) - \kappa \sigma(x)`.
+
+    :math:`\mu` and :math:`\sigma` are mean and standard deviation of a Gaussian process on the losses, standardised
+    and cut off above, with the kernel :math:`\exp(-\|x - x'\|^2 / 2 l^2)`, :math:`l^2` being the median squared
+    distance of what is known.
+
+    Parameters
+    ----------
+    known : (n, d) float
+        Decisions evaluated.
+    losses : (n,) float
+        What they lost.
+    candidates : (m, d) float
+        Decisions to choose from.
+    optimism : float
+        :math:`\kappa \ge 0`.
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    z = (losses - losses.mean()) / (losses.std() + 1e-12)
+    z = np.minimum(z, np.median(z) + WORST)
+    among, across = squared_distances(known, known), squared_distances(candidates, known)
+    apart = among[among > 0]
+    scale = 2 * float(np.median(apart)) if apart.size else 1.0
+    factor = cho_factor(np.exp(-among / scale) + NOISE * np.eye(len(known)), lower=True)
+    near = np.exp(-across / scale)
+    variance = 1 - (near * cho_solve(factor, near.T).T).sum(axis=1)
+    return int(np.argmin(near @ cho_solve(factor, z) - optimism * np.sqrt(np.maximum(variance, 0.0))))
+
+
+def squared_distances(a: Floats, b: Floats) -> Floats:
+    """Return the squared distances of all rows of a to all rows of b."""
+    found: Floats = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
+    return np.maximum(found, 0.0)

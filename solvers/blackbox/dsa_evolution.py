@@ -1,0 +1,183 @@
+"""Evolution of expressions, stage by stage, as an Optuna genetic sampler of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from prunopt.forms.blackbox import BlackBox, Gene
+from prunopt.solvers.blackbox._screening import as_rows, most_promising
+from prunopt.solvers.blackbox._search_solver import SearchSolver
+from prunopt.solvers.blackbox._trials import distributions, known_keys, losses, quiet
+from prunopt.solvers.blackbox.random_search import TRIES, fresh, random_point, random_value
+
+
+@dataclass(frozen=True)
+class DsaEvolution(SearchSolver):
+    r"""Evolve points of categorical and real genes, in the manner of discovering sparsity allocations (DSA) [1]_.
+
+    The first ``population`` trials are random. Every later one has parents from the ``elites`` best decisions so far
+    (each decision counts once), drawn by tournament; points are elites only if they differ in ``distance`` unordered
+    genes from every better one, so that one family does not crowd out the rest. With probability ``crossover`` each
+    gene (a stage of an expression) comes from either of two parents, else all come from one. Then genes mutate with
+    probability ``mutation``, at least one where nothing changed: a categorical gene takes another option (a
+    neighbouring one, if they are ordered), a real gene moves by a normal step whose width is the elites' spread. With
+    probability ``immigrants`` a random point takes the offspring's place. An offspring whose decision is known, or
+    that has none, is bred again.
+
+    An offspring costs microseconds and its loss seconds: ``screen`` of them are bred for one that is evaluated, the
+    most promising by a Gaussian process over the decisions' numbers (`prunopt.solvers.blackbox._screening`). Where
+    decisions are no arrays of numbers, the first is taken.
+
+    The publication does not state the parameters of its evolution, and the code released evolves sparsity vectors;
+    the operators here are a reconstruction, and distance, immigrants and screening are additions (``distance=0,
+    immigrants=0, screen=1`` does without).
+
+    Parameters
+    ----------
+    population
+        Random trials at the beginning, >= 2.
+    elites
+        Size of the parents' pool, >= 2.
+    tournament
+        Parents drawn for one tournament, >= 1.
+    crossover, mutation, immigrants
+        Probabilities in [0, 1].
+    distance
+        Unordered genes that an elite differs in from every better one, >= 0; all of them where there are fewer.
+    screen
+        Offspring bred for one that is evaluated, >= 1.
+
+    References
+    ----------
+    .. [1] L. Li, P. Dong, Z. Tang, X. Liu, Q. Wang, W. Luo, W. Xue, Q. Liu, X. Chu, Y. Guo, "Discovering sparsity
+       allocation for layer-wise pruning of large language models", NeurIPS 2024.
+    """
+
+    name: ClassVar[str] = "dsa-evolution"
+    form: ClassVar[type] = BlackBox
+    exact: ClassVar[bool] = False
+    rank: ClassVar[int] = 40
+    requires: ClassVar[tuple[str, ...]] = ("optuna",)
+    reference: ClassVar[str] = "Li et al. (DSA), NeurIPS 2024"
+
+    population: int = 10
+    elites: int = 8
+    tournament: int = 2
+    crossover: float = 0.5
+    mutation: float = 0.2
+    immigrants: float = 0.5
+    distance: int = 3
+    screen: int = 16
+
+    def __post_init__(self) -> None:
+        for name, least in (("population", 2), ("elites", 2), ("tournament", 1), ("distance", 0), ("screen", 1)):
+            if int(getattr(self, name)) != getattr(self, name) or getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= {least}")
+        for name in ("crossover", "mutation", "immigrants"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a probability from 0 to 1")
+
+    def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
+        """Return the genetic sampler of one trial."""
+        optuna, rng, solver = quiet(), np.random.default_rng(seed), self
+
+        class Stages(optuna.samplers.BaseGASampler):  # type: ignore[misc,name-defined]
+            """Parents are the best decisions so far; there are no generations to wait for."""
+
+            def select_parent(self, study: Any, generation: int) -> Any:
+                return solver.apart(box, [point for _, point, _ in losses(study)])
+
+            def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+                return distributions(box)
+
+            def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+                if trial.system_attrs.get("fixed_params"):
+                    return {}
+                known = known_keys(study)
+                parents = self.select_parent(study, 0)
+                if index < solver.population or len(parents) < 2:
+                    return fresh(box, known, lambda: random_point(box, rng))
+
+                def draw() -> dict[str, Any]:
+                    if rng.random() < solver.immigrants:
+                        return random_point(box, rng)
+                    return solver.offspring(box, parents, rng)
+
+                return solver.screened(box, study, known, draw)
+
+            def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+                return random_value(next(g for g in box.genes if g.name == name), rng)
+
+        return Stages(population_size=self.population)
+
+    def apart(self, box: BlackBox, points: Sequence[Any]) -> list[Any]:
+        """Return the elites among points that come best first: those far enough from every better elite."""
+        names = [g.name for g in box.genes if g.options and not g.ordered]
+        least, found = min(self.distance, len(names)), list[Any]()
+        for point in points:
+            if all(sum(point[n] != other[n] for n in names) >= least for other in found):
+                found.append(point)
+            if len(found) == self.elites:
+                break
+        return found
+
+    def screened(self, box: BlackBox, study: Any, known: set[str], draw: Callable[[], Any]) -> dict[str, Any]:
+        """Return the most promising of ``screen`` fresh points; the first where decisions are no numbers."""
+        points = [fresh(box, known, draw)]
+        rows = losses(study) if self.screen > 1 else []
+        first = box.decode(points[0])
+        if not rows or first is None or as_rows([first]) is None or box.key(first) in known:
+            return points[0]
+        decisions, seen = [first], {box.key(first)}
+        for _ in range(TRIES * self.screen):
+            if len(points) == self.screen:
+                break
+            point = draw()
+            decision = box.decode(point)
+            if decision is None or (key := box.key(decision)) in seen or key in known:
+                continue
+            points.append(point)
+            decisions.append(decision)
+            seen.add(key)
+        past = as_rows([box.decode(point) for _, point, _ in rows])
+        here = as_rows(decisions)
+        if past is None or here is None or past.shape[1] != here.shape[1]:
+            return points[0]
+        return dict(points[most_promising(past, np.array([loss for loss, _, _ in rows]), here)])
+
+    def offspring(self, box: BlackBox, parents: list[Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Return a child of the parents, which come best first."""
+
+        def winner() -> Any:
+            return parents[int(rng.integers(len(parents), size=self.tournament).min())]
+
+        first, second = winner(), winner()
+        if rng.random() >= self.crossover:
+            second = first
+        child = {g.name: (first if rng.random() < 0.5 else second)[g.name] for g in box.genes}
+        chosen = rng.random(len(box.genes)) < self.mutation
+        if not chosen.any():
+            chosen[int(rng.integers(len(box.genes)))] = True
+        for gene, mutate in zip(box.genes, chosen, strict=True):
+            if mutate:
+                child[gene.name] = self.mutant(gene, child[gene.name], parents, rng)
+        return child
+
+    @staticmethod
+    def mutant(gene: Gene, value: Any, parents: list[Any], rng: np.random.Generator) -> Any:
+        """Return another value of a gene."""
+        if not gene.options:
+            spread = float(np.std([p[gene.name] for p in parents])) + 0.02 * (gene.high - gene.low)
+            return float(np.clip(value + spread * rng.normal(), gene.low, gene.high))
+        if len(gene.options) == 1:
+            return value
+        place = gene.options.index(value)
+        if gene.ordered and rng.random() < 0.7:
+            step = 1 if place == 0 else -1 if place == len(gene.options) - 1 else int(rng.choice((-1, 1)))
+            return gene.options[place + step]
+        others = [o for o in gene.options if o != value]
+        return others[int(rng.integers(len(others)))]

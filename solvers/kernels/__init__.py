@@ -1,1 +1,0 @@
-"""Kernels: arrays in, arrays out, compiled by numba."""

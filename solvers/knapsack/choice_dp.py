@@ -1,0 +1,157 @@
+"""The multiple-choice knapsack by dynamic programming over a growing core of groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from prunopt.core.arrays import Ints
+from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Limits, Run, Solver
+from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
+from prunopt.solvers.knapsack.choice_lagrange import ChoiceLagrange
+
+
+@dataclass(frozen=True)
+class ChoiceDp(Solver[MultipleChoiceKnapsack]):
+    r"""Exact dynamic programming around the answer of the linear relaxation [1]_.
+
+    At the price of the relaxation every choice loses the Lagrangian bound, plus the reduced losses of its levels, plus
+    the price of what it leaves unspent. Starting from the levels that the relaxation takes, groups join one after
+    another, those first whose second-best level has the least reduced loss; a partial choice (a cost and a reduced
+    loss) goes as soon as it cannot beat the best choice known, or another one costs and loses no more. When no
+    partial choice is left, the best one known is optimal. The answer's bound claims just that, and the form checks
+    the claim by a list of its own (`MultipleChoiceKnapsack.bound`).
+
+    Parameters
+    ----------
+    states
+        Partial choices that may be held for one group; beyond it the best choice so far is returned, with the
+        Lagrangian bound.
+
+    References
+    ----------
+    .. [1] D. Pisinger, "A minimal algorithm for the multiple-choice knapsack problem", EJOR 83 (1995).
+    """
+
+    name: ClassVar[str] = "choice-dp"
+    form: ClassVar[type] = MultipleChoiceKnapsack
+    exact: ClassVar[bool] = True
+    rank: ClassVar[int] = 10
+    requires: ClassVar[tuple[str, ...]] = ("numba",)
+    reference: ClassVar[str] = "Pisinger, EJOR 1995"
+
+    states: int = 4_000_000
+
+    def __post_init__(self) -> None:
+        if self.states < 1:
+            raise ValueError(f"states={self.states!r}: give a number of partial choices >= 1")
+
+    def solve(self, problem: MultipleChoiceKnapsack, limits: Limits, seed: int) -> Solution[Ints]:
+        """Return the optimal choice; a limit returns the best one yet with the Lagrangian bound."""
+        run = Run(limits)
+        first = ChoiceLagrange().solve(problem, Limits(gap=limits.gap), seed)
+        if first.status is Status.INFEASIBLE or not problem.n_groups:
+            return Solution(
+                first.status,
+                first.value,
+                first.objective,
+                first.bound,
+                solver=self.name,
+                duals=first.duals,
+                message=first.message,
+            )
+        run.report(first.objective, first.bound)
+        value, duals, note = first.value, dict(first.duals), ""
+        stats: dict[str, Any] = {"groups joined": 0, "states": 0}
+        if not run.solved:
+            value, note = self._search(problem, first, run, stats)
+            if not note:
+                duals["claim"] = run.objective
+        bound = problem.bound(duals)
+        run.report(run.objective, bound)
+        done = run.solved
+        return Solution(
+            Status.OPTIMAL if done else Status.FEASIBLE,
+            value,
+            objective=run.objective,
+            bound=bound,
+            duals=duals,
+            trace=run.trace,
+            stats=stats,
+            solver=self.name,
+            message=note or ("" if done else "the claim could not be checked within the form's memory"),
+        )
+
+    def _search(
+        self, problem: MultipleChoiceKnapsack, first: Solution[Any], run: Run, stats: dict[str, Any]
+    ) -> tuple[Ints, str]:
+        """Return the best choice, and why the search stopped early (empty where it did not)."""
+        from prunopt.solvers.knapsack._choice_kernel import grow, slopes
+
+        price, relaxed, budget = float(first.duals["price"]), first.bound, problem.budget
+        priced = problem.loss + price * problem.cost
+        base = priced.argmin(axis=1)
+        groups = np.arange(problem.n_groups)
+        reduced = priced - priced[groups, base][:, None]
+        change = problem.cost - problem.cost[groups, base][:, None]
+        tolerance = 1e-12 * max(1.0, abs(first.objective))
+        room = first.objective - relaxed - tolerance
+        useful = reduced < room
+        second = np.partition(reduced, 1, axis=1)[:, 1] if problem.n_levels > 1 else np.full(len(groups), np.inf)
+        order = np.argsort(second, kind="stable")
+        order = order[useful[order].sum(axis=1) > 1]
+        up, down = slopes(reduced, change, useful)
+        least_up = np.append(np.minimum.accumulate(up[order][::-1])[::-1], np.inf)
+        least_down = np.append(np.minimum.accumulate(down[order][::-1])[::-1], np.inf)
+
+        spent, lost = np.array([problem.cost[groups, base].sum()]), np.zeros(1)
+        history: list[tuple[int, Ints, Ints, Ints]] = []
+        best: tuple[int, int] | None = None
+        for place, g in enumerate(order):
+            levels = np.flatnonzero(useful[g])
+            if run.out_of_time:
+                return self._trace_back(first.value, base, history, best), "out of time; the bound is the relaxation's"
+            if len(spent) * len(levels) > self.states:
+                note = f"over {self.states} partial choices; the bound is the relaxation's"
+                return self._trace_back(first.value, base, history, best), note
+            run.evaluations += 1
+            spent, lost, parent, which = grow(
+                spent,
+                lost,
+                change[g, levels],
+                reduced[g, levels],
+                budget,
+                price,
+                room,
+                least_up[place + 1],
+                least_down[place + 1],
+            )
+            history.append((int(g), levels, parent, which))
+            stats["groups joined"], stats["states"] = place + 1, stats["states"] + len(spent)
+            fits = np.flatnonzero(spent <= budget)
+            if len(fits):
+                ends = lost[fits] + price * (budget - spent[fits])
+                if ends.min() < room:
+                    best, room = (len(history) - 1, int(fits[ends.argmin()])), float(ends.min())
+                    value = self._trace_back(first.value, base, history, best)
+                    run.report(problem.objective(value), relaxed)
+            if not len(spent):
+                break
+        return self._trace_back(first.value, base, history, best), ""
+
+    @staticmethod
+    def _trace_back(
+        known: Ints, base: Ints, history: list[tuple[int, Ints, Ints, Ints]], best: tuple[int, int] | None
+    ) -> Ints:
+        """The levels of the best partial choice: those it names, the relaxation's elsewhere."""
+        if best is None:
+            return known
+        value = base.astype(np.int64)
+        stage, state = best
+        for group, levels, parent, which in reversed(history[: stage + 1]):
+            value[group] = levels[which[state]]
+            state = int(parent[state])
+        return value

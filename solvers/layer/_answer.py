@@ -1,0 +1,29 @@
+"""Answers of the solvers of `QuadraticSubset` and `MaskBlocks` as solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Run
+from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
+
+
+def answer(
+    problem: LayerLeastSquares,
+    value: Any,
+    name: str,
+    run: Run,
+    *,
+    objective: float | None = None,
+    stats: Mapping[str, Any] | None = None,
+    message: str = "a heuristic's answer, no bound",
+) -> Solution[Any]:
+    """Return a heuristic's answer; ``stats`` always says how much was damped."""
+    objective = problem.objective(value) if objective is None else objective
+    run.report(objective)
+    found = {"damping": problem.damping, "ridge": problem.ridge, **(stats or {})}
+    return Solution(
+        Status.FEASIBLE, value, objective=objective, trace=run.trace, stats=found, solver=name, message=message
+    )

@@ -1,0 +1,122 @@
+"""Any problem that writes itself as a PuLP model, by any solver that PuLP reaches."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from prunopt.core import engines
+from prunopt.core.problem import Modelled
+from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Limits, Run, Solver
+from prunopt.solvers.mip.highs import objective_scale
+
+CBC = ("PULP_CBC_CMD", "COIN_CMD")
+
+
+@dataclass(frozen=True)
+class Pulp(Solver[Any]):
+    """Write the problem as a linear or integer model and hand it to a solver of PuLP's (CBC comes with PuLP).
+
+    PuLP hands back no bound. Where the engine says "optimal" the bound is the engine's claim; ``stats["bound"]`` says
+    so, and `prunopt.verify` holds it against another exact solver.
+
+    Parameters
+    ----------
+    engine
+        PuLP's name of a solver: ``"PULP_CBC_CMD"``, ``"HiGHS"``, ``"GUROBI"``, ``"CPLEX_PY"`` ...; None takes the
+        first available of CBC and HiGHS.
+    """
+
+    name: ClassVar[str] = "pulp"
+    form: ClassVar[type] = Modelled
+    exact: ClassVar[bool] = True
+    rank: ClassVar[int] = 90
+    requires: ClassVar[tuple[str, ...]] = ("pulp",)
+    reference: ClassVar[str] = "Forrest & Lougee-Heimer, CBC User Guide, 2005"
+
+    engine: str | None = None
+
+    def solve(self, problem: Any, limits: Limits, seed: int) -> Solution[Any]:
+        """Solve the model; a time limit returns the engine's best solution, without a bound."""
+        import pulp
+
+        run = Run(limits)
+        engine, label = self._engine(limits, self.engine)
+        model = problem.to_pulp()
+        scale = objective_scale(model.objective.values())
+        model.setObjective(model.objective * scale)
+        rescaled = _scale_rows(model)
+        broken = engines.run_pulp(model, engine, label)
+        if broken and label in CBC and self.engine is None:
+            # Without its preprocessing CBC breaks off at some small infeasible models.
+            engine, other = self._engine(limits, "HiGHS")
+            label = f"{other} ({label} broke off)"
+            broken = engines.run_pulp(model, engine, other)
+        if broken:
+            message = f"{label} {broken}; give another engine, such as 'HiGHS' or 'PULP_CBC_CMD'"
+            return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
+        kind, found = pulp.LpStatus[model.status], model.sol_status
+        stats = {"engine": label, "objective scaled by": scale, "rows scaled": rescaled}
+        if kind in ("Infeasible", "Unbounded") and not run.out_of_time:
+            status = Status.INFEASIBLE if kind == "Infeasible" else Status.UNBOUNDED
+            return Solution(status, None, solver=self.name, stats=stats, message=f"{label} says {kind.lower()}")
+        if found not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            # Out of time, CBC calls a model infeasible where it has only found nothing yet.
+            message = f"{label} stopped with {kind.lower()!r} and no solution; give it more time"
+            return Solution(Status.FAILED, None, solver=self.name, stats=stats, message=message)
+        value = problem.read_pulp(model)
+        objective = problem.objective(value)
+        done = found == pulp.LpSolutionOptimal
+        run.report(objective, objective if done else run.bound)
+        stats["bound"] = f"claimed by {label}" if done else "none"
+        return Solution(
+            Status.OPTIMAL if done else Status.FEASIBLE,
+            value,
+            objective=objective,
+            bound=run.bound,
+            trace=run.trace,
+            stats=stats,
+            solver=self.name,
+            message=f"optimal by the word of {label}" if done else f"{label} ran out of time; no bound",
+        )
+
+    def _engine(self, limits: Limits, name: str | None) -> tuple[Any, str]:
+        import pulp
+
+        available = pulp.listSolvers(onlyAvailable=True)
+        wanted = [name] if name is not None else [*CBC, "HiGHS"]
+        for label in wanted:
+            if label in available:
+                options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
+                if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
+                    options["options"] = ["preprocess off"]
+                if limits.seconds is not None:
+                    options["timeLimit"] = max(float(limits.seconds), 0.01)
+                with warnings.catch_warnings():
+                    # PuLP 3 warns that its bundled CBC leaves with PuLP 4; it is what a plain install has.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    return pulp.getSolver(label, **options), label
+        raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _scale_rows(model: Any) -> int:
+    """Bring rows of very small or large numbers near 1, in place; return how many.
+
+    Engines hold rows to an absolute tolerance near 1e-6, below which a budget of small costs would not bind at all.
+    """
+    count = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 gives a list where PuLP 3 has a dictionary
+        rows = list(model.constraints.values())
+    for row in rows:
+        largest = max((abs(c) for c in row.values()), default=0.0)
+        if largest > 0 and not 1e-3 <= largest <= 1e6:
+            factor = math.ldexp(1.0, min(1000, -math.frexp(largest)[1]))
+            for variable in list(row.expr):
+                row.expr[variable] *= factor
+            row.constant *= factor
+            count += 1
+    return count

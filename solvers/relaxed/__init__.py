@@ -1,0 +1,1 @@
+"""Choices learned through a differentiable relaxation."""

@@ -1,0 +1,371 @@
+"""MaskLLM: a distribution over the candidates of every group, learned through Gumbel-softmax samples of the loss."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from prunopt.core.arrays import Floats
+from prunopt.core.files import write_atomically
+from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Limits, Run, Solver
+from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
+from prunopt.solvers.relaxed._checkpoints import identity, read_checkpoint
+from prunopt.solvers.relaxed._inclusion import CHUNK, inclusion_in_chunks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NOISES = ("gumbel", "antithetic", "none", "expected")
+LOGITS = ("candidate", "entry")
+PAPER_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class MaskLLM(Solver[RelaxedMask]):
+    r"""Learn the choices of a `RelaxedMask` by gradient descent on sampled relaxations.
+
+    Every group has logits :math:`\pi \in \mathbb{R}^C`. A step t of T draws Gumbel noise g and descends
+
+    .. math::
+        L\bigl(p A\bigr) - \lambda (1 - t/T) \sum e \, (pA)^2, \qquad
+        p = \operatorname{softmax}\Bigl(\frac{\kappa_t \pi + g}{\tau_t}\Bigr)
+
+    with e the problem's energy; :math:`\kappa` and :math:`\tau` are linear in t. The answer is :math:`\arg\max \pi`.
+    A prior mask m moves the start by :math:`\alpha \, \sigma(\pi) \, (\langle m, a_c \rangle - \operatorname{mean}_c)`:
+    for N:M masks the mean overlap is :math:`N^2 / M`.
+
+    A heuristic: there is no bound.
+
+    Parameters
+    ----------
+    steps
+        T.
+    learning_rate
+        Of AdamW at the start; it falls along a cosine to a tenth. None: 1 / steps, which is the paper's 5e-4 for its
+        2,000 steps, so that logits travel as far in fewer steps.
+    kappa, tau
+        Values at the first and the last step.
+    prior_strength
+        :math:`\alpha`; 0 starts from noise alone.
+    regulariser
+        :math:`\lambda`.
+    spread
+        Standard deviation of the logits at the start.
+    accumulate
+        Batches averaged in a step.
+    noise
+        ``"gumbel"``; ``"antithetic"``: the average over u and 1 - u of the uniform numbers behind the noise, two
+        evaluations a step; ``"none"``: the mean of the distribution, the exact expectation where L is linear in Z;
+        ``"expected"``: the problem's ``expected_loss``, the exact expectation over independent choices with
+        :math:`p = \operatorname{softmax}(\kappa_t \pi)`: no variance, and tau plays no part.
+    straight_through
+        Evaluate L at the nearest candidate, and pass the gradient on to p.
+    logits
+        ``"candidate"``: one for each candidate. ``"entry"``: one for each entry of a group, for candidates that are
+        all the ways to keep N of M: the relaxation is the inclusion probabilities of the distribution
+        :math:`P(a) \propto \exp \langle a, \theta \rangle` at perturbed :math:`\theta`, and memory grows with M, not
+        with binomial(M, N).
+    check
+        Evaluate the problem's objective at argmax after every so many steps, and answer with the best seen; None: at
+        the start and the end only.
+    check_samples
+        A check evaluates the candidates that the step's noise made the most probable too: for small problems, where
+        an objective costs little, the noise is a search of its own.
+    device
+        Where logits live and noise is drawn; a device has a random sequence of its own.
+    folder, every
+        A checkpoint is written there every so many steps. A run that finds one of the same problem, options and seed
+        goes on from it and ends with the same bits; one of another is refused.
+
+    References
+    ----------
+    .. [1] G. Fang et al., "MaskLLM: learnable semi-structured sparsity for large language models", NeurIPS 2024.
+    """
+
+    name: ClassVar[str] = "maskllm"
+    form: ClassVar[type] = RelaxedMask
+    exact: ClassVar[bool] = False
+    rank: ClassVar[int] = 40
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
+    reference: ClassVar[str] = "Fang et al., NeurIPS 2024"
+
+    steps: int = PAPER_STEPS
+    learning_rate: float | None = None
+    kappa: tuple[float, float] = (1e2, 5e2)
+    tau: tuple[float, float] = (4.0, 0.05)
+    prior_strength: float = 3.0
+    regulariser: float = 1e-5
+    spread: float = 0.01
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    accumulate: int = 1
+    noise: str = "gumbel"
+    straight_through: bool = False
+    logits: str = "candidate"
+    check: int | None = None
+    check_samples: bool = False
+    device: str = "cpu"
+    folder: str | None = field(default=None, compare=False)
+    every: int = field(default=100, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
+        for name, known in (("noise", NOISES), ("logits", LOGITS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
+        if min(*self.kappa, *self.tau) <= 0:
+            raise ValueError(f"kappa={self.kappa!r}, tau={self.tau!r}: give numbers > 0")
+        if self.straight_through and self.logits == "entry":
+            raise ValueError("straight_through=True: needs logits='candidate'")
+        if self.noise == "expected" and (self.logits == "entry" or self.straight_through):
+            raise ValueError("noise='expected': needs logits='candidate' and straight_through=False")
+
+    def memory(self, problem: RelaxedMask) -> int:
+        """Return the bytes that logits, their gradients, Adam's two moments and a step's samples take.
+
+        For N:M masks that is 4 (8 C + 2 M) bytes a block with C logits for candidates, 56 a weight for 2:4; with
+        logits for entries 52 M bytes a block, 52 a weight for any pattern, and those of the recursions of a chunk of
+        16,384 blocks. The model's own training memory comes on top.
+        """
+        total = 0
+        for g, a in zip(problem.groups, problem.tables, strict=True):
+            n_candidates, entries = a.shape
+            if self.logits == "entry":
+                total += 4 * g * 13 * entries
+            else:
+                total += 4 * g * (8 * n_candidates + 2 * entries)
+        if self.logits == "entry":
+            chunks = (
+                (min(g, CHUNK), a.shape[1], int(a[0].sum()))
+                for g, a in zip(problem.groups, problem.tables, strict=True)
+            )
+            total += max(4 * g * 18 * m * (n + 1) for g, m, n in chunks)
+        return total
+
+    def solve(self, problem: RelaxedMask, limits: Limits, seed: int) -> Solution[Choices]:
+        """Return the most probable choices after the last step, or the best that a check has seen."""
+        run, state = Run(limits), _State(self, problem, seed)
+        state.resume()
+        if state.best is None:
+            state.look(run)
+        stopped = ""
+        while state.step < self.steps and not run.out_of_time:
+            try:
+                stopped = state.advance()
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+            run.evaluations += 1
+            if stopped:
+                break
+            if self.check and state.step % self.check == 0 and state.step < self.steps:
+                state.look(run, self.check_samples)
+            if state.step % self.every == 0 or state.step == self.steps:
+                state.save()
+        if not stopped and state.step < self.steps:
+            stopped = "the limit was reached"
+        state.look(run)
+        choice, value = state.best_choice()
+        status = Status.FEASIBLE if math.isfinite(value) else Status.FAILED
+        how = f"{state.step} of {self.steps} steps" + (f": {stopped}" if stopped else "")
+        stats = {
+            "steps": state.step, "final": state.final, "best_step": state.best_step, "history": state.history,
+            "stopped": stopped, "memory_bytes": self.memory(problem),
+        }  # fmt: skip
+        return Solution(
+            status, choice if status is Status.FEASIBLE else None, value, solver=self.name, trace=run.trace,
+            stats=stats, message=f"learned for {how}; a heuristic, no bound",
+        )  # fmt: skip
+
+
+class _State:
+    """Logits and their optimizer between steps. Noise is drawn from (seed, step): a resumed run sees the same."""
+
+    def __init__(self, solver: MaskLLM, problem: RelaxedMask, seed: int) -> None:
+        import torch
+
+        if problem.relaxed_loss is None and solver.noise != "expected":
+            raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
+        if solver.noise == "expected" and problem.expected_loss is None:
+            raise ValueError("noise='expected': the problem has no expected_loss; give it one, or another noise")
+        self.torch, self.solver, self.problem, self.seed = torch, solver, problem, seed
+        self.drawn: Choices | None = None
+        self.sample: Any = problem.expected_loss if solver.noise == "expected" else problem.relaxed_loss
+        self.tables = [torch.from_numpy(a.astype(np.float32)).to(solver.device) for a in problem.tables]
+        self.energy = None
+        if problem.energy is not None:
+            self.energy = [torch.from_numpy(np.asarray(e, np.float32)).to(solver.device) for e in problem.energy]
+        draw = np.random.default_rng([seed, 1])
+        self.logits: list[Tensor] = []
+        for t, (g, a) in enumerate(zip(problem.groups, problem.tables, strict=True)):
+            entries = solver.logits == "entry"
+            if entries:
+                _check_subsets(t, a)
+            start = draw.normal(0.0, solver.spread, (g, a.shape[1] if entries else len(a)))
+            if problem.prior is not None:
+                prior = np.asarray(problem.prior[t])
+                overlap = prior if entries else prior @ a.T
+                start += solver.prior_strength * start.std() * (overlap - overlap.mean(axis=1, keepdims=True))
+            self.logits.append(torch.from_numpy(start.astype(np.float32)).to(solver.device).requires_grad_())
+        self.rate = 1.0 / solver.steps if solver.learning_rate is None else solver.learning_rate
+        self.optimizer = torch.optim.AdamW(
+            self.logits, lr=self.rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=solver.weight_decay
+        )
+        self.start = self.choice()
+        self.step, self.final, self.best_step = 0, math.nan, 0
+        self.best: tuple[Choices, float] | None = None
+        self.history: list[dict[str, float]] = []
+
+    def choice(self) -> Choices:
+        """Return the most probable candidates."""
+        tables = [z.detach().cpu().numpy() for z in self.logits]
+        if self.solver.logits == "entry":
+            return self.problem.nearest(tables)
+        return tuple(np.argmax(z, axis=1).astype(np.int64) for z in tables)
+
+    def look(self, run: Run, samples: bool = False) -> None:
+        """Evaluate the problem's objective at the most probable candidates, and at those of the last noise if asked."""
+        if samples and self.drawn is not None:
+            self._judge(self.drawn, run)
+        self.final = self._judge(self.choice(), run)
+
+    def _judge(self, choice: Choices, run: Run) -> float:
+        if self.best is not None and all(np.array_equal(a, b) for a, b in zip(choice, self.best[0], strict=True)):
+            return self.best[1]
+        value = self.problem.objective(choice)
+        if self.best is None or value < self.best[1] or math.isnan(self.best[1]):
+            self.best, self.best_step = (choice, value), self.step
+        if math.isfinite(value):
+            run.report(value)
+        return value
+
+    def best_choice(self) -> tuple[Choices, float]:
+        """Return the best choice evaluated so far and its loss."""
+        return self.best if self.best is not None else (self.choice(), math.nan)
+
+    def advance(self) -> str:
+        """Take one step; return why it was not taken, with everything as it was, or an empty string."""
+        torch, solver = self.torch, self.solver
+        share = self.step / max(1, solver.steps - 1)
+        kappa = solver.kappa[0] + share * (solver.kappa[1] - solver.kappa[0])
+        tau = solver.tau[0] + share * (solver.tau[1] - solver.tau[0])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+        drawn = np.random.SeedSequence([self.seed, 2, self.step]).generate_state(1)
+        generator = torch.Generator(solver.device).manual_seed(int(drawn[0]))
+        uniform = [torch.rand(z.shape, generator=generator, device=solver.device) for z in self.logits]
+        draws = [uniform] if solver.noise != "antithetic" else [uniform, [1 - u for u in uniform]]
+        self.optimizer.zero_grad(set_to_none=True)
+        total, n = 0.0, len(draws) * solver.accumulate
+        for draw in draws:
+            points = self._points(draw, kappa, tau)
+            if solver.check_samples:
+                self.drawn = self._nearest(points)
+            # The graph behind the points is walked once, however many batches there are.
+            leaves = [z.detach().requires_grad_() for z in points]
+            for k in range(solver.accumulate):
+                loss = self.sample(leaves, self.step * solver.accumulate + k) / n
+                loss.backward()
+                total += float(loss.detach())
+            gradients = [torch.zeros_like(z) if z.grad is None else z.grad for z in leaves]
+            if self.energy is not None and solver.regulariser:
+                weight = 2 * solver.regulariser * (1 - self.step / solver.steps) / len(draws)
+                for gradient, e, z, a in zip(gradients, self.energy, leaves, self.tables, strict=True):
+                    # The expectation of sum e z^2 over choices is linear in their probabilities.
+                    gradient -= weight * (e @ (a * a).T / 2 if solver.noise == "expected" else e * z.detach())
+            torch.autograd.backward(points, gradients)
+        if not math.isfinite(total) or any(not torch.isfinite(z.grad).all() for z in self.logits if z.grad is not None):
+            return f"the loss is {total} or its gradient not finite at step {self.step}; the state before it is kept"
+        torch.nn.utils.clip_grad_norm_(self.logits, solver.clip)
+        self.optimizer.step()
+        self.step += 1
+        if self.step % max(1, solver.steps // 50) == 0 or self.step == solver.steps:
+            now = self.choice()
+            changed = sum(int((a != b).sum()) for a, b in zip(now, self.start, strict=True)) / self.problem.n_groups
+            row = {"step": self.step, "loss": total, "kappa": kappa, "tau": tau, "changed": changed}
+            self.history.append(row)
+        return ""
+
+    def _points(self, uniform: Sequence[Tensor], kappa: float, tau: float) -> list[Tensor]:
+        torch, out = self.torch, []
+        if self.solver.noise == "expected":
+            return [torch.softmax(kappa * z, dim=1) for z in self.logits]
+        for z, a, u in zip(self.logits, self.tables, uniform, strict=True):
+            score = kappa * z
+            if self.solver.noise != "none":
+                score = score - torch.log(-torch.log(u.clamp(1e-10, 1 - 1e-7)))
+            if self.solver.logits == "entry":
+                out.append(inclusion_in_chunks(score / tau, round(float(a[0].sum()))))
+                continue
+            p = torch.softmax(score / tau, dim=1)
+            if self.solver.straight_through:
+                hard = torch.zeros_like(p).scatter_(1, p.argmax(dim=1, keepdim=True), 1.0)
+                p = hard + p - p.detach()
+            out.append(p @ a)
+        return out
+
+    def _nearest(self, points: Sequence[Tensor]) -> Choices:
+        """Return the candidates nearest to a sample, (G, M) points or, of an expectation, (G, C) probabilities."""
+        arrays = [z.detach().cpu().numpy() for z in points]
+        if self.solver.noise == "expected":
+            return tuple(np.argmax(z, axis=1).astype(np.int64) for z in arrays)
+        return self.problem.nearest(arrays)
+
+    def _path(self) -> Path | None:
+        return None if self.solver.folder is None else Path(self.solver.folder) / "maskllm.safetensors"
+
+    def _identity(self) -> str:
+        arrays = (*self.problem.tables, *(self.problem.prior or ()), *(self.problem.energy or ()))
+        return identity(self.solver, self.seed, self.problem, arrays)
+
+    def save(self) -> None:
+        """Write a checkpoint, whole or not at all."""
+        path = self._path()
+        if path is None:
+            return
+        from safetensors.torch import save_file
+
+        best, value = self.best_choice()
+        tensors: dict[str, Tensor] = {}
+        for t, z in enumerate(self.logits):
+            moments = self.optimizer.state[z]
+            tensors |= {f"logits.{t}": z.detach(), f"start.{t}": self.torch.from_numpy(self.start[t])}
+            tensors |= {f"best.{t}": self.torch.from_numpy(best[t])}
+            tensors |= {f"{k}.{t}": moments[k] for k in ("exp_avg", "exp_avg_sq")}
+        numbers = {"step": self.step, "best": value, "best_step": self.best_step, "final": self.final}
+        meta = {"problem": self._identity(), "numbers": json.dumps(numbers), "history": json.dumps(self.history)}
+        with write_atomically(path) as temporary:
+            save_file(tensors, temporary, metadata=meta)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
+        path = self._path()
+        if path is None or not path.exists():
+            return
+        meta, tensors = read_checkpoint(path, self._identity())
+        for t, z in enumerate(self.logits):
+            z.data.copy_(tensors[f"logits.{t}"])
+        numbers = json.loads(meta["numbers"])
+        n, taken = range(len(self.logits)), self.torch.tensor(float(numbers["step"]))
+        moments = {t: {k: tensors[f"{k}.{t}"] for k in ("exp_avg", "exp_avg_sq")} | {"step": taken.clone()} for t in n}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.start = tuple(tensors[f"start.{t}"].numpy() for t in n)
+        self.best = tuple(tensors[f"best.{t}"].numpy() for t in n), float(numbers["best"])
+        self.step, self.best_step, self.final = numbers["step"], numbers["best_step"], float(numbers["final"])
+        self.history = json.loads(meta["history"])
+
+
+def _check_subsets(t: int, table: Floats) -> None:
+    """Refuse a list of candidates that is not every subset of a size."""
+    size = int(table[0].sum())
+    whole = len(table) == math.comb(table.shape[1], size) == len(np.unique(table, axis=0))
+    if not whole or not np.isin(table, (0, 1)).all() or not (table.sum(axis=1) == size).all():
+        raise ValueError(f"logits='entry': table {t} of candidates is not every way to keep N of M; use 'candidate'")

@@ -1,0 +1,1 @@
+"""Subsets under any loss."""

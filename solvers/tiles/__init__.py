@@ -1,0 +1,1 @@
+"""Depthwise layers in tiles."""
