@@ -34,7 +34,7 @@ model = tiny_transformer()
 block = blocks(model)[0]
 mine = shard(tiny_tokens(7))
 with torch.no_grad():
-    found = hessians(Activations(model, block, as_calibration(mine)), block, block.layers)
+    found = hessians(Activations(model, [block], as_calibration(mine)), block, block.layers)
 try:
     summed({"a": np.zeros(rank + 1)}, 1.0)
     refused = ""
@@ -52,7 +52,7 @@ dist.destroy_process_group()
 def one_process() -> dict[str, Any]:
     model = tiny_transformer()
     block = blocks(model)[0]
-    return hessians(Activations(model, block, as_calibration(tiny_tokens(7))), block, block.layers)
+    return hessians(Activations(model, [block], as_calibration(tiny_tokens(7))), block, block.layers)
 
 
 def test_two_processes_sum_to_one(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_padding_does_not_count() -> None:
     other["input_ids"][:, 20:] = 5
     found = []
     for given in (padded, other, ids[:, :20]):
-        stream = Activations(model, blocks(model)[0], as_calibration(given))
+        stream = Activations(model, blocks(model), as_calibration(given))
         stream.advance(blocks(model)[0])
         found.append(stream.hessians(blocks(model)[1], ["mlp.down_proj"])["mlp.down_proj"])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-6)
@@ -146,7 +146,7 @@ def test_hessians_are_weighted_means_over_sources() -> None:
     block = blocks(model)[0]
 
     def of(given: Any) -> Any:
-        return Activations(model, block, as_calibration(given)).hessians(block, ["mlp.down_proj"])["mlp.down_proj"]
+        return Activations(model, [block], as_calibration(given)).hessians(block, ["mlp.down_proj"])["mlp.down_proj"]
 
     mixed = of([(a, 3.0), (b, 1.0)])
     np.testing.assert_allclose(mixed, 0.75 * of(a) + 0.25 * of(b), rtol=1e-4, atol=1e-7)
@@ -319,18 +319,29 @@ def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
     assert found["ours"] < found["magnitude"]
 
 
-def test_masks_and_positions_of_windows_are_kept_once() -> None:
-    model = tiny_transformer()
-    stream = Activations(model, blocks(model)[0], as_calibration(tiny_tokens(5)))
-    kept = {id(x) for _, k in stream._arguments for v in k.values() for x in (v if isinstance(v, tuple) else (v,))}
-    once = {id(x) for v in stream._arguments[0][1].values() for x in (v if isinstance(v, tuple) else (v,))}
-    assert len(stream._arguments) == 5
-    assert kept == once
-    ids = {"input_ids": tiny_tokens(2), "attention_mask": torch.ones_like(tiny_tokens(2))}
-    ids["attention_mask"][1, 20:] = 0
-    padded = Activations(model, blocks(model)[0], as_calibration(ids))
-    masks = [k["attention_mask"] for _, k in padded._arguments]
-    assert masks[0] is not masks[1]
+@pytest.mark.parametrize("family", ["llama", "mistral", "bert"])
+def test_masks_and_positions_of_windows_are_kept_once(family: str) -> None:
+    model = tiny_transformer(family)
+    ids = tiny_tokens(5)
+
+    def kept(windows: list[int], mask: Any = None) -> int:
+        """Return the bytes of the tensors among the arguments of some windows, all blocks together."""
+        given = ids if mask is None else {"input_ids": ids, "attention_mask": mask}
+        stream = Activations(model, blocks(model), as_calibration(given))
+        every = (stream._arguments.of(b)[k] for b in blocks(model) for k in windows)
+        tensors = {id(x): x for args, named in every for x in tensors_in((*args, *named.values()))}
+        return sum(x.nelement() * x.element_size() for x in tensors.values())
+
+    def tensors_in(value: Any) -> list[Any]:
+        return [value] if isinstance(value, torch.Tensor) else [
+            x for part in (value if isinstance(value, tuple) else ()) for x in tensors_in(part)
+        ]  # fmt: skip
+
+    assert kept([0, 1, 2, 3, 4]) == kept([0])
+    mask = torch.ones_like(ids)
+    mask[1, 20:] = mask[4, 20:] = 0
+    assert kept([0, 1], mask) > kept([0], mask)
+    assert kept([0, 1, 2, 3, 4], mask) == kept([0, 1], mask)
 
 
 def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:

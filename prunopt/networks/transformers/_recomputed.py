@@ -29,9 +29,9 @@ def recomputed_errors(
     """
     rows = {row["name"]: row for row in manifest["report"]}
     options = manifest["options"]
-    stream = Activations(pruned, blocks(pruned)[0], tokens)
+    stream = Activations(pruned, blocks(pruned), tokens)
     strength = float(options.get("correction", 0.0))
-    correction = Correction(original, blocks(original)[0], tokens, None, strength) if strength else None
+    correction = Correction(Activations(original, blocks(original), tokens), strength) if strength else None
     for dense, block in zip(blocks(original), blocks(pruned), strict=True):
         if correction is not None:
             correction.enter(dense)

@@ -83,7 +83,7 @@ def block_statistics(
     """
     found, data = blocks(model), as_calibration(calibration)
     rng, grid = np.random.default_rng(seed), np.asarray(levels, np.float64)
-    stream = Activations(model, found[0], data)
+    stream = Activations(model, found, data)
     inputs: list[Floats] = []
     part_redundancy, errors, outliers, sizes = [], [], [], []
     samples: dict[str, list[Floats]] = {"weight": [], "wanda": [], "activation": []}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,8 @@ import torch
 from torch import nn
 
 from prunopt.core.arrays import Floats
-from prunopt.networks.transformers.families import Block, is_linear
+from prunopt.networks.transformers.block_arguments import BlockArguments, Stop, output_of
+from prunopt.networks.transformers.families import Block, blocks, is_linear
 
 CHUNK = 4096  # rows of a product in single precision; their sums are in double
 
@@ -126,74 +128,58 @@ def _ids(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return ids.long(), known
 
 
-def _shared(new: Any, old: Any) -> Any:
-    """Return ``new`` with the tensors of ``old`` in place of equal ones."""
-    if isinstance(new, torch.Tensor) and isinstance(old, torch.Tensor):
-        same = new.shape == old.shape and new.dtype == old.dtype and new.device == old.device
-        return old if same and torch.equal(new, old) else new
-    if type(new) is tuple and type(old) is tuple and len(new) == len(old):
-        return tuple(_shared(a, b) for a, b in zip(new, old, strict=True))
-    if type(new) is dict and type(old) is dict and new.keys() == old.keys():
-        return {name: _shared(new[name], old[name]) for name in new}
-    return new
-
-
-class Stop(Exception):
-    """Leaves a forward pass whose rest is of no interest."""
-
-
 class Activations:
     """What enters the blocks of a model, window by window: of one block at a time.
 
     Parameters
     ----------
     model
-        A transformer; only what comes before its first block runs.
-    first
-        The first block.
+        A transformer; for every window it runs once, up to the last of the blocks.
+    found
+        Its blocks, first to last, as `prunopt.networks.blocks` returns them; the last ones may be left out. The first
+        block alone stands for all of them.
     calibration
         Windows.
     folder
         None: kept in memory. Else a folder for memory-mapped files, two of (n, length, width) float32.
+
+    Raises
+    ------
+    ValueError
+        If a block, run by itself on the first window, does not do what it does inside the model.
     """
 
-    def __init__(self, model: nn.Module, first: Block, calibration: Calibration, folder: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, found: Block | Sequence[Block], calibration: Calibration, folder: str | None = None
+    ) -> None:
+        if isinstance(found, Block):
+            names = [block.name for block in blocks(model)]
+            found = blocks(model)[names.index(found.name) :]
         self.calibration = calibration
         self._store: torch.Tensor | None = None
+        self._place = folder
         self._folder = tempfile.TemporaryDirectory(dir=folder) if folder is not None else None
-        self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self._arguments = BlockArguments(found)
         padded = not bool(calibration.mask.all())
-        with torch.no_grad():
-            for k, window in enumerate(calibration.windows):
-                extra = {"attention_mask": calibration.mask[k : k + 1].long()} if padded else {}
-                self._capture(model, first, k, window[None], extra)
+        for k, window in enumerate(calibration.windows):
+            given = {"input_ids": window[None]}
+            if padded:
+                given["attention_mask"] = calibration.mask[k : k + 1].long()
+            hidden = self._arguments.capture(model, given)
+            if k == 0:
+                self._arguments.check(model, given)
+            if self._store is None:
+                self._store = self._new((len(calibration.windows), *hidden.shape[1:]))
+            self._store[k] = hidden[0]
 
-    def _capture(self, model: nn.Module, first: Block, k: int, window: torch.Tensor, extra: dict[str, Any]) -> None:
-        seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            seen.append((args, kwargs))
-            raise Stop
-
-        handle = first.module.register_forward_pre_hook(hook, with_kwargs=True)
-        try:
-            model(input_ids=window, **extra)
-        except Stop:
-            pass
-        finally:
-            handle.remove()
-        args, kwargs = seen[0]
-        kwargs = {n: v for n, v in kwargs.items() if n not in ("past_key_values", "use_cache", "hidden_states")}
-        hidden = args[0] if args else seen[0][1]["hidden_states"]
-        if self._store is None:
-            shape = (len(self.calibration.windows), *hidden.shape[1:])
-            self._store = self._new(shape)
-        self._store[k] = hidden[0]
-        # A cache would grow with every pass over the same window.
-        rest = tuple(None if hasattr(a, "update") and hasattr(a, "get_seq_length") else a for a in args[1:])
-        if self._arguments:  # windows of one length have the same mask and the same positions: they are kept once
-            rest, kwargs = _shared((rest, kwargs), self._arguments[0])
-        self._arguments.append((rest, kwargs))
+    def twin(self) -> Activations:
+        """Return a second stream that starts from what this one holds now, with the same arguments of blocks."""
+        assert self._store is not None
+        other = copy.copy(self)
+        other._folder = tempfile.TemporaryDirectory(dir=self._place) if self._place is not None else None
+        other._store = other._new(tuple(self._store.shape))
+        other._store.copy_(self._store)
+        return other
 
     def _new(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._folder is None:
@@ -221,9 +207,8 @@ class Activations:
     def run(self, block: Block) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the number of each window and what the block makes of it."""
         assert self._store is not None
-        for k, (args, kwargs) in enumerate(self._arguments):
-            out = block.module(self._store[k : k + 1].clone(), *args, **kwargs)
-            yield k, out[0] if isinstance(out, tuple) else out
+        for k, (args, kwargs) in enumerate(self._arguments.of(block)):
+            yield k, output_of(block.module(self._store[k : k + 1].clone(), *args, **kwargs))
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:
@@ -260,7 +245,7 @@ class Activations:
             handles.append(layer.register_forward_pre_hook(hook_of(name)))
         assert self._store is not None
         try:
-            for window, (args, kwargs) in enumerate(self._arguments):
+            for window, (args, kwargs) in enumerate(self._arguments.of(block)):
                 waiting = set(layers)
                 try:
                     block.module(self._store[window : window + 1].clone(), *args, **kwargs)

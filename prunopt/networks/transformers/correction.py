@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prunopt.core.arrays import Floats
-from prunopt.networks.transformers.calibration import Activations, Calibration
+from prunopt.networks.transformers.calibration import Activations
 from prunopt.networks.transformers.families import Block, weight_of
 
 
@@ -27,8 +27,8 @@ class Correction:
 
     Parameters
     ----------
-    model, first, calibration, folder
-        As of `Activations`; the dense model's activations are kept beside the pruned model's, as large again.
+    dense
+        The dense model's activations, before its first block; kept beside the pruned model's, as large again.
     strength
         :math:`\alpha`, above 0 and at most 1.
 
@@ -37,11 +37,8 @@ class Correction:
     .. [1] The same idea for quantization: Y. Li et al., "GPTAQ: asymmetric calibration", ICML 2025.
     """
 
-    def __init__(
-        self, model: nn.Module, first: Block, calibration: Calibration, folder: str | None, strength: float
-    ) -> None:
-        self.strength = strength
-        self.dense = Activations(model, first, calibration, folder)
+    def __init__(self, dense: Activations, strength: float) -> None:
+        self.dense, self.strength = dense, strength
 
     def enter(self, block: Block) -> None:
         """Compute what the dense block puts out; call before the block is changed."""

@@ -200,7 +200,7 @@ class SparsityMasks:
     def _norms(self, calibration: Any) -> dict[str, torch.Tensor]:
         tokens = as_calibration(calibration)
         weights = tokens.row_weights()
-        stream = Activations(self.model, self.blocks[0], tokens)
+        stream = Activations(self.model, self.blocks, tokens)
         norms: dict[str, torch.Tensor] = {}
         for block in self.blocks:
 

@@ -44,8 +44,10 @@ def calibrate(model: nn.Module, calibration: Any, *, layers: Sequence[str] | Non
         raise ValueError(
             f"layers: {unknown[0]!r} is no linear layer of a block; there are {', '.join(sorted(known)[:7])} ..."
         )
+    asked_of = [k for k, b in enumerate(found) if any(f"{b.name}.{n}" in wanted for n in b.layers)]
+    found = found[: max(asked_of, default=0) + 1]
     out: dict[str, Floats] = {}
-    stream = Activations(model, found[0], tokens)
+    stream = Activations(model, found, tokens)
     try:
         for block in found:
             for stage in block.stages:

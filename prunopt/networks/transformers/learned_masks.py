@@ -251,7 +251,7 @@ def refit_masks(
         Added to the diagonal of X X', relative to its mean.
     """
     pruned = with_masks(model, masks)
-    stream = Activations(pruned, blocks(pruned)[0], as_calibration(windows))
+    stream = Activations(pruned, blocks(pruned), as_calibration(windows))
     for before, block in zip(blocks(model), blocks(pruned), strict=True):
         for stage in block.stages:
             if not any(f"{block.name}.{n}" in masks for n in stage):

@@ -102,7 +102,7 @@ class LevelWeights:
             file = self._folder / f"{self._key}-{k}-errors.npy"
             if not file.exists():
                 if stream is None:
-                    stream = Activations(model, self.blocks[0], tokens)
+                    stream = Activations(model, self.blocks, tokens)
                     for before in self.blocks[:k]:
                         stream.advance(before)
                 self._solve(k, block, stream, file)

@@ -240,12 +240,12 @@ class _Walk:
     ) -> None:  # fmt: skip
         self.blocks, self.journal, self.options, self.progress = found, journal, options, progress
         self.report: list[LayerReport] = []
-        self.stream = Activations(model, found[0], tokens, folder)
+        self.stream = Activations(model, found, tokens, folder)
         self.n_layers = 0
         self.correction: Correction | None = None
         if options["correction"]:
             check_added(found[0], found[0].stages[-1][0], self.stream)
-            self.correction = Correction(model, found[0], tokens, folder, options["correction"])
+            self.correction = Correction(self.stream.twin(), options["correction"])
 
     def close(self) -> None:
         """Let go of the activations."""

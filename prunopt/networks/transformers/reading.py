@@ -58,7 +58,8 @@ def _read_model(text: str) -> tuple[nn.Module, Any]:
         return smollm2()
     if text == "minilm":
         folder = package_folder("minilm") / "model"
-        return transformers.AutoModel.from_pretrained(folder).float().eval(), read_tokenizer(folder)
+        model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
+        return model, read_tokenizer(folder)
     folder = Path(text)
     if not folder.is_dir():
         raise ValueError(f"model={text!r}: no such folder; give one, or one of {', '.join(PACKAGES)}")
@@ -112,7 +113,8 @@ def smollm2() -> tuple[nn.Module, Any]:
     model = transformers.LlamaForCausalLM(config)
     model.load_state_dict(state)
     model.tie_weights()
-    return model.eval(), transformers.AutoTokenizer.from_pretrained(str(folder), gguf_file=SMOLLM2_FILE)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), gguf_file=SMOLLM2_FILE, local_files_only=True)
+    return model.eval(), tokenizer
 
 
 def _straight(weight: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

@@ -85,7 +85,7 @@ def neuron_sensitivity(
     errors, effects = np.zeros(neurons.shape), np.zeros(len(found))
     windows = tokens.windows[:kl_windows]
     dense = [model(input_ids=w[None], use_cache=False).logits[0].float().log_softmax(-1) for w in windows]
-    stream = Activations(model, found[0], tokens)
+    stream = Activations(model, found, tokens)
     for k, block in enumerate(found):
         if block.feed_forward is not None:
             errors[k], effects[k] = _measure(model, block, stream, neurons[k], base, damping, dense, windows)
