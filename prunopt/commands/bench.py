@@ -16,7 +16,6 @@ import typer
 
 from prunopt.commands.output import fail, guarded, print_json, table
 
-STDERR = 2
 RUNS = Path("results") / "runs.json"
 # What figures can depend on: what prunopt computes with, and the peers (extra ``bench``).
 PACKAGES = (
@@ -50,7 +49,7 @@ def bench(
     machine = describe_machine()
     start = time.perf_counter()
     command = [sys.executable, "-m", f"benchmarks.{name}", *(arguments or ())]
-    done = subprocess.run(command, cwd=folder.parent, stdout=STDERR if as_json else None, check=False)
+    done = subprocess.run(command, cwd=folder.parent, check=False)
     run = {"arguments": arguments or [], "status": done.returncode, "seconds": time.perf_counter() - start, **machine}
     if name != "summary":  # it measures nothing
         _note_run(folder, name, run)
