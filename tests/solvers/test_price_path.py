@@ -101,9 +101,9 @@ def cluster(backend: str, folder: Path) -> Iterator[Callable[[], int]]:
     if backend != "dask":
         yield lambda: 1
         return
-    distributed = pytest.importorskip("distributed")
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
-    with distributed.Client(**options, local_directory=str(folder)) as client:
+    with dask.config.set(temporary_directory=str(folder)), distributed.Client(**options) as client:
         client.get_task_stream()  # counts from now on
         yield lambda: len(client.get_task_stream())
 
