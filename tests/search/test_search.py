@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from prunopt.search.results import read
 from prunopt.search.run import open_search
 from prunopt.search.workers import work
 from prunopt.solvers.dsa_evolution import DsaEvolution
-from prunopt.solvers.kernels.trials import distributions, give_up, queue_lost
+from prunopt.solvers.kernels.trials import give_up, queue_lost, suggest
 from prunopt.solvers.random_search import RandomSearch
 from prunopt.testing.searches import bowl, level_search
 
@@ -277,7 +278,7 @@ def lost_twice() -> Any:
     study, box = open_search(task, solver, storage=None, seed=0, name=None, wait=1.0)
     work(study, box, trials=2)
     trial = study.ask()
-    trial._suggest(box.genes[0].name, next(iter(distributions(box).values())))
+    suggest(trial, replace(box, genes=box.genes[:1]))
     enqueue, after = study.enqueue_trial, []
 
     def between(*given: Any, **more: Any) -> None:
