@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import data_folder
+from benchmarks.language_model_cells import CELLS, DOMAINS, GROUPS, TRIALS, perplexity
 from prunopt.core.files import write_json
 from prunopt.networks.transformers.pruning import prune_transformer
 from prunopt.networks.transformers.reading import read_model
@@ -30,43 +31,6 @@ from prunopt.networks.transformers.text import TokenLosses, read_text, token_los
 
 RESULTS = Path(__file__).parent / "results" / "language_model"
 LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0
-DOMAINS = ("WikiText-2 test", "Python help")
-
-STRUCTURED: dict[str, dict[str, Any]] = {
-    "magnitude": {"method": "magnitude", "refit": False},
-    "wanda": {"method": "wanda", "refit": False},
-    "wanda+refit": {"method": "wanda", "shrinkage": 0},
-    "slimgpt": {"method": "slimgpt", "damping": 0.01},
-    "ours": {"method": "wanda", "allocation": "log", "shrinkage": 0.2},
-}
-SINGLE: dict[str, dict[str, Any]] = {
-    "magnitude": {"method": "magnitude", "refit": False},
-    "wanda": {"method": "wanda", "refit": False},
-    "wanda+refit": {"method": "wanda", "shrinkage": 0},
-    "sparsegpt": {"method": "sparsegpt", "refit": False},
-    "sparsegpt+refit": {"method": "sparsegpt", "shrinkage": 0},
-    "ours": {"method": "sparsegpt", "shrinkage": 0.2},
-}
-GROUPS = {
-    "10 %": (STRUCTURED, {"sparsity": 0.1, "units": ("ffn",)}),
-    "20 %": (STRUCTURED, {"sparsity": 0.2, "units": ("ffn",)}),
-    "30 %": (STRUCTURED, {"sparsity": 0.3, "units": ("ffn",)}),
-    "50 %": (SINGLE, {"sparsity": 0.5, "pattern": "unstructured"}),
-    "2-4": (SINGLE, {"sparsity": 0.5, "pattern": "2:4"}),
-}
-CELLS = {f"{g}/{m}": base | options for g, (methods, base) in GROUPS.items() for m, options in methods.items()}
-TRIALS: dict[str, dict[str, Any]] = {
-    "10 %/ours, no shrinkage": GROUPS["10 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
-    "20 %/ours, no shrinkage": GROUPS["20 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
-    "30 %/ours, no shrinkage": GROUPS["30 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
-    "30 %/ours corrected, no shrinkage": GROUPS["30 %"][1] | {
-        "method": "wanda", "allocation": "log", "correction": 0.5, "shrinkage": 0,
-    },
-    "30 %/wanda+refit, damping 1": GROUPS["30 %"][1] | {"method": "wanda", "damping": 1.0, "shrinkage": 0},
-    "30 %/obs-greedy": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0},
-    "30 %/obs-greedy shrunk": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0.2},
-    "2-4/sparsegpt+refit, rarity 0.5": GROUPS["2-4"][1] | {"method": "sparsegpt", "rarity": 0.5, "shrinkage": 0},
-}  # fmt: skip
 
 
 @cache
@@ -121,11 +85,6 @@ def run(cells: list[str]) -> None:
             f"{result.get('seconds', 0):.0f} s",
             flush=True,
         )
-
-
-def perplexity(result: dict[str, Any], domain: str) -> float:
-    """Return exp of the mean loss."""
-    return float(np.exp(np.mean(result["evaluation"][domain]["loss"])))
 
 
 def paired(a: dict[str, Any], b: dict[str, Any], domain: str) -> tuple[float, float]:

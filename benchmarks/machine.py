@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -49,6 +50,9 @@ def in_fresh_process(module: str, function: str, *arguments: str) -> Any:
     code = f"import json, {module} as m; print(json.dumps(m.{function}(*{arguments!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
+        missing = re.search(r"^ModuleNotFoundError: (No module named '(.*)')\s*\Z", done.stderr, re.MULTILINE)
+        if missing:
+            raise ModuleNotFoundError(missing[1], name=missing[2])
         raise RuntimeError(f"{module}.{function}{arguments}: {done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 

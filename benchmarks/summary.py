@@ -137,7 +137,7 @@ def layers() -> Iterator[Row]:
 
 def models() -> Iterator[Row]:
     """SmolLM2-135M pruned whole."""
-    from benchmarks.language_model import DOMAINS, GROUPS, perplexity
+    from benchmarks.language_model_cells import DOMAINS, GROUPS, perplexity
 
     folder = RESULTS / "language_model"
     cells = {r["cell"]: r for r in (json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json")))}

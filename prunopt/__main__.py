@@ -9,8 +9,14 @@ def main() -> None:
     """Run the command line and leave with its exit status."""
     try:
         from prunopt.cli import app
+        from prunopt.commands.output import flush, turn_stdout
 
-        app()
+        try:
+            app()
+        finally:
+            if "--json" in sys.argv and sys.stdout is not None:
+                flush()
+                turn_stdout()
     except KeyboardInterrupt:  # before a command has begun; commands report their own
         print("prunopt: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

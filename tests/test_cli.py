@@ -21,6 +21,7 @@ from prunopt.cli import app, command_names
 from prunopt.commands.forest_report import Case, Rows
 from prunopt.commands.output import guarded
 from prunopt.forms import Closure, LinearProgram
+from tests.support.rights import obedient
 
 RUN = CliRunner()
 
@@ -295,12 +296,19 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypa
     assert not [f for f in tmp_path.iterdir() if f.name.startswith(".")]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(obedient() is None, reason="root may write anywhere, and there is no setpriv to take that away")
 def test_a_read_only_folder_is_one_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    done = RUN.invoke(app, ["forest", "--trees", "3", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 1
+    command = [*(obedient() or []), sys.executable, "-m", "prunopt", "forest", "--trees", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False, env=environment
+    )
+    tmp_path.chmod(0o700)
+    assert done.returncode == 1
     one_line(done.stderr)
+    assert "Permission denied" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_solve_reads_models_and_forms(tmp_path: Path) -> None:

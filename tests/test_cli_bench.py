@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 from prunopt.cli import app
 from prunopt.commands import bench
+from tests.support.absent import code_without
 
 ROOT = Path(__file__).parents[1]
 TABLE = '''"""Counts to three. More about it.
@@ -83,11 +86,68 @@ def test_every_table_of_this_checkout_is_found() -> None:
     assert all(found.values())
 
 
-def test_the_summary_reads_the_raw_figures(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.summary"], cwd=ROOT, capture_output=True, text=True, check=False
+def bench_without(modules: list[str], folder: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "sitecustomize.py").write_text(code_without(modules))  # run by every process, those of `bench` too
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    command = [sys.executable, "-m", "prunopt", "bench", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=environment)
+
+
+def needs_torch(name: str) -> bool:
+    """Whether a table imports torch, itself or by another module of ours, before it does anything else."""
+    tree = ast.parse((ROOT / "benchmarks" / f"{name}.py").read_text("utf-8"))
+    for node in tree.body:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module)]
+            if node.module == "benchmarks":
+                names = [f"benchmarks.{a.name}" for a in node.names]
+        for found in names:
+            folder, _, module = found.partition(".")
+            if found == "torch" or found.startswith("prunopt.networks"):
+                return True
+            if folder == "benchmarks" and module and needs_torch(module):
+                return True
+    return False
+
+
+def test_a_table_whose_package_is_missing_is_one_line(checkout: Path, tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("site")
+    (checkout / "three.py").write_text(TABLE.replace('    print("one', '    import lightgbm\n    print("one'))
+    done = bench_without(["lightgbm"], folder, checkout.parent, "three", "--json")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "prunopt: this needs lightgbm: pip install 'prunopt[bench]'\n"
+
+
+def test_a_table_without_torch_is_one_line(tmp_path: Path) -> None:
+    tables = [name for name in bench.list_tables(ROOT / "benchmarks") if needs_torch(name)]
+    assert len(tables) > 5
+    assert "summary" not in tables
+    code = code_without(["torch"]) + (
+        f"from prunopt.commands.bench import run_table\nfor name in {tables!r}:\n"
+        "    try:\n        run_table(name)\n"
+        "    except SystemExit as end:\n        print(name, end.code)\n"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [f"{name} {bench.MISSING}" for name in tables], done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(tables)
+    assert all("pip install 'prunopt[torch]'" in line for line in lines), lines
+
+
+def test_a_process_of_its_own_that_lacks_a_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.machine import in_fresh_process
+
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'") as raised:
+        in_fresh_process("no_such_module", "f")
+    assert raised.value.name == "no_such_module"
+
+
+def test_the_summary_reads_the_raw_figures_and_needs_no_torch(tmp_path: Path) -> None:
+    done = bench_without(["torch", "transformers", "lightgbm", "ortools"], tmp_path, ROOT, "summary")
+    assert "Not on file" not in done.stdout
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     raw = json.loads((ROOT / "benchmarks" / "results" / "forest_speed_highs.json").read_text())["figures"]

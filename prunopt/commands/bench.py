@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import platform
+import runpy
 import subprocess
 import sys
 import time
@@ -14,10 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from prunopt.commands.output import fail, guarded, print_json, table
+from prunopt.commands.output import DEBUG, INPUT, fail, guarded, message, note, print_json, table
 
-STDERR = 2
 RUNS = Path("results") / "runs.json"
+MISSING = 69  # the status of a table for which a package is missing (EX_UNAVAILABLE of sysexits.h); it has been said
 # What figures can depend on: what prunopt computes with, and the peers (extra ``bench``).
 PACKAGES = (
     "numpy", "scipy", "scikit-learn", "numba", "highspy", "pulp", "optuna", "torch", "transformers", "onnxruntime",
@@ -49,15 +50,29 @@ def bench(
         raise ValueError(f"NAME {name}: give one of {', '.join(tables)}")
     machine = describe_machine()
     start = time.perf_counter()
-    command = [sys.executable, "-m", f"benchmarks.{name}", *(arguments or ())]
-    done = subprocess.run(command, cwd=folder.parent, stdout=STDERR if as_json else None, check=False)
+    code = f"from prunopt.commands.bench import run_table; run_table({name!r})"
+    command = [sys.executable, "-c", code, *(arguments or ())]
+    done = subprocess.run(command, cwd=folder.parent, check=False)
     run = {"arguments": arguments or [], "status": done.returncode, "seconds": time.perf_counter() - start, **machine}
     if name != "summary":  # it measures nothing
         _note_run(folder, name, run)
+    if done.returncode == MISSING:
+        raise typer.Exit(INPUT)
     if done.returncode:
         fail(f"benchmarks.{name} left with status {done.returncode}")
     if as_json:
         print_json({"name": name, **run})
+
+
+def run_table(name: str) -> None:
+    """Run a table as ``python -m benchmarks.NAME`` would; a missing package is one line, and the status `MISSING`."""
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    except ImportError as error:
+        if DEBUG in os.environ:
+            raise
+        note(message(error))
+        raise SystemExit(MISSING) from None
 
 
 def find_benchmarks() -> Path:

@@ -9,8 +9,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, NoReturn, ParamSpec, TextIO, TypeVar
 
 import typer
 
@@ -24,6 +25,8 @@ R = TypeVar("R")
 INPUT, INTERRUPTED = 1, 130
 SHARED = ("search",)  # its workers meet in the storage, and write the same report
 DEBUG = "PRUNOPT_DEBUG"  # set it to anything, and errors come with their traceback
+STDOUT, STDERR = 1, 2
+_HELD: ContextVar[list[str] | None] = ContextVar("documents that wait for the end of their command", default=None)
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -37,12 +40,16 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             out: Any = kwargs.get("out")
             alone = out is not None and command.__name__ not in SHARED
-            with _warnings_as_notes(), only_writer(out) if alone else nullcontext():
+            with (
+                _only_documents() if kwargs.get("as_json") else nullcontext(),
+                _warnings_as_notes(),
+                only_writer(out) if alone else nullcontext(),
+            ):
                 result = command(*args, **kwargs)
-            sys.stdout.flush()
+            flush()
             return result
         except Stated as estimate:  # all that was asked for
-            print(estimate)
+            print_json({"estimate": str(estimate)}) if kwargs.get("as_json") else print(estimate)
             raise typer.Exit from None
         except BrokenPipeError:  # the reader of a pipe has gone (``| head``): nobody is left to be told
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,6 +66,63 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             fail(message(error))
 
     return run
+
+
+@contextmanager
+def _only_documents() -> Iterator[None]:
+    """Keep standard output for what `print_json` is given; whatever else is printed meanwhile goes to standard error.
+
+    A library may print from C, or start a program that prints: the descriptor itself is turned, not only the stream.
+    """
+    stream, held = sys.stdout, list[str]()
+    token = _HELD.set(held)
+    try:
+        with _turned(stream), redirect_stdout(sys.stderr):
+            yield
+    finally:  # an infeasible model has its document, too, and then a status of 1
+        _HELD.reset(token)
+        for text in held:
+            print(text, file=stream, flush=True)
+
+
+@contextmanager
+def _turned(stream: TextIO | None) -> Iterator[None]:
+    """Let descriptor 1 lead to standard error; nowhere, if that is closed."""
+    try:
+        kept = None if stream is None else os.dup(STDOUT)
+    except OSError:
+        kept = None
+    if stream is None or kept is None:  # closed from the start: the number may be that of some other file by now
+        yield
+        return
+    try:
+        stream.flush()
+        turn_stdout()
+        try:
+            yield
+        finally:
+            try:
+                stream.flush()  # of those who had got hold of the stream before
+            finally:
+                os.dup2(kept, STDOUT)
+    finally:
+        os.close(kept)
+
+
+def turn_stdout() -> None:
+    """Let descriptor 1 lead where standard error leads; nowhere, if that is closed.
+
+    What buffers of C still hold at the end of a process with ``--json`` is thus kept from the document as well.
+    """
+    if sys.stderr is not None:
+        try:
+            os.dup2(STDERR, STDOUT)
+            return
+        except OSError:
+            pass
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDOUT)
+    os.close(nowhere)
 
 
 @contextmanager
@@ -93,20 +157,27 @@ def note(text: str) -> None:
     print(f"prunopt: {text}", file=sys.stderr)
 
 
+def flush() -> None:
+    """Write out what standard output still holds, unless it was closed from the start."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
 def fail(text: str, status: int = INPUT) -> NoReturn:
     """Say what is wrong in one line and leave with ``status``."""
     note(text)
     # What is still in the buffer of a full disk or a closed pipe would be complained about once more at exit.
     try:
-        sys.stdout.flush()
+        flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise typer.Exit(status)
 
 
 def print_json(data: Any) -> None:
-    """Print ``data`` as JSON; what JSON has no word for (infinity, NaN) becomes null."""
-    print(json.dumps(plain(data), indent=2, allow_nan=False))
+    """Print ``data`` as JSON, once the command has ended; what JSON has no word for (infinity, NaN) becomes null."""
+    text, held = json.dumps(plain(data), indent=2, allow_nan=False), _HELD.get()
+    print(text) if held is None else held.append(text)
 
 
 def plain(data: Any) -> Any:

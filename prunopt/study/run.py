@@ -99,15 +99,14 @@ def search(
                 _spawn(task, chosen, options, workers)
             return read(study, task, box, trials=trials, place=place, seconds=time.perf_counter() - start)
         finally:
-            close(study._storage)
+            close(study.kept)
 
 
 def close(storage: Any) -> None:
     """Give the connections of a database back."""
-    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
-    if engine is not None:
+    if isinstance(storage, quiet().storages.RDBStorage):
         storage.remove_session()
-        engine.dispose()
+        storage.engine.dispose()
 
 
 def open_search(

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prunopt.solvers.blackbox._trials import quiet
+from prunopt.solvers.blackbox._trials import kept_study, quiet
 from prunopt.study.journal import WAIT, open_journal
 
 IDENTITY = "prunopt:search"
@@ -99,10 +99,9 @@ def open_study(storage: Any, identity: Mapping[str, Any], *, name: str | None, p
             f"storage={place!r} holds other searches: {', '.join(others[:5])}; name another storage, or give this "
             f"search a name of its own (name=, --name)"
         )
-    if study_name in there:  # a search that does not belong here must leave no trace
-        study = optuna.load_study(study_name=study_name, storage=storage)
-    else:
-        study = optuna.create_study(study_name=study_name, storage=storage, direction="minimize", load_if_exists=True)
+    if study_name not in there:  # a search that does not belong here must leave no trace
+        optuna.create_study(study_name=study_name, storage=storage, direction="minimize", load_if_exists=True)
+    study = kept_study(study_name, storage)
     found = study.user_attrs.get(IDENTITY)
     if found is None and study_name in there and (study.user_attrs or study.get_trials(deepcopy=False)):
         raise ValueError(

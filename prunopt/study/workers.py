@@ -92,7 +92,7 @@ class Heart:
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if trial.user_attrs.get(WORKER) == self.name:
                     try:
-                        self.study._storage.set_trial_user_attr(trial._trial_id, BEATS, time.time())
+                        self.study.kept.set_trial_user_attr(self.study.trial_id(trial.number), BEATS, time.time())
                     except Exception:  # the trial has just ended; the next one will get its beat
                         continue
 
@@ -140,4 +140,4 @@ def process(task: Any, solver: Any, options: dict[str, Any]) -> None:
     try:
         work(study, box, trials=options["trials"])
     finally:
-        close(study._storage)
+        close(study.kept)

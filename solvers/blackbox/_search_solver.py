@@ -11,7 +11,7 @@ from typing import Any
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.blackbox import BlackBox
-from prunopt.solvers.blackbox._trials import REFUSED, losses, quiet, run_trial, sampler_of
+from prunopt.solvers.blackbox._trials import REFUSED, kept_study, losses, quiet, run_trial, sampler_of
 
 TRIALS = 200  # evaluations where the limits say nothing
 
@@ -41,7 +41,9 @@ class SearchSolver(Solver[Any]):
         most = TRIALS if limits.evaluations is None else limits.evaluations
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = optuna.create_study(sampler=self.optuna_sampler(problem, seed), pruner=self.pruner(problem))
+            storage = optuna.storages.InMemoryStorage()
+            study = kept_study(optuna.create_study(storage=storage).study_name, storage)
+            study.sampler, study.pruner = self.optuna_sampler(problem, seed), self.pruner(problem)
             counts = dict.fromkeys(("evaluated", "pruned", "copied", "invalid"), 0)
             idle = 0
             while counts["evaluated"] + counts["pruned"] < most and not run.out_of_time and idle < REFUSED:

@@ -35,6 +35,21 @@ def quiet() -> Any:
     return optuna
 
 
+def kept_study(name: str, storage: Any) -> Any:
+    """Return a study of a storage, as Optuna loads it, that has the storage as its ``kept``."""
+    optuna = quiet()
+
+    class KeptStudy(optuna.Study):  # type: ignore[misc,name-defined]
+        kept = storage
+
+        def trial_id(self, number: int) -> int:
+            """Return what the storage calls a trial."""
+            study = storage.get_study_id_from_name(name)
+            return int(storage.get_trial_id_from_study_id_trial_number(study, number))
+
+    return KeptStudy(name, storage)
+
+
 def distributions(box: BlackBox) -> dict[str, Any]:
     """Return the genes as Optuna's distributions."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -125,7 +140,7 @@ class Outcome:
 
 
 def run_trial(
-    study: optuna.Study,
+    study: Any,
     box: BlackBox,
     *,
     limit: int | None = None,
@@ -137,7 +152,7 @@ def run_trial(
     Parameters
     ----------
     study
-        With a sampler of `sampler_of`, and a pruner where the box has several fidelities.
+        Of `kept_study`, with a sampler of `sampler_of`, and a pruner where the box has several fidelities.
     limit
         How many trials the study may have; one that turns out to be too many is given up.
     worker
@@ -204,40 +219,48 @@ def _alive(trials: list[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
     return [(t, k) for t, k in zip(trials, indices(trials), strict=True) if t.state is not TrialState.FAIL]
 
 
-def _ask(study: optuna.Study, box: BlackBox, worker: str) -> Any:
-    """Take a queued trial, or make one that names its worker from the start."""
-    import datetime
-
+def _ask(study: Any, box: BlackBox, worker: str) -> Any:
+    """Take a queued trial, or make one that names its worker from the start, which ``study.ask`` cannot."""
     import optuna
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import TrialState, create_trial
 
-    number = study._pop_waiting_trial_id()
-    if number is None:
-        template = FrozenTrial(
-            number=-1,
-            trial_id=-1,
-            state=TrialState.RUNNING,
-            value=None,
-            datetime_start=datetime.datetime.now(),
-            datetime_complete=None,
-            params={},
-            distributions={},
-            user_attrs={WORKER: worker},
-            system_attrs={},
-            intermediate_values={},
-        )
-        number = study._storage.create_new_trial(study._study_id, template_trial=template)
+    found = _take_queued(study)
+    if found is None:
+        template = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: worker})
+        home = study.kept.get_study_id_from_name(study.study_name)
+        found = study.kept.create_new_trial(home, template_trial=template)
     else:
-        study._storage.set_trial_user_attr(number, WORKER, worker)
-    # What study.ask does: forget what was read before, make the trial, draw its parameters.
-    study._thread_local.cached_all_trials = None
-    trial = optuna.Trial(study, number)
-    for name, distribution in distributions(box).items():
-        trial._suggest(name, distribution)
+        study.kept.set_trial_user_attr(found, WORKER, worker)
+    trial = optuna.Trial(study, found)
+    suggest(trial, box)
     return trial
 
 
-def give_up(study: optuna.Study, number: int, why: str) -> bool:
+def _take_queued(study: Any) -> int | None:
+    """Take the first queued trial that no other worker takes at the same moment; return what the storage calls it."""
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    for queued in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        found: int = study.trial_id(queued.number)
+        try:
+            if study.kept.set_trial_state_values(found, state=TrialState.RUNNING):
+                return found
+        except UpdateFinishedTrialError:  # taken, and ended already
+            continue
+    return None
+
+
+def suggest(trial: Any, box: BlackBox) -> None:
+    """Draw the genes."""
+    for g in box.genes:
+        if g.options:
+            trial.suggest_categorical(g.name, g.options)
+        else:
+            trial.suggest_float(g.name, g.low, g.high)
+
+
+def give_up(study: Any, number: int, why: str) -> bool:
     """Fail a running trial and queue its point again; False if somebody else has ended it before."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
@@ -249,7 +272,7 @@ def give_up(study: optuna.Study, number: int, why: str) -> bool:
     index = indices(trials)[number]
     try:
         # Told first, queued second: of two workers one alone may queue it. `queue_lost` mends a death in between.
-        study._storage.set_trial_user_attr(trial._trial_id, LOST, why)
+        study.kept.set_trial_user_attr(study.trial_id(number), LOST, why)
         study.tell(number, state=TrialState.FAIL)
     except (UpdateFinishedTrialError, ValueError):
         return False

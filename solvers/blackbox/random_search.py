@@ -77,8 +77,7 @@ def proposing(box: BlackBox, propose: Any) -> Any:
             return distributions(box)
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-            # A queued trial brings its own point.
-            return {} if trial.system_attrs.get("fixed_params") else propose()
+            return propose()  # a queued trial that brings its own point keeps that
 
         def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
             gene = next(g for g in box.genes if g.name == name)

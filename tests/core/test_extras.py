@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,27 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from prunopt.cli import command_names
 from prunopt.commands.output import message
 from prunopt.core.extras import EXTRAS, how_to_get, require
+from tests.support.absent import code_without
 
 ROOT = Path(__file__).parents[2]
-# Finders that do not find some modules: like an environment without them.
-BLOCKED = """
-import sys
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in {modules!r} else self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-"""
 
 
-def blocked(modules: list[str], code: str) -> str:
-    command = [sys.executable, "-c", BLOCKED.format(modules=modules) + code]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+def blocked(modules: list[str], code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code_without(modules) + code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
 def test_every_module_is_in_its_extra() -> None:
@@ -42,6 +34,7 @@ def test_the_command_to_type() -> None:
     assert how_to_get("torch", "safetensors") == "pip install 'prunopt[torch]'"
     assert how_to_get("transformers.models") == "pip install 'prunopt[hf]'"
     assert how_to_get("no_such_module") == "pip install no_such_module"
+    assert how_to_get("ortools.graph", "PIL.Image") == "pip install 'prunopt[bench]' pillow"
     assert require("json").dumps([]) == "[]"
     with pytest.raises(ImportError, match="no_such_module is not installed: pip install no_such_module"):
         require("no_such_module")
@@ -58,8 +51,34 @@ def test_the_command_to_type() -> None:
     (["matplotlib"], "import prunopt.plots as p; p.latency({'a': 1})", "prunopt[plot]"),
 ])  # fmt: skip
 def test_without_the_extra(modules: list[str], code: str, words: str) -> None:
-    said = blocked(modules, code)
+    said = blocked(modules, code).stderr
     assert words in said.splitlines()[-1]
+
+
+COMMANDS = {
+    "prune": ["model", "--calibration", "text.txt", "--out", "out"],
+    "evaluate": ["model", "--text", "text.txt"],
+    "heads": ["model", "--data", "text.txt", "--keep", "0.5", "--out", "out"],
+    "search": ["model", "--calibration", "text.txt", "--sparsity", "0.5", "--out", "out"],
+    "verify": ["model"],
+    "cnn": ["mobilenetv2", "--budget", "macs=0.5"],
+    "lottery": [],
+}  # fmt: skip
+ALONE = {"forest", "solve", "solvers", "report", "bench"}  # need no extra
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_without_its_extra_is_one_line(name: str, tmp_path: Path) -> None:
+    arguments = ["prunopt", name, *COMMANDS[name], "--json"]
+    done = blocked(["torch"], f"sys.argv = {arguments!r}; from prunopt.__main__ import main; main()", tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "pip install 'prunopt[torch]'" in done.stderr
+
+
+def test_every_command_is_known_here() -> None:
+    assert COMMANDS.keys() | ALONE == set(command_names())
 
 
 def test_a_forest_needs_no_extra(tmp_path: Path) -> None:
@@ -68,6 +87,6 @@ def test_a_forest_needs_no_extra(tmp_path: Path) -> None:
     arguments = ["prunopt", "forest", "--data", str(tmp_path / "rows.csv"), "--target", "label", "--trees", "2"]
     arguments += ["--splits", "0", "--out", str(tmp_path / "out")]
     missing = ["torch", "transformers", "matplotlib", "onnx", "gguf", "safetensors", "cmaes", "pandas"]
-    said = blocked(missing, f"sys.argv = {arguments!r}; from prunopt.cli import app; app()")
+    said = blocked(missing, f"sys.argv = {arguments!r}; from prunopt.cli import app; app()").stderr
     assert (tmp_path / "out" / "forest.skops").is_file(), said
     assert "no pictures: they need matplotlib (pip install 'prunopt[plot]')" in said

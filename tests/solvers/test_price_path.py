@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -92,15 +95,29 @@ def test_cut_agrees_with_networkx_on_larger_closures() -> None:
         po.verify(problem, solution)
 
 
-@pytest.mark.parametrize("backend", ["threading", "loky"])
-def test_workers_find_the_same_path(backend: str) -> None:
+@contextmanager
+def cluster(backend: str, folder: Path) -> Iterator[Callable[[], int]]:
+    """Start what a backend needs; yields the number of tasks that it was given (1 where that is not counted)."""
+    if backend != "dask":
+        yield lambda: 1
+        return
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    with dask.config.set(temporary_directory=str(folder)), distributed.Client(**options) as client:
+        client.get_task_stream()  # counts from now on
+        yield lambda: len(client.get_task_stream())
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky", "dask"])
+def test_workers_find_the_same_path(backend: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     exact = large_closure(rng, 900, 400)
     rounded = large_closure(rng, 300, 120, 2**45)
     for problem in (exact, rounded, Closure.of([])):
         one = closure_path(problem)
-        with joblib.parallel_config(backend=backend, n_jobs=2):
+        with cluster(backend, tmp_path) as count, joblib.parallel_config(backend=backend, n_jobs=2):
             two, told = closure_path(problem), closure_path(problem, n_jobs=2)
+            assert count() > 0 or problem.n_items == 0
         assert two.stats["workers"] == 2
         assert one.stats["workers"] == 1
         for other in (two, told):

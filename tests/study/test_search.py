@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import pytest
 
 import prunopt as po
 from prunopt.problems.allocation.allocation_search import AllocationSearch
-from prunopt.solvers.blackbox._trials import distributions, give_up, queue_lost
+from prunopt.solvers.blackbox._trials import give_up, queue_lost, suggest
 from prunopt.solvers.blackbox.dsa_evolution import DsaEvolution
 from prunopt.solvers.blackbox.random_search import RandomSearch
 from prunopt.study.journal import JournalError, Lock, check
@@ -277,7 +278,7 @@ def lost_twice() -> Any:
     study, box = open_search(task, solver, storage=None, seed=0, name=None, wait=1.0)
     work(study, box, trials=2)
     trial = study.ask()
-    trial._suggest(box.genes[0].name, next(iter(distributions(box).values())))
+    suggest(trial, replace(box, genes=box.genes[:1]))
     enqueue, after = study.enqueue_trial, []
 
     def between(*given: Any, **more: Any) -> None:

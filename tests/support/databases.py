@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DRIVERS = ("psycopg", "psycopg2", "pg8000")
+USERS = ("postgres", "nobody")
 
 
 class Unavailable(Exception):
@@ -38,9 +39,12 @@ def postgresql(folder: Path) -> Iterator[str]:
     Unavailable
         If it cannot be run here.
     """
-    programs, user = _needed()
-    if user:  # the server is run as another user than root: it must reach its folder
-        shutil.chown(folder, "postgres", "postgres")
+    programs = _programs()
+    user: list[str] = []
+    if not os.geteuid():  # the server does not run as root: another user must reach its folder
+        uid, gid = _other_user()
+        user = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+        os.chown(folder, uid, gid)
         for parent in folder.parents:
             if parent.owner() == "root" and str(parent).startswith("/tmp/"):
                 parent.chmod(0o755)
@@ -66,19 +70,27 @@ def postgresql(folder: Path) -> Iterator[str]:
             job.wait(timeout=30)
 
 
-def _needed() -> tuple[Path, list[str]]:
-    """Return the folder of the programs, and the words that run them as another user where this one is root."""
+def _programs() -> Path:
+    """Return the folder of the programs."""
     programs = server_programs()
     if programs is None:
         raise Unavailable("PostgreSQL is not installed: no initdb (Debian: apt install postgresql)")
     if not any(find_spec(name) for name in DRIVERS):
-        raise Unavailable("no PostgreSQL driver: pip install 'psycopg[binary]'")
-    if os.geteuid():
-        return programs, []
-    known = shutil.which("setpriv") and not subprocess.run(["id", "postgres"], capture_output=True).returncode
-    if not known:
-        raise Unavailable("PostgreSQL does not run as root, and there is no user 'postgres' to run it as")
-    return programs, ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        raise Unavailable("no PostgreSQL driver: pip install 'prunopt[search]'")
+    return programs
+
+
+def _other_user() -> tuple[int, int]:
+    """Return the numbers of a user, and of its group, that the server is run as where this one is root."""
+    import pwd
+
+    for name in USERS if shutil.which("setpriv") else ():
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return found.pw_uid, found.pw_gid
+    raise Unavailable(f"PostgreSQL does not run as root: setpriv and one of the users {', '.join(USERS)} are needed")
 
 
 def _wait(job: subprocess.Popen[bytes], ready: list[str], said: Path) -> None:

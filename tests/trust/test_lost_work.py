@@ -18,6 +18,7 @@ import pytest
 import prunopt as po
 from prunopt.core.files import only_writer, write_json, write_text
 from tests.support.kills import digests, torn
+from tests.support.rights import obedient
 
 ONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -237,18 +238,31 @@ def test_a_full_disk_while_a_form_is_saved(tmp_path: Path, monkeypatch: pytest.M
     assert form(path).n_items == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+READ_ONLY = """
+import sys
+from pathlib import Path
+from prunopt.core.files import only_writer, write_json
+
+folder = Path(sys.argv[1])
+for attempt in (lambda: write_json(folder / "a.json", 2), lambda: only_writer(folder / "out").__enter__()):
+    try:
+        attempt()
+    except PermissionError:
+        print("refused")
+"""
+
+
+@pytest.mark.skipif(obedient() is None, reason="root may write anywhere, and there is no setpriv to take that away")
 def test_a_read_only_folder_keeps_its_state(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", 1)
     tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(PermissionError):
-            write_json(tmp_path / "a.json", 2)
-        with pytest.raises(PermissionError), only_writer(tmp_path / "out"):
-            pass
-    finally:
-        tmp_path.chmod(0o700)
+    command = [*(obedient() or []), sys.executable, "-c", READ_ONLY, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    tmp_path.chmod(0o700)
+    assert done.stdout.split() == ["refused", "refused"], done.stderr
     assert json.loads((tmp_path / "a.json").read_text()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_an_interrupt_gives_the_best_so_far_with_its_bound(tmp_path: Path) -> None:
