@@ -141,6 +141,6 @@ def _size(x: torch.Tensor, kernel: tuple[int, int], stride: int, padding: tuple[
 def _kernels() -> Any:
     if find_spec("triton") is None:
         raise ImportError("these kernels need triton: pip install triton (Linux, NVIDIA; or TRITON_INTERPRET=1)")
-    from prunopt.networks import triton_depthwise
+    from prunopt.networks.cnn import triton_depthwise
 
     return triton_depthwise
