@@ -12,7 +12,7 @@ PIP = .venv/$(BIN)/$(INSTALL)
 LOCKED = $(PIP) --require-hashes --no-deps --only-binary :all: --requirement
 ITSELF = $(PIP) --no-deps --no-build-isolation --editable .
 TORCH = $(PIP) --requirement requirements/torch.txt
-PYTEST = python -m pytest --numprocesses 2 --dist loadfile -rs
+PYTEST = python -m pytest --numprocesses 2 --dist loadfile -rfEs
 
 .PHONY: demo test test-newest test-oldest check bench docs lock clean
 
