@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import triton  # type: ignore[import-not-found,unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found,unused-ignore]
+import triton
+import triton.language as tl
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
