@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from prunopt.cli import app
 from prunopt.commands import bench
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLE = '''"""Counts to three. More about it.
 
 ``python -m benchmarks.three`` prints; ``--fail`` fails.
