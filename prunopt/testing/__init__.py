@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -262,7 +263,12 @@ def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:
     """Return the instances of every form that a solver accepts."""
     for form, generate in INSTANCES.items():
         if issubclass(form, solver.form):
-            yield from generate()
+            yield from _instances(generate)
+
+
+@cache
+def _instances(generate: Callable[[], Iterator[Instance]]) -> tuple[Instance, ...]:
+    return tuple(generate())  # problems do not change, and several solvers share a form
 
 
 def conformance_cases(solver: str | None = None) -> list[Case]:

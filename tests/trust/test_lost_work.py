@@ -22,6 +22,7 @@ from tests.support.kills import digests, torn
 ONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_commands_killed_at_random_moments_lose_nothing() -> None:
     """Two kills each; `python -m benchmarks.kill` makes it fifty."""
     pytest.importorskip("torch")
