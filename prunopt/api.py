@@ -66,6 +66,8 @@ def solve(
     """
     load_solvers()
     answer = _answer(task, solver, limits or Limits(), seed, callback)
+    if answer.status is Status.INFEASIBLE and hasattr(task, "elastic"):
+        answer = replace(answer, message=_nearest_request(task, limits or Limits(), seed) or answer.message)
     if throw and not answer.status.has_value:
         raise SolveError(answer)
     return answer
@@ -139,6 +141,23 @@ def verify(task: Any, solution: Solution[Any]) -> None:
     gap = relative_gap(solution.objective, solution.bound, unit)
     closed = solution.status is not Status.OPTIMAL or gap <= max(tolerance, 1e-9)
     demand(closed, name, f"says optimal with a gap of {gap:.3g}, tolerance {tolerance:.3g}")
+
+
+def _nearest_request(model: Any, limits: Limits, seed: int) -> str:
+    """Name the rows of an infeasible model that are in the way, and the nearest feasible request."""
+    answer = _answer(model.elastic(), None, limits, seed)
+    if answer.value is None:
+        return ""
+    rows, n = model.A.shape
+    add, take = answer.value[n : n + rows], answer.value[n + rows :]
+    moves = []
+    for r, name in enumerate(model.row_names):
+        step = float(take[r] - add[r])
+        side = float(model.row_upper[r] if step > 0 else model.row_lower[r])
+        if abs(step) > 1e-9 * (1 + abs(side)):
+            moves.append(f"{'raise' if step > 0 else 'lower'} {name} from {side:g} to {side + step:g}")
+    more = f" and {len(moves) - 5} more rows" if len(moves) > 5 else ""
+    return f"nearest feasible request: {', '.join(moves[:5])}{more}" if moves else ""
 
 
 def _reduction_of(task: Any, solution: Solution[Any]) -> Reduced[Any] | None:

@@ -20,9 +20,20 @@ STDERR = 2
 RUNS = Path("results") / "runs.json"
 # What figures can depend on: what prunopt computes with, and the peers (extra ``bench``).
 PACKAGES = (
-    "numpy", "scipy", "scikit-learn", "numba", "highspy", "pulp", "optuna", "torch", "transformers", "onnxruntime",
-    "ortools", "lightgbm", "torch-pruning",
-)  # fmt: skip
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "numba",
+    "highspy",
+    "pulp",
+    "optuna",
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "ortools",
+    "lightgbm",
+    "torch-pruning",
+)
 
 
 @guarded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +10,8 @@ from typing import Any
 
 from prunopt.commands.output import number
 from prunopt.commands.report_page import Page, Sheet
+from prunopt.core.files import read_json
+from prunopt.core.validate import Shown, refuse, require
 
 
 def read_run(folder: Path) -> Page:
@@ -21,8 +22,7 @@ def read_run(folder: Path) -> Page:
     ValueError
         If the folder is none that a command of prunopt wrote, or what is in it cannot be read.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder; give one that a command wrote with --out")
+    require(folder.is_dir(), "FOLDER", "be a folder that a command wrote with --out", Shown(folder))
     held = {name: _read(folder / name) for name in FILES if (folder / name).is_file()}
     report, manifest = held.get("report.json", {}), held.get("prunopt.json", {})
     try:
@@ -40,22 +40,16 @@ def read_run(folder: Path) -> Page:
             return _transformer(folder, manifest)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{folder}: not as a command of this version writes it ({error!r})") from error
-    raise ValueError(
-        f"{folder}: no run of prunopt; give what forest, prune, heads, cnn, search or lottery wrote with --out"
-    )
+    refuse("FOLDER", "hold what forest, prune, heads, cnn, search or lottery wrote with --out", Shown(folder))
 
 
 FILES = "report.json", "prunopt.json", "heads.json", "ticket.json"
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: an object is needed")
-    return found
+    found = read_json(file)
+    require(isinstance(found, dict), str(file), "hold a JSON object", Shown(type(found).__name__))
+    return dict(found)
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -80,20 +74,33 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     page = Page(f"A forest under a feature budget: {r['data']}", "prunopt forest")
     page.facts = [
         ("rows", ", ".join(f"{n} {part}" for part, n in r["rows"].items())),
-        ("chosen", f"{chosen['cost']:.2f} {unit} per {who}, test {score} {chosen['test score']:.3f}, "
-                   f"{chosen['nodes']} tests (internal nodes)"),
-        ("unpruned", f"{whole['cost']:.2f} {unit} per {who}, test {score} {whole['test score']:.3f}, "
-                     f"{whole['nodes']} tests"),
+        (
+            "chosen",
+            f"{chosen['cost']:.2f} {unit} per {who}, test {score} {chosen['test score']:.3f}, "
+            f"{chosen['nodes']} tests (internal nodes)",
+        ),
+        (
+            "unpruned",
+            f"{whole['cost']:.2f} {unit} per {who}, test {score} {whole['test score']:.3f}, {whole['nodes']} tests",
+        ),
         ("budget", "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"),
         ("all features", f"{r['cost of all features']:g} {unit}"),
         ("seed", str(r["seed"])),
-    ]  # fmt: skip
+    ]
     page.certificate = [proof(r, unit, who)]
     cells = [
-        ("chosen" if i == k else "", _number(p["price"], 3), f"{p['cost']:.2f}", f"{p['validation score']:.3f}",
-         f"{p['test score']:.3f}", str(p["nodes"]), f"{p['gap']:.1e}" if p["gap"] else "0", ", ".join(p["features"]))
+        (
+            "chosen" if i == k else "",
+            _number(p["price"], 3),
+            f"{p['cost']:.2f}",
+            f"{p['validation score']:.3f}",
+            f"{p['test score']:.3f}",
+            str(p["nodes"]),
+            f"{p['gap']:.1e}" if p["gap"] else "0",
+            ", ".join(p["features"]),
+        )
         for i, p in enumerate(rows)
-    ]  # fmt: skip
+    ]
     heads = (
         "",
         "price",
@@ -122,14 +129,17 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
     o, rows = m["options"], m["report"]
     page = Page(f"A transformer made smaller: {folder.resolve().name}", "prunopt prune")
     page.facts = [
-        ("removed", f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%}; asked for "
-                    f"{m['target']:,})"),
+        (
+            "removed",
+            f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%}; asked for "
+            f"{m['target']:,})",
+        ),
         ("what", o["pattern"] or "whole " + " and ".join(o["units"])),
         ("method", f"{o['method']}, allocation {o.get('allocation', 'by heads')}, seed {o['seed']}"),
         ("loads with", "from_pretrained of transformers" if m["stock"] else "prunopt.networks.load (blocks differ)"),
         ("weights (SHA-256)", str(m["weights"])),
         *((name, str(text)) for name, text in m["versions"].items()),
-    ]  # fmt: skip
+    ]
     bounded = [r for r in rows if r["bound"] is not None]
     gaps = [float(r["gap"]) for r in bounded if r["gap"] is not None]
     page.certificate = [
@@ -139,10 +149,20 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
         f"stay {'re-solved' if o.get('refit', True) else 'unchanged'}. `prunopt verify` recomputes them.",
     ]
     cells = [
-        (r["name"], r["method"], f"{r['kept']} of {r['total']}", r["unit"], _number(r["error"], 3),
-         _number(r["bound"], 3), _number(r["gap"], 2), _number(r["damping"], 2), f"{r['seconds']:.1f}", r["message"])
+        (
+            r["name"],
+            r["method"],
+            f"{r['kept']} of {r['total']}",
+            r["unit"],
+            _number(r["error"], 3),
+            _number(r["bound"], 3),
+            _number(r["gap"], 2),
+            _number(r["damping"], 2),
+            f"{r['seconds']:.1f}",
+            r["message"],
+        )
         for r in rows
-    ]  # fmt: skip
+    ]
     heads = ("layer", "method", "kept", "unit", "relative error", "bound", "gap", "damping", "s", "said")
     page.sheets = [Sheet("Layer by layer", heads, cells, (0, 1, 3, 9))]
     page.notes = list(m["notes"])
@@ -239,8 +259,10 @@ def _cnn(folder: Path, r: dict[str, Any]) -> Page:
     page.facts += [(f"accuracy {name}", f"{value:.1%}") for name, value in (r.get("accuracy") or {}).items()]
     page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
     if r["bound"] is not None:
-        page.certificate.append("The proof is about the sum of the groups' losses under the budget, as the table gives "
-                                "them; what the network itself loses is measured, not proven.")  # fmt: skip
+        page.certificate.append(
+            "The proof is about the sum of the groups' losses under the budget, as the table gives "
+            "them; what the network itself loses is measured, not proven."
+        )
     page.notes = [str(line) for line in r.get("notes", [])]
     groups = r.get("groups", [])
     if groups:
@@ -279,10 +301,15 @@ def _search(folder: Path, r: dict[str, Any]) -> Page:
     for c in r["columns"]:
         ranked = sorted(c["rows"].items(), key=lambda item: float(item[1]["loss"]))
         cells = [
-            (name, _number(row["loss"], 6), f"{min(row['allocation']):.3f}", f"{max(row['allocation']):.3f}",
-             str(row.get("found", "")))
+            (
+                name,
+                _number(row["loss"], 6),
+                f"{min(row['allocation']):.3f}",
+                f"{max(row['allocation']):.3f}",
+                str(row.get("found", "")),
+            )
             for name, row in ranked
-        ]  # fmt: skip
+        ]
         caption = f"{c['sparsity']:g} removed: {c['trials']} trials, {c['evaluations']} evaluated"
         heads = ("method", r["measure"], "least", "most", "expression")
         page.sheets.append(Sheet(caption, heads, cells, (0, 4), (0,)))
@@ -297,10 +324,12 @@ def _ticket(r: dict[str, Any]) -> Page:
     page = Page(f"A lottery ticket: {r['target']}", "prunopt lottery")
     page.facts = [
         ("construction", f"{r['construction']}, tolerance {r['epsilon']:g}, seed {r['seed']}"),
-        ("parameters", f"{counts['kept']:,} kept of {counts['sampled']:,} sampled, for {counts['target weights']:,} "
-                       "weights"),
+        (
+            "parameters",
+            f"{counts['kept']:,} kept of {counts['sampled']:,} sampled, for {counts['target weights']:,} weights",
+        ),
         ("output error", f"{_number(r['measured error'])} measured on {r['inputs measured']:,} inputs"),
-    ]  # fmt: skip
+    ]
     if r["target accuracy"] is not None:
         pair = r["target accuracy"], r["sub-network accuracy"]
         page.facts.append(("accuracy", f"{pair[0]:.4f} target, {pair[1]:.4f} sub-network"))

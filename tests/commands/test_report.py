@@ -188,10 +188,10 @@ def test_networks_of_convolutions_and_tickets(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(("files", "words"), [
-    (None, "there is no such folder"),
-    ({}, "no run of prunopt"),
+    (None, "FOLDER must be a folder that a command wrote"),
+    ({}, "FOLDER must hold what forest, prune, heads, cnn, search or lottery wrote"),
     ({"report.json": "{"}, "cannot be read as JSON"),
-    ({"report.json": "[]"}, "an object is needed"),
+    ({"report.json": "[]"}, "must hold a JSON object, got list"),
     ({"report.json": '{"path": []}'}, "not as a command of this version writes it"),
     ({"prunopt.json": '{"kind": "cnn", "report": 3}'}, "not as a command of this version writes it"),
 ])  # fmt: skip
