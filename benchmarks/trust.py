@@ -88,7 +88,7 @@ def forged(form: str, times: int, seconds: float, before: dict[str, Any]) -> Ite
     until, count, through = _spent() + seconds, Counter[str](), []
     able = [s for s in solvers_for(kind) if not s.why_not() and s.name not in SLOW]
     stale: Any = {}
-    for instance in testing.INSTANCES[kind]():
+    for instance in testing.instances_of(kind):
         for solver in [s for s in able if s.exact][:1] + [s for s in able if not s.exact][:1]:
             if instance.optimum is None or _spent() > until:
                 continue

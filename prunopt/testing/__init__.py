@@ -259,14 +259,15 @@ INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
 
 def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:
     """Return the instances of every form that a solver accepts."""
-    for form, generate in INSTANCES.items():
+    for form in INSTANCES:
         if issubclass(form, solver.form):
-            yield from _instances(generate)
+            yield from instances_of(form)
 
 
 @cache
-def _instances(generate: Callable[[], Iterator[Instance]]) -> tuple[Instance, ...]:
-    return tuple(generate())  # problems do not change, and several solvers share a form
+def instances_of(form: type) -> tuple[Instance, ...]:
+    """Return the instances of a form; they are made once, for problems do not change."""
+    return tuple(INSTANCES[form]())
 
 
 def conformance_cases(solver: str | None = None) -> list[Case]:
