@@ -19,21 +19,8 @@ from prunopt.commands.output import fail, guarded, print_json, table
 STDERR = 2
 RUNS = Path("results") / "runs.json"
 # What figures can depend on: what prunopt computes with, and the peers (extra ``bench``).
-PACKAGES = (
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "numba",
-    "highspy",
-    "pulp",
-    "optuna",
-    "torch",
-    "transformers",
-    "onnxruntime",
-    "ortools",
-    "lightgbm",
-    "torch-pruning",
-)
+COMPUTE = ("numpy", "scipy", "scikit-learn", "numba", "highspy", "pulp", "optuna")
+NETWORKS, PEERS = ("torch", "transformers", "onnxruntime"), ("ortools", "lightgbm", "torch-pruning")
 
 
 @guarded
@@ -103,7 +90,7 @@ def list_tables(folder: Path) -> dict[str, str]:
 def describe_machine() -> dict[str, Any]:
     """Return the machine and the versions that a run's figures belong to."""
     found = {}
-    for package in PACKAGES:
+    for package in (*COMPUTE, *NETWORKS, *PEERS):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

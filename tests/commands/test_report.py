@@ -108,7 +108,7 @@ def test_a_forest(forest: Path) -> None:
     assert "Proven: at its price" in text
     assert f"{report['chosen']['cost']:.2f}" in text
     assert page.tags.count("tr") == 1 + len(report["path"])
-    assert f"{report['chosen']['nodes']} tests" in text
+    assert f"{report['chosen']['nodes']} internal nodes" in text
 
 
 def test_text_of_a_run_stays_text(forest: Path, tmp_path: Path) -> None:
