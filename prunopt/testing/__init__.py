@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -255,6 +254,7 @@ INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
     MaskBlocks: lambda: (Instance(*row) for row in mask_blocks()),
     RobustQuadraticSubset: lambda: (Instance(*row) for row in robust_subsets()),
 }
+_MADE: dict[type, tuple[Instance, ...]] = {}
 
 
 def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:
@@ -264,10 +264,11 @@ def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:
             yield from instances_of(form)
 
 
-@cache
 def instances_of(form: type) -> tuple[Instance, ...]:
     """Return the instances of a form; they are made once, for problems do not change."""
-    return tuple(INSTANCES[form]())
+    if form not in _MADE:
+        _MADE[form] = tuple(INSTANCES[form]())
+    return _MADE[form]
 
 
 def conformance_cases(solver: str | None = None) -> list[Case]:
