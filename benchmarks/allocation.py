@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 import prunopt as po
-from benchmarks.machine import RESULTS, described, interleaved, median, save
+from benchmarks.machine import described, interleaved, median
+from benchmarks.results import load, store
 from prunopt.core.arrays import Floats
 from prunopt.forms import MultipleChoiceKnapsack
 from prunopt.problems import AllocationSearch
@@ -40,14 +41,13 @@ def large(seed: int) -> MultipleChoiceKnapsack:
 
 def knapsack(limit: float = 60.0) -> None:
     """Time of `choice-dp` and of CBC and HiGHS on the same integer program, and equality with brute force."""
-    place = RESULTS / "allocation_knapsack.json"
-    kept: list[dict[str, Any]] = json.loads(place.read_text())["rows"] if place.exists() else []
+    kept: list[dict[str, Any]] = load("allocation", "knapsack", {"rows": []})["rows"]
     rows: list[dict[str, Any]] = []
     about = described("pulp", "highspy")
     for seed in range(3):
         held = next((r for r in kept if r["seed"] == seed), None)
         rows.append(held or _knapsack_row(seed, limit))
-        save("allocation_knapsack", {**about, "rows": rows})
+        store("allocation", {"knapsack": {**about, "rows": rows}})
         print(json.dumps(rows[-1]), flush=True)
     equal = 0
     for seed in range(300):
@@ -56,8 +56,9 @@ def knapsack(limit: float = 60.0) -> None:
         choices = (np.array(x) for x in itertools.product(range(4), repeat=5))
         best = min(small.objective(x) for x in choices if small.violation(x) == 0)
         equal += abs(po.solve(small, "choice-dp").objective - best) < 1e-12
-    save("allocation_knapsack", {**about, "rows": rows, "brute force": f"{equal} of 300 equal"})
-    print(f"brute force: {equal} of 300 equal")
+    said = f"{equal} of 300 equal"
+    store("allocation", {"knapsack": {**about, "rows": rows, "brute force": said}})
+    print(f"brute force: {said}")
 
 
 def _knapsack_row(seed: int, limit: float) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def throughput(nap: float = 2.0, each: int = 10) -> None:
                 }
             )
         print(json.dumps(rows[-1]), flush=True)
-    save("allocation_throughput", {**described("optuna"), "nap": nap, "rows": rows})
+    store("allocation", {"throughput": {**described("optuna"), "nap": nap, "rows": rows}})
 
 
 class Surrogate:
@@ -152,7 +153,7 @@ def surrogate(sparsity: float = 0.6) -> AllocationSearch:
     """The search that the samplers are compared on; needs the figures of `benchmarks.allocation_model`."""
     from benchmarks.datasets import cache_folder
 
-    cells = json.loads((RESULTS / "allocation" / f"wanda-{round(100 * sparsity)}.json").read_text())
+    cells = load("allocation_model", f"wanda-{round(100 * sparsity)}")
     with np.load(cache_folder() / "smollm2" / "block-statistics.npz", allow_pickle=False) as arrays:
         levels, errors = arrays["levels"], arrays["errors"]
         samples = {k.split("/")[1]: list(arrays[k]) for k in arrays.files if k.startswith("sample/")}
@@ -188,12 +189,10 @@ class TextPerplexity:
         return math.exp(self.evaluator.loss(allocation))
 
 
-def efficiency(name: str = "allocation_efficiency") -> None:
+def efficiency(name: str = "efficiency") -> None:
     """Least loss after 50, 100 and 200 evaluations, five seeds, each decision once; goes on where it stopped."""
-    place = RESULTS / f"{name}.json"
-    task = surrogate() if name == "allocation_efficiency" else on_the_model()
-    held: dict[str, Any] = json.loads(place.read_text()) if place.exists() else {}
-    rows: dict[str, Any] = held.get("rows", {})
+    task = surrogate() if name == "efficiency" else on_the_model()
+    rows: dict[str, Any] = load("allocation", name, {}).get("rows", {})
     flat = task.evaluator.loss(np.full(len(task.sizes), task.sparsity))
     for seed, solver in itertools.product(range(SEEDS), SOLVERS):
         curves = rows.setdefault(solver, {"all": []})["all"]
@@ -202,7 +201,7 @@ def efficiency(name: str = "allocation_efficiency") -> None:
         curves.append(_least(task, solver, seed, name))
         mean, error = np.mean(curves, axis=0), np.std(curves, axis=0, ddof=min(1, seed)) / np.sqrt(len(curves))
         rows[solver] |= {"mean": mean.tolist(), "standard error": error.tolist(), "seeds": len(curves)}
-        save(name, {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows})
+        store("allocation", {name: {**described("optuna"), "uniform": flat, "counts": COUNTS, "rows": rows}})
         print(seed, solver, np.round(mean, 4), np.round(error, 4), flush=True)
 
 
@@ -210,7 +209,7 @@ def _least(task: AllocationSearch, solver: str, seed: int, name: str) -> list[fl
     """Least losses after each of `COUNTS` evaluations; copies of known decisions are none."""
     from benchmarks.datasets import cache_folder
 
-    place, trials = cache_folder() / name / f"{solver}-{seed}.journal", COUNTS[-1]
+    place, trials = cache_folder() / f"allocation_{name}" / f"{solver}-{seed}.journal", COUNTS[-1]
     place.parent.mkdir(parents=True, exist_ok=True)
     while True:
         run = po.search(task, trials=trials, solver=solver, seed=seed, storage=place)
@@ -224,7 +223,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     jobs: dict[str, Any] = {
         "knapsack": knapsack, "throughput": throughput, "efficiency": efficiency,
-        "efficiency-model": lambda: efficiency("allocation_efficiency_model"),
+        "efficiency-model": lambda: efficiency("efficiency_model"),
     }  # fmt: skip
     parser.add_argument("what", choices=tuple(jobs))
     jobs[parser.parse_args().what]()

@@ -27,9 +27,9 @@ import numpy as np
 import prunopt as po
 from benchmarks.datasets import cache_folder
 from benchmarks.layer_data import text
-from benchmarks.machine import RESULTS, described
+from benchmarks.machine import described
+from benchmarks.results import load, store
 from prunopt.core.arrays import Floats
-from prunopt.core.files import write_json
 from prunopt.problems.allocation.allocation_search import AllocationSearch
 from prunopt.problems.allocation.baselines import logarithmic, outliers, progression, uniform
 from prunopt.problems.allocation.layer_allocation import LayerAllocation
@@ -134,17 +134,17 @@ class Bench:
 
 
 class Cells:
-    """Results by name in one JSON file; a cell that is there is not computed again."""
+    """Results of one column by name; a cell that is there is not computed again."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    def __init__(self, by: str, sparsity: float) -> None:
+        self.column = f"{by}-{round(100 * sparsity)}"
+        self.data: dict[str, Any] = load("allocation_model", self.column, {})
 
     def get(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if name not in self.data:
             start = time.perf_counter()
             self.data[name] = {**make(), "seconds": round(time.perf_counter() - start, 1)}
-            write_json(self.path, self.data)
+            store("allocation_model", {self.column: self.data})
             shown = {k: v for k, v in self.data[name].items() if isinstance(v, int | float | str)}
             print(name, json.dumps(shown), flush=True)
         return dict(self.data[name])
@@ -297,7 +297,7 @@ def column(sparsity: float, by: str) -> None:
     """Measure one column."""
     effort = "full" if (by, sparsity) == ("wanda", 0.6) else "light"
     bench = Bench(by, effort)
-    cells = Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
+    cells = Cells(by, sparsity)
     cells.data["about"] = {
         **described("torch", "optuna"),
         "tokens": TOKENS,
@@ -331,7 +331,7 @@ def further(sparsity: float, by: str) -> None:
     """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`."""
     from prunopt.networks.transformers.evaluators import TextEvaluator
 
-    bench, cells = Bench(by, "light"), Cells(RESULTS / "allocation" / f"{by}-{round(100 * sparsity)}.json")
+    bench, cells = Bench(by, "light"), Cells(by, sparsity)
     found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}
     evaluator = TextEvaluator(bench.judge.apply, bench.further)
     first: list[float] = []
@@ -360,8 +360,9 @@ def ours(cells: dict[str, Any]) -> str | None:
 
 def table() -> str:
     """The columns that are there, as Markdown; the last line is the one of ours that calibration text chooses."""
-    files = [RESULTS / "allocation" / f"{by}-{k}.json" for by in BOUNDS for k in (20, 30, 50, 60, 70)]
-    data = {f.stem.replace("-", " "): json.loads(f.read_text()) for f in files if f.exists()}
+    held = load("allocation_model")
+    columns = (f"{by}-{k}" for by in BOUNDS for k in (20, 30, 50, 60, 70))
+    data = {column.replace("-", " "): held[column] for column in columns if column in held}
     names = list(dict.fromkeys(k[8:] for d in data.values() for k in d if k.startswith("heldout ")))
     lines = [f"| | {' | '.join(f'{k} %' for k in data)} |", f"|--|{'--|' * len(data)}"]
     for name in names:

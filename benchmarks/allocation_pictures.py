@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
-from benchmarks.machine import RESULTS
+from benchmarks.results import load
 from prunopt.core.files import write_atomically
 from prunopt.plots import COLOURS
 
@@ -25,7 +24,7 @@ def levels(name: str = "wanda-60") -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    cells = json.loads((RESULTS / "allocation" / f"{name}.json").read_text())
+    cells = load("allocation_model", name)
     by, mean = name.split("-")
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained", sharey=True)
     uniform = np.array(cells["uniform"]["allocation"])

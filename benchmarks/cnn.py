@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from benchmarks.datasets import cache_folder
-from benchmarks.machine import RESULTS, described
+from benchmarks.machine import described
+from benchmarks.results import load, store
 from prunopt.core.files import write_json
 from prunopt.networks.cnn.channel_groups import channel_groups
 from prunopt.networks.cnn.checkpoints import load_cnn, save_cnn
@@ -69,14 +70,13 @@ def folder(name: str) -> Path:
 
 def results(name: str) -> dict[str, Any]:
     """Return the raw figures so far."""
-    path = RESULTS / f"cnn_{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else {"rows": {}, "times": {}}
+    return dict(load("cnn", name, {"rows": {}, "times": {}}))
 
 
 def keep(name: str, found: dict[str, Any]) -> None:
     """Write the raw figures so far."""
     found["about"] = described("torch", "onnxruntime", "torch-pruning")
-    write_json(RESULTS / f"cnn_{name}.json", found)
+    store("cnn", {name: found})
 
 
 def top1(model: nn.Module, X: torch.Tensor, y: torch.Tensor) -> float:

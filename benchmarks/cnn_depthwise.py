@@ -1,8 +1,8 @@
 """DEPrune's rules against the integer program, on the 16 depthwise layers of EfficientNet-Lite0.
 
-``python -m benchmarks.cnn_depthwise`` prints the table and writes ``results/cnn_depthwise.json``. Latency is the model
-of the diagonal form (products x pixels x tiles), no measurement; lost energy is the sum over the layers of the share
-of squared weights that goes (16 would be everything).
+``python -m benchmarks.cnn_depthwise`` prints the table and writes ``results/cnn_depthwise.json.gz``. Latency is the
+model of the diagonal form (products x pixels x tiles), no measurement; lost energy is the sum over the layers of the
+share of squared weights that goes (16 would be everything).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import described, save
+from benchmarks.machine import described
+from benchmarks.results import store
 from prunopt import solve
 from prunopt.forms import MultipleChoiceKnapsack, TileColumns, TilePartition
 from prunopt.networks.cnn.models import read_cnn
@@ -109,7 +110,7 @@ def main() -> None:
         for row in block:
             print(f"{ratio:.0%} {row['method']:44} lost {row['lost']:.3f} speed {row['speed']:.2f}x "
                   f"kept {row['kept']} {row['status']} {row['seconds']:.3f} s")  # fmt: skip
-    save("cnn_depthwise", {"about": described("torch"), "layers": names, "rows": table})
+    store("cnn_depthwise", {"about": described("torch"), "layers": names, "rows": table})
 
 
 def _ours(form: TileColumns, block: list[dict[str, Any]], dense: float) -> Any:

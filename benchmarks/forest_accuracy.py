@@ -1,7 +1,7 @@
 """Accuracy within a feature budget, against what a user would try instead.
 
 ``python -m benchmarks.forest_accuracy run [--sets ...] [--seeds ...] [--methods ...] [--seconds 500]`` fills
-``results/forest_accuracy/`` with one file for each (set, seed, method), skipping those that are there;
+``results/forest_accuracy.json.gz`` with one entry for each (set, seed, method), skipping those that are there;
 ``python -m benchmarks.forest_accuracy table`` prints the tables from them.
 
 Six public sets, five budgets (shares of the cost of all features), five random splits into rows to fit on, rows to
@@ -13,10 +13,8 @@ from 1 to 20, drawn anew for each split.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,10 @@ from numpy.typing import NDArray
 
 from benchmarks import datasets, forest_peers
 from benchmarks.forest_peers import Split, measured
-from prunopt.core.files import write_json
+from benchmarks.results import load, store
 from prunopt.forests.boosting import BudgetedBoostingClassifier
 from prunopt.forests.datasets import load_heart, load_hypothyroid
 
-RESULTS = Path(__file__).parent / "results" / "forest_accuracy"
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)
 # Training, validation and test rows (at most).
 SIZES = {
@@ -113,7 +110,6 @@ def run(sets: list[str], seeds: list[int], methods: list[str], seconds: float) -
     """Fill in what is missing, as far as the time allows."""
     start = time.perf_counter()
     warnings.simplefilter("ignore")
-    RESULTS.mkdir(parents=True, exist_ok=True)
     # One small fit compiles every kernel, so that no timing holds a compilation.
     if "prunopt" in methods:
         rng = np.random.default_rng(0)
@@ -122,14 +118,13 @@ def run(sets: list[str], seeds: list[int], methods: list[str], seconds: float) -
     for seed in seeds:
         for name in sets:
             for method in methods:
-                path = RESULTS / f"{name}-{seed}-{method}.json"
-                if path.exists():
+                if (key := f"{name}/{seed}/{method}") in load("forest_accuracy", default={}):
                     continue
                 if time.perf_counter() - start > seconds:
                     print("out of time; run again to go on")
                     return
                 result = measure(name, seed, method)
-                write_json(path, result)
+                store("forest_accuracy", {key: result})
                 line = " ".join(
                     f"{r['accuracy']:.4f}@{r['cost'] / result['total_cost']:.3f}" for r in result["records"]
                 )
@@ -140,8 +135,7 @@ def run(sets: list[str], seeds: list[int], methods: list[str], seconds: float) -
 def load_results() -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
     """Return the results by (set, method) and seed."""
     out: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-    for path in sorted(RESULTS.glob("*.json")):
-        result = json.loads(path.read_text("utf-8"))
+    for _, result in sorted(load("forest_accuracy").items()):
         out.setdefault((result["set"], result["method"]), {})[result["seed"]] = result
     return out
 

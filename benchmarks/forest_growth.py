@@ -16,7 +16,8 @@ import joblib
 import numpy as np
 
 from benchmarks.datasets import covertype_like
-from benchmarks.machine import described, in_fresh_process, peak_bytes, save, seconds
+from benchmarks.machine import described, in_fresh_process, peak_bytes, seconds
+from benchmarks.results import store
 from prunopt.core.solver import Limits
 from prunopt.forms import Closure
 from prunopt.forms.closure.parametric_closure import PricePath
@@ -104,7 +105,7 @@ def main(sizes: list[str]) -> None:
             slope = np.polyfit(np.log([r["rows"] for r in rows]), np.log([r[name] for r in rows]), 1)[0]
             laws[name] = float(slope)
         print("exponents of growth with the rows:", laws)
-    save("forest_growth", {"figures": rows, "exponents": laws, "machine": described()})
+    store("forest_growth", {"figures": rows, "exponents": laws, "machine": described()})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m benchmarks.forest_refit
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
 from sklearn.model_selection import train_test_split
 
-from benchmarks.machine import RESULTS, described, save, seconds
+from benchmarks.machine import described, seconds
+from benchmarks.results import load, store
 from prunopt.forests import BudgetedForestClassifier, BudgetedForestRegressor
 
 SETS = {
@@ -33,10 +33,9 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Print and save one row for each data set and budget."""
-    path = RESULTS / "forest_refit.json"
-    rows = json.loads(path.read_text())["figures"] if path.exists() else []
-    for name, (load, kind) in SETS.items():
-        X, y = load(return_X_y=True)
+    rows = load("forest_refit", "figures", [])
+    for name, (data, kind) in SETS.items():
+        X, y = data(return_X_y=True)
         costs = np.random.default_rng(0).integers(1, 20, X.shape[1]).astype(float)
         costs *= 100 / costs.sum()
         for share in SHARES:
@@ -68,7 +67,7 @@ def main() -> None:
             }
             rows.append(row)
             print({k: v for k, v in row.items() if k != "objectives"}, flush=True)
-            save("forest_refit", {"figures": rows, "machine": described()})
+            store("forest_refit", {"figures": rows, "machine": described()})
 
 
 if __name__ == "__main__":

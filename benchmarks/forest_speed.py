@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.datasets import fetch
-from benchmarks.machine import described, in_fresh_process, interleaved, median, peak_bytes, save, seconds
+from benchmarks.machine import described, in_fresh_process, interleaved, median, peak_bytes, seconds
+from benchmarks.results import store
 from prunopt.core.solver import Limits
 from prunopt.forms import Closure, LinearProgram
 from prunopt.problems import ForestBudget
@@ -198,7 +199,7 @@ def main(parts: list[str]) -> None:
     """
     for name in parts or [*SHAPES, "highs", "memory", "primal-dual"]:
         figures = in_fresh_process("benchmarks.forest_speed", "part", name)
-        save(f"forest_speed_{name}", {"figures": figures, "machine": described("highspy", "ortools")})
+        store("forest_speed", {name: {"figures": figures, "machine": described("highspy", "ortools")}})
         print(name, figures, flush=True)
 
 

@@ -1,23 +1,20 @@
 """What each step of the grown model brings: the whole recipe against the recipe without it, at five budgets.
 
-``python -m benchmarks.forest_steps run`` fills ``results/forest_steps.json``, with ``table`` it prints the table.
+``python -m benchmarks.forest_steps run`` fills ``results/forest_steps.json.gz``, with ``table`` it prints the table.
 The splits are those of `benchmarks.forest_accuracy`, numbers 100 to 102: not those that its table reports.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.forest_accuracy import split_of
-from prunopt.core.files import write_json
+from benchmarks.results import load, store
 from prunopt.forests.boosting import BudgetedBoostingClassifier
 
-RESULTS = Path(__file__).parent / "results" / "forest_steps.json"
 SETS, SEEDS = ("heart", "hypothyroid", "magic", "spambase"), (100, 101, 102)
 VARIANTS: dict[str, dict[str, Any]] = {
     "whole recipe": {},
@@ -29,7 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def run() -> None:
     """Fill in what is missing."""
-    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    found = load("forest_steps", default={})
     for seed in SEEDS:
         for name in SETS:
             for label, options in VARIANTS.items():
@@ -44,13 +41,13 @@ def run() -> None:
                 model.fit(X, y, validation_rows=np.arange(len(y)) >= len(split.train[1]))
                 answers = [model.at(float(b)).on_demand(split.test[0], None) for b in split.budgets]
                 found[key] = [float((a.predictions == split.test[1]).mean()) for a in answers]
-                write_json(RESULTS, found)
+                store("forest_steps", {key: found[key]})
                 print(key, found[key], flush=True)
 
 
 def table() -> None:
     """Print the mean difference of each variant to the whole recipe, in points, with its standard error."""
-    found = json.loads(RESULTS.read_text("utf-8"))
+    found = load("forest_steps")
     print("| variant | " + " | ".join(SETS) + " | all |\n|---|" + "---|" * (len(SETS) + 1))
     for label in list(VARIANTS)[1:]:
         cells, everything = [], []

@@ -26,7 +26,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 import prunopt as po
 from benchmarks.datasets import covertype_like
-from benchmarks.machine import described, in_fresh_process, save, seconds
+from benchmarks.machine import described, in_fresh_process, seconds
+from benchmarks.results import store
 from prunopt.forests import budget_path
 from prunopt.problems import ForestBudget, StreamedForestBudget
 
@@ -177,7 +178,7 @@ def main(sizes: list[str]) -> None:
     """Measure every size in a fresh process, and fit the growth laws."""
     if sizes == ["prices"]:
         found = in_fresh_process("benchmarks.forest_stream", "prices")
-        save("forest_stream_prices", {"figures": found, "machine": described()})
+        store("forest_stream", {"prices": {"figures": found, "machine": described()}})
         print(*found, sep="\n")
         return
     figures = []
@@ -192,7 +193,7 @@ def main(sizes: list[str]) -> None:
             per_pass = [np.log(r["solve seconds"] / max(r["passes"], 1)) for r in figures]
             laws["seconds a pass"] = float(np.polyfit(rows, per_pass, 1)[0])
             print("exponents of growth with the rows:", laws)
-        save("forest_stream", {"figures": figures, "exponents": laws, "machine": described()})
+        store("forest_stream", {"sizes": {"figures": figures, "exponents": laws, "machine": described()}})
 
 
 if __name__ == "__main__":

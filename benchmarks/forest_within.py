@@ -6,7 +6,8 @@ python -m benchmarks.forest_within
 from __future__ import annotations
 
 import prunopt as po
-from benchmarks.machine import described, save, seconds
+from benchmarks.machine import described, seconds
+from benchmarks.results import store
 from prunopt.forests import budget_path
 from prunopt.forests.datasets import load_heart
 from prunopt.problems import ForestBudget, ForestWithin
@@ -45,7 +46,7 @@ def main() -> None:
         }
         rows.append(row)
         print(row, flush=True)
-    save("forest_within", {"figures": rows, "machine": described()})
+    store("forest_within", {"figures": rows, "machine": described()})
 
 
 if __name__ == "__main__":

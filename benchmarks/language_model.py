@@ -1,7 +1,7 @@
 """SmolLM2-135M pruned whole: perplexity in the calibration's domain, and in one that it never saw.
 
-``python -m benchmarks.language_model run [--cells NAME ...]`` fills ``results/language_model/`` with one file for each
-cell, skipping those that are there; ``python -m benchmarks.language_model table`` prints the tables from them.
+``python -m benchmarks.language_model run [--cells NAME ...]`` fills ``results/language_model.json.gz`` with one entry
+for each cell, skipping those that are there; ``python -m benchmarks.language_model table`` prints the tables from them.
 
 Calibration: random windows of WikiText-2 valid. Evaluation: windows of WikiText-2 test (the same domain) and of the
 help texts that come with Python (``pydoc_data.topics``: technical documentation, many short lines). The model's weights
@@ -11,12 +11,10 @@ come from a 4-bit file.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import time
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +22,11 @@ import torch
 
 from benchmarks.datasets import data_folder
 from benchmarks.language_model_cells import CELLS, DOMAINS, GROUPS, TRIALS, perplexity
-from prunopt.core.files import write_json
+from benchmarks.results import load, store
 from prunopt.networks.transformers.pruning import prune_transformer
 from prunopt.networks.transformers.reading import read_model
 from prunopt.networks.transformers.text import TokenLosses, read_text, token_losses, token_windows
 
-RESULTS = Path(__file__).parent / "results" / "language_model"
 LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0
 
 
@@ -72,13 +69,11 @@ def measure(name: str) -> dict[str, Any]:
 def run(cells: list[str]) -> None:
     """Fill in what is missing."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for name in cells:
-        path = RESULTS / f"{name.replace('/', '-').replace(' %', '')}.json"
-        if path.exists():
+        if name in load("language_model", default={}):
             continue
         result = measure(name)
-        write_json(path, result)
+        store("language_model", {name: result})
         print(
             name,
             *(f"{d} {perplexity(result, d):.2f}" for d in DOMAINS),
@@ -96,7 +91,7 @@ def paired(a: dict[str, Any], b: dict[str, Any], domain: str) -> tuple[float, fl
 
 def table() -> None:
     """Print one table for each group of cells."""
-    found = {r["cell"]: r for r in (json.loads(p.read_text("utf-8")) for p in sorted(RESULTS.glob("*.json")))}
+    found = load("language_model")
     dense = found["dense"]
     print("Perplexity; in brackets the paired difference of ours, in nats a token ± standard error over windows.\n")
     print("| | " + " | ".join(DOMAINS) + " | layer error | pruning, s |\n|---|---|---|---|---|")

@@ -3,7 +3,7 @@
 ``python -m benchmarks.language_model_cost memory`` prunes the first four blocks (the peak is of one block, whatever
 their number) in processes of their own and compares the growth of the peak with its law; ``speed`` prunes neurons at 20
 and 30 % as ``ours`` of `benchmarks.language_model`, and times prefill and generation beside the dense model, in turn.
-Results: ``results/language_model_memory.json``, ``results/language_model_speed.json``.
+Results: ``results/language_model_cost.json.gz``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import RESULTS, described, in_fresh_process, interleaved, median
-from prunopt.core.files import write_json
+from benchmarks.machine import described, in_fresh_process, interleaved, median
+from benchmarks.results import store
 
 LENGTH, WIDTH, FEED_FORWARD = 512, 576, 1536
 PREFILL, NEW = 512, 48
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("memory", "speed"))
     what = parser.parse_args().what
-    write_json(RESULTS / f"language_model_{what}.json", {"memory": memory, "speed": speed}[what]())
+    store("language_model_cost", {what: {"memory": memory, "speed": speed}[what]()})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 ``python -m benchmarks.layer heads|ffn|large|huge|masks|tokens|speed``. The layers are those of `benchmarks.layer_data`.
 The last three call llm-compressor with the Python that ``PRUNOPT_PEER_PYTHON`` names (``python -m venv V;
 V/bin/pip install llmcompressor==0.14.0.1 torch==2.13.0``); without it the peer's rows of ``masks`` are left out. What
-is in ``results/layer_*.json`` is not measured again.
+is in ``results/layer.json.gz`` is not measured again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def heads() -> dict[str, Any]:
         return row
 
     cases = [(number, remove) for number in LAYERS for remove in (2, 3, 4, 5)]
-    return recorded("layer_heads", {f"layer {n}, remove {r} of 9": lambda n=n, r=r: case(n, r) for n, r in cases})
+    return recorded("layer", "heads", {f"layer {n}, remove {r} of 9": lambda n=n, r=r: case(n, r) for n, r in cases})
 
 
 def ffn() -> dict[str, Any]:
@@ -75,7 +75,7 @@ def ffn() -> dict[str, Any]:
         row["setting up the form seconds"] = seconds(fresh)
         return row
 
-    return recorded("layer_ffn", {f"layer {n}": lambda n=n: case(n) for n in LAYERS})
+    return recorded("layer", "ffn", {f"layer {n}": lambda n=n: case(n) for n in LAYERS})
 
 
 def _job(fresh: Callable[[], QuadraticSubset], solver: Any) -> Callable[[], Any]:
@@ -107,7 +107,7 @@ def large() -> dict[str, Any]:
             row[f"{solver.name} steps"] = answers[0].stats.get("downdates", answers[0].stats.get("inversions"))
         return row
 
-    return recorded("layer_large", {f"d = {d}": lambda d=d: case(d) for d in (1024, 2048, 4096)})
+    return recorded("layer", "large", {f"d = {d}": lambda d=d: case(d) for d in (1024, 2048, 4096)})
 
 
 def huge() -> dict[str, Any]:
@@ -129,7 +129,7 @@ def huge() -> dict[str, Any]:
         row["peak bytes"] = peak_bytes()
         return row
 
-    return recorded("layer_huge", {f"d = {d}": lambda d=d: case(d) for d in (4096, 11008)})
+    return recorded("layer", "huge", {f"d = {d}": lambda d=d: case(d) for d in (4096, 11008)})
 
 
 def masks() -> dict[str, Any]:
@@ -168,7 +168,7 @@ def masks() -> dict[str, Any]:
 
     cases = [(9, "mlp.down_proj"), (19, "mlp.down_proj"), (9, "self_attn.o_proj"), (9, "mlp.gate_proj")]
     rows = {f"{p} layers.{n}.{m}": lambda n=n, m=m, p=p: case(n, m, p) for p in ("2:4", "50 %") for n, m in cases}
-    return recorded("layer_masks", rows)
+    return recorded("layer", "masks", rows)
 
 
 def tokens() -> dict[str, Any]:
@@ -186,7 +186,7 @@ def tokens() -> dict[str, Any]:
         }
 
     rows = {f"{p}, {512 * n} tokens": lambda n=n, p=p: case(n, p) for p in ("2:4", "50 %") for n in (4, 16, 64)}
-    return recorded("layer_tokens", rows)
+    return recorded("layer", "tokens", rows)
 
 
 def speed() -> dict[str, Any]:
@@ -201,7 +201,7 @@ def speed() -> dict[str, Any]:
         return {"llm-compressor": median([p for p, _ in rounds]), "prunopt": median([o for _, o in rounds])}
 
     cases = [(p, m) for p in ("2:4", "50 %") for m in ("mlp.down_proj", "self_attn.o_proj")]
-    return recorded("layer_speed", {f"{p} layers.9.{m}": lambda m=m, p=p: case(m, p) for p, m in cases})
+    return recorded("layer", "speed", {f"{p} layers.9.{m}": lambda m=m, p=p: case(m, p) for p, m in cases})
 
 
 def _refit(solver: Any, form: MaskBlocks) -> Any:

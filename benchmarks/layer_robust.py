@@ -5,7 +5,7 @@ after calibration on WikiText-2's validation text, on the sources of Python's st
 domain's Hessian divided by its own energy), and for the worst of both (`RobustQuadraticSubset`). Errors are those of
 windows that took no part: WikiText-2 test, other source files, and a third domain, the help texts of Python.
 ``python -m benchmarks.layer_robust shrinkage``: single weights of block 9, calibrated on WikiText-2 alone, the Hessian
-shrunk towards its diagonal. Results: ``results/layer_robust.json`` and ``results/layer_shrinkage.json``.
+shrunk towards its diagonal. Results: ``results/layer_robust.json.gz``.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def domains() -> None:
         return errors(weight, form.lift(solution.value), moments, block)
 
     ways = ("wikitext", "code", "both", "worst of both")
-    recorded("layer_robust", {f"{b} {w}": lambda b=b, w=w: case(b, w) for b in BLOCKS for w in ways})
+    recorded("layer_robust", "domains", {f"{b} {w}": lambda b=b, w=w: case(b, w) for b in BLOCKS for w in ways})
 
 
 def shrinkage() -> None:
@@ -107,7 +107,7 @@ def shrinkage() -> None:
         return errors(weight, form.lift(po.solve(form, solver).value), moments, 9)
 
     cases = itertools.product(("2:4", "50 %"), ("sparsegpt", "wanda"), SHARES)
-    recorded("layer_shrinkage", {f"{p} {s} {r}": lambda p=p, s=s, r=r: case(p, s, r) for p, s, r in cases})
+    recorded("layer_robust", "shrinkage", {f"{p} {s} {r}": lambda p=p, s=s, r=r: case(p, s, r) for p, s, r in cases})
 
 
 if __name__ == "__main__":

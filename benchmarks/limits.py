@@ -1,4 +1,4 @@
-"""Commands under limits: ``python -m benchmarks.limits memory|same [COMMAND ...]`` (raw: limits.json).
+"""Commands under limits: ``python -m benchmarks.limits memory|same [COMMAND ...]`` (raw: results/limits.json.gz).
 
 ``memory`` asks each command for its estimate (``prunopt --estimate``), runs it in a control group of that and a quarter
 more, and in one of half of it, where it must refuse with the estimate (or finish). ``same`` runs each command
@@ -25,11 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import RESULTS
-from prunopt.core.files import write_json
+from benchmarks.results import load, store
 from tests.support.kills import TEXT, digests, steady, write_inputs
 
-PLACE = RESULTS / "limits.json"
 GROUPS = Path("/sys/fs/cgroup/memory")
 MI = 2**20
 UNITS = {"MiB": MI, "GiB": 1024 * MI}
@@ -208,13 +206,10 @@ def main() -> None:
                     "12", "--sparsity", "0.3", "--out", str(at / "pruned")])  # fmt: skip
         assert done.returncode == 0, done.stderr
         for name in asked.names or commands(at, at):
-            known = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
-            if name in known.get(asked.kind, {}) and not asked.names:
+            if f"{asked.kind}/{name}" in load("limits", default={}) and not asked.names:
                 continue
             found = {"memory": memory, "same": same}[asked.kind](name, at)
-            known = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
-            known.setdefault(asked.kind, {})[name] = found
-            write_json(PLACE, known)
+            store("limits", {f"{asked.kind}/{name}": found})
             print(asked.kind, name, found, flush=True)
 
 

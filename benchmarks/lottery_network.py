@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 import prunopt as po
-from benchmarks.machine import described, save, seconds
+from benchmarks.machine import described, seconds
+from benchmarks.results import store
 from prunopt.networks.lottery import (
     data_masks,
     edge_popup,
@@ -267,7 +268,7 @@ def main(parts: list[str]) -> None:
     """Measure the parts asked for and save them."""
     jobs = {"accuracy": accuracy, "neurons": neurons, "tolerances": tolerances, "data": data, "smallest": smallest}
     for part in parts or list(jobs):
-        save(f"lottery_network_{part}", {"figures": jobs[part](), "machine": described("torch")})
+        store("lottery_network", {part: {"figures": jobs[part](), "machine": described("torch")}})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 import prunopt as po
 from benchmarks.datasets import data_folder
-from benchmarks.machine import described, in_fresh_process, median, peak_bytes, save, seconds
+from benchmarks.machine import described, in_fresh_process, median, peak_bytes, seconds
+from benchmarks.results import store
 from prunopt.core.arrays import Floats
 from prunopt.forms import SubsetSum
 from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio
@@ -255,7 +256,7 @@ def main(parts: list[str]) -> None:
     figures: dict[str, Any] = {}
     for part in parts or list(jobs):
         figures[part] = jobs[part]()
-        save(f"lottery_subset_{part}", {"figures": figures[part], "machine": described("highspy", "pulp")})
+        store("lottery_subset", {part: {"figures": figures[part], "machine": described("highspy", "pulp")}})
         brief = {
             k: v for k, v in figures[part].items() if k not in ("one epsilon for all", "least total squared error")
         }

@@ -9,7 +9,6 @@ signed: it needs a subset among the neurons with u > 0 and another among those w
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import RESULTS, described, save
+from benchmarks.machine import described
+from benchmarks.results import FOLDER, load, store
 from prunopt.core.files import write_atomically
 from prunopt.forms import SubsetSum
 from prunopt.forms.random_pools import (
@@ -252,10 +252,7 @@ def pictures() -> None:
 
     from prunopt.plots import COLOURS
 
-    parts = {
-        name: json.loads((RESULTS / f"lottery_theory_{name}.json").read_text())["figures"]
-        for name in ("slopes", "failure", "widths")
-    }
+    parts = {name: load("lottery_theory", name)["figures"] for name in ("slopes", "failure", "widths")}
     figure, axes = plt.subplots(1, 3, figsize=(15, 4.6))
     for colour, marker, (name, part) in zip(COLOURS, "osD^v", parts["slopes"].items(), strict=False):
         x = [row["log2(B / epsilon)"] for row in part["rows"]]
@@ -283,13 +280,10 @@ def pictures() -> None:
                 title="Three layers of 100 x 100, delta 0.01", ylim=(10, 1e8))  # fmt: skip
     axes[2].legend(fontsize=7)
     figure.tight_layout()
-    with write_atomically(RESULTS / "lottery_theory.png") as temporary:
+    with write_atomically(FOLDER / "lottery_theory.png") as temporary:
         figure.savefig(temporary, dpi=110)
 
-    saved = {
-        name: json.loads((RESULTS / f"lottery_subset_{name}.json").read_text())["figures"]
-        for name in ("front", "error")
-    }
+    saved = {name: load("lottery_subset", name)["figures"] for name in ("front", "error")}
     figure, ax = plt.subplots(figsize=(6, 4.4))
     front = saved["front"]
     uniform = [r for r in front["one epsilon for all"] if not r["beyond epsilon"]]
@@ -312,7 +306,7 @@ def pictures() -> None:
            title="784-500-10, 21 candidates: size against error")  # fmt: skip
     ax.legend(fontsize=8)
     figure.tight_layout()
-    with write_atomically(RESULTS / "lottery_front.png") as temporary:
+    with write_atomically(FOLDER / "lottery_front.png") as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -323,7 +317,7 @@ def main(parts: list[str]) -> None:
         if part == "pictures":
             pictures()
         else:
-            save(f"lottery_theory_{part}", {"figures": jobs[part](), "machine": described("torch")})
+            store("lottery_theory", {part: {"figures": jobs[part](), "machine": described("torch")}})
 
 
 if __name__ == "__main__":

@@ -13,12 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from prunopt.core.files import write_json
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.results import load, store
 
 
 def seconds(job: Callable[[], Any]) -> float:
@@ -72,18 +69,12 @@ def described(*packages: str) -> dict[str, Any]:
     }
 
 
-def save(name: str, data: dict[str, Any]) -> None:
-    """Write the raw figures of one table."""
-    write_json(RESULTS / f"{name}.json", data)
-
-
-def recorded(name: str, rows: dict[str, Callable[[], Any]], *packages: str) -> dict[str, Any]:
-    """Measure the rows of a table that are not on file yet, writing each as it comes."""
-    file = RESULTS / f"{name}.json"
-    data = json.loads(file.read_text("utf-8")) if file.exists() else {**described(*packages), "rows": {}}
+def recorded(table: str, name: str, rows: dict[str, Callable[[], Any]], *packages: str) -> dict[str, Any]:
+    """Measure the rows of one part of a table that are not on file yet, writing each as it comes."""
+    data: dict[str, Any] = load(table, name, None) or {**described(*packages), "rows": {}}
     for row, measure in rows.items():
         if row not in data["rows"]:
             data["rows"][row] = measure()
             print(row, json.dumps(data["rows"][row])[:300], flush=True)
-            save(name, data)
+            store(table, {name: data})
     return data

@@ -1,7 +1,7 @@
 """Learned 2:4 masks: against every mask of small layers, and against one-shot masks of language models.
 
 ``python -m benchmarks.masks toy|tiny|ablation|cost|smollm|table [--device cuda]``. Rows go to
-``results/masks_<part>.json`` one by one; rows that are there are not measured again. ``tiny`` and ``ablation`` use the
+``results/masks.json.gz`` one by one; rows that are there are not measured again. ``tiny`` and ``ablation`` use the
 model of `benchmarks.masks_model`, trained where the cache has none.
 """
 
@@ -11,7 +11,6 @@ import argparse
 import copy
 import hashlib
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable
@@ -24,9 +23,9 @@ import torch
 
 import prunopt as po
 from benchmarks.datasets import cache_folder
-from benchmarks.machine import RESULTS, described, in_fresh_process, peak_bytes
+from benchmarks.machine import described, in_fresh_process, peak_bytes
 from benchmarks.masks_model import LENGTH, loss, perplexity, tokens, trained, windows
-from prunopt.core.files import write_json
+from benchmarks.results import load, store
 from prunopt.forms.layer.nm_patterns import candidates
 from prunopt.networks.transformers.learned_masks import (
     layer_names,
@@ -89,14 +88,13 @@ ABLATION: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 def fill(part: str, jobs: dict[str, Callable[[], Row]], at_most: int | None = None) -> None:
     """Measure what the part's file lacks, so many rows of it, and write after every row."""
-    path = RESULTS / f"masks_{part}.json"
     missing = [name for name in jobs if name not in rows_of(part)]
     for name in missing[:at_most]:
         if name in rows_of(part):  # another process may have written rows meanwhile
             continue
         job, start = jobs[name], time.process_time()
         row = job() | {"cpu_seconds": time.process_time() - start}
-        write_json(path, rows_of(part) | {name: row, "machine": described("torch", "transformers")})
+        store("masks", {part: rows_of(part) | {name: row, "machine": described("torch", "transformers")}})
         brief = {k: v for k, v in row.items() if isinstance(v, int | float | str)}
         print(part, name, {k: round(v, 4) if isinstance(v, float) else v for k, v in brief.items()}, flush=True)
 
@@ -382,8 +380,7 @@ def smol_rows(device: str, n_blocks: int) -> dict[str, Callable[[], Row]]:
 
 def rows_of(part: str) -> dict[str, Any]:
     """Return the rows on file."""
-    path = RESULTS / f"masks_{part}.json"
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found: dict[str, Any] = load("masks", part, {})
     found.pop("machine", None)
     return found
 

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import RESULTS, described, in_fresh_process, interleaved, median, save
+from benchmarks.machine import described, in_fresh_process, interleaved, median
+from benchmarks.results import load, store
 from benchmarks.s2h_data import Flipped, ResNet, Shifted, cifar, digits, resnet20, separable
 from prunopt.networks.cnn.channel_groups import channel_groups
 from prunopt.networks.cnn.costs import measure
@@ -297,8 +298,7 @@ ABLATIONS: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
 
 def rows(name: str, wanted: Sequence[tuple[str, float, int]], run: Callable[[str, float, int], Any]) -> dict[str, Any]:
     """Run what is not on file yet, and file it row by row."""
-    path = RESULTS / f"{name}.json"
-    data = json.loads(path.read_text()) if path.exists() else {"machine": described("torch"), "rows": {}}
+    data: dict[str, Any] = load("s2h", name, None) or {"machine": described("torch"), "rows": {}}
     for method, budget, seed in wanted:
         key = f"{method}/{budget}/{seed}"
         if key in data["rows"]:
@@ -307,7 +307,7 @@ def rows(name: str, wanted: Sequence[tuple[str, float, int]], run: Callable[[str
         data["rows"][key] = run(method, budget, seed) | {"wall": time.perf_counter() - started}
         row = data["rows"][key]
         print(key, round(row["accuracy"], 4), round(row["macs"], 4), row["widths"], round(row["wall"], 1), flush=True)
-        save(name, data)
+        store("s2h", {name: data})
     return data
 
 
@@ -318,7 +318,7 @@ def tune(options: str, budgets: Sequence[float] = (0.15,)) -> None:
     function, fixed = (METHODS | ABLATIONS)[name]
     task = Task("choose")
     label = name + (" " + json.dumps(changed, sort_keys=True) if changed else "")
-    rows("s2h_choosing", [(label, b, s) for b in budgets for s in CHOOSING],
+    rows("choosing", [(label, b, s) for b in budgets for s in CHOOSING],
          lambda _, b, s: function(task, s, b, **(fixed | changed)))  # fmt: skip
 
 
@@ -376,8 +376,7 @@ def memory(name: str, kind: str) -> int:
 
 def cost() -> None:
     """Time steps in turn, and take peaks of memory."""
-    path = RESULTS / "s2h_cost.json"
-    out = json.loads(path.read_text()) if path.exists() else {"machine": described("torch")}
+    out: dict[str, Any] = load("s2h", "cost", None) or {"machine": described("torch")}
     for name, runs in (("digits", 21), ("resnet20", 3)):
         if name in out:
             continue
@@ -390,7 +389,7 @@ def cost() -> None:
         out[name] = {"seconds": taken, "ratio": {k: v / taken["dense"] for k, v in taken.items()}, "peak_bytes": peaks,
                      "mean_ratio": mean / taken["dense"]}  # fmt: skip
         print(name, out[name], flush=True)
-        save("s2h_cost", out)
+        store("s2h", {"cost": out})
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
@@ -400,18 +399,16 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 def table() -> None:
     """Print accuracy, cost and gap of what is on file, mean and standard error over the seeds."""
-    tables = [f"s2h_{task}_{round(100 * b)}" for task in ("digits", "reversed", "cifar") for b in BUDGETS]
-    for file in [*tables, "s2h_ablation"]:
-        path = RESULTS / f"{file}.json"
-        if not path.exists():
-            continue
+    parts = [f"{task}_{round(100 * b)}" for task in ("digits", "reversed", "cifar") for b in BUDGETS]
+    held = load("s2h")
+    for part in (p for p in [*parts, "ablation"] if p in held):
         found: dict[str, list[dict[str, Any]]] = {}
-        for key, row in json.loads(path.read_text())["rows"].items():
+        for key, row in held[part]["rows"].items():
             found.setdefault(key.split("/")[0], []).append(row)
             if "rounded_up" in row:
                 up = row["rounded_up"] | {"gap": row["gap_rounded_up"], "soft_loss": row["soft_loss"]}
                 found.setdefault(f"{key.split('/')[0]}, rounded up", []).append(up)
-        print(f"\n{file}\n\n| method | seeds | accuracy | loss | MACs | gap |\n|---|---|---|---|---|---|")
+        print(f"\ns2h_{part}\n\n| method | seeds | accuracy | loss | MACs | gap |\n|---|---|---|---|---|---|")
         for method, lines in found.items():
             (accuracy, error), (loss, _) = (_mean([r[k] for r in lines]) for k in ("accuracy", "loss"))
             used = ", ".join(f"{r['macs']:.3f}" for r in lines)
@@ -426,9 +423,7 @@ def main(arguments: Sequence[str]) -> None:
         task, only = Task("test"), json.loads(arguments[2]) if len(arguments) > 2 else [list(METHODS), list(SEEDS)]
         for budget in [float(arguments[1])] if len(arguments) > 1 else BUDGETS:
             wanted = [(m, budget, s) for s in only[1] for m in only[0] if m != "dense" or budget == BUDGETS[-1]]
-            rows(
-                f"s2h_digits_{round(100 * budget)}", wanted, lambda m, b, s: METHODS[m][0](task, s, b, **METHODS[m][1])
-            )
+            rows(f"digits_{round(100 * budget)}", wanted, lambda m, b, s: METHODS[m][0](task, s, b, **METHODS[m][1]))
     elif arguments[0] in ("cifar", "reversed"):
         methods, one = (CIFAR, Cifar("test")) if arguments[0] == "cifar" else (REVERSED, Reversed("test"))
         only = json.loads(arguments[1]) if len(arguments) > 1 else list(methods)
@@ -438,14 +433,12 @@ def main(arguments: Sequence[str]) -> None:
                 for m in only
                 if m != "dense" or (budget == BUDGETS[-1] and (seed == 0 or one.trained))
             ]
-            name = f"s2h_{arguments[0]}_{round(100 * budget)}"
+            name = f"{arguments[0]}_{round(100 * budget)}"
             rows(name, wanted, lambda m, b, s: methods[m][0](one, s, b, **methods[m][1]))
     elif arguments[0] == "widths":
         task = Task("choose")
         drawn = {" ".join(map(str, w)): w for w in DRAWN}
-        rows(
-            "s2h_widths", [(k, ABLATED, s) for s in CHOOSING for k in drawn], lambda m, b, s: cut_to(task, s, drawn[m])
-        )
+        rows("widths", [(k, ABLATED, s) for s in CHOOSING for k in drawn], lambda m, b, s: cut_to(task, s, drawn[m]))
     elif arguments[0] == "table":
         table()
     elif arguments[0] == "cost":
@@ -453,7 +446,7 @@ def main(arguments: Sequence[str]) -> None:
     elif arguments[0] == "ablation":
         task = Task("test")
         wanted = [(m, ABLATED, s) for s in SEEDS for m in ABLATIONS]
-        rows("s2h_ablation", wanted, lambda m, b, s: ABLATIONS[m][0](task, s, b, **ABLATIONS[m][1]))
+        rows("ablation", wanted, lambda m, b, s: ABLATIONS[m][0](task, s, b, **ABLATIONS[m][1]))
     elif arguments[0] == "tune":
         for options in arguments[2:]:
             tune(options, [float(b) for b in arguments[1].split(",")])

@@ -7,20 +7,18 @@ quality: ours over the peer's). What has no figures on file yet is left out, and
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import RESULTS
+from benchmarks.results import FOLDER, load
 from prunopt.core.files import write_text
 
-PAGE = RESULTS.parent / "RESULTS.md"
+PAGE = FOLDER.parent / "RESULTS.md"
 BEGIN, END = "<!-- summary: begin -->", "<!-- summary: end -->"
 
 
@@ -41,11 +39,6 @@ class Row:
         return [self.what, self.peer, self.ours, self.theirs, ratio, f"`{self.file}`"]
 
 
-def read(name: str) -> Any:
-    """Return a file of raw figures."""
-    return json.loads((RESULTS / name).read_text("utf-8"))
-
-
 def _less(what: str, peer: str, ours: float, theirs: float, file: str, unit: str = "") -> Row:
     """A row where less is better."""
     tail = f" {unit}" if unit else ""
@@ -58,16 +51,14 @@ def _span(values: list[float]) -> str:
 
 def cut() -> Iterator[Row]:
     """The exact cut of forests."""
-    file = "forest_speed_highs.json"
-    f = read(file)["figures"]
+    file, speed = "forest_speed", load("forest_speed")
+    f = speed["highs"]["figures"]
     yield _less("exact cut, magic, 40 trees", "HiGHS, interior point", f["cut seconds"], f["highs seconds"], file, "s")
     for name in ("magic", "letter"):
-        file = f"forest_speed_{name}.json"
-        cuts = read(file)["figures"]["cuts"].values()
+        cuts = speed[name]["figures"]["cuts"].values()
         ours, theirs = (float(np.median([c[key] for c in cuts])) for key in ("cut", "ortools"))
         yield _less(f"exact cut, {name}, median of {len(cuts)} prices", "OR-tools max flow", ours, theirs, file, "s")
-    file = "forest_speed_primal-dual.json"
-    rules = read(file)["figures"]["rules"]
+    rules = speed["primal-dual"]["figures"]["rules"]
     gaps = [100 * rules[who]["gap"] for who in ("ours", "authors")]
     yield Row(
         "primal-dual, gap after 20 s", "the authors' step rule", f"{gaps[0]:.2f} %", f"{gaps[1]:.2f} %", None, file
@@ -101,20 +92,19 @@ def forests() -> Iterator[Row]:
                 gains.append(gap.mean())
         text = ", ".join(f"{side} {n}" for side, n in count.items())
         what = f"accuracy within a feature budget, {len(gains)} cases (set x budget), by more than a standard error"
-        yield Row(what, title, text, f"{np.mean(gains):+.1f} points on average", None, "forest_accuracy/")
+        yield Row(what, title, text, f"{np.mean(gains):+.1f} points on average", None, "forest_accuracy")
 
 
 def layers() -> Iterator[Row]:
     """Layers of SmolLM2-135M."""
-    file = "layer_heads.json"
-    rows = list(read(file)["rows"].values())
+    file, held = "layer", load("layer")
+    rows = list(held["heads"]["rows"].values())
     for peer in ("slimgpt", "wanda", "magnitude"):
         what = f"heads of o_proj, error over the proven optimum, mean of {len(rows)}"
         yield _less(
             what, peer, float(np.mean([r["obs-swap"] for r in rows])), float(np.mean([r[peer] for r in rows])), file
         )
-    file = "layer_ffn.json"
-    rows = list(read(file)["rows"].values())
+    rows = list(held["ffn"]["rows"].values())
     ratios = [r["slimgpt"] / r["obs-greedy"] for r in rows]
     seconds = [float(np.median([r[f"{n} seconds"] for r in rows])) for n in ("obs-greedy", "slimgpt")]
     what = f"half of the feed-forward columns, {len(rows)} layers"
@@ -127,8 +117,7 @@ def layers() -> Iterator[Row]:
         file,
     )
     yield _less(f"{what}: time", "slimgpt", *seconds, file, "s")
-    file = "layer_masks.json"
-    for name, r in read(file)["rows"].items():
+    for name, r in held["masks"]["rows"].items():
         if "llm-compressor SparseGPT" in r and "mask-descent" in r:
             ours, theirs = r["mask-descent"], r["llm-compressor SparseGPT"]
             yield _less(f"{name}: held-out error", "llm-compressor SparseGPT", ours["heldout"], theirs["heldout"], file)
@@ -139,8 +128,7 @@ def models() -> Iterator[Row]:
     """SmolLM2-135M pruned whole."""
     from benchmarks.language_model_cells import DOMAINS, GROUPS, perplexity
 
-    folder = RESULTS / "language_model"
-    cells = {r["cell"]: r for r in (json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json")))}
+    cells = load("language_model")
     for group, (methods, _) in GROUPS.items():
         ours = cells.get(f"{group}/ours")
         for method in methods:
@@ -150,13 +138,13 @@ def models() -> Iterator[Row]:
             for domain in DOMAINS:
                 pair = perplexity(ours, domain), perplexity(row, domain)
                 what = f"SmolLM2, {group.replace('2-4', '2:4')}, perplexity, {domain}"
-                yield _less(what, method, *pair, "language_model/")
+                yield _less(what, method, *pair, "language_model")
 
 
 def allocation() -> Iterator[Row]:
     """Sparsity over layers."""
-    file = "allocation_knapsack.json"
-    rows = read(file)["rows"]
+    file = "allocation"
+    rows = load(file, "knapsack")["rows"]
     for peer, title in (("PULP_CBC_CMD", "CBC"), ("HiGHS", "HiGHS")):
         found = [r for r in rows if peer in r]
         if found:
@@ -164,13 +152,12 @@ def allocation() -> Iterator[Row]:
             unproven = sum(r.get(f"{peer} status") != "OPTIMAL" for r in found)
             title += f" (without a proof in {unproven} of {len(found)} when stopped)" if unproven else ""
             yield _less("multiple-choice knapsack, 224 modules x 21 levels, with proof", title, ours, theirs, file, "s")
-    for path in sorted((RESULTS / "allocation").glob("*.json")):
-        found = json.loads(path.read_text("utf-8"))
+    for name, found in sorted(load("allocation_model").items()):
         held = {k.removeprefix("heldout "): v["perplexity"] for k, v in found.items() if k.startswith("heldout ")}
-        column = f"allocation, {path.stem.replace('-', ' ')} %, held-out perplexity"
+        column = f"allocation, {name.replace('-', ' ')} %, held-out perplexity"
         for ours in (n for n in OURS if n in held):
             for peer in (n for n in held if n in PEERS):
-                yield _less(f"{column}; {ours}", peer, held[ours], held[peer], f"allocation/{path.name}")
+                yield _less(f"{column}; {ours}", peer, held[ours], held[peer], "allocation_model")
 
 
 OURS = ("mckp", "mckp, learned", "mckp, swaps")  # fixed beforehand: nothing is chosen on the held-out text
@@ -179,8 +166,8 @@ PEERS = ("uniform", "owl", "atp", "als global", "als row", "log", "dsa")
 
 def heads() -> Iterator[Row]:
     """Attention heads: mean rank among all selections."""
-    file = "heads_digits.json"
-    rows = [r for r in read(file)["rows"].values() if "ranks" in r]
+    file = "heads"
+    rows = [r for r in load(file, "digits")["rows"].values() if "ranks" in r]
     paper = "example-abs, l2 (paper)"
     what = f"heads of a digits transformer, mean rank among all selections, {len(rows)} seeds (0 is best)"
     ours, theirs = (float(np.mean([r["ranks"][k] for r in rows])) for k in ("surrogate", paper))
@@ -189,8 +176,8 @@ def heads() -> Iterator[Row]:
 
 def embeddings() -> Iterator[Row]:
     """Heads of MiniLM."""
-    file = "heads_minilm.json"
-    rows = read(file)["rows"]
+    file = "heads"
+    rows = load(file, "minilm")["rows"]
     for name in rows:
         removed, _, method = name.partition(", ")
         if method != "ours":
@@ -206,15 +193,14 @@ def embeddings() -> Iterator[Row]:
 
 def masks() -> Iterator[Row]:
     """N:M masks learned by the loss."""
-    file = "masks_tiny.json"
-    rows = {k: v for k, v in read(file).items() if "perplexity" in v}
+    file = "masks"
+    rows = {k: v for k, v in load(file, "tiny").items() if "perplexity" in v}
     ours = min((k for k in rows if k.startswith("ours")), key=lambda k: rows[k]["perplexity"])
     what = f"2:4, tiny language model, held-out perplexity (dense {rows['dense']['perplexity']:.2f}); {ours}"
     for peer in ("maskllm, sparsegpt prior", "sparsegpt, its own weights", "wanda", "magnitude"):
         if peer in rows:
             yield _less(what, peer, rows[ours]["perplexity"], rows[peer]["perplexity"], file)
-    file = "masks_toy.json"
-    for name, row in read(file).items():
+    for name, row in load(file, "toy").items():
         if "exchanged: optimal of 100" in row:
             pair = (f"{row[f'{k}: optimal of 100']} of 100" for k in ("exchanged", "published"))
             yield Row(f"masks of {name}, seeds that find the proven optimum", "MaskLLM as published", *pair, None, file)
@@ -222,11 +208,9 @@ def masks() -> Iterator[Row]:
 
 def networks() -> Iterator[Row]:
     """CNNs beside Torch-Pruning, in measured milliseconds of processor time (the machine is shared)."""
-    for name in ("mobilenetv2", "efficientnet-lite0"):
-        file = f"cnn_{name}.json"
-        if not (RESULTS / file).exists():
-            continue
-        data = read(file)
+    file, held = "cnn", load("cnn")
+    for name in (n for n in ("mobilenetv2", "efficientnet-lite0") if n in held):
+        data = held[name]
         rows, times = data["rows"], data["processor"].get("onnxruntime", {})
         for label in (k for k in rows if k in times and not k.startswith(("dense", "peer"))):
             # the peer's network that is nearest in time, either of its two (batch norms as they were, or re-estimated)
@@ -240,11 +224,11 @@ def networks() -> Iterator[Row]:
 
 def widths() -> Iterator[Row]:
     """Widths learned while training."""
-    for path in [*sorted(RESULTS.glob("s2h_digits_*.json")), RESULTS / "s2h_cifar.json"]:
-        if not path.exists():
+    for part, held in sorted(load("s2h").items()):
+        if not part.startswith("digits_"):
             continue
         found: dict[str, list[float]] = {}
-        for key, row in read(path.name)["rows"].items():
+        for key, row in held["rows"].items():
             found.setdefault(key.split("/")[0], []).append(row["accuracy"])
         ours = next((k for k in ("s2h + exact widths", "s2h") if k in found), None)
         for peer in ("s2h", "uniform width from scratch", "magnitude + fine-tuning", "soft mask only"):
@@ -252,13 +236,13 @@ def widths() -> Iterator[Row]:
                 continue
             text = (f"{np.mean(found[k]):.3f} ({len(found[k])} seeds)" for k in (ours, peer))
             title = "s2h, the paper's rounding" if peer == "s2h" else peer
-            yield Row(f"{path.stem.replace('_', ' ')} % of the MACs, accuracy; {ours}", title, *text, None, path.name)
+            yield Row(f"s2h {part.replace('_', ' ')} % of the MACs, accuracy; {ours}", title, *text, None, "s2h")
 
 
 def depthwise() -> Iterator[Row]:
     """Depthwise layers as an integer program."""
-    file = "cnn_depthwise.json"
-    rows = {(r["ratio"], r["method"]): r for r in read(file)["rows"]}
+    file = "cnn_depthwise"
+    rows = {(r["ratio"], r["method"]): r for r in load(file, "rows")}
     for ratio in sorted({r for r, _ in rows}):
         ours, theirs = rows.get((ratio, "ours: latency <= HSR")), rows.get((ratio, "HSR"))
         if ours and theirs:
@@ -268,11 +252,9 @@ def depthwise() -> Iterator[Row]:
 
 def tickets() -> Iterator[Row]:
     """The published subset-sum ticket."""
-    size, published = (
-        read("lottery_subset_size.json")["figures"]["0.01"],
-        read("lottery_subset_error.json")["figures"]["published"],
-    )
-    cores, file = published["cores"], "lottery_subset_size.json"
+    file, held = "lottery_subset", load("lottery_subset")
+    size, published = held["size"]["figures"]["0.01"], held["error"]["figures"]["published"]
+    cores = published["cores"]
     what = "397,000 subset sums, tolerance 0.01"
     ours = size["load, group and search seconds"] + size["proof seconds"]
     yield _less(
@@ -287,8 +269,7 @@ def tickets() -> Iterator[Row]:
     yield _less(
         f"{what}: kept for each weight (the peer minimises the error instead)", "Gurobi, published", *pair, file
     )
-    file = "lottery_subset_milp.json"
-    for name, row in read(file)["figures"].items():
+    for name, row in held["milp"]["figures"].items():
         text = f"{row['agree']} of {row['sampled']} sizes agree"
         yield Row(
             f"subset sums, {name.split(' at ')[1]}",

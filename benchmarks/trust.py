@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -30,10 +29,9 @@ import numpy as np
 
 import prunopt as po
 import prunopt.forms
-from benchmarks.machine import RESULTS
+from benchmarks.results import load, store
 from prunopt import testing
 from prunopt.core.certificates import CLAIMED
-from prunopt.core.files import only_writer, write_json
 from prunopt.core.registry import load_solvers
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, solvers_for
@@ -41,7 +39,6 @@ from tests.support.faults import Liar, faults, is_wrong
 from tests.support.files import Reader, corpus, ending, mutated, readers
 from tests.support.random_problems import GENERATORS, random_instance
 
-PLACE = RESULTS / "trust.json"
 CORPUS = Path(__file__).parents[1] / "tests" / "trust" / "corpus"
 SMALL, KEPT = 3000, 8  # bytes of a file that is kept, and how many of a reader
 RESUMED = ("random", "scaled", "files")
@@ -57,7 +54,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--times", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=60.0, help="for each name")
-    parser.add_argument("--file", type=Path, default=PLACE, help="Where the figures are kept")
+    parser.add_argument("--file", type=Path, help="Where the figures are kept, in the place of results/trust.json.gz")
     asked = parser.parse_args(words)
     load_solvers()
     warnings.simplefilter("ignore")
@@ -69,21 +66,15 @@ def main(words: list[str] | None = None) -> None:
         "soak": (["solve"], soak),
     }
     names, job = jobs[asked.kind]
+    table = asked.file or "trust"
     for name in asked.names or names:
-        before = _known(asked.file).get(asked.kind, {}).get(name, {})
+        before = load(table, f"{asked.kind}/{name}", {})
         found, start = before, time.perf_counter()
         for found in job(name, asked.times, asked.seconds, before if asked.kind in RESUMED else {}):
             now = time.perf_counter()
             took = now - start + (before.get("took", 0.0) if asked.kind in RESUMED else 0.0)
-            with only_writer(asked.file, patience=60.0):  # another kind may be running
-                known = _known(asked.file)
-                known.setdefault(asked.kind, {})[name] = {**found, "took": round(took, 1)}
-                write_json(asked.file, known)
+            store(table, {f"{asked.kind}/{name}": {**found, "took": round(took, 1)}})
         print(asked.kind, name, {k: v for k, v in found.items() if v != []}, flush=True)
-
-
-def _known(file: Path) -> dict[str, Any]:
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
 def _spent() -> float:
@@ -97,7 +88,7 @@ def forged(form: str, times: int, seconds: float, before: dict[str, Any]) -> Ite
     until, count, through = _spent() + seconds, Counter[str](), []
     able = [s for s in solvers_for(kind) if not s.why_not() and s.name not in SLOW]
     stale: Any = {}
-    for instance in testing.INSTANCES[kind]():
+    for instance in testing.instances_of(kind):
         for solver in [s for s in able if s.exact][:1] + [s for s in able if not s.exact][:1]:
             if instance.optimum is None or _spent() > until:
                 continue

@@ -1,4 +1,4 @@
-"""prunopt: every pruning task is an optimization problem; a solver answers it, with a proof of how good it is."""
+"""Makes trained models cheaper to run (forests, transformers, CNNs) and tells how close to the best they are."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from prunopt.core.certificates import (
-    VALUE_TOLERANCE,
+    above,
+    below_objective,
+    demand,
+    noted,
     proven_bound,
     proven_infeasible,
     recheck_bound,
@@ -63,6 +66,8 @@ def solve(
     """
     load_solvers()
     answer = _answer(task, solver, limits or Limits(), seed, callback)
+    if answer.status is Status.INFEASIBLE and hasattr(task, "elastic"):
+        answer = replace(answer, message=_nearest_request(task, limits or Limits(), seed) or answer.message)
     if throw and not answer.status.has_value:
         raise SolveError(answer)
     return answer
@@ -112,36 +117,47 @@ def verify(task: Any, solution: Solution[Any]) -> None:
     shift, slack = (0.0, 0.0) if reduced is None else (reduced.shift, reduced.slack)
     recheck_value(task, solution, reduced)
     unit = unit_of(form)
-    size = max(unit, abs(solution.objective)) if solution.status.has_value else 1.0
-    if solution.status.has_value and solution.bound > solution.objective + VALUE_TOLERANCE * size:
-        raise CertificateError(f"{name}: bound {solution.bound} is above its own objective {solution.objective}")
+    below_objective(solution, unit)
     if solution.status in (Status.INFEASIBLE, Status.UNBOUNDED):
         if not (solution.status is Status.INFEASIBLE and proven_infeasible(form, solution)):
             other = _second_opinion(task, name)
-            if other is None or other.status is not solution.status:
-                said = (
-                    "no other exact solver confirms it" if other is None else f"{other.solver} says {other.status.name}"
-                )
-                raise CertificateError(f"{name}: says {solution.status.name.lower()}, {said}")
+            said = f"{other.solver} says {other.status.name}" if other else "no other exact solver confirms it"
+            agrees = other is not None and other.status is solution.status
+            demand(agrees, name, f"says {solution.status.name.lower()}, {said}")
     elif solution.bound > -math.inf:
         if solution.duals and hasattr(form, "bound"):
-            proven = proven_bound(form, solution) + shift - slack
-            what = "its multipliers prove"
+            proven, what = proven_bound(form, solution) + shift - slack, "its multipliers prove"
         else:
             other = _second_opinion(task, name)
             if other is None:
                 raise CertificateError(f"{name}: states the bound {solution.bound} without anything that proves it")
             proven = other.objective if other.status is Status.OPTIMAL else other.bound
             what = f"{other.solver} found"
-        if solution.bound > proven + VALUE_TOLERANCE * max(unit, abs(proven)):
-            raise CertificateError(f"{name}: states the bound {solution.bound}, {what} {proven}")
+        demand(not above(solution.bound, proven, unit), name, f"states the bound {solution.bound}, {what} {proven}")
     try:
         tolerance = float(solution.stats.get("tolerance", Limits().gap))
     except (TypeError, ValueError):
-        raise CertificateError(f"{name}: stats['tolerance'] is no number") from None
+        raise CertificateError(f"{name}: stats['tolerance'] must be a number") from None
     gap = relative_gap(solution.objective, solution.bound, unit)
-    if solution.status is Status.OPTIMAL and not gap <= max(tolerance, 1e-9):
-        raise CertificateError(f"{name}: says optimal with a gap of {gap:.3g}, tolerance {tolerance:.3g}")
+    closed = solution.status is not Status.OPTIMAL or gap <= max(tolerance, 1e-9)
+    demand(closed, name, f"says optimal with a gap of {gap:.3g}, tolerance {tolerance:.3g}")
+
+
+def _nearest_request(model: Any, limits: Limits, seed: int) -> str:
+    """Name the rows of an infeasible model that are in the way, and the nearest feasible request."""
+    answer = _answer(model.elastic(), None, limits, seed)
+    if answer.value is None:
+        return ""
+    rows, n = model.A.shape
+    add, take = answer.value[n : n + rows], answer.value[n + rows :]
+    moves = []
+    for r, name in enumerate(model.row_names):
+        step = float(take[r] - add[r])
+        side = float(model.row_upper[r] if step > 0 else model.row_lower[r])
+        if abs(step) > 1e-9 * (1 + abs(side)):
+            moves.append(f"{'raise' if step > 0 else 'lower'} {name} from {side:g} to {side + step:g}")
+    more = f" and {len(moves) - 5} more rows" if len(moves) > 5 else ""
+    return f"nearest feasible request: {', '.join(moves[:5])}{more}" if moves else ""
 
 
 def _reduction_of(task: Any, solution: Solution[Any]) -> Reduced[Any] | None:
@@ -170,20 +186,18 @@ def _confirmed(form: Any, raw: Solution[Any], limits: Limits) -> Solution[Any]:
     """
     if raw.status is Status.INFEASIBLE and proven_infeasible(form, raw):
         return raw
-    if "ray" in raw.duals and hasattr(form, "is_infeasible_by"):
-        raise CertificateError(f"{raw.solver}: its ray does not prove that the problem is infeasible")
+    unproven = "ray" in raw.duals and hasattr(form, "is_infeasible_by")
+    demand(not unproven, raw.solver, "its ray does not prove that the problem is infeasible")
     says = raw.status.name.lower()
     seconds = SECOND_OPINION if limits.seconds is None else min(limits.seconds, SECOND_OPINION)
     other = _second_opinion(form, raw.solver, Limits(seconds=seconds))
-    if other is not None and other.status is raw.status:
-        return raw
-    if other is not None and other.status is not Status.FAILED:
-        raise CertificateError(f"{raw.solver}: says {says}, {other.solver} says {other.status.name}")
     if other is None:
         note = f"{raw.solver} says {says}, but gives no proof, and there is no other exact solver to ask"
         return replace(raw, status=Status.FAILED, message=f"{note}. {raw.message}" if raw.message else note)
-    note = f"not confirmed: {other.solver} had no answer within {seconds:g} s"
-    return replace(raw, message=f"{raw.message}; {note}" if raw.message else note)
+    if other.status is raw.status:
+        return raw
+    demand(other.status is Status.FAILED, raw.solver, f"says {says}, {other.solver} says {other.status.name}")
+    return noted(raw, f"not confirmed: {other.solver} had no answer within {seconds:g} s")
 
 
 def _second_opinion(task: Any, name: str, limits: Limits | None = None) -> Solution[Any] | None:

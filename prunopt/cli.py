@@ -21,7 +21,7 @@ from prunopt.core.memory import only_estimate
 
 app = typer.Typer(
     name="prunopt",
-    help="Every pruning task is an optimization problem, solved with a proof.",
+    help="Make trained models cheaper to run (forests, transformers, CNNs), and see how close to the best they are.",
     epilog="Exit status: 0 done, 1 a problem in the input (one line says which), 2 usage, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
@@ -64,7 +64,7 @@ def top(
         bool, typer.Option("--estimate", help="Print the memory that the command would need, and leave.")
     ] = False,
 ) -> None:
-    """Every pruning task is an optimization problem, solved with a proof."""
+    """Make trained models cheaper to run (forests, transformers, CNNs), and see how close to the best they are."""
     only_estimate(estimate)
 
 

@@ -86,6 +86,16 @@ def test_verify_without_multipliers_asks_another_solver() -> None:
         po.verify(PROBLEM, worse)
 
 
+def test_a_bound_whose_multipliers_prove_nothing_is_refused() -> None:
+    problem = LinearProgram([1.0, -1.0], [[-1.0, 0.0], [0.0, 1.0]], [-1.0, 5.0], upper=np.inf)
+    solution = po.solve(problem)
+    po.verify(problem, solution)
+    nothing = {"rows": np.zeros(2)}
+    assert problem.bound(nothing) == -math.inf
+    with pytest.raises(po.CertificateError, match="its multipliers prove -inf"):
+        po.verify(problem, replace(solution, duals=nothing))
+
+
 def test_verify_checks_infeasibility() -> None:
     infeasible = LinearProgram([1.0], [[-1.0]], [-2.0])
     solution = po.solve(infeasible, throw=False)
@@ -117,15 +127,17 @@ def test_callback_sees_the_trace() -> None:
 
 
 def test_unknown_and_unfitting_solvers() -> None:
-    with pytest.raises(ValueError, match="no such solver; known are"):
+    with pytest.raises(ValueError, match=r"solver must be one of .*'min-cut'.*, got 'simulated-annealing'"):
         po.solve(PROBLEM, "simulated-annealing")
-    with pytest.raises(ValueError, match="it solves Closure, no LinearProgram; fitting are highs, pulp"):
+    with pytest.raises(
+        ValueError, match=r"solver must solve LinearProgram, got 'min-cut' \(solves Closure\); pass highs, pulp"
+    ):
         po.solve(LinearProgram([1.0], [[1.0]], [1.0]), "min-cut")
-    with pytest.raises(TypeError, match="instance of Solver"):
+    with pytest.raises(TypeError, match="solver must be the name or an instance of a solver, got 3"):
         po.solve(PROBLEM, 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no solver for int"):
+    with pytest.raises(ValueError, match="task must be of a type that a solver solves, got int"):
         po.solve(3)
-    with pytest.raises(ValueError, match=r"limits\.seconds=-1"):
+    with pytest.raises(ValueError, match=r"limits\.seconds must be >= 0, got -1; pass None"):
         Limits(seconds=-1)
 
 
@@ -154,7 +166,9 @@ def test_two_solvers_of_one_name_are_refused() -> None:
 
 def test_a_missing_module_is_told(forger: Any) -> None:
     forger.requires = ("no_such_module",)
-    with pytest.raises(ValueError, match="needs no_such_module: pip install no_such_module"):
+    with pytest.raises(
+        ValueError, match="solver must be able to run here, got 'forger'; it needs no_such_module: pip install"
+    ):
         po.solve(PROBLEM, "forger")
 
 

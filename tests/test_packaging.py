@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -34,19 +35,37 @@ def test_stray_import_refused(name: str) -> None:
 
 
 def test_import_is_light(tmp_path: Path) -> None:
-    code = (
-        "import sys, prunopt; from prunopt.core.solver import Limits; "
-        "heavy = ('numpy', 'torch', 'sklearn', 'numba', 'matplotlib', 'scipy', 'pandas'); "
-        "print([m for m in heavy if m in sys.modules])"
+    """Numbers, forests and networks are loaded when they are first used: `import prunopt` takes what Python takes."""
+    heavy = (
+        "numpy",
+        "scipy",
+        "sklearn",
+        "torch",
+        "numba",
+        "optuna",
+        "matplotlib",
+        "pandas",
+        "networkx",
+        "pulp",
+        "typer",
     )
+    code = f"import sys, prunopt, prunopt.forests, prunopt.networks; print([m for m in {heavy} if m in sys.modules])"
     done = run(code, tmp_path)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_every_public_name_exists() -> None:
+def test_no_tool_of_the_tests_is_installed() -> None:
+    """What makes faults, kills or servers is in tests/support; the package holds what the author of a solver needs."""
+    tool = re.compile(r"^\s*(?:from|import) (?:tests|pytest|hypothesis|benchmarks)\b", re.MULTILINE)
+    files = [file for top in ("prunopt", "solvers", "problems") for file in (ROOT / top).rglob("*.py")]
+    assert len(files) > 200
+    assert not [file.name for file in files if tool.search(file.read_text("utf-8"))]
+    assert tool.search("def f():\n    from tests.support import kills\n")
+    support = {file.name for file in (ROOT / "tests" / "support").glob("*.py")}
+    assert not support & {file.name for file in (ROOT / "prunopt" / "testing").glob("*.py")} - {"__init__.py"}
+
+
+def test_the_package_of_solvers_lists_them() -> None:
     import prunopt
 
-    assert all(getattr(prunopt, name) is not None for name in prunopt.__all__)
     assert callable(prunopt.solvers)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = prunopt.nothing

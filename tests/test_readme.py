@@ -43,6 +43,7 @@ def test_the_transformer_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert type(names["model"]) is type(tiny[0])
 
 
+@pytest.mark.slow
 def test_blocks_run_in_order() -> None:
     mpl.use("Agg")
     X, y = load_breast_cancer(return_X_y=True)

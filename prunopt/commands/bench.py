@@ -20,10 +20,8 @@ from prunopt.commands.output import DEBUG, INPUT, fail, guarded, message, note, 
 RUNS = Path("results") / "runs.json"
 MISSING = 69  # the status of a table for which a package is missing (EX_UNAVAILABLE of sysexits.h); it has been said
 # What figures can depend on: what prunopt computes with, and the peers (extra ``bench``).
-PACKAGES = (
-    "numpy", "scipy", "scikit-learn", "numba", "highspy", "pulp", "optuna", "torch", "transformers", "onnxruntime",
-    "ortools", "lightgbm", "torch-pruning",
-)  # fmt: skip
+COMPUTE = ("numpy", "scipy", "scikit-learn", "numba", "highspy", "pulp", "optuna")
+NETWORKS, PEERS = ("torch", "transformers", "onnxruntime"), ("ortools", "lightgbm", "torch-pruning")
 
 
 @guarded
@@ -107,7 +105,7 @@ def list_tables(folder: Path) -> dict[str, str]:
 def describe_machine() -> dict[str, Any]:
     """Return the machine and the versions that a run's figures belong to."""
     found = {}
-    for package in PACKAGES:
+    for package in (*COMPUTE, *NETWORKS, *PEERS):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -82,10 +82,10 @@ def model_sizes(source: str) -> Sizes | None:
     )
 
 
-def _libraries(*names: str) -> dict[str, float]:
-    """What libraries will take that a command loads after its estimate."""
-    missing = {name: float(LIBRARIES[name]) for name in names if name not in sys.modules}
-    return {"libraries": sum(missing.values())} if missing else {}
+def _hold(command: str, parts: dict[str, float], mend: str, *libraries: str) -> None:
+    """Refuse a command where there is too little memory for its parts and for libraries that it has yet to load."""
+    missing = [LIBRARIES[name] for name in libraries if name not in sys.modules]
+    require(f"prunopt {command}", parts | ({"libraries": float(sum(missing))} if missing else {}), mend)
 
 
 def _elements(file: Path) -> int:
@@ -98,10 +98,7 @@ def _elements(file: Path) -> int:
     total = 0
     for name, entry in header.items():
         if name != "__metadata__":
-            count = 1
-            for n in entry["shape"]:
-                count *= int(n)
-            total += count
+            total += math.prod(map(int, entry["shape"]))
     return total
 
 
@@ -121,9 +118,7 @@ def prune(model: str, *, windows: int, length: int, method: str | None, check: b
         parts["gradients"] = 4 * found.layers * found.window(length) + 3 * found.logits(length) + found.weights
     if check or method == "maskllm":
         parts["a window's logits"] = found.logits(length)
-    require(
-        "prunopt prune", parts | _libraries("torch"), "give fewer --windows, a smaller --length, or a smaller model"
-    )
+    _hold("prune", parts, "pass fewer --windows, a smaller --length, or a smaller model", "torch")
 
 
 def evaluate(model: str, *, length: int, speed: bool, texts: list[str]) -> None:
@@ -137,7 +132,7 @@ def evaluate(model: str, *, length: int, speed: bool, texts: list[str]) -> None:
         "a window's pass": found.window(length),
         "texts and tokens": 24 * _largest(texts),
     }
-    require("prunopt evaluate", parts | _libraries("torch"), "give a smaller --length, or a smaller model")
+    _hold("evaluate", parts, "pass a smaller --length, or a smaller model", "torch")
 
 
 def verify(folder: Path, original: str | None, *, windows: int, length: int, calibrated: bool) -> None:
@@ -154,9 +149,7 @@ def verify(folder: Path, original: str | None, *, windows: int, length: int, cal
             parts["activations of a block"] = 4 * FLOAT * windows * length * before.hidden
             parts["Hessians"] = 8 * d * d * 4
             parts["a window's pass"] = before.window(length)
-    require(
-        "prunopt verify", parts | _libraries("torch"), "leave out --calibration or --original, or give fewer --windows"
-    )
+    _hold("verify", parts, "leave out --calibration or --original, or pass fewer --windows", "torch")
 
 
 def search(model: str, *, windows: int, length: int, measure: str, workers: int) -> None:
@@ -175,11 +168,8 @@ def search(model: str, *, windows: int, length: int, measure: str, workers: int)
     if workers > 1:
         once = sum(parts.values()) + TORCH
         parts[f"{workers} workers"] = workers * once
-    require(
-        "prunopt search",
-        parts | _libraries("torch", "matplotlib", "numba"),
-        "give fewer --windows or --workers, a smaller --length, or --measure loss",
-    )
+    mend = "pass fewer --windows or --workers, a smaller --length, or --measure loss"
+    _hold("search", parts, mend, "torch", "matplotlib", "numba")
 
 
 def heads(model: str, *, examples: int, length: int) -> None:
@@ -193,11 +183,7 @@ def heads(model: str, *, examples: int, length: int) -> None:
         "logits of a batch": 16 * found.logits(length),
         "examples": 4 * FLOAT * examples * length * found.hidden,
     }
-    require(
-        "prunopt heads",
-        parts | _libraries("torch", "matplotlib"),
-        "give fewer --examples, a smaller --length, or a smaller model",
-    )
+    _hold("heads", parts, "pass fewer --examples, a smaller --length, or a smaller model", "torch", "matplotlib")
 
 
 def cnn(parameters: int, *, pictures: int, size: int, batch: int) -> None:
@@ -208,7 +194,7 @@ def cnn(parameters: int, *, pictures: int, size: int, batch: int) -> None:
         "pictures": 2 * pictures * each,
         "layers' outputs": max(pictures, batch) * 32 * each,
     }
-    require("prunopt cnn", parts | _libraries("torch"), "give a smaller --limit, --size or --batch")
+    _hold("cnn", parts, "pass a smaller --limit, --size or --batch", "torch")
 
 
 def lottery(target: Path | None, epsilon: float, width: int | None) -> None:
@@ -219,11 +205,7 @@ def lottery(target: Path | None, epsilon: float, width: int | None) -> None:
         return
     each = width or 12 * max(1.0, math.log2(1 / epsilon)) if epsilon > 0 else 1.0
     parts = {"random weights and choices": weights * each * 60, "inputs and outputs measured": 12_000 * 64 * 8 * 12}
-    require(
-        "prunopt lottery",
-        parts | _libraries("torch"),
-        "give a greater --epsilon, a smaller --width, or a smaller network",
-    )
+    _hold("lottery", parts, "pass a greater --epsilon, a smaller --width, or a smaller network", "torch")
 
 
 def forest(rows: int, features: int, trees: int, *, more: float = 0.0) -> None:
@@ -234,8 +216,7 @@ def forest(rows: int, features: int, trees: int, *, more: float = 0.0) -> None:
         "trees": trees * rows * 250,
         "features on the paths of all rows": rows * trees * min(features, depth) * 90,
     }
-    mend = "give fewer --trees, or fewer rows"
-    require("prunopt forest", parts | _libraries("sklearn", "matplotlib", "numba"), mend)
+    _hold("forest", parts, "pass fewer --trees, or fewer rows", "sklearn", "matplotlib", "numba")
 
 
 def table(data: str, trees: int) -> None:
@@ -261,23 +242,8 @@ def solve(file: Path) -> None:
     except (OSError, ValueError, zipfile.BadZipFile):
         return
     factor = 12.0 if file.suffix.lower() == ".npz" else 40.0
-    require(
-        "prunopt solve",
-        {"the problem, its model and factors": factor * length} | _libraries("numba"),
-        "give a smaller problem",
-    )
+    _hold("solve", {"the problem, its model and factors": factor * length}, "pass a smaller problem", "numba")
 
 
 def _largest(texts: list[str]) -> float:
-    def length(name: str) -> float:
-        try:
-            return float(os.path.getsize(name))
-        except OSError:
-            return 0.0
-
-    return max(map(length, texts), default=0.0)
-
-
-__all__: list[str] = [
-    "cnn", "evaluate", "forest", "heads", "lottery", "model_sizes", "prune", "search", "solve", "table", "verify",
-]  # fmt: skip
+    return max((float(os.path.getsize(name)) for name in texts if os.path.isfile(name)), default=0.0)

@@ -44,8 +44,10 @@ def evaluate(
             else:
                 found = sliding_losses(network, parts.flatten(), length=length, stride=stride)
             out["texts"][name] = {
-                "perplexity": found.perplexity, "accuracy": found.accuracy, "tokens": int(found.loss.size),
-            }  # fmt: skip
+                "perplexity": found.perplexity,
+                "accuracy": found.accuracy,
+                "tokens": int(found.loss.size),
+            }
         if speed:
             tell("timing")
             out["speed"] = speed_of(network)

@@ -23,19 +23,18 @@ def report(
     """
     from prunopt.commands.report_runs import read_run
     from prunopt.core.files import write_text
+    from prunopt.core.validate import Shown, require
 
     page = read_run(folder)
     target = folder / "report.html" if out is None else out
-    if target.is_dir():
-        raise ValueError(f"--out {target}: it is a folder; name a file")
+    require(not target.is_dir(), "--out", "be a file", Shown(target), "it is a folder")
     text = page.html()
+    size = len(text.encode())
     write_text(target, text)
     if as_json:
-        print_json({"file": str(target), "kind": page.kind, "bytes": len(text.encode()),
-                    "pictures": len(page.pictures), "notes": page.notes})  # fmt: skip
+        told = {"file": str(target), "kind": page.kind, "bytes": size, "pictures": len(page.pictures)}
+        print_json({**told, "notes": page.notes})
         return
-    print(
-        f"Written: {target} ({len(text.encode()) / 1e6:.1f} MB, {len(page.pictures)} pictures); open it in a browser."
-    )
+    print(f"Written: {target} ({size / 1e6:.1f} MB, {len(page.pictures)} pictures); open it in a browser.")
     for line in page.notes:
         print(line)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+Column: TypeAlias = str | Callable[[Any], str]
 PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 16_000_000  # of a picture
 # Nothing is loaded and nothing runs, whatever the text of a run holds.
@@ -52,6 +53,19 @@ class Sheet:
     rows: Sequence[Sequence[str]]
     left: Sequence[int] = (0,)
     chosen: Sequence[int] = ()
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        rows: Sequence[Any],
+        columns: Mapping[str, Column],
+        left: Sequence[int],
+        chosen: Sequence[int] = (),
+    ) -> Sheet:
+        """Return a table of rows; a column is a key of the rows, or a function of one."""
+        cells = [[str(row[c]) if isinstance(c, str) else c(row) for c in columns.values()] for row in rows]
+        return cls(caption, tuple(columns), cells, left, chosen)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prunopt.commands.output import number
-from prunopt.commands.report_page import Page, Sheet
+from prunopt.commands.report_page import Column, Page, Sheet
+from prunopt.core.files import read_json
+from prunopt.core.validate import Shown, refuse, require
 
 
 def read_run(folder: Path) -> Page:
@@ -21,8 +22,7 @@ def read_run(folder: Path) -> Page:
     ValueError
         If the folder is none that a command of prunopt wrote, or what is in it cannot be read.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder; give one that a command wrote with --out")
+    require(folder.is_dir(), "FOLDER", "be a folder that a command wrote with --out", Shown(folder))
     held = {name: _read(folder / name) for name in FILES if (folder / name).is_file()}
     report, manifest = held.get("report.json", {}), held.get("prunopt.json", {})
     try:
@@ -40,22 +40,27 @@ def read_run(folder: Path) -> Page:
             return _transformer(folder, manifest)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{folder}: not as a command of this version writes it ({error!r})") from error
-    raise ValueError(
-        f"{folder}: no run of prunopt; give what forest, prune, heads, cnn, search or lottery wrote with --out"
-    )
+    refuse("FOLDER", "hold what forest, prune, heads, cnn, search or lottery wrote with --out", Shown(folder))
 
 
 FILES = "report.json", "prunopt.json", "heads.json", "ticket.json"
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: cannot be read as JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: an object is needed")
-    return found
+    found = read_json(file)
+    require(isinstance(found, dict), str(file), "hold a JSON object", Shown(type(found).__name__))
+    return dict(found)
+
+
+def _plot(name: str, *data: Any, **options: Any) -> Callable[[Any], Any]:
+    """Return what draws data by a function of `prunopt.plots`, which is loaded when it draws."""
+
+    def draw(ax: Any) -> Any:
+        from prunopt import plots
+
+        return getattr(plots, name)(*data, ax, **options)
+
+    return draw
 
 
 def _number(value: Any, digits: int = 4) -> str:
@@ -77,43 +82,35 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     unit, score, chosen, whole = r["currency"] or "units", r["score"], r["chosen"], r["unpruned"]
     who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
     rows, k = r["path"], chosen["point"]
+
+    def ending(f: dict[str, Any]) -> str:
+        return f"{f['cost']:.2f} {unit} per {who}, test {score} {f['test score']:.3f}, {f['nodes']} internal nodes"
+
     page = Page(f"A forest under a feature budget: {r['data']}", "prunopt forest")
     page.facts = [
         ("rows", ", ".join(f"{n} {part}" for part, n in r["rows"].items())),
-        ("chosen", f"{chosen['cost']:.2f} {unit} per {who}, test {score} {chosen['test score']:.3f}, "
-                   f"{chosen['nodes']} tests (internal nodes)"),
-        ("unpruned", f"{whole['cost']:.2f} {unit} per {who}, test {score} {whole['test score']:.3f}, "
-                     f"{whole['nodes']} tests"),
+        ("chosen", ending(chosen)),
+        ("unpruned", ending(whole)),
         ("budget", "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"),
         ("all features", f"{r['cost of all features']:g} {unit}"),
         ("seed", str(r["seed"])),
-    ]  # fmt: skip
+    ]
     page.certificate = [proof(r, unit, who)]
-    cells = [
-        ("chosen" if i == k else "", _number(p["price"], 3), f"{p['cost']:.2f}", f"{p['validation score']:.3f}",
-         f"{p['test score']:.3f}", str(p["nodes"]), f"{p['gap']:.1e}" if p["gap"] else "0", ", ".join(p["features"]))
-        for i, p in enumerate(rows)
-    ]  # fmt: skip
-    heads = (
-        "",
-        "price",
-        f"{unit} per {who}",
-        f"validation {score}",
-        f"test {score}",
-        "tests",
-        "gap",
-        "features bought",
-    )
-    page.sheets = [Sheet("Every optimal pruning", heads, cells, (0, 7), () if k is None else (k,))]
-
-    def curve(ax: Any) -> Any:
-        from prunopt.plots import pareto
-
-        lines = {f"test {score}": ([p["test cost"] for p in rows], [p["test score"] for p in rows])}
-        return pareto(lines, ax, unit=unit, who=who, measure=score)
-
+    columns: dict[str, Column] = {
+        "": lambda p: "chosen" if k is not None and p is rows[k] else "",
+        "penalty": lambda p: _number(p["price"], 3),
+        f"{unit} per {who}": lambda p: f"{p['cost']:.2f}",
+        f"validation {score}": lambda p: f"{p['validation score']:.3f}",
+        f"test {score}": lambda p: f"{p['test score']:.3f}",
+        "tests": "nodes",
+        "gap": lambda p: f"{p['gap']:.1e}" if p["gap"] else "0",
+        "features acquired": lambda p: ", ".join(p["features"]),
+    }
+    page.sheets = [Sheet.of("Every optimal pruning", rows, columns, (0, 7), () if k is None else (k,))]
+    lines = {f"test {score}": ([p["test cost"] for p in rows], [p["test score"] for p in rows])}
+    curve = _plot("pareto", lines, unit=unit, who=who, measure=score)
     page.picture(folder, "pareto.png", "Cost against error: every optimal pruning", curve)
-    page.picture(folder, "features.png", "What is bought at which budget")
+    page.picture(folder, "features.png", "Features acquired at each budget")
     page.picture(folder, "trees.png", "The trees before and after")
     return page
 
@@ -122,14 +119,14 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
     o, rows = m["options"], m["report"]
     page = Page(f"A transformer made smaller: {folder.resolve().name}", "prunopt prune")
     page.facts = [
-        ("removed", f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%}; asked for "
-                    f"{m['target']:,})"),
+        ("removed", f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%})"),
+        ("asked for", f"{m['target']:,}"),
         ("what", o["pattern"] or "whole " + " and ".join(o["units"])),
         ("method", f"{o['method']}, allocation {o.get('allocation', 'by heads')}, seed {o['seed']}"),
         ("loads with", "from_pretrained of transformers" if m["stock"] else "prunopt.networks.load (blocks differ)"),
         ("weights (SHA-256)", str(m["weights"])),
         *((name, str(text)) for name, text in m["versions"].items()),
-    ]  # fmt: skip
+    ]
     bounded = [r for r in rows if r["bound"] is not None]
     gaps = [float(r["gap"]) for r in bounded if r["gap"] is not None]
     page.certificate = [
@@ -138,24 +135,24 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
         "Errors are those of each layer's outputs on the calibration text, ||WX - W'X||^2 / ||WX||^2, the weights that "
         f"stay {'re-solved' if o.get('refit', True) else 'unchanged'}. `prunopt verify` recomputes them.",
     ]
-    cells = [
-        (r["name"], r["method"], f"{r['kept']} of {r['total']}", r["unit"], _number(r["error"], 3),
-         _number(r["bound"], 3), _number(r["gap"], 2), _number(r["damping"], 2), f"{r['seconds']:.1f}", r["message"])
-        for r in rows
-    ]  # fmt: skip
-    heads = ("layer", "method", "kept", "unit", "relative error", "bound", "gap", "damping", "s", "said")
-    page.sheets = [Sheet("Layer by layer", heads, cells, (0, 1, 3, 9))]
+    columns: dict[str, Column] = {
+        "layer": "name",
+        "method": "method",
+        "kept": lambda r: f"{r['kept']} of {r['total']}",
+        "unit": "unit",
+        "relative error": lambda r: _number(r["error"], 3),
+        "bound": lambda r: _number(r["bound"], 3),
+        "gap": lambda r: _number(r["gap"], 2),
+        "damping": lambda r: _number(r["damping"], 2),
+        "s": lambda r: f"{r['seconds']:.1f}",
+        "said": "message",
+    }
+    page.sheets = [Sheet.of("Layer by layer", rows, columns, (0, 1, 3, 9))]
     page.notes = list(m["notes"])
     kinds = list(dict.fromkeys(r["name"].rpartition(".")[2] for r in rows))
     lines = {k: [1 - r["kept"] / r["total"] for r in rows if r["name"].rpartition(".")[2] == k] for k in kinds}
     if lines and len({len(line) for line in lines.values()}) == 1:
-
-        def shares(ax: Any) -> Any:
-            from prunopt.plots import sparsity_by_layer
-
-            return sparsity_by_layer(lines, ax)
-
-        page.picture(folder, "", "Sparsity by block", shares)
+        page.picture(folder, "", "Sparsity by block", _plot("sparsity_by_layer", lines))
     if o["pattern"]:
         _mask(page, folder, [str(r["name"]) for r in rows])
     return page
@@ -172,13 +169,7 @@ def _mask(page: Page, folder: Path, layers: Sequence[str]) -> None:
     except (ImportError, OSError, SafetensorError, TypeError) as error:
         page.notes.append(f"the mask of {name} is not drawn: {error}")
         return
-
-    def density(ax: Any) -> Any:
-        from prunopt.plots import mask_density
-
-        return mask_density(kept, ax)
-
-    page.picture(folder, "", f"Where the weights of {name} stay", density)
+    page.picture(folder, "", f"Where the weights of {name} stay", _plot("mask_density", kept))
 
 
 def _heads(folder: Path, r: dict[str, Any]) -> Page:
@@ -206,26 +197,12 @@ def _heads(folder: Path, r: dict[str, Any]) -> Page:
         start += n
     page.sheets.append(Sheet("Layer by layer", ("layer", "kept", "heads that stay"), cells, (0, 2)))
     page.notes = [*r["notes"], *([r["advice"]] if r["advice"] else [])]
-
-    def worth(ax: Any) -> Any:
-        from prunopt.plots import head_map
-
-        return head_map(r["importance"], counts, ax, kept=r["kept"], label=r["estimator"])
-
-    def curve(ax: Any) -> Any:
-        from prunopt.plots import head_curves
-
-        lines = {name: (x, y) for name, (x, y) in r["curve"].items()}
-        return head_curves(lines, ax, measure=losses["measure"], total=sum(counts))
-
-    def speed(ax: Any) -> Any:
-        from prunopt.plots import latency
-
-        return latency(times, ax)
-
+    worth = _plot("head_map", r["importance"], counts, kept=r["kept"], label=r["estimator"])
     page.picture(folder, "importance.png", "What heads are worth; crossed out: removed", worth)
-    page.picture(folder, "curve.png", "Loss against the heads that stay", curve if "curve" in r else None)
-    page.picture(folder, "", "Time before and after", speed, height=2.2)
+    lines = {name: (x, y) for name, (x, y) in r.get("curve", {}).items()}
+    curve = _plot("head_curves", lines, measure=losses["measure"], total=sum(counts))
+    page.picture(folder, "curve.png", "Loss against the heads that stay", curve if lines else None)
+    page.picture(folder, "", "Time before and after", _plot("latency", times), height=2.2)
     return page
 
 
@@ -239,22 +216,19 @@ def _cnn(folder: Path, r: dict[str, Any]) -> Page:
     page.facts += [(f"accuracy {name}", f"{value:.1%}") for name, value in (r.get("accuracy") or {}).items()]
     page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
     if r["bound"] is not None:
-        page.certificate.append("The proof is about the sum of the groups' losses under the budget, as the table gives "
-                                "them; what the network itself loses is measured, not proven.")  # fmt: skip
+        page.certificate.append(
+            "The proof is about the sum of the groups' losses under the budget, as the table gives "
+            "them; what the network itself loses is measured, not proven."
+        )
     page.notes = [str(line) for line in r.get("notes", [])]
     groups = r.get("groups", [])
     if groups:
         last = "loss" if "loss" in groups[0] else "expected"
         cells = [(g["group"], str(g["before"]), str(g["after"]), _number(g[last], 3)) for g in groups]
         page.sheets.append(Sheet("Widths", ("channels of", "before", "after", last), cells))
-
-        def widths(ax: Any) -> Any:
-            from prunopt.plots import before_after
-
-            names = [str(g["group"]) for g in groups] if len(groups) <= 30 else None
-            sizes = [g["before"] for g in groups], [g["after"] for g in groups]
-            return before_after(*sizes, ax, what="channels", part="group of layers", names=names)
-
+        names = [str(g["group"]) for g in groups] if len(groups) <= 30 else None
+        sizes = [g["before"] for g in groups], [g["after"] for g in groups]
+        widths = _plot("before_after", *sizes, what="channels", part="group of layers", names=names)
         page.picture(folder, "", "Channels before and after", widths)
     if r.get("windows"):
         rows = [(layer, f"{shape[0]} x {shape[1]}") for layer, shape in r["windows"].items()]
@@ -279,10 +253,15 @@ def _search(folder: Path, r: dict[str, Any]) -> Page:
     for c in r["columns"]:
         ranked = sorted(c["rows"].items(), key=lambda item: float(item[1]["loss"]))
         cells = [
-            (name, _number(row["loss"], 6), f"{min(row['allocation']):.3f}", f"{max(row['allocation']):.3f}",
-             str(row.get("found", "")))
+            (
+                name,
+                _number(row["loss"], 6),
+                f"{min(row['allocation']):.3f}",
+                f"{max(row['allocation']):.3f}",
+                str(row.get("found", "")),
+            )
             for name, row in ranked
-        ]  # fmt: skip
+        ]
         caption = f"{c['sparsity']:g} removed: {c['trials']} trials, {c['evaluations']} evaluated"
         heads = ("method", r["measure"], "least", "most", "expression")
         page.sheets.append(Sheet(caption, heads, cells, (0, 4), (0,)))
@@ -297,10 +276,12 @@ def _ticket(r: dict[str, Any]) -> Page:
     page = Page(f"A lottery ticket: {r['target']}", "prunopt lottery")
     page.facts = [
         ("construction", f"{r['construction']}, tolerance {r['epsilon']:g}, seed {r['seed']}"),
-        ("parameters", f"{counts['kept']:,} kept of {counts['sampled']:,} sampled, for {counts['target weights']:,} "
-                       "weights"),
+        (
+            "parameters",
+            f"{counts['kept']:,} kept of {counts['sampled']:,} sampled, for {counts['target weights']:,} weights",
+        ),
         ("output error", f"{_number(r['measured error'])} measured on {r['inputs measured']:,} inputs"),
-    ]  # fmt: skip
+    ]
     if r["target accuracy"] is not None:
         pair = r["target accuracy"], r["sub-network accuracy"]
         page.facts.append(("accuracy", f"{pair[0]:.4f} target, {pair[1]:.4f} sub-network"))

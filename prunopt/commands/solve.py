@@ -10,17 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from prunopt.commands import estimates
-from prunopt.commands.output import (
-    INTERRUPTED,
-    fail,
-    guarded,
-    note,
-    number,
-    plain,
-    print_json,
-    progress,
-    table,
-)
+from prunopt.commands.output import INTERRUPTED, fail, guarded, note, number, plain, print_json, progress, table
 
 SHOWN = 20  # lines of a solution printed for people; --json holds all of it
 
@@ -36,7 +26,7 @@ def solve(
 ) -> None:
     """Solve a linear or integer model, or a saved form, and prove how good the answer is."""
     from prunopt.api import solve as solve_task
-    from prunopt.core.solution import Solution, Status, Step
+    from prunopt.core.solution import Solution, Step
     from prunopt.core.solver import Limits
 
     estimates.solve(file)
@@ -63,8 +53,6 @@ def solve(
     spent = time.perf_counter() - start
 
     said = answer.message
-    if answer.status is Status.INFEASIBLE and hasattr(task, "elastic"):
-        said = _nearest(task, limits, seed) or said
     report = {
         "file": str(file),
         "status": answer.status.name,
@@ -117,7 +105,7 @@ def _read(file: Path) -> Any:
 
     kind = file.suffix.lower()
     if kind not in (".mps", ".lp", ".npz"):
-        raise ValueError(f"{file}: .mps, .lp and .npz files are read")
+        raise ValueError(f"FILE must end in .mps, .lp or .npz, got {file}")
     return load_form(file) if kind == ".npz" else read_model(file)
 
 
@@ -128,25 +116,6 @@ def _origin(answer: Any) -> str:
     if answer.duals:
         return f"recomputed from the multipliers of {answer.solver}"
     return str(answer.stats.get("bound", f"claimed by {answer.solver}"))
-
-
-def _nearest(model: Any, limits: Any, seed: int) -> str:
-    """Name the rows of an infeasible model that are in the way, and the nearest feasible request."""
-    from prunopt.api import solve as solve_task
-
-    answer = solve_task(model.elastic(), limits=limits, seed=seed, throw=False)
-    if answer.value is None:
-        return ""
-    rows, n = model.A.shape
-    add, take = answer.value[n : n + rows], answer.value[n + rows :]
-    moves = []
-    for r, name in enumerate(model.row_names):
-        step = float(take[r] - add[r])
-        side = float(model.row_upper[r] if step > 0 else model.row_lower[r])
-        if abs(step) > 1e-9 * (1 + abs(side)):
-            moves.append(f"{'raise' if step > 0 else 'lower'} {name} from {side:g} to {side + step:g}")
-    more = f" and {len(moves) - 5} more rows" if len(moves) > 5 else ""
-    return f"nearest feasible request: {', '.join(moves[:5])}{more}" if moves else ""
 
 
 def _values(task: Any, value: Any) -> Any:

@@ -26,29 +26,39 @@ def unit_of(form: Any) -> float:
     return min(1.0, unit) if unit >= 0 else 1.0
 
 
+def demand(ok: Any, who: str, what: str) -> None:
+    """Refuse an answer unless ``ok``."""
+    if not ok:
+        raise CertificateError(f"{who}: {what}")
+
+
+def above(bound: float, value: float, unit: float) -> bool:
+    """Whether a lower bound lies above a value by more than rounding explains; ``-inf`` never does."""
+    return bound > value + VALUE_TOLERANCE * max(unit, abs(bound))
+
+
+def noted(solution: Solution[Any], note: str) -> Solution[Any]:
+    """Return the solution with a note added to its message."""
+    return replace(solution, message=f"{solution.message}; {note}" if solution.message else note)
+
+
 def well_formed(raw: Any, name: str) -> Solution[Any]:
     """Return the solution with its numbers as floats; anything that is no complete solution is refused."""
-    if not isinstance(raw, Solution):
-        raise CertificateError(f"{name} returned {type(raw).__name__}, no Solution")
-    if not isinstance(raw.status, Status):
-        raise CertificateError(f"{name}: status {raw.status!r} is no prunopt.Status")
-    if raw.status.has_value != (raw.value is not None):
-        raise CertificateError(f"{name}: status {raw.status.name}, but {'no' if raw.value is None else 'a'} value")
-    if not isinstance(raw.solver, str):
-        raise CertificateError(f"{name}: solver {raw.solver!r} is no name")
+    demand(isinstance(raw, Solution), name, f"returned {type(raw).__name__}, must return a Solution")
+    demand(isinstance(raw.status, Status), name, f"status must be a prunopt.Status, got {raw.status!r}")
+    held = "without a value" if raw.value is None else "with a value"
+    demand(raw.status.has_value == (raw.value is not None), name, f"status {raw.status.name} {held}")
+    demand(isinstance(raw.solver, str), name, f"solver must be a name, got {raw.solver!r}")
     for what, mapping in (("duals", raw.duals), ("stats", raw.stats)):
-        if not isinstance(mapping, Mapping):
-            raise CertificateError(f"{name}: {what} is a {type(mapping).__name__}, no mapping")
+        demand(isinstance(mapping, Mapping), name, f"{what} must be a mapping, got {type(mapping).__name__}")
     try:
         objective, bound = float(raw.objective), float(raw.bound)
     except (TypeError, ValueError):
-        raise CertificateError(f"{name}: objective {raw.objective!r}, bound {raw.bound!r} are no numbers") from None
-    if math.isnan(objective) or math.isnan(bound):
-        raise CertificateError(f"{name}: objective {objective}, bound {bound}")
-    if bound == math.inf and raw.status is not Status.INFEASIBLE:
-        raise CertificateError(f"{name}: status {raw.status.name} with an infinite bound")
-    if bound > -math.inf and raw.status is Status.UNBOUNDED:
-        raise CertificateError(f"{name}: status UNBOUNDED with the bound {bound}")
+        objective = bound = math.nan
+    numbers = f"objective and bound must be numbers, got {raw.objective!r} and {raw.bound!r}"
+    demand(not (math.isnan(objective) or math.isnan(bound)), name, numbers)
+    demand(bound < math.inf or raw.status is Status.INFEASIBLE, name, f"status {raw.status.name}, infinite bound")
+    demand(bound == -math.inf or raw.status is not Status.UNBOUNDED, name, f"status UNBOUNDED, bound {bound}")
     return replace(raw, objective=objective, bound=bound)
 
 
@@ -59,8 +69,7 @@ def proven_bound(form: Any, solution: Solution[Any]) -> float:
             proven = float(form.bound(solution.duals))
     except UNUSABLE as error:
         raise CertificateError(f"{solution.solver}: its multipliers cannot be read: {error!r}") from error
-    if math.isnan(proven):
-        raise CertificateError(f"{solution.solver}: its multipliers prove nothing (NaN)")
+    demand(not math.isnan(proven), solution.solver, "its multipliers prove nothing (NaN)")
     return proven
 
 
@@ -79,15 +88,14 @@ def recheck_bound(form: Any, raw: Solution[Any]) -> Solution[Any]:
     """Replace the solver's bound by the one that its multipliers prove, or by none where it proves nothing."""
     if raw.duals and raw.status is not Status.INFEASIBLE and hasattr(form, "bound"):
         proven = proven_bound(form, raw)
-        if raw.bound > proven + VALUE_TOLERANCE * max(unit_of(form), abs(raw.bound)):
-            raise CertificateError(f"{raw.solver}: states the bound {raw.bound}, its multipliers prove {proven}")
+        stated = f"states the bound {raw.bound}, its multipliers prove {proven}"
+        demand(not above(raw.bound, proven, unit_of(form)), raw.solver, stated)
         return replace(raw, bound=proven if raw.status.has_value else min(raw.bound, proven))
     if raw.bound == -math.inf or raw.status is Status.INFEASIBLE:
         return replace(raw, bound=-math.inf)
     if str(raw.stats.get("bound", "")).startswith(CLAIMED):
         return raw
-    note = f"its bound {raw.bound} came without a proof and is not taken over"
-    return replace(raw, bound=-math.inf, message=f"{raw.message}; {note}" if raw.message else note)
+    return noted(replace(raw, bound=-math.inf), f"its bound {raw.bound} came without a proof and is not used")
 
 
 def recheck_value(task: Any, solution: Solution[Any], reduced: Reduced[Any] | None) -> Solution[Any]:
@@ -99,32 +107,30 @@ def recheck_value(task: Any, solution: Solution[Any], reduced: Reduced[Any] | No
             missing, objective = float(task.violation(solution.value)), float(task.objective(solution.value))
     except UNUSABLE as error:
         raise CertificateError(f"{solution.solver}: its value cannot be evaluated: {error}") from error
-    if not missing <= VALUE_TOLERANCE * float(getattr(task, "violation_unit", 1.0)):
-        raise CertificateError(f"{solution.solver}: its value breaks the constraints by {missing}")
-    if not math.isfinite(objective):
-        raise CertificateError(f"{solution.solver}: its value has the objective {objective}")
-    slack = 0.0 if reduced is None else reduced.slack
-    relaxed = reduced is not None and not reduced.exact
-    size = max(unit_of(task if reduced is None else reduced.form), abs(objective))
-    if not relaxed and not abs(objective - solution.objective) <= VALUE_TOLERANCE * size + slack:
-        raise CertificateError(f"{solution.solver}: states the objective {solution.objective}, it is {objective}")
+    feasible = missing <= VALUE_TOLERANCE * float(getattr(task, "violation_unit", 1.0))
+    demand(feasible, solution.solver, f"its value breaks the constraints by {missing}")
+    demand(math.isfinite(objective), solution.solver, f"its value has the objective {objective}")
+    if reduced is None or reduced.exact:
+        form, slack = (task, 0.0) if reduced is None else (reduced.form, reduced.slack)
+        close = abs(objective - solution.objective) <= VALUE_TOLERANCE * max(unit_of(form), abs(objective)) + slack
+        demand(close, solution.solver, f"states the objective {solution.objective}, it is {objective}")
     return replace(solution, objective=objective)
+
+
+def below_objective(solution: Solution[Any], unit: float) -> None:
+    """Refuse a bound above the solution's own objective."""
+    ok = not (solution.status.has_value and above(solution.bound, solution.objective, unit))
+    demand(ok, solution.solver, f"bound {solution.bound} is above its own objective {solution.objective}")
 
 
 def settle(solution: Solution[Any], tolerance: float, unit: float) -> Solution[Any]:
     """Call the answer optimal exactly where its gap says so, and note the tolerance."""
-    stats = {**solution.stats, "tolerance": tolerance}
+    solution = replace(solution, stats={**solution.stats, "tolerance": tolerance})
     if not solution.status.has_value:
-        return replace(solution, stats=stats)
-    bound = solution.bound
-    if bound > solution.objective + VALUE_TOLERANCE * max(unit, abs(solution.objective)):
-        raise CertificateError(f"{solution.solver}: bound {bound} is above its own objective {solution.objective}")
-    bound = min(bound, solution.objective)  # rounding put the proven bound just above the objective
+        return solution
+    below_objective(solution, unit)
+    bound = min(solution.bound, solution.objective)  # rounding put the proven bound just above the objective
     gap = relative_gap(solution.objective, bound, unit)
-    proven = gap <= tolerance
-    message = solution.message
-    if solution.status is Status.OPTIMAL and not proven:
-        note = f"the recomputed gap {gap:.3g} is over the tolerance {tolerance:.3g}"
-        message = f"{message}; {note}" if message else note
-    status = Status.OPTIMAL if proven else Status.FEASIBLE
-    return replace(solution, status=status, bound=bound, stats=stats, message=message)
+    if solution.status is Status.OPTIMAL and not gap <= tolerance:
+        solution = noted(solution, f"the recomputed gap {gap:.3g} is over the tolerance {tolerance:.3g}")
+    return replace(solution, status=Status.OPTIMAL if gap <= tolerance else Status.FEASIBLE, bound=bound)

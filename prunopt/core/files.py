@@ -140,7 +140,7 @@ def _flock(target: Path) -> int | None:
         except BlockingIOError:
             holder = os.pread(handle, 20, 0).decode(errors="replace") or "?"
             os.close(handle)
-            raise ValueError(f"{target}: process {holder} is writing it; wait for it, or name another place") from None
+            raise ValueError(f"{target}: process {holder} is writing it; wait for it, or pass another path") from None
         except BaseException:
             os.close(handle)
             raise
@@ -184,7 +184,7 @@ def read_json(path: str | os.PathLike[str], *, largest: int = LARGEST_JSON) -> A
     """
     size = os.stat(path).st_size
     if size > largest:
-        raise ValueError(f"{path}: {size} bytes, more than the {largest} that such a file may have")
+        raise ValueError(f"{path}: must have at most {largest} bytes, got {size}")
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except (ValueError, RecursionError) as error:

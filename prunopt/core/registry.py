@@ -11,6 +11,7 @@ from typing import Any
 
 from prunopt.core.problem import Reduced
 from prunopt.core.solver import Solver, by_name, registered, solvers_for
+from prunopt.core.validate import Shown, invalid
 
 _loaded = False
 
@@ -94,12 +95,15 @@ def dispatch(task: Any, solver: str | Solver[Any] | None) -> tuple[Solver[Any], 
         for candidate, must_reduce in candidates(task):
             if not candidate.why_not():
                 return candidate(), reduced_to(task, candidate.form) if must_reduce else None
-        raise ValueError(f"task: no solver for {type(task).__name__}; prunopt.solvers() lists all of them")
+        kind = Shown(type(task).__name__)
+        raise invalid("task", "be of a type that a solver solves", kind, "prunopt.solvers() lists all of them")
     chosen = by_name(solver)() if isinstance(solver, str) else solver
     if not isinstance(chosen, Solver):
-        raise TypeError(f"solver={solver!r}: give a solver's name, an instance of Solver, or None")
+        raise TypeError(
+            f"solver must be the name or an instance of a solver, got {solver!r}; pass None for the best one"
+        )
     if why := chosen.why_not():
-        raise ValueError(f"solver={chosen.name!r} cannot run here: it {why}")
+        raise invalid("solver", "be able to run here", chosen.name, f"it {why}")
     if isinstance(task, chosen.form):
         return chosen, None
     reduced = reduced_to(task, chosen.form)
@@ -107,8 +111,7 @@ def dispatch(task: Any, solver: str | Solver[Any] | None) -> tuple[Solver[Any], 
     if other is not None:
         return dispatch(task, other)
     if reduced is None:
-        fitting = ", ".join(s.name for s, _ in candidates(task)) or "none"
-        raise ValueError(
-            f"solver={chosen.name!r}: it solves {chosen.form.__name__}, no {type(task).__name__}; fitting are {fitting}"
-        )
+        fitting = ", ".join(s.name for s, _ in candidates(task)) or "another task"
+        got = Shown(f"{chosen.name!r} (solves {chosen.form.__name__})")
+        raise invalid("solver", f"solve {type(task).__name__}", got, f"pass {fitting}")
     return chosen, reduced

@@ -39,12 +39,14 @@ class Limits:
     callback: Callable[[Step], Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if self.seconds is not None and not self.seconds >= 0:
-            raise ValueError(f"limits.seconds={self.seconds!r}: give a number of seconds >= 0, or None for no limit")
-        if self.evaluations is not None and not self.evaluations >= 0:
-            raise ValueError(f"limits.evaluations={self.evaluations!r}: give a count >= 0, or None for no limit")
-        if not self.gap >= 0:
-            raise ValueError(f"limits.gap={self.gap!r}: give a relative gap >= 0")
+        for name, mend in (
+            ("seconds", "; pass None for no limit"),
+            ("evaluations", "; pass None for no limit"),
+            ("gap", ""),
+        ):
+            value = getattr(self, name)
+            if not ((value is None and mend) or value >= 0):
+                raise ValueError(f"limits.{name} must be >= 0, got {value!r}{mend}")
 
 
 class Run:
@@ -165,7 +167,6 @@ def solvers_for(form: type) -> list[type[Solver[Any]]]:
 
 def by_name(name: str) -> type[Solver[Any]]:
     """Return the solver called ``name``."""
-    try:
-        return _REGISTRY[name]
-    except KeyError:
-        raise ValueError(f"solver={name!r}: no such solver; known are {', '.join(sorted(_REGISTRY))}") from None
+    from prunopt.core.validate import one_of  # it needs numpy, and `import prunopt` does not
+
+    return _REGISTRY[one_of("solver", name, sorted(_REGISTRY))]

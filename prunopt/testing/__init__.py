@@ -1,7 +1,7 @@
 """The conformance suite: every registered solver against every instance of every form that it solves.
 
-A new solver needs no test of its own to be held to the house's rules: ``conformance_cases()`` finds it in the
-registry, and `check` runs it. A package with solvers of its own parametrises one test::
+A new solver needs no test of its own to be held to the rules: ``conformance_cases()`` finds it in the registry, and
+`check` runs it. A package with solvers of its own parametrises one test::
 
     @pytest.mark.parametrize("case", prunopt.testing.conformance_cases(solver="my-solver"), ids=str)
     def test_conformance(case):
@@ -29,6 +29,7 @@ from prunopt.api import solve, verify
 from prunopt.core.registry import load_solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status
 from prunopt.core.solver import Limits, Solver, by_name, registered
+from prunopt.core.validate import Shown, require, whole_number
 from prunopt.forms import (
     BlackBox,
     BudgetedClosure,
@@ -79,8 +80,7 @@ class Case:
 
 def brute_force_closure(problem: Closure) -> float:
     """Return the optimum of a closure of at most 16 items by looking at every set."""
-    if problem.n_items > 16:
-        raise ValueError(f"problem: {problem.n_items} items; brute force looks at 2^m sets, 16 items at most")
+    whole_number("n_items", problem.n_items, high=16, mend="brute force looks at every set of items")
     best = Fraction(0)
     for bits in itertools.product((False, True), repeat=problem.n_items):
         x = np.array(bits, np.bool_)
@@ -113,8 +113,7 @@ def brute_force_linear(problem: LinearProgram) -> float | None:
 
 def brute_force_subset_sum(problem: SubsetSum) -> float | None:
     """Return the optimum of a subset sum of at most 12 candidates by adding up every subset, as exact fractions."""
-    if problem.n_candidates > 12:
-        raise ValueError(f"problem: {problem.n_candidates} candidates; brute force adds up 2^n subsets, 12 at most")
+    whole_number("n_candidates", problem.n_candidates, high=12, mend="brute force adds up every subset")
     shape, total = (problem.n_targets, problem.n_candidates), 0
     for target, row in zip(problem.targets, np.broadcast_to(problem.candidates, shape), strict=True):
         items = [Fraction(a) for a in row.tolist()]
@@ -170,8 +169,7 @@ def closures() -> Iterator[Instance]:
 
 def on_disk(problem: Closure, folder: str | os.PathLike[str], n_chunks: int = 3) -> ClosureOnDisk:
     """Write a closure without arcs to a folder, its requirements dealt out to chunks in turn."""
-    if len(problem.arcs):
-        raise ValueError(f"problem: it has {len(problem.arcs)} arcs besides the forest; on disk it is a forest alone")
+    require(not len(problem.arcs), "problem", "be a forest without other arcs", Shown(f"{len(problem.arcs)} arcs"))
     owner = np.repeat(np.arange(problem.n_items), np.diff(problem.indptr))
     chunks = []
     for k in range(n_chunks):
@@ -256,13 +254,21 @@ INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
     MaskBlocks: lambda: (Instance(*row) for row in mask_blocks()),
     RobustQuadraticSubset: lambda: (Instance(*row) for row in robust_subsets()),
 }
+_MADE: dict[type, tuple[Instance, ...]] = {}
 
 
 def instances_for(solver: type[Solver[Any]]) -> Iterator[Instance]:
     """Return the instances of every form that a solver accepts."""
-    for form, generate in INSTANCES.items():
+    for form in INSTANCES:
         if issubclass(form, solver.form):
-            yield from generate()
+            yield from instances_of(form)
+
+
+def instances_of(form: type) -> tuple[Instance, ...]:
+    """Return the instances of a form; they are made once, for problems do not change."""
+    if form not in _MADE:
+        _MADE[form] = tuple(INSTANCES[form]())
+    return _MADE[form]
 
 
 def conformance_cases(solver: str | None = None) -> list[Case]:
@@ -273,7 +279,7 @@ def conformance_cases(solver: str | None = None) -> list[Case]:
 
 
 def check(case: Case) -> None:
-    """Hold a solver to every rule of the house on one instance; AssertionError says which rule it broke."""
+    """Hold a solver to every rule on one instance; AssertionError says which rule it broke."""
     solver, problem, optimum = case.solver, case.instance.problem, case.instance.optimum
     if optimum is None:
         _check_infeasible(solver, problem)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.arrays import Floats
+from prunopt.core.validate import whole_number
 from prunopt.forms import MaskBlocks, QuadraticSubset, RobustQuadraticSubset
 
 
@@ -39,8 +40,7 @@ def quadratic_subsets() -> Iterator[tuple[str, Any, float]]:
 def brute_force_subset(problem: QuadraticSubset | RobustQuadraticSubset) -> float:
     """Return the optimum of a quadratic subset of at most 12 groups by looking at every choice."""
     n_groups = len(problem.groups)
-    if n_groups > 12:
-        raise ValueError(f"problem: {n_groups} groups; brute force looks at every choice, 12 groups at most")
+    whole_number("groups", n_groups, high=12, mend="brute force looks at every choice")
     choices = itertools.combinations(range(n_groups), problem.remove)
     return min(problem.objective(np.array(choice, np.int64)) for choice in choices)
 
@@ -71,10 +71,7 @@ def brute_force_mask(problem: MaskBlocks) -> float:
     shape = problem.units(np.zeros(problem.shape)).shape
     size = shape[1]
     ways = [np.isin(np.arange(size), w, invert=True) for w in itertools.combinations(range(size), problem.n_removed)]
-    if len(ways) ** shape[0] > 5000:
-        raise ValueError(
-            f"problem: {len(ways)} ways in each of {shape[0]} units; brute force looks at 5000 masks at most"
-        )
+    whole_number("masks", len(ways) ** shape[0], high=5000, mend="brute force looks at every mask")
     masks = (np.concatenate(choice).reshape(problem.shape) for choice in itertools.product(ways, repeat=shape[0]))
     return min(problem.objective(mask) for mask in masks)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.validate import whole_number
 from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
 from prunopt.forms.subset.subset_choice import EnumerableChoice
 
@@ -33,8 +34,7 @@ class RoughLoss:
 
 def brute_force_subset(problem: Any, n: int) -> float | None:
     """Return the least objective of all feasible subsets of n items, at most 12; None if there is none."""
-    if n > 12:
-        raise ValueError(f"problem: {n} items; brute force looks at 2^n subsets, 12 items at most")
+    whole_number("n", n, high=12, mend="brute force looks at every subset")
     subsets = (np.array(bits, np.bool_) for bits in itertools.product((False, True), repeat=n))
     least = min((problem.objective(x) for x in subsets if problem.violation(x) == 0), default=math.inf)
     return None if math.isinf(least) else least

@@ -120,6 +120,8 @@ def test_elastic_finds_the_least_change() -> None:
     model = Model([0.0], [[1.0], [2.0]], [5.0, -INF], [INF, 6.0], [0.0], [INF], [False])
     assert po.solve(model, throw=False).status is po.Status.INFEASIBLE
     assert po.solve(model.elastic()).objective == pytest.approx(2.0)
+    with pytest.raises(po.SolveError, match="nearest feasible request: "):
+        po.solve(model)
 
 
 RANGES = """NAME t

@@ -118,5 +118,5 @@ def test_bad_quadratic_choices() -> None:
 
 
 def test_brute_force_has_a_limit() -> None:
-    with pytest.raises(ValueError, match="12 items at most"):
+    with pytest.raises(ValueError, match="n must be a whole number <= 12, got 13"):
         brute_force_subset(SubsetChoice(RoughLoss(np.random.default_rng(0), 13), np.ones(13), 3.0), 13)

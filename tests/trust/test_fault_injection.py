@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,8 @@ FORMS = {form.__name__: form for form in testing.INSTANCES}
 SLOW = ("RelaxedMask", "QuadraticSubset", "RobustQuadraticSubset")  # their heuristics take long: exact solvers only
 
 
-@cache
 def instances(form: str) -> tuple[testing.Instance, ...]:
-    return tuple(testing.INSTANCES[FORMS[form]]())
+    return testing.instances_of(FORMS[form])
 
 
 def answers(form: str) -> Iterator[tuple[testing.Instance, Solution[Any], dict[str, Any]]]:

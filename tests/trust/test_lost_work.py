@@ -23,6 +23,7 @@ from tests.support.rights import obedient
 ONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_commands_killed_at_random_moments_lose_nothing() -> None:
     """Two kills each; `python -m benchmarks.kill` makes it fifty."""
     pytest.importorskip("torch")

@@ -59,6 +59,7 @@ def test_the_estimate_is_stated_and_nothing_is_begun(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["status"] == "OPTIMAL"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "held"), [("RLIMIT_DATA", "VmData"), ("RLIMIT_AS", "VmSize")])
 def test_a_command_under_a_cap_finishes_or_refuses_before_it_starts(limit: str, held: str, tmp_path: Path) -> None:
     if not hasattr(resource, limit) or not Path("/proc/self/status").is_file():

@@ -1,0 +1,209 @@
+"""``--json`` of every command, in a process of its own: the whole of standard output is one document."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import prunopt as po
+from prunopt.cli import app, command_names
+from prunopt.commands.output import guarded, print_json
+from prunopt.forms import Closure
+
+ROOT = Path(__file__).parents[2]
+NETWORK = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 2))
+"""
+
+
+def process(arguments: list[str], code: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    main = f"import sys; sys.argv = {['prunopt', *arguments]!r}\n{code}\nfrom prunopt.__main__ import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", main]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+
+
+def tiny_model(folder: Path) -> list[str]:
+    """Write a transformer and a text; return the options that keep the calibration small."""
+    from prunopt.networks.transformers.tiny_models import write_tiny_model
+
+    write_tiny_model(folder / "model")
+    (folder / "text.txt").write_text("The quick brown fox jumps over the lazy dog; 17 foxes slept.\n" * 40)
+    return ["--calibration", str(folder / "text.txt"), "--windows", "4", "--length", "16"]
+
+
+def forest(folder: Path) -> list[str]:
+    return ["--trees", "3", "--splits", "0"]
+
+
+def report(folder: Path) -> list[str]:
+    assert process(["forest", *forest(folder), "--out", str(folder / "run")]).returncode == 0
+    return [str(folder / "run")]
+
+
+def solve(folder: Path) -> list[str]:
+    po.save_form(Closure.of([3, 3], requirements=[[0], [0]], cost=[5]), folder / "closure.npz")
+    return [str(folder / "closure.npz")]
+
+
+def bench(folder: Path) -> list[str]:
+    (folder / "benchmarks").mkdir()
+    for name in ("__init__", "machine"):
+        (folder / "benchmarks" / f"{name}.py").touch()
+    table = (
+        '"""Talks: ``python -m benchmarks.talk``."""\nif __name__ == "__main__":\n    print("one line of a table")\n'
+    )
+    (folder / "benchmarks" / "talk.py").write_text(table)
+    return ["talk"]
+
+
+def prune(folder: Path) -> list[str]:
+    return [str(folder / "model"), *tiny_model(folder), "--out", str(folder / "out")]
+
+
+def evaluate(folder: Path) -> list[str]:
+    tiny_model(folder)
+    return [str(folder / "model"), "--text", str(folder / "text.txt"), "--windows", "2", "--length", "16"]
+
+
+def heads(folder: Path) -> list[str]:
+    tiny_model(folder)
+    words = ["--data", str(folder / "text.txt"), "--keep", "0.5", "--method", "greedy", "--no-curve"]
+    return [str(folder / "model"), *words, "--examples", "4", "--length", "16", "--out", str(folder / "out")]
+
+
+def search(folder: Path) -> list[str]:
+    words = [*tiny_model(folder), "--sparsity", "0.5", "--trials", "2", "--methods", "uniform"]
+    return [str(folder / "model"), *words, "--out", str(folder / "out")]
+
+
+def cnn(folder: Path) -> list[str]:
+    (folder / "nets.py").write_text(NETWORK)
+    return [f"{folder / 'nets.py'}:build", "--budget", "macs=0.7", "--size", "16"]
+
+
+def lottery(folder: Path) -> list[str]:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"0.weight": torch.tensor([[0.5, -0.25]])}, folder / "target.safetensors")
+    return ["--target", str(folder / "target.safetensors"), "--epsilon", "0.1"]
+
+
+CASES: dict[str, Callable[[Path], list[str]]] = {
+    "forest": forest, "report": report, "verify": report, "solve": solve, "solvers": lambda _: [], "bench": bench,
+    "prune": prune, "evaluate": evaluate, "heads": heads, "search": search, "cnn": cnn, "lottery": lottery,
+}  # fmt: skip
+NEEDS = {name: "transformers" for name in ("prune", "evaluate", "heads", "search")} | {
+    "cnn": "torch",
+    "lottery": "torch",
+}
+# Everything that a library could do to standard output while a solver or a model is at work.
+TALK = """
+import atexit, ctypes, logging, os, subprocess
+from prunopt.core import files as artifact
+from prunopt.commands import output
+talker, plain = logging.StreamHandler(sys.stdout), output.plain
+libc = ctypes.CDLL(None) if os.name == "posix" else None
+
+def talk(data):
+    output.plain = plain
+    print("printed")
+    os.write(1, b"written to the descriptor\\n")
+    subprocess.run([sys.executable, "-c", "print('said by a child')"])
+    talker.emit(logging.makeLogRecord({"msg": "logged to the stream of before"}))
+    talker.stream.write("left in the buffer of Python")
+    if libc:
+        libc.printf(b"left in the buffer of C")
+    atexit.register(print, "said at the end")
+    return plain(data)
+
+output.plain = talk
+"""
+SAID = ("printed", "written to the descriptor", "said by a child", "logged to the stream of before",
+        "left in the buffer of Python", "said at the end")  # fmt: skip
+
+
+def with_json() -> set[str]:
+    """Names of the commands of the program that take ``--json``."""
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+    return {name for name, c in commands.items() if any("--json" in option.opts for option in c.params)}
+
+
+def test_every_command_has_a_case() -> None:
+    assert with_json() == set(CASES)
+    assert with_json() == set(command_names()), "a command without --json"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_standard_output_is_one_document(name: str, tmp_path: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    done = process([name, *CASES[name](tmp_path), "--json"], TALK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+    said = [word for word in SAID if word not in done.stderr]
+    assert not said, (said, done.stderr)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors in a shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "| head -c 1"])
+def test_closed_descriptors(closed: str) -> None:
+    command = ["sh", "-c", f'"$0" -m prunopt solvers --json {closed}', sys.executable]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.stderr == ""
+    if closed == "2>&-":
+        assert json.loads(done.stdout)
+
+
+def test_the_descriptor_leads_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def command(as_json: bool) -> None:
+        os.write(1, b"from C\n")
+        print("from Python")
+        print_json({"a": 1})
+        os.write(1, b"from C again\n")
+
+    command(as_json=True)
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"a": 1}
+    assert err.splitlines() == ["from C", "from Python", "from C again"]
+    os.write(1, b"after\n")
+    print("and after")
+    assert sorted(capfd.readouterr().out.splitlines()) == ["after", "and after"]
+
+
+def test_an_error_brings_the_descriptor_back_and_keeps_the_document(capfd: pytest.CaptureFixture[str]) -> None:
+    @guarded
+    def command(as_json: bool) -> None:
+        print_json({"status": "INFEASIBLE"})
+        raise ValueError("infeasible")
+
+    with pytest.raises(typer.Exit):
+        command(as_json=True)
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"status": "INFEASIBLE"}
+    assert err == "prunopt: infeasible\n"
+    os.write(1, b"after\n")
+    assert capfd.readouterr().out == "after\n"
+
+
+def test_the_estimate_is_a_document_too(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["--estimate", "solve", *solve(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert "solve needs about" in json.loads(done.stdout)["estimate"]
