@@ -13,27 +13,88 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunopt.core.arrays import Bools, Ints
+from prunopt.networks.cnn.watching import NORMS
 
 ELEMENTWISE = {
-    operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
-    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
-}  # fmt: skip
+    operator.add,
+    operator.iadd,
+    operator.sub,
+    operator.isub,
+    operator.mul,
+    operator.imul,
+    operator.truediv,
+    torch.add,
+    torch.sub,
+    torch.mul,
+    torch.div,
+    torch.maximum,
+    torch.minimum,
+}
 ELEMENTWISE_METHODS = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"}
 PASSING = {
-    torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.neg, F.relu, F.relu6, F.silu, F.gelu, F.hardswish,
-    F.hardsigmoid, F.hardtanh, F.leaky_relu, F.elu, F.sigmoid, F.dropout, F.dropout2d, F.avg_pool2d, F.max_pool2d,
-    F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, operator.neg,
-}  # fmt: skip
+    torch.relu,
+    torch.sigmoid,
+    torch.tanh,
+    torch.clamp,
+    torch.neg,
+    F.relu,
+    F.relu6,
+    F.silu,
+    F.gelu,
+    F.hardswish,
+    F.hardsigmoid,
+    F.hardtanh,
+    F.leaky_relu,
+    F.elu,
+    F.sigmoid,
+    F.dropout,
+    F.dropout2d,
+    F.avg_pool2d,
+    F.max_pool2d,
+    F.adaptive_avg_pool2d,
+    F.adaptive_max_pool2d,
+    F.interpolate,
+    operator.neg,
+}
 PASSING_METHODS = {
-    "relu", "relu_", "sigmoid", "tanh", "clamp", "clamp_", "contiguous", "clone", "float", "detach", "to", "half",
-}  # fmt: skip
+    "relu",
+    "relu_",
+    "sigmoid",
+    "tanh",
+    "clamp",
+    "clamp_",
+    "contiguous",
+    "clone",
+    "float",
+    "detach",
+    "to",
+    "half",
+}
 SPATIAL = {torch.mean, torch.sum, torch.amax}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 PASSING_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.Sigmoid,
-    nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample, nn.Mish, nn.Softplus,
-)  # fmt: skip
+    nn.ReLU,
+    nn.ReLU6,
+    nn.SiLU,
+    nn.GELU,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Hardtanh,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.AvgPool2d,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.ZeroPad2d,
+    nn.Upsample,
+    nn.Mish,
+    nn.Softplus,
+)
 
 
 class Untraceable(Exception):
