@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prunopt.networks.cnn.profile import Widths as Widths
     from prunopt.networks.cnn.profile import profile_cnn as profile_cnn
     from prunopt.networks.cnn.pruning import CnnResult as CnnResult
+    from prunopt.networks.cnn.pruning import parse_budget as parse_budget
     from prunopt.networks.cnn.pruning import prune_cnn as prune_cnn
     from prunopt.networks.cnn.repair import Repair as Repair
     from prunopt.networks.cnn.surgery import onnx_file as onnx_file
@@ -37,7 +38,7 @@ _PLACES = {
     "prunopt.networks.cnn.latency": "LatencyTable",
     "prunopt.networks.cnn.models": "read_cnn read_pictures",
     "prunopt.networks.cnn.profile": "Widths profile_cnn",
-    "prunopt.networks.cnn.pruning": "CnnResult prune_cnn",
+    "prunopt.networks.cnn.pruning": "CnnResult parse_budget prune_cnn",
     "prunopt.networks.cnn.repair": "Repair",
     "prunopt.networks.cnn.surgery": "onnx_file remove_channels",
     "prunopt.networks.cnn.windowed_conv": "choose_windows with_windows",

@@ -1,4 +1,4 @@
-"""Keywords of `prune_cnn` and `profile_cnn` from before the option objects; they go with the next release."""
+"""Keywords and a function from before the option objects and `Budget`; they go with the next release."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from prunopt.core import validate
+from prunopt.core.budget import Budget
 from prunopt.core.deprecation import warn
 from prunopt.networks.cnn.channel_groups import channel_groups
 from prunopt.networks.cnn.latency import LatencyTable
@@ -57,3 +58,10 @@ def old_keywords(function: F) -> F:
         return replace(found, dense=dense)
 
     return call  # type: ignore[return-value]
+
+
+def parse_budget(text: str) -> tuple[str, float, bool]:
+    """Return resource, number, and whether it is a share of the dense network's; `Budget.parse` in older words."""
+    warn("parse_budget(text)", "Budget.parse(text)")
+    budget = Budget.parse(text)
+    return budget.resource, budget.allowed(1.0), budget.share is not None

@@ -126,7 +126,7 @@ def profile_cnn(
 
 
 def check_pictures(example: Any) -> None:
-    """Refuse what is no batch of inputs."""
+    """Refuse anything but a batch of inputs."""
     if not isinstance(example, torch.Tensor) or example.ndim < 2 or not len(example):
         raise TypeError(f"example must be a tensor of one input or more, got {type(example).__name__}; pass pictures")
 

@@ -19,6 +19,7 @@ from prunopt.core.budget import Budget
 from prunopt.core.deprecation import moved_arguments, renamed_arguments
 from prunopt.core.solution import Solution
 from prunopt.networks.cnn._old_keywords import old_keywords
+from prunopt.networks.cnn._old_keywords import parse_budget as parse_budget
 from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.checkpoints import save_cnn
 from prunopt.networks.cnn.fine_tuning import FineTuning, fine_tune
@@ -34,7 +35,7 @@ from prunopt.networks.cnn.watching import silent
 from prunopt.networks.cnn.windowed_conv import with_windows
 from prunopt.problems.channel_widths import ChannelWidths
 
-JUDGES = 64  # pictures that decide whether batch norms estimated anew are better
+JUDGES = 64  # pictures that decide whether re-estimated batch norms are better
 RESOURCES = ("macs", "parameters", "latency_ms")
 
 
@@ -82,26 +83,11 @@ class CnnResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the network, for JSON."""
-        return {
-            "resource": self.resource,
-            "used": self.used,
-            "limit": self.limit,
-            "total": self.total,
-            "measured": self.measured,
-            "status": self.solution.status.name,
-            "objective": self.solution.objective,
-            "bound": _finite(self.solution.bound),
-            "gap": _finite(self.solution.gap),
-            "solver": self.solution.solver,
-            "message": self.solution.message,
-            "groups": self.report,
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-        }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        of_budget = {name: getattr(self, name) for name in ("resource", "used", "limit", "total", "measured")}
+        answer = {name: getattr(self.solution, name) for name in ("objective", "bound", "gap", "solver", "message")}
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in answer.items()}
+        rest = {"groups": self.report, "notes": list(self.notes), "seconds": self.seconds}
+        return {**of_budget, "status": self.solution.status.name, **finite, **rest}
 
 
 @old_keywords

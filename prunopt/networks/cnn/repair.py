@@ -1,4 +1,4 @@
-"""After the cut: the layers that read the rest re-solved by least squares, batch norms estimated anew; no labels."""
+"""After the cut: the layers that read the rest re-solved by least squares, batch norms re-estimated; no labels."""
 
 from __future__ import annotations
 

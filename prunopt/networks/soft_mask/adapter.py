@@ -218,7 +218,7 @@ class SoftMasks:
         rounding
             ``"exact"`` or ``"expected"``; None keeps settled widths, and else takes the solver's.
         batches
-            Inputs from which batch norms are estimated anew; None keeps the hard network's running averages.
+            Inputs from which batch norms are re-estimated; None keeps the hard network's running averages.
         """
         found = self.settled
         if rounding is not None or found is None:

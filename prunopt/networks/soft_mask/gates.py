@@ -99,7 +99,7 @@ class GatedNetwork:
         return [ranks.order(score) for ranks in self.orders]
 
     def rerank(self) -> None:
-        """Order the channels anew, by the weights as they are."""
+        """Order the channels by the weights as they are now."""
         self.ranks = self.ranking()
 
     def keep(self, widths: Sequence[int]) -> Bools:

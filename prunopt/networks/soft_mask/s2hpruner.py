@@ -44,7 +44,7 @@ class SoftMaskResult:
     Parameters
     ----------
     model
-        The hard network, without masks, its batch norms estimated anew.
+        The hard network, without masks, its batch norms re-estimated.
     solution
         Widths; ``stats["history"]`` has the losses of the soft and the hard network and their gap through training.
     groups
@@ -250,7 +250,7 @@ class _Training:
 
     @torch.no_grad()
     def loss(self, widths: Ints) -> float:
-        """Return the mean loss of the network of these widths, batch norms estimated anew, over the loader."""
+        """Return the mean loss of the network of these widths, batch norms re-estimated, over the loader."""
         smaller = reestimate(self.masks.network.extract(widths.tolist()), self._in_order())
         device, total, count = next(smaller.parameters()).device, 0.0, 0
         with torch.random.fork_rng(devices=[]):

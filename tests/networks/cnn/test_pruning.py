@@ -24,7 +24,7 @@ from prunopt.networks.cnn.latency import LatencyTable, LayerShape, folded  # noq
 from prunopt.networks.cnn.models import picture, read_pictures  # noqa: E402
 from prunopt.networks.cnn.patches import patches  # noqa: E402
 from prunopt.networks.cnn.profile import Widths, profile_cnn  # noqa: E402
-from prunopt.networks.cnn.pruning import prune_cnn  # noqa: E402
+from prunopt.networks.cnn.pruning import parse_budget, prune_cnn  # noqa: E402
 from prunopt.networks.cnn.repair import Repair, divergence, logits, reestimated, repair  # noqa: E402
 from prunopt.networks.cnn.surgery import remove_channels  # noqa: E402
 from prunopt.networks.cnn.windowed_conv import (  # noqa: E402
@@ -394,6 +394,12 @@ def test_only_some_groups_and_a_training_behind_the_cut(images: Any) -> None:
     dense = logits(model, images)
     assert divergence(dense, tuned.model, images) < divergence(dense, plain.model, images)
     assert "trained for 2 epochs" in tuned.notes[-1]
+
+
+def test_the_old_reading_of_budgets_works_and_names_the_new_one() -> None:
+    for text, read in (("macs=0.5", ("macs", 0.5, True)), ("latency_ms=12", ("latency_ms", 12.0, False))):
+        with pytest.warns(DeprecationWarning, match=r"use Budget\.parse"):
+            assert parse_budget(text) == read
 
 
 def test_old_keywords_give_the_same_network_and_name_the_new_form(images: Any) -> None:
