@@ -206,5 +206,5 @@ def test_pictures_of_heads() -> None:
     assert [line.get_label() for line in curves.get_lines()] == ["a", "b"]
     with pytest.raises(ValueError, match=r"scores must have shape \(5,\)"):
         plots.head_map(np.ones(4), [3, 2])
-    with pytest.raises(ValueError, match="curves: none"):
+    with pytest.raises(ValueError, match="curves must hold"):
         plots.head_curves({})
