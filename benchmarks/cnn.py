@@ -30,16 +30,17 @@ from benchmarks.datasets import cache_folder
 from benchmarks.machine import described
 from benchmarks.results import load, store
 from prunopt.core.files import write_json
-from prunopt.networks.cnn.channel_groups import channel_groups
+from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.checkpoints import load_cnn, save_cnn
-from prunopt.networks.cnn.fine_tuning import fine_tune
-from prunopt.networks.cnn.importance import Ranking
+from prunopt.networks.cnn.deprune import deprune
+from prunopt.networks.cnn.fine_tuning import FineTuning, fine_tune
+from prunopt.networks.cnn.importances import Ranking
 from prunopt.networks.cnn.kernel_windows import WindowOptions
 from prunopt.networks.cnn.latency import LatencyTable, file_runner, folded, runner
 from prunopt.networks.cnn.models import read_cnn, read_pictures
-from prunopt.networks.cnn.profile import CnnProfile, profile_cnn
-from prunopt.networks.cnn.pruning import deprune, prune_cnn
-from prunopt.networks.cnn.repair import logits, reestimated, repair
+from prunopt.networks.cnn.profile import CnnProfile, Widths, profile_cnn
+from prunopt.networks.cnn.pruning import prune_cnn
+from prunopt.networks.cnn.repair import Repair, logits, reestimated, repair
 from prunopt.networks.cnn.surgery import onnx_file
 from prunopt.networks.cnn.windowed_conv import Window, choose_windows, with_windows
 
@@ -131,12 +132,13 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
             profiles[loss] = read_profile(path, dense, calibration)
         if loss not in profiles:
             options = SEARCH[name]
-            only = hidden_groups(dense, calibration[:2]) if options["hidden"] else None
+            groups = channel_groups(dense, calibration[:2])
+            groups = groups.only(hidden_groups(groups)) if options["hidden"] else groups
             pictures = calibration[::2] if options["hidden"] else calibration
             importance, how = ("fisher", "layers") if loss == "fisher" else ("obs", loss)
             profiles[loss] = profile_cnn(
-                dense, pictures, importance=importance, loss=how, only=only, probe=options["probe"],
-                windows=options["windows"], **WIDTHS,
+                dense, pictures, importance=importance,
+                widths=Widths(loss=how, groups=groups, probe=options["probe"], windows=options["windows"], **WIDTHS),
                 progress=lambda text: print(text, file=sys.stderr, flush=True),
             )  # fmt: skip
             write_profile(path, profiles[loss])
@@ -147,14 +149,16 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
     ) -> tuple[nn.Module, dict[str, Any]]:
         offered = profile(loss) if taps else replace(profile(loss), windows=())
         result = prune_cnn(
-            dense, mirrored(calibration) if mirror else calibration, budget=f"latency_ms={share}x", profile=offered,
-            table=table, refit=refit, batch_norm="keep", name=name,
+            dense, mirrored(calibration) if mirror else calibration, budget=f"latency_ms={share}x", widths=offered,
+            table=table, repair=Repair(batch_norm="keep") if refit else None,
         )  # fmt: skip
         return result.model, result.to_dict()
 
     def tuned(label: str) -> tuple[nn.Module, dict[str, Any]]:
         model = load_cnn(folder(name) / label, dense)
-        losses = fine_tune(model, dense, calibration, epochs=EPOCHS, folder=folder(name) / f"{label}-tuning")
+        losses = fine_tune(
+            model, dense, calibration, training=FineTuning(EPOCHS, folder=folder(name) / f"{label}-tuning")
+        )
         return model, {"losses": losses, **{k: rows[label][k] for k in ("used", "total")}}
 
     loss = str(SEARCH[name]["first"])
@@ -182,9 +186,8 @@ def mirrored(X: torch.Tensor) -> torch.Tensor:
     )  # five batches, every fifth judges
 
 
-def hidden_groups(model: nn.Module, x: torch.Tensor) -> list[int]:
+def hidden_groups(groups: ChannelGroups) -> list[int]:
     """Return the groups that a depthwise layer carries: those inside the blocks, and the stem's."""
-    groups = channel_groups(model, x)
     return [g for g in groups.free if any(s.kind == "depthwise" for s in groups.carriers(g))]
 
 

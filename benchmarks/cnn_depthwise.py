@@ -19,8 +19,8 @@ from benchmarks.machine import described
 from benchmarks.results import store
 from prunopt import solve
 from prunopt.forms import MultipleChoiceKnapsack, TileColumns, TilePartition
+from prunopt.networks.cnn.deprune import depthwise_task
 from prunopt.networks.cnn.models import read_cnn
-from prunopt.networks.cnn.pruning import depthwise_task
 from prunopt.problems import DepthwiseConv
 from prunopt.solvers.tiles._ratio_rules import balanced
 from prunopt.solvers.tiles.dcp import Dcp

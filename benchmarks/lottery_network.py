@@ -16,19 +16,18 @@ import numpy as np
 import torch
 
 import prunopt as po
+from benchmarks.lottery_edge_popup import edge_popup
+from benchmarks.lottery_shared_neurons import fewest_neurons
+from benchmarks.lottery_tolerances import fronts_of, spread_tolerances, uniform_tolerance
 from benchmarks.machine import described, seconds
 from benchmarks.results import store
 from prunopt.networks.lottery import (
     data_masks,
-    edge_popup,
-    fewest_neurons,
     inputs_in_ball,
     load_digits,
     measured_error,
-    spread_tolerances,
     train_digits,
 )
-from prunopt.networks.lottery.tolerances import fronts_of, uniform_tolerance
 from prunopt.problems import LotteryTicket
 from prunopt.problems.lottery.sampling import products
 from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio
@@ -119,7 +118,7 @@ def smallest() -> dict[str, Any]:
                 mask = smallest_subsets(form, objective="error").kept
                 found.setdefault("subset sum, least error", []).append(_score(task, task.reduce().back(mask)))
             if "subset sums fitted to data (ours)" not in done and width <= 16:
-                fit = data_masks(task, DIGITS.train, price=0.0, largest=8)
+                fit = data_masks(task, DIGITS.train, penalty=0.0, largest=8)
                 found.setdefault("subset sums fitted to data (ours)", []).append(_score(task, fit.masks))
             if width <= 16:
                 for keep in (0.3, 0.5):
@@ -249,7 +248,7 @@ def data() -> dict[str, Any]:
         plain.append({"epsilon": float(epsilon), **measure(task.reduce().back(fronts.mask(sizes)))})
     fitted = []
     for price in (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 1e-6):
-        fitted.append({"price": price, **measure(data_masks(task, DIGITS.train, price=price).masks)})
+        fitted.append({"price": price, **measure(data_masks(task, DIGITS.train, penalty=price).masks)})
         print(fitted[-1], flush=True)
     equal = []
     order = np.argsort([p["rms output error"] for p in plain])

@@ -28,11 +28,12 @@ from benchmarks.results import load, store
 from benchmarks.s2h_data import Flipped, ResNet, Shifted, cifar, digits, resnet20, separable
 from prunopt.networks.cnn.channel_groups import channel_groups
 from prunopt.networks.cnn.costs import measure
+from prunopt.networks.cnn.profile import Widths
 from prunopt.networks.cnn.pruning import prune_cnn
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.soft_mask import Distillation, GatedNetwork, reestimate, train_soft_mask
+from prunopt.networks.soft_mask import Distillation, GatedNetwork, Gates, Training, reestimate, train_soft_mask
 from prunopt.networks.soft_mask.adapter import make_masks, offered_widths
-from prunopt.networks.soft_mask.training import two_cosines
+from prunopt.networks.soft_mask.s2hpruner import two_cosines
 from prunopt.solvers.relaxed.s2h import S2H
 
 ABLATED = 0.35
@@ -210,8 +211,8 @@ def magnitude(task: Task, seed: int, budget: float, **o: Any) -> dict[str, Any]:
         smaller = remove_channels(copy.deepcopy(model), groups, keep)
     else:
         smaller = prune_cnn(
-            model, None, budget=f"macs={budget}", example=task.example, importance="magnitude", refit=False,
-            batch_norm="keep", round_to=1, levels=64, least=0.05,
+            model, task.example, budget=f"macs={budget}", importance="magnitude", repair=None,
+            widths=Widths(round_to=1, levels=64, least=0.05),
         ).model  # fmt: skip
     before = task.row(reestimate(copy.deepcopy(smaller), task.batches))["accuracy"]
     tuned = fit(smaller, task.loader(), task.epochs - first, seed + 50, o.get("rate", task.rate))
@@ -233,8 +234,8 @@ def soft(task: Task, seed: int, budget: float, **o: Any) -> dict[str, Any]:
     if restart:
         scheduler = two_cosines(optimizer, task.epochs * len(loader), solver.settle)
     found = train_soft_mask(
-        model, loader, budget=f"macs={budget}", epochs=task.epochs, optimizer=optimizer, scheduler=scheduler,
-        solver=solver, distillation=distil, divisor=divisor, seed=seed,
+        model, loader, budget=f"macs={budget}", training=Training(task.epochs, optimizer, scheduler),
+        gates=Gates(divisor=divisor), solver=solver, distillation=distil, seed=seed,
     )  # fmt: skip
     took = time.perf_counter() - started
     row = task.row(reestimate(found.model, task.batches)) | {"seconds": took}

@@ -9,27 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunopt.commands import estimates
+from prunopt.commands.cnn_training import Job
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
+from prunopt.core import validate
+from prunopt.core.budget import Budget
 
 if TYPE_CHECKING:
     from torch import nn
 
-CHANNELS = ("importance", "fisher", "taylor", "magnitude")
-METHODS = (*CHANNELS, "deprune", "windows", "s2h")
+DEPTHWISE = ("deprune", "windows")
+DEFAULT = "importance"  # the default importance of `prune_cnn`
 
 
 @guarded
 def cnn(
     model: Annotated[str, typer.Argument(help="mobilenetv2, efficientnet-lite0, or FILE.py:factory.")],
     budget: Annotated[
-        str, typer.Option(help="latency_ms=0.6x, latency_ms=9, macs=0.5 or parameters=0.5.")
+        str, typer.Option(help="latency_ms=0.6x, latency_ms=9, macs=0.5, parameters=2M ...")
     ] = "macs=0.5",
     method: Annotated[
         str,
         typer.Option(
-            help="importance, fisher, taylor, magnitude; deprune or windows for depthwise layers; s2h trains."
+            help="An importance (obs, the default; fisher, taylor, magnitude); deprune or windows for depthwise "
+            "layers; s2h trains."
         ),
-    ] = "importance",
+    ] = DEFAULT,
     images: Annotated[Path | None, typer.Option(help="A folder or .zip of pictures without labels.")] = None,
     limit: Annotated[int, typer.Option(help="Pictures used.")] = 128,
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 224,
@@ -57,17 +61,18 @@ def cnn(
     weights go and nothing is re-solved. The methods deprune and windows take a budget in milliseconds of the depthwise
     layers alone, as a share: latency_ms=0.5x. The method s2h needs --train; it trains weights and widths in one go.
     """
-    from prunopt.networks.cnn.pruning import parse_budget
+    from prunopt.networks.cnn.importances import IMPORTANCES
+    from prunopt.networks.cnn.pruning import RESOURCES
 
-    if method not in METHODS:
-        raise ValueError(f"--method {method}: give one of {', '.join(METHODS)}")
-    if taps and method not in CHANNELS:
-        raise ValueError(f"--taps: --method {method} chooses no widths by importance; leave it out")
-    if limit < 2 or size < 8 or threads < 1:
-        raise ValueError(f"--limit {limit}, --size {size}, --threads {threads}: at least 2, 8 and 1 are needed")
-    resource, share, relative = parse_budget(budget)
-    if method in ("deprune", "windows") and not (resource == "latency_ms" and relative and share <= 1):
-        raise ValueError(f"--budget {budget}: --method {method} needs a share of milliseconds, as in latency_ms=0.5x")
+    channels = (DEFAULT, *IMPORTANCES)
+    validate.one_of("--method", method, (*channels, *DEPTHWISE, "s2h"))
+    validate.require(not taps or method in channels, "--taps", "go with an importance as --method", method)
+    for option, value, least in (("--limit", limit, 2), ("--size", size, 8), ("--threads", threads, 1)):
+        validate.whole_number(option, value, low=least)
+    wanted = Budget.parse(budget, RESOURCES)
+    share = wanted.resource == "latency_ms" and wanted.share is not None and wanted.share <= 1
+    what = "be a share of milliseconds for deprune and windows"
+    validate.require(share or method not in DEPTHWISE, "--budget", what, budget, "write latency_ms=0.5x")
     if out is not None:
         from prunopt.networks.io.folders import check_target
 
@@ -86,25 +91,20 @@ def cnn(
             from prunopt.networks.cnn.models import read_pictures
 
             pictures = read_pictures(images, name or "mobilenetv2", limit=limit, size=size)[0]
-        example = torch.zeros(1, 3, size, size) if pictures is None else pictures[:1]
+        example = torch.zeros(1, 3, size, size) if pictures is None else pictures
         times = None
-        if resource == "latency_ms" and method != "deprune":
+        if wanted.resource == "latency_ms" and method != "deprune":
             from prunopt.networks.cnn.latency import LatencyTable
 
             times = LatencyTable(runtime, latency_table, threads=threads)
+        job = Job(dense, name, pictures, example, times, tell, wanted, method, loss, taps, seed)
         if method == "s2h":
-            from prunopt.commands.cnn_training import learn_widths
+            from prunopt.commands.cnn_training import Schedule, learn_widths
 
-            smaller, report, example = learn_widths(
-                dense, name, tell, train=train, test=test, budget=budget, epochs=epochs, batch=batch,
-                rate=learning_rate, size=size, seed=seed, checkpoints=checkpoints, times=times,
-            )  # fmt: skip
+            schedule = Schedule(train, test, epochs, batch, learning_rate, size, checkpoints)
+            smaller, report, example = learn_widths(job, schedule)
         else:
-            job = {"deprune": _deprune, "windows": _windows}.get(method, _channels)
-            smaller, report = job(
-                dense, name, pictures, example, times, tell,
-                budget=budget, share=share, method=method, loss=loss, taps=taps, seed=seed,
-            )  # fmt: skip
+            smaller, report = {"deprune": _deprune, "windows": _windows}.get(method, _channels)(job)
         if out is not None:
             from prunopt.networks.cnn.checkpoints import save_cnn
 
@@ -112,7 +112,7 @@ def cnn(
         if onnx is not None:
             from prunopt.networks.cnn.surgery import onnx_file
 
-            onnx_file(smaller, example, onnx)
+            onnx_file(smaller, example[:1], onnx)
     report["files"] = [str(p) for p in (out, onnx) if p is not None]
     print_json(report) if as_json else _show(report)
 
@@ -124,71 +124,75 @@ def read(model: str) -> tuple[nn.Module, str | None]:
     if model in NAMES:
         return read_cnn(model), model
     file, _, factory = model.rpartition(":")
-    if not file or not file.endswith(".py"):
-        raise ValueError(f"MODEL {model}: give {', '.join(NAMES)} or FILE.py:factory")
-    if not Path(file).is_file():
-        raise ValueError(f"MODEL {model}: there is no file {file}")
+    validate.require(file.endswith(".py"), "MODEL", f"be {', '.join(NAMES)} or FILE.py:factory", model)
+    validate.require(Path(file).is_file(), "MODEL", "name a file that is there", model)
     spec = importlib.util.spec_from_file_location("prunopt_user_model", file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"MODEL {model}: {file} cannot be loaded as a module")
+        raise validate.invalid("MODEL", "name a file that Python can load", model)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not callable(getattr(module, factory, None)):
-        raise ValueError(f"MODEL {model}: {file} has no function {factory}")
+    factory_there = callable(getattr(module, factory, None))
+    validate.require(factory_there, "MODEL", "name a function of the file", model)
     built = getattr(module, factory)()
     from torch import nn
 
     if not isinstance(built, nn.Module):
-        raise TypeError(f"MODEL {model}: {factory}() returns {type(built).__name__}, a torch.nn.Module is needed")
+        raise TypeError(f"MODEL {model}: {factory}() must return a torch.nn.Module, got {type(built).__name__}")
     return built.eval(), None
 
 
-def _channels(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
+def _channels(job: Job) -> tuple[nn.Module, dict[str, Any]]:
+    from prunopt.networks.cnn.profile import Widths
     from prunopt.networks.cnn.pruning import prune_cnn
+    from prunopt.networks.cnn.repair import Repair
 
-    options: dict[str, Any] = {"importance": "obs" if o["method"] == "importance" else o["method"], "loss": o["loss"],
-                               "windows": o["taps"]}  # fmt: skip
-    if pictures is None:
-        if o["method"] != "magnitude":
+    importance = "obs" if job.method == DEFAULT else job.method
+    repair: Repair | None = Repair()
+    widths = Widths(loss=job.loss, windows=job.taps)
+    if job.pictures is None:
+        if job.method != "magnitude":
             note("no --images: the smallest weights go (--method magnitude), nothing is re-solved")
-        options = {"importance": "magnitude", "refit": False, "batch_norm": "keep", "windows": o["taps"]}
+        importance, repair, widths = "magnitude", None, Widths(windows=job.taps)
     result = prune_cnn(
-        dense, pictures, budget=o["budget"], example=example, table=times, name=name, seed=o["seed"], progress=tell,
-        **options,
-    )  # fmt: skip
-    return result.model, {"model": name, "method": o["method"], **result.to_dict()}
+        job.dense,
+        job.example,
+        budget=job.budget,
+        importance=importance,
+        widths=widths,
+        repair=repair,
+        table=job.times,
+        seed=job.seed,
+        progress=job.tell,
+    )
+    return result.model, {"model": job.name, "method": job.method, **result.to_dict()}
 
 
-def _deprune(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
-    from prunopt.networks.cnn.pruning import deprune
+def _deprune(job: Job) -> tuple[nn.Module, dict[str, Any]]:
+    from prunopt.networks.cnn.deprune import deprune
 
-    masked, solution = deprune(dense, example, budget=o["share"], seed=o["seed"])
+    masked, solution = deprune(job.dense, job.example, budget=job.budget.allowed(1.0), seed=job.seed)
     kept = [int(m.sum()) for m in solution.value]
-    report = _solved(name, o["method"], solution)
-    report["notes"] = [f"{sum(kept)} of {sum(m.size for m in solution.value)} depthwise weights stay",
-                       "the weights are zeros: only kernels for the diagonal form run faster by them"]  # fmt: skip
+    report = job.solved(solution)
+    report["notes"] = [
+        f"{sum(kept)} of {sum(m.size for m in solution.value)} depthwise weights stay",
+        "the weights are zeros: only kernels for the diagonal form run faster by them",
+    ]
     if 0 in kept:
         report["notes"].append(
             f"{kept.count(0)} of {len(kept)} depthwise layers lose every weight and pass on a constant: take more than "
-            f"{o['budget']}"
+            f"{job.budget}"
         )
     return masked, report
 
 
-def _windows(dense: Any, name: Any, pictures: Any, example: Any, times: Any, tell: Any, **o: Any) -> Any:
+def _windows(job: Job) -> tuple[nn.Module, dict[str, Any]]:
     from prunopt.networks.cnn.windowed_conv import choose_windows, with_windows
 
-    choice = choose_windows(dense, example, o["share"], times, progress=tell)
+    choice = choose_windows(job.dense, job.example[:1], job.budget.allowed(1.0), job.times, progress=job.tell)
     chosen = dict(zip(choice.names, choice.windows, strict=True))
-    report = _solved(name, o["method"], choice.solution)
-    report["used"], report["total"] = choice.milliseconds, choice.dense_milliseconds
+    report = job.solved(choice.solution) | {"used": choice.milliseconds, "total": choice.dense_milliseconds}
     report["windows"] = {n: list(w.shape) for n, w in chosen.items()}
-    return with_windows(dense, chosen), report
-
-
-def _solved(name: Any, method: str, solution: Any) -> dict[str, Any]:
-    return {"model": name, "method": method, "status": solution.status.name, "objective": solution.objective,
-            "bound": solution.bound, "gap": solution.gap, "solver": solution.solver, "notes": []}  # fmt: skip
+    return with_windows(job.dense, chosen), report
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -1,18 +1,53 @@
-"""``prunopt cnn --method s2h``: widths that are learned while the network is trained."""
+"""What ``prunopt cnn`` works with, and ``--method s2h``: widths that are learned while the network is trained."""
 
 from __future__ import annotations
 
 import math
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunopt.core import validate
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from prunopt.core.budget import Budget
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every method works with."""
+
+    dense: nn.Module
+    name: str | None
+    pictures: torch.Tensor | None
+    example: torch.Tensor
+    times: Any
+    tell: Callable[[str], None]
+    budget: Budget
+    method: str
+    loss: str
+    taps: bool
+    seed: int
+
+    def solved(self, solution: Any) -> dict[str, Any]:
+        """Return what reports of all methods have in common."""
+        return {
+            "model": self.name,
+            "method": self.method,
+            "status": solution.status.name,
+            "objective": solution.objective,
+            "bound": solution.bound,
+            "gap": solution.gap,
+            "solver": solution.solver,
+            "notes": [],
+        }
 
 
 class Batches:
@@ -53,15 +88,14 @@ def labelled(place: Path, size: int, name: str | None) -> tuple[torch.Tensor, to
     name
         Of the network, for the pictures' normalisation.
     """
-    if not place.exists():
-        raise ValueError(f"--train/--test {place}: there is no such file or folder")
+    validate.require(place.exists(), "--train/--test", "be a file or folder that is there", str(place))
     if place.suffix == ".npz":
         return _arrays(place)
     from prunopt.networks.cnn.models import picture
 
     sources = list(_sources(place))
-    if not sources:
-        raise ValueError(f"--train/--test {place}: no pictures there, one folder a class (.jpg, .jpeg, .png)")
+    folders = "hold pictures (.jpg, .jpeg, .png), one folder a class"
+    validate.require(sources, "--train/--test", folders, str(place))
     import torch
 
     classes = sorted({folder for folder, _ in sources})
@@ -70,7 +104,8 @@ def labelled(place: Path, size: int, name: str | None) -> tuple[torch.Tensor, to
         try:
             pictures.append(picture(read(), name or "mobilenetv2", size=size, resize=size))
         except ValueError as error:
-            raise ValueError(f"--train/--test {place}: picture {n + 1}, in {folder}: {error}") from error
+            where = f"picture {n + 1}, in {folder}"
+            raise validate.invalid("--train/--test", "hold pictures that can be decoded", where, str(error)) from error
     return torch.stack(pictures), torch.tensor([classes.index(folder) for folder, _ in sources]), classes
 
 
@@ -86,7 +121,7 @@ def _sources(place: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
             if inside.lower().endswith(endings) and "/" in inside:
                 yield inside.split("/")[-2], lambda inside=inside: archive.read(inside)  # type: ignore[misc]
     else:
-        raise ValueError(f"--train/--test {place}: give a folder, a .zip or an .npz")
+        raise validate.invalid("--train/--test", "be a folder, a .zip or an .npz", str(place))
 
 
 def _arrays(place: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -96,62 +131,83 @@ def _arrays(place: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         with np.load(place, allow_pickle=False) as file:
             found = {k: file[k] for k in ("x", "y") if k in file.files}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"--train/--test {place}: cannot be read as .npz ({error})") from error
+        raise validate.invalid("--train/--test", "be an .npz that can be read", str(place), str(error)) from error
     x, y = found.get("x"), found.get("y")
     if x is None or y is None or x.ndim != 4 or y.shape != x.shape[:1] or y.dtype.kind not in "iu" or not len(y):
-        raise ValueError(
-            f"--train/--test {place}: needs arrays x (n, channels, height, width) and y (n,), whole labels"
-        )
-    if x.dtype.kind != "f" or not np.isfinite(x).all() or y.min() < 0:
-        raise ValueError(f"--train/--test {place}: x has to be finite floats, labels >= 0; normalise pictures first")
+        arrays = "hold arrays x (n, channels, height, width) and y (n,), whole labels"
+        raise validate.invalid("--train/--test", arrays, str(place))
+    finite = x.dtype.kind == "f" and np.isfinite(x).all() and y.min() >= 0
+    numbers = "hold finite floats x and labels y >= 0"
+    validate.require(finite, "--train/--test", numbers, str(place), "normalize pictures first")
     return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)), []
 
 
-def learn_widths(
-    dense: nn.Module, name: str | None, tell: Callable[[str], None], *, train: Path | None, test: Path | None,
-    budget: str, epochs: int, batch: int, rate: float, size: int, seed: int, checkpoints: Path | None,
-    times: Any = None,
-) -> tuple[nn.Module, dict[str, Any], torch.Tensor]:  # fmt: skip
+@dataclass(frozen=True)
+class Schedule:
+    """The options of ``--method s2h``."""
+
+    train: Path | None
+    test: Path | None
+    epochs: int
+    batch: int
+    rate: float
+    size: int
+    checkpoints: Path | None
+
+    def __post_init__(self) -> None:
+        validate.whole_number("--epochs", self.epochs, low=1)
+        validate.whole_number("--batch", self.batch, low=2)
+        validate.number("--learning-rate", self.rate, low=0, open_ends="(")
+
+
+def learn_widths(job: Job, schedule: Schedule) -> tuple[nn.Module, dict[str, Any], torch.Tensor]:
     """Train with soft masks; return the smaller network, the report and an input."""
-    if train is None:
-        raise ValueError("--train: --method s2h trains the network; give pictures in one folder a class, or an .npz")
-    if epochs < 1 or batch < 2 or not rate > 0:
-        raise ValueError(
-            f"--epochs {epochs}, --batch {batch}, --learning-rate {rate}: at least 1, 2 and > 0 are needed"
-        )
+    if schedule.train is None:
+        mend = "pass pictures in one folder a class, or an .npz"
+        raise validate.invalid("--train", "be given, for --method s2h trains the network", None, mend)
     import torch
 
-    from prunopt.networks.soft_mask import train_soft_mask
+    from prunopt.networks.soft_mask import Gates, Training, train_soft_mask
 
+    dense, name, tell = job.dense, job.name, job.tell
     tell("reading pictures")
-    x, y, classes = labelled(train, size, name)
-    if len(x) < 2:
-        raise ValueError(f"--train {train}: {len(x)} picture; at least 2 are needed")
-    held = None if test is None else labelled(test, size, name)
-    if held is not None and (held[2] != classes or held[0].shape[1:] != x.shape[1:]):
-        raise ValueError(f"--test {test}: other classes or another shape than in --train")
+    x, y, classes = labelled(schedule.train, schedule.size, name)
+    validate.require(len(x) > 1, "--train", "hold at least 2 pictures", len(x))
+    held = None if schedule.test is None else labelled(schedule.test, schedule.size, name)
+    alike = held is None or (held[2] == classes and held[0].shape[1:] == x.shape[1:])
+    validate.require(alike, "--test", "have the classes and the shape of --train", str(schedule.test))
     dense.eval()
     with torch.no_grad():
         outputs = dense(x[:1])
-    if outputs.ndim != 2 or outputs.shape[1] <= int(y.max()):
-        raise ValueError(f"MODEL: outputs of shape {tuple(outputs.shape)}; (n, {int(y.max()) + 1}) or wider are needed")
+    wide = outputs.ndim == 2 and outputs.shape[1] > int(y.max())
+    shape = validate.Shown(f"outputs of shape {tuple(outputs.shape)}")
+    validate.require(wide, "MODEL", f"have outputs of shape (n, {int(y.max()) + 1}) or wider", shape)
     before = None if held is None else _accuracy(dense, *held[:2])
-    loader = Batches(x, y, batch)
-    steps = epochs * len(loader)
-    optimizer = torch.optim.SGD(dense.parameters(), rate, momentum=0.9, weight_decay=5e-4)
+    loader = Batches(x, y, schedule.batch)
+    steps = schedule.epochs * len(loader)
+    optimizer = torch.optim.SGD(dense.parameters(), schedule.rate, momentum=0.9, weight_decay=5e-4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     found = train_soft_mask(
-        dense, loader, budget=budget, epochs=epochs, optimizer=optimizer, table=times,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps), folder=checkpoints, seed=seed,
+        dense,
+        loader,
+        budget=job.budget,
+        gates=Gates(table=job.times),
+        seed=job.seed,
+        training=Training(schedule.epochs, optimizer, cosine, folder=schedule.checkpoints),
         callback=lambda step, lesson: tell(f"step {step + 1} of {steps}: loss {lesson.hard:.3g}"),
-    )  # fmt: skip
+    )
     solution = found.solution
-    report: dict[str, Any] = {
-        "model": name, "method": "s2h", "status": solution.status.name, "objective": solution.objective,
-        "bound": None, "gap": None, "solver": solution.solver, "resource": budget.partition("=")[0],
-        "used": found.used, "limit": found.limit, "total": found.total, "groups": found.groups,
+    report = job.solved(solution) | {
+        "bound": None,
+        "gap": None,
+        "resource": job.budget.resource,
+        "used": found.used,
+        "limit": found.limit,
+        "total": found.total,
+        "groups": found.groups,
         "history": [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in solution.stats["history"]],
         "notes": [solution.message],
-    }  # fmt: skip
+    }
     if held is not None:
         report["accuracy"] = {"before training": before, "after": _accuracy(found.model, *held[:2])}
         report["notes"].append(f"accuracy on --test: {report['accuracy']['after']:.1%} ({before:.1%} before training)")

@@ -10,6 +10,8 @@ import typer
 
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
+from prunopt.core import validate
+from prunopt.core.budget import Budget
 
 if TYPE_CHECKING:
     from prunopt.networks.heads import HeadLoss
@@ -26,9 +28,12 @@ Tell = Callable[[str], None]
 def heads(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, minilm or smollm2.")],
     data: Annotated[Path, typer.Option(help="Text; for classifiers lines of text<TAB>label.")],
-    keep: Annotated[float, typer.Option(help="Fraction of the heads' cost that stays, or a number of heads >= 1.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruned model, heads.json and pictures.")],
-    resource: Annotated[str, typer.Option(help="What keep counts: heads, parameters or latency_ms.")] = "heads",
+    budget: Annotated[
+        str | None, typer.Option(help="heads=0.6, heads=14, latency_ms=0.8x, parameters=20M ...: of the whole model.")
+    ] = None,
+    keep: Annotated[float | None, typer.Option(help="Short for --budget heads=: a fraction, or a number >= 1.")] = None,
+    resource: Annotated[str, typer.Option(help="Old: what --keep is a fraction of; use --budget.")] = "heads",
     method: Annotated[str, typer.Option(help=", ".join(METHODS) + ".")] = "surrogate",
     estimator: Annotated[str, typer.Option(help=", ".join(ESTIMATORS) + ".")] = "example-abs",
     one_per_layer: Annotated[bool, typer.Option(help="Every layer keeps a head.")] = False,
@@ -49,12 +54,13 @@ def heads(
     to the dense model's for encoders. Heads that share a key-value head go together. No method but enumeration proves
     its answer, since a loss may fall when a head goes.
     """
-    _check(method, resource, estimator, keep, screen)
+    _check(method, resource, estimator, screen)
+    wanted = _wanted(budget, keep, resource)
     from prunopt.networks.io.folders import check_target
 
     check_target(out)
     from prunopt.networks.heads.data import read_head_data
-    from prunopt.networks.heads.losses import HeadLoss
+    from prunopt.networks.heads.head_loss import HeadLoss
     from prunopt.networks.transformers.reading import read_model
 
     estimates.heads(model, examples=examples, length=length)
@@ -65,9 +71,19 @@ def heads(
         found = read_head_data(network, tokenizer, data, examples=examples, length=length)
         loss = HeadLoss(network, found.calibration, found.loss, estimator=estimator, remember=True)
         summary, pruned = _chosen(
-            network, loss, found, tell, keep=keep, resource=resource, method=method, one_per_layer=one_per_layer,
-            repair=repair, screen=screen, evaluations=evaluations, seed=seed,
-        )  # fmt: skip
+            network,
+            loss,
+            found,
+            tell,
+            budget=wanted,
+            keep=keep,
+            method=method,
+            one_per_layer=one_per_layer,
+            repair=repair,
+            screen=screen,
+            evaluations=evaluations,
+            seed=seed,
+        )
         if curve:
             summary["curve"] = _curve(loss, screen, tell)
         tell("writing")
@@ -81,15 +97,33 @@ def heads(
     _show(summary)
 
 
-def _check(method: str, resource: str, estimator: str, keep: float, screen: int | None) -> None:
-    for name, value, known in (("method", method, METHODS), ("resource", resource, RESOURCES),
-                               ("estimator", estimator, ESTIMATORS)):  # fmt: skip
-        if value not in known:
-            raise ValueError(f"--{name} {value}: give one of {', '.join(known)}")
-    if not keep > 0 or (keep >= 1 and (resource != "heads" or keep != int(keep))):
-        raise ValueError(f"--keep {keep:g}: give a fraction within (0, 1), or with --resource heads a whole number")
-    if screen is not None and screen < 1:
-        raise ValueError(f"--screen {screen}: give a number >= 1")
+def _check(method: str, resource: str, estimator: str, screen: int | None) -> None:
+    for name, value, known in (
+        ("method", method, METHODS),
+        ("resource", resource, RESOURCES),
+        ("estimator", estimator, ESTIMATORS),
+    ):
+        validate.one_of(f"--{name}", value, known)
+    if screen is not None:
+        validate.whole_number("--screen", screen, low=1)
+
+
+def _wanted(budget: str | None, keep: float | None, resource: str) -> Budget:
+    """Return the budget; with the old ``--resource`` its share is of the heads' cost, not of the whole model's."""
+    given = validate.Shown(f"--budget {budget}, --keep {keep}")
+    validate.require((budget is None) != (keep is None), "--budget", "be given, or --keep, not both", given)
+    if budget is not None:
+        wanted = Budget.parse(budget, RESOURCES)
+        if wanted.resource == "heads" and wanted.limit is not None:
+            validate.whole_number("--budget heads", wanted.limit, low=0)
+        return wanted
+    share = validate.number("--keep", keep, low=0, open_ends="(")
+    if resource != "heads":
+        note(f"--resource {resource} goes with the next release: use --budget {resource}=..., of the whole model")
+    if share < 1:
+        return Budget(resource, share=share)
+    validate.require(resource == "heads", "--keep", f"be a fraction within (0, 1) of {resource}", share)
+    return Budget("heads", validate.whole_number("--keep", share, mend="pass a fraction below 1, or so many heads"))
 
 
 def _screened(network: Any) -> int | None:
@@ -103,9 +137,9 @@ def _check_enumeration(method: str, task: Any) -> None:
     from prunopt.forms.subset.subset_choice import MOST_ENUMERATED, EnumerableChoice
 
     if method == "enumeration" and not isinstance(task.form, EnumerableChoice):
-        raise ValueError(
-            f"--method enumeration: {task.form.n_items} heads (groups) make {task.form.n_raw:.3g} selections; up to "
-            f"{MOST_ENUMERATED:,} are tried out; give another method"
+        many = validate.Shown(f"{task.form.n_items} heads (groups) with {task.form.n_raw:.3g} selections")
+        validate.refuse(
+            "--method enumeration", f"have up to {MOST_ENUMERATED:,} selections", many, "pass another method"
         )
 
 
@@ -115,7 +149,7 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
 
     import prunopt as po
     from prunopt.networks.heads.costs import even_batch, time_models
-    from prunopt.networks.heads.losses import HeadLoss
+    from prunopt.networks.heads.head_loss import HeadLoss
     from prunopt.networks.heads.surgery import prune_heads
 
     task = _task(network, loss, found, tell, options)
@@ -126,13 +160,20 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     whole = np.ones(sum(loss.n_heads), np.bool_)
     tell("removing heads")
     pruned = prune_heads(
-        network, solution.value, batches=found.calibration, repair=options["repair"], objective=solution.objective,
-        method=solution.solver, seed=options["seed"],
-    )  # fmt: skip
+        network,
+        solution.value,
+        batches=found.calibration,
+        repair=options["repair"],
+        objective=solution.objective,
+        method=solution.solver,
+        seed=options["seed"],
+    )
     small = HeadLoss(pruned.model, found.calibration, found.loss)
     rest = np.ones(sum(small.n_heads), np.bool_)
-    judged: dict[str, Any] = {"measure": found.measure, "calibration": {"dense": loss(whole), "masked":
-                              solution.objective, "removed": small(rest)}}  # fmt: skip
+    judged: dict[str, Any] = {
+        "measure": found.measure,
+        "calibration": {"dense": loss(whole), "masked": solution.objective, "removed": small(rest)},
+    }
     if found.held_out:
         dense, few = (HeadLoss(m, found.held_out, found.loss) for m in (network, pruned.model))
         judged["held out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
@@ -145,34 +186,49 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     tell("timing")
     times = time_models({"dense": network, "pruned": pruned.model}, even_batch(found.calibration), repeats=9)
     summary = {
-        "n_heads": list(loss.n_heads), "kept": solution.value, "heads_kept": int(solution.value.sum()),
-        "budget": str(task.budget), "used": task.used(solution.value), "solver": solution.solver,
-        "status": solution.status.name, "objective": solution.objective, "bound": solution.bound,
-        "message": solution.message, "stats": dict(solution.stats), "loss": judged, "milliseconds": times,
-        "speed_up": times["dense"] / times["pruned"], "parameters_removed": pruned.removed, "notes": list(pruned.notes),
-        "importance": loss.scores(whole), "estimator": loss.scores_name, "advice": advice,
-    }  # fmt: skip
+        "n_heads": list(loss.n_heads),
+        "kept": solution.value,
+        "heads_kept": int(solution.value.sum()),
+        "budget": task.budget.describe(),
+        "used": task.used(solution.value),
+        "solver": solution.solver,
+        "status": solution.status.name,
+        "objective": solution.objective,
+        "bound": solution.bound,
+        "message": solution.message,
+        "stats": dict(solution.stats),
+        "loss": judged,
+        "milliseconds": times,
+        "speed_up": times["dense"] / times["pruned"],
+        "parameters_removed": pruned.removed,
+        "notes": list(pruned.notes),
+        "importance": loss.scores(whole),
+        "estimator": loss.scores_name,
+        "advice": advice,
+    }
     return summary, pruned
 
 
 def _task(network: Any, loss: HeadLoss, found: Any, tell: Tell, options: dict[str, Any]) -> Any:
-    from prunopt.core.budget import Budget
     from prunopt.networks.heads.costs import even_batch, head_milliseconds
     from prunopt.networks.heads.surgery import attention_parameters
     from prunopt.problems import HeadSelection
 
-    keep, resource = options["keep"], options["resource"]
+    budget, keep = options["budget"], options["keep"]
     more: dict[str, Any] = {"heads_per_group": loss.heads_per_group, "at_least_one_per_layer": options["one_per_layer"]}
-    if resource == "heads":
-        return HeadSelection.from_loss(loss, loss.n_heads, int(keep) if keep >= 1 else keep, **more)
-    if resource == "parameters":
-        cost, fixed = attention_parameters(network), 0.0
+    if budget.resource == "heads":
+        part = budget.share if budget.share is not None and budget.share < 1 else int(budget.allowed(sum(loss.n_heads)))
+        return HeadSelection.from_loss(loss, loss.n_heads, part, **more)
+    if budget.resource == "parameters":
+        cost = attention_parameters(network)
+        fixed = sum(p.numel() for p in network.parameters()) - float(cost.sum())
     else:
         tell("timing heads")
         times = head_milliseconds(network, even_batch(found.calibration), repeats=9)
         cost, fixed = times.cost, times.fixed
     total = float(cost.sum())
-    budget = Budget(resource, fixed + keep * total, fixed + total)
+    limit = budget.allowed(fixed + total) if keep is None else fixed + keep * total
+    budget = Budget(budget.resource, limit, fixed + total)
     return HeadSelection.from_loss(loss, loss.n_heads, budget, cost=cost, fixed=fixed, **more)
 
 
@@ -256,11 +312,18 @@ def _show(summary: dict[str, Any]) -> None:
         for name in ("calibration", "held out")
         if name in losses
     ]
-    print(table([losses["measure"], "dense", "masked", "removed, repaired" if summary["notes"] else "removed"], lines,
-                left=[0]))  # fmt: skip
+    print(
+        table(
+            [losses["measure"], "dense", "masked", "removed, repaired" if summary["notes"] else "removed"],
+            lines,
+            left=[0],
+        )
+    )
     if summary["advice"]:
         note(summary["advice"])
     times = summary["milliseconds"]
-    print(f"{times['dense']:.1f} ms -> {times['pruned']:.1f} ms on one thread: {summary['speed_up']:.2f} x; "
-          f"{summary['parameters_removed']:,} parameters removed.")  # fmt: skip
+    print(
+        f"{times['dense']:.1f} ms -> {times['pruned']:.1f} ms on one thread: {summary['speed_up']:.2f} x; "
+        f"{summary['parameters_removed']:,} parameters removed."
+    )
     print(f"Written: {summary['written']['folder']}; load it with prunopt.networks.load.")

@@ -11,6 +11,7 @@ import typer
 
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress
+from prunopt.core import validate
 
 if TYPE_CHECKING:
     from prunopt.networks.lottery.digits import Digits
@@ -50,37 +51,28 @@ def lottery(
     greatest distance measured.
     """
     if out is not None:
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out}: it is a file; name a folder")
+        validate.require(out.is_dir() or not out.exists(), "--out", "name a folder", str(out))
         out.mkdir(parents=True, exist_ok=True)
     shape = _shape(input_shape)
-    try:
-        import torch
+    import torch
 
-        from prunopt.networks.lottery.digits import load_digits, train_digits
-        from prunopt.networks.lottery.tickets import (
-            find_ticket,
-            inputs_in_ball,
-            measured_error,
-            read_network,
-            save_ticket,
-        )
-        from prunopt.networks.threads import torch_threads
-    except ImportError as error:
-        raise ValueError(f"lottery needs torch and safetensors: pip install 'prunopt[torch]' ({error})") from None
+    from prunopt.networks.lottery import digits as small
+    from prunopt.networks.lottery import tickets
+    from prunopt.networks.threads import torch_threads
+
     estimates.lottery(target, epsilon, width)
     digits: Digits | None = None
     with progress("lottery", total=3) as tell:
         if target is None:
             tell("training the target")
-            digits = load_digits(seed)
-            network = train_digits(digits, seed=seed)
+            digits = small.load_digits(seed)
+            network = small.train_digits(digits, seed=seed)
         else:
-            network = read_network(target)
+            network = tickets.read_network(target)
         sign = (target is None) if nonnegative is None else nonnegative
         tell("solving the subset sums")
         start = time.perf_counter()
-        ticket, solution, task = find_ticket(
+        ticket, solution, task = tickets.find_ticket(
             network,
             epsilon,
             solver=solver,
@@ -94,11 +86,11 @@ def lottery(
         )
         spent = time.perf_counter() - start
         tell("measuring")
-        inputs = inputs_in_ball(task.target.input_shape, N_INPUTS, nonnegative=sign, seed=seed)
+        inputs = tickets.inputs_in_ball(task.target.input_shape, N_INPUTS, nonnegative=sign, seed=seed)
         if digits is not None:
             inputs = torch.cat([inputs, digits.train.double(), digits.test.double()])
         with torch_threads(1):  # for the same digits on any number of threads
-            measured = measured_error(network, ticket.module, inputs, climbs=50, sign=sign)
+            measured = tickets.measured_error(network, ticket.module, inputs, climbs=50, sign=sign)
         report: dict[str, Any] = {
             "target": "digits" if target is None else str(target),
             "target accuracy": None if digits is None else digits.accuracy(network),
@@ -120,7 +112,7 @@ def lottery(
         }
         if out is not None:
             keys = ("target", "target accuracy", "sub-network accuracy", "status", "measured error", "inputs measured")
-            report["files"] = save_ticket(out, ticket, task, **{key: report[key] for key in keys})
+            report["files"] = tickets.save_ticket(out, ticket, task, **{key: report[key] for key in keys})
     if as_json:
         print_json(report)
         return
@@ -137,7 +129,7 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise ValueError(f"--input-shape {text}: give whole numbers with commas, as 1,28,28") from None
+        raise validate.invalid("--input-shape", "be whole numbers with commas", text, "as in 1,28,28") from None
 
 
 def _show(report: dict[str, Any], out: Path | None) -> None:

@@ -12,23 +12,22 @@ if TYPE_CHECKING:
     from prunopt.networks.cnn.checkpoints import load_cnn as load_cnn
     from prunopt.networks.cnn.checkpoints import save_cnn as save_cnn
     from prunopt.networks.cnn.costs import measure as measure
+    from prunopt.networks.cnn.deprune import deprune as deprune
     from prunopt.networks.cnn.fine_tuning import fine_tune as fine_tune
     from prunopt.networks.cnn.latency import LatencyTable as LatencyTable
     from prunopt.networks.cnn.models import read_cnn as read_cnn
     from prunopt.networks.cnn.models import read_pictures as read_pictures
     from prunopt.networks.cnn.profile import profile_cnn as profile_cnn
     from prunopt.networks.cnn.pruning import CnnResult as CnnResult
-    from prunopt.networks.cnn.pruning import deprune as deprune
     from prunopt.networks.cnn.pruning import prune_cnn as prune_cnn
-    from prunopt.networks.cnn.surgery import mask_channels as mask_channels
     from prunopt.networks.cnn.surgery import onnx_file as onnx_file
     from prunopt.networks.cnn.surgery import remove_channels as remove_channels
     from prunopt.networks.cnn.windowed_conv import choose_windows as choose_windows
     from prunopt.networks.cnn.windowed_conv import with_windows as with_windows
     from prunopt.networks.soft_mask.adapter import Distillation as Distillation
     from prunopt.networks.soft_mask.adapter import SoftMasks as SoftMasks
-    from prunopt.networks.soft_mask.training import SoftMaskResult as SoftMaskResult
-    from prunopt.networks.soft_mask.training import train_soft_mask as train_soft_mask
+    from prunopt.networks.soft_mask.s2hpruner import SoftMaskResult as SoftMaskResult
+    from prunopt.networks.soft_mask.s2hpruner import train_soft_mask as train_soft_mask
     from prunopt.networks.transformers.calibration import Activations as Activations
     from prunopt.networks.transformers.calibration import Calibration as Calibration
     from prunopt.networks.transformers.checkpoints import load as load
@@ -60,11 +59,12 @@ _PLACES = {
     "prunopt.networks.cnn.latency": "LatencyTable",
     "prunopt.networks.cnn.models": "read_cnn read_pictures",
     "prunopt.networks.cnn.profile": "profile_cnn",
-    "prunopt.networks.cnn.pruning": "CnnResult deprune prune_cnn",
-    "prunopt.networks.cnn.surgery": "mask_channels onnx_file remove_channels",
+    "prunopt.networks.cnn.deprune": "deprune",
+    "prunopt.networks.cnn.pruning": "CnnResult prune_cnn",
+    "prunopt.networks.cnn.surgery": "onnx_file remove_channels",
     "prunopt.networks.cnn.windowed_conv": "choose_windows with_windows",
     "prunopt.networks.soft_mask.adapter": "Distillation SoftMasks",
-    "prunopt.networks.soft_mask.training": "SoftMaskResult train_soft_mask",
+    "prunopt.networks.soft_mask.s2hpruner": "SoftMaskResult train_soft_mask",
     "prunopt.networks.transformers.calibration": "Activations Calibration",
     "prunopt.networks.transformers.checkpoints": "load save",
     "prunopt.networks.transformers.families": "Block blocks register_family",

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core import validate
+from prunopt.core.arrays import Ints
 from prunopt.plots.axes import COLOURS, GREY, finish, new_axes, styles
 
 if TYPE_CHECKING:
@@ -32,9 +34,7 @@ def head_map(
     label
         What the scores are.
     """
-    numbers = np.asarray(scores, np.float64)
-    if numbers.shape != (sum(n_heads),):
-        raise ValueError(f"scores: shape {numbers.shape} given; {sum(n_heads)} numbers, one a head, are needed")
+    numbers = validate.floats("scores", scores, (sum(n_heads),), mend="pass a number per head")
     size = (1.6 + 0.42 * max(n_heads), 1.2 + 0.42 * len(n_heads))
     ax = new_axes(ax, (max(3.6, size[0]), max(2.2, size[1])))
     grid = np.full((len(n_heads), max(n_heads)), np.nan)
@@ -75,8 +75,7 @@ def head_curves(
     total
         Heads of the whole model, for the axis; 0 leaves it out.
     """
-    if not curves:
-        raise ValueError("curves: none given; give {method: (heads kept, loss)}")
+    validate.require(curves, "curves", "hold {method: (heads kept, loss)}", curves)
     ax = new_axes(ax)
     for (name, (heads, losses)), (colour, marker, line) in zip(curves.items(), styles(), strict=False):
         ax.plot(heads, losses, marker=marker, markersize=4, color=colour, linestyle=line, label=name)
@@ -90,9 +89,14 @@ def head_curves(
 
 
 def sparsity_by_layer(
-    allocations: Any, ax: Axes | None = None, *, names: Sequence[str] | None = None, layer: str = "block",
-    what: str = "fraction removed", bold: str = "",
-) -> Axes:  # fmt: skip
+    allocations: Any,
+    ax: Axes | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    layer: str = "block",
+    what: str = "fraction removed",
+    bold: str = "",
+) -> Axes:
     """Draw how much of each layer goes, a line for each allocation.
 
     Parameters
@@ -116,17 +120,11 @@ def sparsity_by_layer(
         If an allocation has no layer, another number of layers than the first, or a value outside [0, 1].
     """
     named = allocations if isinstance(allocations, Mapping) else {"": allocations}
-    if not named:
-        raise ValueError("allocations: none given; give fractions by layer, or a mapping from labels to such")
-    rows = {label: np.asarray(row, np.float64) for label, row in named.items()}
-    n = len(next(iter(rows.values()))) if next(iter(rows.values())).ndim == 1 else 0
-    for label, row in rows.items():
-        if row.shape != (n,) or n == 0:
-            raise ValueError(f"allocations[{label!r}]: shape {row.shape} given; ({n or 'layers'},) is needed")
-        if not (np.isfinite(row).all() and (row >= 0).all() and (row <= 1).all()):
-            raise ValueError(f"allocations[{label!r}]: fractions within [0, 1] are needed")
-    if names is not None and len(names) != n:
-        raise ValueError(f"names: {len(names)} given; there are {n} layers")
+    validate.require(named, "allocations", "hold fractions by layer, or a mapping from labels to such", allocations)
+    n = np.size(next(iter(named.values())))
+    validate.require(n, "allocations", "have a layer", validate.Shown("none"))
+    rows = {label: validate.floats(f"allocations[{label!r}]", row, (n,), low=0, high=1) for label, row in named.items()}
+    _check_names(names, n)
     ax = new_axes(ax, (7.2, 4.2))
     at = np.arange(n)
     plain = (style for style in styles() if not bold or style[0] != COLOURS[-1])  # black is the bold line's
@@ -165,15 +163,16 @@ def mask_density(
     label
         What the colours mean.
     """
-    kept = np.asarray(mask)
-    if kept.ndim != 2 or kept.dtype != np.bool_ or not kept.size:
-        raise ValueError(f"mask: shape {kept.shape}, {kept.dtype} given; a matrix of booleans is needed")
+    kept = validate.bools("mask", mask, ("outputs", "inputs"))
+    validate.require(kept.size, "mask", "hold weights", validate.Shown(f"shape {kept.shape}"))
     side = max(1, -(-max(kept.shape) // 64))
     height, width = (side, side) if tile is None else tile
-    if height < 1 or width < 1:
-        raise ValueError(f"tile={tile!r}: give rows and columns of at least 1")
-    density = np.add.reduceat(np.add.reduceat(kept.astype(np.float64), np.arange(0, kept.shape[0], height), axis=0),
-                              np.arange(0, kept.shape[1], width), axis=1)  # fmt: skip
+    validate.require(min(height, width) >= 1, "tile", "have rows and columns", tile)
+    density = np.add.reduceat(
+        np.add.reduceat(kept.astype(np.float64), np.arange(0, kept.shape[0], height), axis=0),
+        np.arange(0, kept.shape[1], width),
+        axis=1,
+    )
     rows, columns = _edges(kept.shape[0], height), _edges(kept.shape[1], width)
     density /= np.outer(np.diff(rows), np.diff(columns))
     ax = new_axes(ax, (6.4, max(2.4, min(6.4, 1.2 + 5.0 * kept.shape[0] / kept.shape[1]))))
@@ -186,14 +185,25 @@ def mask_density(
     return ax
 
 
-def _edges(length: int, step: int) -> NDArray[np.int64]:
+def _check_names(names: Sequence[str] | None, n: int) -> None:
+    if names is not None:
+        validate.require(len(names) == n, "names", f"be {n}, one for each on the axis", names)
+
+
+def _edges(length: int, step: int) -> Ints:
     return np.append(np.arange(0, length, step), length)
 
 
 def before_after(
-    before: ArrayLike, after: ArrayLike, ax: Axes | None = None, *, what: str, part: str,
-    names: Sequence[str] | None = None, labels: tuple[str, str] = ("before", "after"),
-) -> Axes:  # fmt: skip
+    before: ArrayLike,
+    after: ArrayLike,
+    ax: Axes | None = None,
+    *,
+    what: str,
+    part: str,
+    names: Sequence[str] | None = None,
+    labels: tuple[str, str] = ("before", "after"),
+) -> Axes:
     """Draw the size of each part of a model, before and after, as bars one over the other.
 
     Parameters
@@ -211,11 +221,10 @@ def before_after(
     labels
         What to call the two states.
     """
-    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    if first.ndim != 1 or first.shape != second.shape or not len(first):
-        raise ValueError(f"before, after: shapes {first.shape} and {second.shape} given; two equal lists are needed")
-    if names is not None and len(names) != len(first):
-        raise ValueError(f"names: {len(names)} given; there are {len(first)} parts")
+    first = validate.floats("before", before, ("parts",))
+    second = validate.floats("after", after, first.shape, mend="pass one for each of before")
+    validate.require(len(first), "before", "hold a part", before)
+    _check_names(names, len(first))
     ax = new_axes(ax, (7.2, 4.4))
     at = np.arange(1, len(first) + 1)
     ax.bar(at, first, color=GREY, width=0.85, label=f"{labels[0]} ({first.sum():g} {what})")
@@ -246,12 +255,10 @@ def latency(
     what
         What was timed: ``"batch of 8, one thread"``.
     """
-    if not times:
-        raise ValueError("times: none given; give {model: time or times}")
-    rows = {name: np.atleast_1d(np.asarray(row, np.float64)) for name, row in times.items()}
+    validate.require(times, "times", "hold {model: time or times}", times)
+    rows = {name: validate.floats(f"times[{name!r}]", np.atleast_1d(row), ("times",)) for name, row in times.items()}
     for name, row in rows.items():
-        if row.ndim != 1 or not len(row) or not (np.isfinite(row).all() and (row > 0).all()):
-            raise ValueError(f"times[{name!r}]: finite times above 0 are needed")
+        validate.require(len(row) and row.min() > 0, f"times[{name!r}]", "hold times above 0", row)
     ax = new_axes(ax, (6.4, 1.2 + 0.5 * len(rows)))
     medians = [float(np.median(row)) for row in rows.values()]
     at = np.arange(len(rows))
@@ -260,8 +267,14 @@ def latency(
         if len(row) > 1:
             ax.plot([row.min(), row.max()], [k, k], color="black", marker="|", markersize=7, linewidth=1.2)
         ratio = "" if k == 0 else f"  ({medians[0] / medians[k]:.2f} x)"
-        ax.annotate(f"{medians[k]:.4g} {unit}{ratio}", (max(medians[k], row.max()), k), (5, 0),
-                    textcoords="offset points", va="center", fontsize="small")  # fmt: skip
+        ax.annotate(
+            f"{medians[k]:.4g} {unit}{ratio}",
+            (max(medians[k], row.max()), k),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
     ax.set_yticks(at, list(rows))
     ax.invert_yaxis()
     ax.set_xlim(0.0, 1.32 * max(float(row.max()) for row in rows.values()))

@@ -52,8 +52,22 @@ def run(*arguments: Any) -> Any:
 
 def test_json_folder_and_pictures(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "small"
-    done = run(folder / "llama", "--data", folder / "text.txt", "--keep", 0.5, "--out", out, "--method", "greedy",
-               "--examples", 6, "--length", 24, "--json")  # fmt: skip
+    done = run(
+        folder / "llama",
+        "--data",
+        folder / "text.txt",
+        "--keep",
+        0.5,
+        "--out",
+        out,
+        "--method",
+        "greedy",
+        "--examples",
+        6,
+        "--length",
+        24,
+        "--json",
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["heads_kept"] <= 12
@@ -71,26 +85,47 @@ def test_json_folder_and_pictures(folder: Path, tmp_path: Path) -> None:
 
 
 def test_encoder_by_embeddings_in_parameters(folder: Path, tmp_path: Path) -> None:
-    done = run(folder / "bert", "--data", folder / "lines.txt", "--keep", 0.6, "--out", tmp_path / "e", "--resource",
-               "parameters", "--method", "head-importance", "--examples", 8, "--no-curve",
-               "--one-per-layer")  # fmt: skip
+    line = (
+        "--data",
+        folder / "lines.txt",
+        "--out",
+        tmp_path / "e",
+        "--method",
+        "head-importance",
+        "--examples",
+        8,
+        "--no-curve",
+        "--one-per-layer",
+    )
+    old = run(folder / "bert", *line, "--keep", 0.6, "--resource", "parameters", "--json")
+    assert old.exit_code == 0, old.output
+    assert "use --budget parameters=" in old.stderr
+    used = json.loads(old.stdout)["used"]
+    done = run(folder / "bert", *line, "--budget", f"parameters={used:g}")
     assert done.exit_code == 0, done.output
+    assert f"used {used:g}" in done.output
     assert "1 - cosine to the dense embedding" in done.output
     assert "head-importance: feasible" in done.output
     assert not (tmp_path / "e" / "curve.png").exists()
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--keep", "1.5"], "--keep 1.5"),
-    (["--keep", "0"], "--keep 0"),
-    (["--keep", "3", "--resource", "parameters"], "--keep 3"),
-    (["--keep", "0.5", "--method", "best"], "--method best"),
-    (["--keep", "0.5", "--resource", "heat"], "--resource heat"),
-    (["--keep", "2", "--one-per-layer"], "takes 3"),
-    (["--keep", "0.5", "--examples", "1"], "examples=1"),
-    (["--keep", "0.5", "--screen", "0"], "--screen 0"),
-    (["--keep", "0.5", "--method", "enumeration", "--examples", "2"], "24 heads (groups) make 1.68e+07 selections"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keep", "1.5"], "--keep must be a whole number, got 1.5"),
+        ([], "--budget must be given, or --keep"),
+        (["--budget", "heats=0.5"], 'did you mean "heads"'),
+        (["--budget", "heads=2.5"], "--budget heads must be a whole number"),
+        (["--keep", "0"], "--keep must be a finite number > 0, got 0"),
+        (["--keep", "3", "--resource", "parameters"], "--keep must be a fraction within (0, 1) of parameters, got 3"),
+        (["--keep", "0.5", "--method", "best"], "--method must be one of"),
+        (["--keep", "0.5", "--resource", "heat"], "--resource must be one of"),
+        (["--keep", "2", "--one-per-layer"], "takes 3"),
+        (["--keep", "0.5", "--examples", "1"], "examples must be a whole number >= 2, got 1"),
+        (["--keep", "0.5", "--screen", "0"], "--screen must be a whole number >= 1, got 0"),
+        (["--keep", "0.5", "--method", "enumeration", "--examples", "2"], "24 heads (groups) with 1.68e+07 selections"),
+    ],
+)
 def test_bad_input_is_one_line(folder: Path, tmp_path: Path, options: list[str], message: str) -> None:
     done = run(folder / "bert", "--data", folder / "lines.txt", "--out", tmp_path / "x", *options)
     assert done.exit_code == 1
@@ -106,7 +141,7 @@ def test_classifiers_need_labels(folder: Path) -> None:
     config = tiny_transformer("bert").config
     model = transformers.BertForSequenceClassification(config).eval()
     tokenizer = read_tokenizer(folder / "bert")
-    with pytest.raises(ValueError, match=r"lines.txt, line 1: no label.*text<TAB>label"):
+    with pytest.raises(ValueError, match=r"line 1 of .*lines\.txt must be text<TAB>label"):
         read_head_data(model, tokenizer, folder / "lines.txt", examples=4)
     labelled = folder / "labelled.txt"
     labelled.write_text("good\t1\nbad\t0\nfine\t1\nawful\t0\n", "utf-8")
@@ -117,14 +152,29 @@ def test_classifiers_need_labels(folder: Path) -> None:
     assert values.shape == (2,)
     labelled.write_text("good\t1\nbad\t0\nfine\t1\nawful\t7\n", "utf-8")
     data = read_head_data(model, tokenizer, labelled, examples=2)
-    with pytest.raises(ValueError, match=r"labels: 7 is among them; the model has 2 classes, 0 to 1"):
+    with pytest.raises(ValueError, match=r"labels must be 0 to 1, the classes of the model, got 7"):
         data.loss(data.held_out[0].run(model), data.held_out[0].target)
 
 
 def test_a_repair_that_raises_the_loss_is_said(folder: Path, tmp_path: Path) -> None:
     # the windows are noise to this model: heads whose removal lowers the loss come back with the repair
-    done = run(folder / "llama", "--data", folder / "text.txt", "--keep", 3, "--out", tmp_path / "r", "--method",
-               "greedy", "--examples", 6, "--length", 24, "--no-curve", "--json")  # fmt: skip
+    done = run(
+        folder / "llama",
+        "--data",
+        folder / "text.txt",
+        "--keep",
+        3,
+        "--out",
+        tmp_path / "r",
+        "--method",
+        "greedy",
+        "--examples",
+        6,
+        "--length",
+        24,
+        "--no-curve",
+        "--json",
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["loss"]["held out"]["removed"] > found["loss"]["held out"]["masked"]
@@ -154,7 +204,7 @@ def test_pictures_of_heads() -> None:
     assert curves.get_xlabel() == "heads kept of 4"
     assert curves.get_ylabel() == "nats"
     assert [line.get_label() for line in curves.get_lines()] == ["a", "b"]
-    with pytest.raises(ValueError, match="5 numbers"):
+    with pytest.raises(ValueError, match=r"scores must have shape \(5,\)"):
         plots.head_map(np.ones(4), [3, 2])
-    with pytest.raises(ValueError, match="curves: none"):
+    with pytest.raises(ValueError, match="curves must hold"):
         plots.head_curves({})

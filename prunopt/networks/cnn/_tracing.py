@@ -13,27 +13,27 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunopt.core.arrays import Bools, Ints
+from prunopt.networks.cnn.watching import NORMS
+
+
+def _named(where: Any, names: str) -> list[Any]:
+    return [getattr(where, name) for name in names.split()]
+
 
 ELEMENTWISE = {
-    operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv,
-    torch.add, torch.sub, torch.mul, torch.div, torch.maximum, torch.minimum,
-}  # fmt: skip
-ELEMENTWISE_METHODS = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_"}
-PASSING = {
-    torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.neg, F.relu, F.relu6, F.silu, F.gelu, F.hardswish,
-    F.hardsigmoid, F.hardtanh, F.leaky_relu, F.elu, F.sigmoid, F.dropout, F.dropout2d, F.avg_pool2d, F.max_pool2d,
-    F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, operator.neg,
-}  # fmt: skip
-PASSING_METHODS = {
-    "relu", "relu_", "sigmoid", "tanh", "clamp", "clamp_", "contiguous", "clone", "float", "detach", "to", "half",
-}  # fmt: skip
+    *_named(operator, "add iadd sub isub mul imul truediv"),
+    *_named(torch, "add sub mul div maximum minimum"),
+}
+ELEMENTWISE_METHODS = {name + end for name in ("add", "sub", "mul", "div") for end in ("", "_")}
+ACTIVATIONS = "relu relu6 silu gelu hardswish hardsigmoid hardtanh leaky_relu elu sigmoid dropout dropout2d"
+POOLING = "avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate"
+PASSING = {operator.neg, *_named(torch, "relu sigmoid tanh clamp neg"), *_named(F, f"{ACTIVATIONS} {POOLING}")}
+METHODS = "relu relu_ sigmoid tanh clamp clamp_ contiguous clone float detach to half"
+PASSING_METHODS = set(METHODS.split())
 SPATIAL = {torch.mean, torch.sum, torch.amax}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-PASSING_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.Sigmoid,
-    nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample, nn.Mish, nn.Softplus,
-)  # fmt: skip
+LAYERS = "ReLU ReLU6 SiLU GELU Hardswish Hardsigmoid Hardtanh LeakyReLU ELU Sigmoid Tanh Mish Softplus Identity"
+SHAPING = "Dropout Dropout2d AvgPool2d MaxPool2d AdaptiveAvgPool2d AdaptiveMaxPool2d ZeroPad2d Upsample"
+PASSING_MODULES = tuple(_named(nn, f"{LAYERS} {SHAPING}"))
 
 
 class Untraceable(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ import torch
 import torch.fx
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Bools, Ints
 from prunopt.networks.cnn._tracing import Layout, Tracer, Untraceable, propagate
+from prunopt.networks.cnn.watching import NORMS, names_of, watching
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -76,6 +78,10 @@ class ChannelGroups:
         free: list[int] = sorted(set(self.group[~self.fixed].tolist()))
         return free
 
+    def only(self, groups: Iterable[int]) -> ChannelGroups:
+        """Return the same channels, with those of all other groups fixed."""
+        return replace(self, fixed=self.fixed | ~np.isin(self.group, list(groups)))
+
     def members(self, group: int) -> Ints:
         """Return the channels of a group."""
         return np.flatnonzero(self.group == group)
@@ -114,14 +120,13 @@ class ChannelGroups:
 
     def checked(self, keep: Any) -> Bools:
         """Return ``keep``, a bool for every channel, after a check that fixed channels and one of each group stay."""
-        mask = np.asarray(keep)
-        if mask.shape != self.group.shape or mask.dtype != np.bool_:
-            raise ValueError(f"keep: {mask.dtype} of shape {mask.shape} given, bool of {self.group.shape} is needed")
+        mask = validate.bools("keep", keep, self.group.shape)
         for channel in np.flatnonzero(self.fixed & ~mask)[:1]:
-            raise ValueError(f"keep: channel {channel} of {self.name_of(int(self.group[channel]))!r} cannot be removed")
+            where = validate.Shown(f"channel {channel} of {self.name_of(int(self.group[channel]))!r} removed")
+            validate.refuse("keep", "keep the fixed channels", where)
         for g in sorted(set(self.group.tolist())):
-            if not mask[self.members(g)].any():
-                raise ValueError(f"keep: no channel of {self.name_of(g)!r} is left; keep at least one")
+            kept = mask[self.members(g)].any()
+            validate.require(kept, "keep", "keep a channel of every group", f"none of {self.name_of(g)}")
         return mask
 
 
@@ -150,9 +155,9 @@ def channel_groups(
         names the module.
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model: {type(model).__name__} given, a torch.nn.Module is needed")
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(example, torch.Tensor) or example.ndim < 2:
-        raise TypeError("example: a tensor of one batch of inputs is needed")
+        raise TypeError(f"example must be a tensor of one batch of inputs, got {type(example).__name__}")
     was_training = model.training
     model.eval()
     try:
@@ -165,20 +170,21 @@ def channel_groups(
 
 def _traced(model: nn.Module, example: torch.Tensor) -> ChannelGroups:
     by_hand = (
-        "give groups by hand, in Python: prune_cnn(..., groups=channel_groups(model, example, "
-        "groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...]))"
+        "pass groups by hand, in Python: prune_cnn(..., widths=Widths(groups=channel_groups(model, example, "
+        "groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...])))"
     )
     tracer = Tracer()
     try:
         graph = tracer.trace(model)
     except Exception as error:  # torch.fx raises whatever the model's own code does with a proxy
         place = f" in {tracer.place!r}" if tracer.place else ""
-        raise ValueError(f"model: {type(model).__name__} cannot be traced{place} ({error}); {by_hand}") from error
+        failed = f"{type(model).__name__}, which torch.fx cannot trace{place} ({error})"
+        raise ValueError(f"model must be traceable, got {failed}; {by_hand}") from error
     layout = Layout()
     try:
         propagate(torch.fx.GraphModule(tracer.root, graph), example, layout)
     except Untraceable as error:
-        raise ValueError(f"model: {str(error).splitlines()[0]}; {by_hand}") from error
+        raise ValueError(f"model must be traceable: {str(error).splitlines()[0]}; {by_hand}") from error
     return _collected(layout)
 
 
@@ -192,25 +198,19 @@ def _collected(layout: Layout) -> ChannelGroups:
 
 def _by_hand(model: nn.Module, example: torch.Tensor, groups: Iterable[Sequence[tuple[str, str]]]) -> ChannelGroups:
     positions: dict[str, int] = {}
-    handles = []
     modules = dict(model.named_modules())
-    for name, module in modules.items():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.BatchNorm1d):
 
-            def note(_m: nn.Module, _i: Any, out: torch.Tensor, name: str = name) -> None:
-                positions[name] = int(np.prod(out.shape[2:])) if out.ndim > 2 else 1
+    def note(name: str, _: nn.Module, out: torch.Tensor) -> None:
+        positions[name] = int(np.prod(out.shape[2:])) if out.ndim > 2 else 1
 
-            handles.append(module.register_forward_hook(note))
-    with torch.no_grad():
+    with watching(model, names_of(model, nn.Conv2d, nn.Linear, *NORMS), note), torch.no_grad():
         model(example)
-    for handle in handles:
-        handle.remove()
     layout, ends = Layout(), dict[tuple[str, str], Ints]()
     for name in positions:
         module = modules[name]
         out = getattr(module, "out_channels", getattr(module, "out_features", getattr(module, "num_features", 0)))
         ends[name, "out"] = layout.fresh(int(out))
-        carries = isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
+        carries = isinstance(module, NORMS)
         depthwise = isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
         size = getattr(module, "in_channels", getattr(module, "in_features", out))
         same = carries or depthwise
@@ -218,19 +218,19 @@ def _by_hand(model: nn.Module, example: torch.Tensor, groups: Iterable[Sequence[
         kind = (
             "norm" if carries else "depthwise" if depthwise else "linear" if isinstance(module, nn.Linear) else "conv"
         )
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and not depthwise:
-            raise ValueError(f"groups: {name!r} is a grouped convolution, which can only be pruned where tracing works")
+        plain = not isinstance(module, nn.Conv2d) or module.groups == 1 or depthwise
+        validate.require(plain, "groups", "be traced where a convolution is grouped", name)
         layout.slots.append((name, kind, ends[name, "in"], ends[name, "out"], positions[name]))
     free: list[Ints] = []
     for row in groups:
         row = [(str(n), str(e)) for n, e in row]
         for end in row:
-            if end not in ends:
-                raise ValueError(f"groups: {end} is no end of a layer; name a module that runs, with 'in' or 'out'")
+            known = "name modules that run, each with 'in' or 'out'"
+            validate.require(end in ends, "groups", known, end)
         first = ends[row[0]]
         for end in row[1:]:
-            if len(ends[end]) != len(first):
-                raise ValueError(f"groups: {end} has {len(ends[end])} channels, {row[0]} {len(first)}")
+            sizes = validate.Shown(f"{len(first)} of {row[0]}, {len(ends[end])} of {end}")
+            validate.require(len(ends[end]) == len(first), "groups", "tie ends of as many channels", sizes)
             layout.tie(first, ends[end])
         free.append(first)
     return _collected(layout.only(free))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.files import digest, write_json
+from prunopt.networks.cnn.models import read_cnn
+from prunopt.networks.cnn.watching import NORMS, set_module
 from prunopt.networks.cnn.windowed_conv import Window, WindowedConv2d
 from prunopt.networks.io.folders import MANIFEST, WEIGHTS, read_manifest, versions, whole_folder
 
@@ -33,9 +37,14 @@ def save_cnn(
     with whole_folder(folder) as place:
         save_file(state, place / WEIGHTS, metadata={"format": "pt"})
         manifest = {
-            "format": 1, "kind": "cnn", "dense": dense, "layers": layers, "report": report or {},
-            "weights": digest(place / WEIGHTS), "versions": versions(),
-        }  # fmt: skip
+            "format": 1,
+            "kind": "cnn",
+            "dense": dense,
+            "layers": layers,
+            "report": report or {},
+            "weights": digest(place / WEIGHTS),
+            "versions": versions(),
+        }
         write_json(place / MANIFEST, manifest)
 
 
@@ -52,41 +61,41 @@ def load_cnn(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> 
     ValueError
         If the folder was not written by `save_cnn`, a file was changed, or ``dense`` is another network.
     """
-    import copy
-
     from safetensors.torch import load_file
 
-    from prunopt.networks.cnn.models import read_cnn
-
     place, manifest = Path(folder), read_manifest(folder)
-    if manifest.get("kind") != "cnn":
-        raise ValueError(f"folder={str(folder)!r}: it holds a {manifest.get('kind')}, no convolutional network")
-    if not (place / WEIGHTS).is_file() or digest(place / WEIGHTS) != manifest.get("weights"):
-        raise ValueError(f"{place / WEIGHTS}: missing, or not the file that {MANIFEST} describes")
-    if dense is None and manifest.get("dense") is None:
-        raise ValueError("dense=None: this network has no name; give the network as it was before pruning")
+    kind = validate.Shown(f"a {manifest.get('kind')} in {folder}")
+    validate.require(manifest.get("kind") == "cnn", "folder", "hold a convolutional network", kind)
+    whole = (place / WEIGHTS).is_file() and digest(place / WEIGHTS) == manifest.get("weights")
+    validate.require(whole, f"{place / WEIGHTS}", f"be the file that {MANIFEST} describes", validate.Shown("another"))
+    named = dense is not None or manifest.get("dense") is not None
+    validate.require(named, "dense", "be the network as it was before pruning, for it was saved without a name", None)
     model = read_cnn(str(manifest["dense"])) if dense is None else copy.deepcopy(dense)
     state = load_file(place / WEIGHTS)
     modules = dict(model.named_modules())
     for name, shape in manifest["layers"].items():
-        if name not in modules or not _has_shape(modules[name]):
-            raise ValueError(f"dense: it has no layer {name!r}; give the network that was pruned")
+        fits = name in modules and _has_shape(modules[name])
+        validate.require(fits, "dense", "be the network that was pruned", validate.Shown(f"one without {name}"))
         _reshape(model, name, shape, state)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"dense: not the network that was pruned ({str(error).splitlines()[0]})") from None
+        raise validate.invalid("dense", "be the network that was pruned", str(error).splitlines()[0]) from None
     return model.eval()
 
 
 def _has_shape(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d)
+    return isinstance(module, (nn.Conv2d, nn.Linear, *NORMS))
 
 
 def _shape(module: Any) -> dict[str, Any]:
     if isinstance(module, nn.Conv2d):
-        shape: dict[str, Any] = {"in": module.in_channels, "out": module.out_channels, "groups": module.groups,
-                 "bias": module.bias is not None}  # fmt: skip
+        shape: dict[str, Any] = {
+            "in": module.in_channels,
+            "out": module.out_channels,
+            "groups": module.groups,
+            "bias": module.bias is not None,
+        }
         if isinstance(module, WindowedConv2d):
             w = module.window
             shape["window"] = [w.top, w.bottom, w.left, w.right]
@@ -100,8 +109,7 @@ def _reshape(model: nn.Module, name: str, shape: dict[str, Any], state: dict[str
     module: Any = model.get_submodule(name)
     if "window" in shape and not isinstance(module, WindowedConv2d):
         module = WindowedConv2d(module, Window(*map(int, shape["window"])))
-        parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent) if parent else model, last, module)
+        set_module(model, name, module)
     if isinstance(module, nn.Conv2d):
         module.in_channels, module.out_channels, module.groups = shape["in"], shape["out"], shape["groups"]
     elif isinstance(module, nn.Linear):

@@ -9,74 +9,58 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Ints
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
 from prunopt.networks.cnn.latency import LatencyTable, LayerShape, network_milliseconds
+from prunopt.networks.cnn.watching import names_of, watching
 from prunopt.problems.channel_widths import LayerCost
 
-RESOURCES = ("parameters", "bytes", "macs", "latency_ms")
 Sizes = dict[str, tuple[int, int]]
 
 
 def measure(
-    model: nn.Module, example: torch.Tensor, resources: Sequence[str] = ("parameters", "macs", "latency_ms"), *,
-    runtime: str = "torch", repeats: int = 15,
-) -> dict[str, float]:  # fmt: skip
+    model: nn.Module,
+    example: torch.Tensor,
+    resources: Sequence[str] = ("parameters", "macs", "latency_ms"),
+    *,
+    runtime: str = "torch",
+    repeats: int = 15,
+) -> dict[str, float]:
     """Return what a network takes: parameters, bytes of parameters, multiply-adds and milliseconds of ``example``.
 
     Multiply-adds are those of convolutions and linear layers, for one element of the batch.
     """
-    out: dict[str, float] = {}
-    for name in resources:
-        if name == "parameters":
-            out[name] = float(sum(p.numel() for p in model.parameters()))
-        elif name == "bytes":
-            out[name] = float(sum(p.numel() * p.element_size() for p in model.parameters()))
-        elif name == "macs":
-            out[name] = float(_macs(model, example))
-        elif name == "latency_ms":
-            out[name] = network_milliseconds({"": model}, example, runtime, repeats=repeats)[""]
-        else:
-            raise ValueError(f"resources: {name!r} is not known; give some of {', '.join(RESOURCES)}")
-    return out
+    kinds: dict[str, Callable[[], float]] = {
+        "parameters": lambda: sum(p.numel() for p in model.parameters()),
+        "bytes": lambda: sum(p.numel() * p.element_size() for p in model.parameters()),
+        "macs": lambda: _macs(model, example),
+        "latency_ms": lambda: network_milliseconds({"": model}, example, runtime, repeats=repeats)[""],
+    }
+    return {name: float(kinds[validate.one_of("resources", name, kinds)]()) for name in resources}
 
 
 def _macs(model: nn.Module, example: torch.Tensor) -> int:
     total = 0
 
-    def add(module: Any, _: Any, out: torch.Tensor) -> None:
+    def add(_: str, module: Any, out: torch.Tensor) -> None:
         nonlocal total
-        each = module.weight[0].numel()
-        total += each * out[0].numel()
+        total += module.weight[0].numel() * out[0].numel()
 
-    hooks = [m.register_forward_hook(add) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    try:
-        with torch.no_grad():
-            model.eval()(example[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watching(model, names_of(model, nn.Conv2d, nn.Linear), add), torch.no_grad():
+        model.eval()(example[:1])
     return total
 
 
 def input_sizes(model: nn.Module, example: torch.Tensor) -> Sizes:
     """Return height and width of what every convolution reads; (1, 1) for linear layers."""
     sizes: Sizes = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
 
-            def note(_: Any, args: Any, name: str = name) -> None:
-                x = args[0]
-                sizes[name] = (int(x.shape[2]), int(x.shape[3])) if x.ndim == 4 else (1, 1)
+    def note(name: str, _: nn.Module, x: torch.Tensor) -> None:
+        sizes[name] = (int(x.shape[2]), int(x.shape[3])) if x.ndim == 4 else (1, 1)
 
-            hooks.append(module.register_forward_pre_hook(note))
-    try:
-        with torch.no_grad():
-            model.eval()(example[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watching(model, names_of(model, nn.Conv2d, nn.Linear), note, inputs=True), torch.no_grad():
+        model.eval()(example[:1])
     return sizes
 
 
@@ -103,10 +87,17 @@ def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: 
 
 
 def layer_costs(
-    model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], widths: Sequence[Sequence[int]], *,
-    resource: str = "macs", table: LatencyTable | None = None, example: torch.Tensor | None = None,
-    progress: Callable[[str], None] | None = None, features: Callable[[int, Ints, int], int] | None = None,
-) -> list[LayerCost]:  # fmt: skip
+    model: nn.Module,
+    groups: ChannelGroups,
+    chosen: Sequence[int],
+    widths: Sequence[Sequence[int]],
+    *,
+    resource: str = "macs",
+    table: LatencyTable | None = None,
+    example: torch.Tensor | None = None,
+    progress: Callable[[str], None] | None = None,
+    features: Callable[[int, Ints, int], int] | None = None,
+) -> list[LayerCost]:
     """Return the costs of all layers by the widths of ``chosen`` groups, for `ChannelWidths`.
 
     A layer that reads several groups (behind a concatenation) has one term for each of them: for multiply-adds and
@@ -139,8 +130,11 @@ def layer_costs(
         in_groups, in_counts = np.unique(groups.group[slot.ins], return_counts=True)
         out_groups, out_counts = np.unique(groups.group[slot.outs], return_counts=True)
         if slot.consumes:
-            pairs = [(a, b, ca, cb) for a, ca in zip(in_groups, in_counts, strict=True)
-                     for b, cb in zip(out_groups, out_counts, strict=True)]  # fmt: skip
+            pairs = [
+                (a, b, ca, cb)
+                for a, ca in zip(in_groups, in_counts, strict=True)
+                for b, cb in zip(out_groups, out_counts, strict=True)
+            ]
         else:
             pairs = [(b, b, cb, cb) for b, cb in zip(out_groups, out_counts, strict=True)]
         for a, b, ca, cb in pairs:
@@ -179,7 +173,7 @@ def _measured(
     parts: Any, modules: Any, model: nn.Module, table: LatencyTable | None, example: Any, progress: Any
 ) -> Callable[[Slot, int, int], float]:
     if table is None or example is None:
-        raise ValueError("resource='latency_ms': a table and an example are needed")
+        raise validate.invalid("table, example", 'be given for resource="latency_ms"', None)
     sizes, batch = input_sizes(model, example), len(example)
 
     def shape(slot: Slot, ins: int, outs: int) -> LayerShape | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.costs import layer_costs
+from prunopt.networks.cnn.importances.ranking import Progress
 from prunopt.networks.cnn.latency import LatencyTable
 from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
 from prunopt.networks.cnn.replay import Replay
+from prunopt.networks.cnn.watching import silent
 from prunopt.networks.cnn.windowed_conv import Window, best_windows, with_windows
 from prunopt.problems.channel_widths import LayerCost
 
-Progress = Callable[[str], None]
+BATCH = 4  # pictures: more of them do not fit the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,26 +34,24 @@ class WindowOptions:
 
 
 def window_options(
-    model: nn.Module, groups: ChannelGroups, images: tuple[torch.Tensor, torch.Tensor] | None, *, measured: bool,
-    batch: int = 4,
+    model: nn.Module,
+    groups: ChannelGroups,
+    images: tuple[torch.Tensor, torch.Tensor] | None = None,
     progress: Progress | None = None,
-) -> tuple[WindowOptions, ...]:  # fmt: skip
+) -> tuple[WindowOptions, ...]:
     """Return the windows with one or two rows or columns less than the kernel, never a single row or column.
 
     Parameters
     ----------
     images
-        Those that a layer is re-solved on, and those that judge it.
-    measured
-        A window loses the divergence of the whole network's predictions with the layer re-solved; otherwise the share
-        of the kernel's energy outside of it.
+        Those that a layer is re-solved on, and those that judge it: a window loses the divergence of the whole
+        network's predictions with the layer re-solved. None: the share of the kernel's energy outside of it.
     """
     layers = [s for s in groups.slots if s.kind == "depthwise" and len(s.ins) == len(s.outs)]
     replays: list[Replay] = []
-    if measured:
-        assert images is not None
-        replays, dense = [Replay(model, torch.split(x, batch)) for x in images], logits(model, images[1])
-    keep, out = np.ones(groups.n_channels, np.bool_), []
+    if images is not None:
+        replays, dense = [Replay(model, torch.split(x, BATCH)) for x in images], logits(model, images[1])
+    keep, out, tell = np.ones(groups.n_channels, np.bool_), [], progress or silent
     for number, slot in enumerate(layers):
         conv: Any = model.get_submodule(slot.name)
         best = best_windows(conv.weight)
@@ -67,23 +68,29 @@ def window_options(
                 repair_on(stand.fork(model), stand.fork(smaller), groups, keep)
                 losses[k] = divergence_of(dense, judge.fork(smaller).outputs())
         out.append(WindowOptions(slot.name, tuple(best[s][0] for s in shapes), tuple(losses)))
-        if progress is not None:
-            progress(f"windows of {number + 1} of {len(layers)} depthwise layers")
+        tell(f"windows of {number + 1} of {len(layers)} depthwise layers")
     return tuple(out)
 
 
 def costs_with_windows(
-    model: nn.Module, groups: ChannelGroups, chosen: Sequence[int], widths: Sequence[Sequence[int]],
-    options: Sequence[WindowOptions], *, resource: str, table: LatencyTable | None, example: torch.Tensor | None,
+    model: nn.Module,
+    groups: ChannelGroups,
+    chosen: Sequence[int],
+    widths: Sequence[Sequence[int]],
+    options: Sequence[WindowOptions],
+    *,
+    resource: str,
+    table: LatencyTable | None,
+    example: torch.Tensor | None,
     progress: Progress | None = None,
-) -> list[LayerCost]:  # fmt: skip
+) -> list[LayerCost]:
     """Return the costs of all layers; the windows of ``options[k]`` are those of group ``len(chosen) + k``."""
 
     def costs(network: nn.Module, slots: Any) -> list[LayerCost]:
         part = replace(groups, slots=tuple(slots))
         return layer_costs(
             network, part, chosen, widths, resource=resource, table=table, example=example, progress=progress
-        )  # fmt: skip
+        )
 
     named = {o.name: k for k, o in enumerate(options)}
     out = costs(model, [s for s in groups.slots if s.name not in named])
@@ -93,8 +100,11 @@ def costs_with_windows(
         k = named[slot.name]
         rows = [costs(with_windows(model, {slot.name: w}), [slot]) for w in options[k].windows]
         place = rows[0][0].source
-        if len(rows[0]) != 1:  # channels of several groups run through it: each group's share by window and width
-            raise ValueError(f"windows=True: the channels of {slot.name!r} belong to several groups; use windows=False")
+        # channels of several groups run through it: each group's share would depend on window and width
+        where = f"windows of {slot.name!r}"
+        validate.require(
+            len(rows[0]) == 1, where, "belong to one group", validate.Shown("several"), "use windows=False"
+        )
         columns = [np.diagonal(r[0].table) if place >= 0 else np.asarray(r[0].table)[0, :1] for r in rows]
         out.append(LayerCost(place, len(chosen) + k, np.array(columns).T))
     return out

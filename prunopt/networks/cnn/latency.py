@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from prunopt.core import validate
+from prunopt.core.extras import require
 from prunopt.core.files import read_json, write_json
+from prunopt.networks.cnn.watching import set_module, silent
 from prunopt.networks.threads import torch_threads
 
 RUNTIMES = ("torch", "onnxruntime", "cuda")
@@ -70,17 +73,25 @@ class LatencyTable:
         Measurements of each layer, taken in turns; the table holds their medians.
     threads
         Threads of the runtime.
+    example
+        The input that networks are timed on; None takes one of the pictures that they are pruned with.
     """
 
     def __init__(
-        self, runtime: str = "torch", path: str | os.PathLike[str] | None = None, *, repeats: int = 15, threads: int = 1
+        self,
+        runtime: str = "torch",
+        path: str | os.PathLike[str] | None = None,
+        *,
+        repeats: int = 15,
+        threads: int = 1,
+        example: torch.Tensor | None = None,
     ) -> None:
-        if runtime not in RUNTIMES:
-            raise ValueError(f"runtime={runtime!r}: give one of {', '.join(RUNTIMES)}")
-        if runtime == "cuda" and not torch.cuda.is_available():
-            raise ValueError("runtime='cuda': torch finds no graphics card here; use 'torch' or 'onnxruntime'")
-        if repeats < 1 or threads < 1:
-            raise ValueError(f"repeats={repeats}, threads={threads}: give numbers >= 1")
+        validate.one_of("runtime", runtime, RUNTIMES)
+        has_card = runtime != "cuda" or torch.cuda.is_available()
+        validate.require(has_card, "runtime", "be torch or onnxruntime without a graphics card", runtime)
+        validate.whole_number("repeats", repeats, low=1)
+        validate.whole_number("threads", threads, low=1)
+        self.example = example
         self.runtime, self.repeats, self.threads = runtime, repeats, threads
         self.path = None if path is None else Path(path)
         self.about = {**machine(runtime), "threads": threads}
@@ -93,20 +104,21 @@ class LatencyTable:
             held = read_json(path)
             about, times = held["about"], {str(k): float(v) for k, v in held["milliseconds"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"path={str(path)!r}: no latency table ({error}); delete it to measure again") from None
+            text = f"{path} ({error})"
+            raise validate.invalid("path", "be a latency table", text, "delete it to measure again") from None
         if about == self.about:
             self.milliseconds = times
 
     def fill(self, shapes: Iterable[LayerShape], progress: Progress | None = None) -> None:
         """Measure the shapes that are not in the table yet."""
+        tell = progress or silent
         missing = {s.key(): s for s in shapes if s.key() not in self.milliseconds}
         names = list(missing)
         for start in range(0, len(names), 64):  # in turns of 64, so that a busy moment does not hit one layer alone
             part = names[start : start + 64]
             times = self._times({name: (missing[name].module().eval(), missing[name].input()) for name in part})
             self.milliseconds.update({name: statistics.median(t) for name, t in times.items()})
-            if progress is not None:
-                progress(f"{start + len(part)} of {len(names)} layers measured")
+            tell(f"{start + len(part)} of {len(names)} layers measured")
             if self.path is not None:
                 write_json(self.path, {"about": self.about, "milliseconds": self.milliseconds})
 
@@ -161,10 +173,7 @@ def file_runner(path: Path, example: torch.Tensor, threads: int = 1) -> Callable
 
 
 def _session(path: Path, threads: int, profile: str = "") -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("runtime='onnxruntime' needs the extra onnx: pip install 'prunopt[onnx]'") from error
+    onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -174,9 +183,7 @@ def _session(path: Path, threads: int, profile: str = "") -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _profiled(
-    layers: dict[str, tuple[nn.Module, torch.Tensor]], repeats: int, threads: int
-) -> dict[str, list[float]]:  # fmt: skip
+def _profiled(layers: dict[str, tuple[nn.Module, torch.Tensor]], repeats: int, threads: int) -> dict[str, list[float]]:
     """Return milliseconds of layers in ONNX Runtime, from its own profile.
 
     Alone in a network, a convolution has its input and output brought into blocks of channels and back, which can take
@@ -247,8 +254,7 @@ def folded(model: nn.Module) -> nn.Module:
             continue
         conv, norm = traced.get_submodule(str(node.target)), traced.get_submodule(str(reader.target))
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
-            parent, _, last = str(node.target).rpartition(".")
-            setattr(traced.get_submodule(parent) if parent else traced, last, fuse_conv_bn_eval(conv, norm))
+            set_module(traced, str(node.target), fuse_conv_bn_eval(conv, norm))
             reader.replace_all_uses_with(node)
             graph.erase_node(reader)
     graph.lint()

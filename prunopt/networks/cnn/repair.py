@@ -1,9 +1,10 @@
-"""After the cut: the layers that read the rest re-solved by least squares, batch norms estimated anew; no labels."""
+"""After the cut: the layers that read the rest re-solved by least squares, batch norms re-estimated; no labels."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,54 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot
-from prunopt.networks.cnn.importance import patches, taps
-from prunopt.networks.cnn.replay import NORMS, Replay, channels_last
+from prunopt.networks.cnn.patches import patches, taps
+from prunopt.networks.cnn.replay import Replay, channels_last
+from prunopt.networks.cnn.watching import NORMS, silent
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+BATCH_NORMS = ("keep", "reestimate", "best")
 HELD_OUT = 5  # every fifth batch judges the damping
 
 
+@dataclass(frozen=True)
+class Repair:
+    """What is done after the cut.
+
+    Parameters
+    ----------
+    refit
+        Re-solve the layers that lost inputs, and those behind them (`repair`).
+    batch_norm
+        ``"keep"``, ``"reestimate"``, or ``"best"``: whichever predicts more like the dense network on the pictures.
+    damping
+        Of `repair`.
+    """
+
+    refit: bool = True
+    batch_norm: str = "best"
+    damping: float | None = None
+
+    def __post_init__(self) -> None:
+        validate.one_of("batch_norm", self.batch_norm, BATCH_NORMS)
+        if self.damping is not None:
+            validate.number("damping", self.damping, low=0)
+
+
 def repair(
-    dense: nn.Module, pruned: nn.Module, groups: ChannelGroups, keep: Any, images: torch.Tensor, *,
-    damping: float | None = None, every: bool = False, batch: int = 5, seed: int = 0,
+    dense: nn.Module,
+    pruned: nn.Module,
+    groups: ChannelGroups,
+    keep: Any,
+    images: torch.Tensor,
+    *,
+    damping: float | None = None,
+    every: bool = False,
+    batch: int = 5,
+    seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> int:  # fmt: skip
+) -> int:
     r"""Re-solve, in order, the layers of ``pruned`` that lost inputs or taps, in place; return how many changed.
 
     With X the inputs of the dense layer and X' those that the pruned network, repaired so far, gives to it,
@@ -44,27 +80,41 @@ def repair(
         Re-solve the layers whose inputs changed without getting fewer, too.
     """
     batches = torch.split(images, batch)
-    return repair_on(Replay(dense, batches), Replay(pruned, batches), groups, keep, damping=damping, every=every,
-                     seed=seed, progress=progress)  # fmt: skip
+    return repair_on(
+        Replay(dense, batches),
+        Replay(pruned, batches),
+        groups,
+        keep,
+        damping=damping,
+        every=every,
+        seed=seed,
+        progress=progress,
+    )
 
 
 def repair_on(
-    before: Replay, after: Replay, groups: ChannelGroups, keep: Any, *, damping: float | None = None,
-    every: bool = False, seed: int = 0, progress: Callable[[str], None] | None = None,
-) -> int:  # fmt: skip
+    before: Replay,
+    after: Replay,
+    groups: ChannelGroups,
+    keep: Any,
+    *,
+    damping: float | None = None,
+    every: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> int:
     """Do as `repair`, with pictures that stand in front of the first layer concerned, or before it."""
     mask = groups.checked(keep)
     slots = [s for s in groups.slots if s.kind in ("conv", "linear", "depthwise")]
     lost = [_lost(s, mask, before.model, after.model) for s in slots]
     first = lost.index(True) if True in lost else len(slots)
     todo = [s for i, s in enumerate(slots) if lost[i] or (every and i > first)]
-    done = 0
+    done, tell = 0, progress or silent
     for number, slot in enumerate(todo):
         outs = torch.from_numpy(np.flatnonzero(mask[slot.outs]))
         if slot.kind != "depthwise" or len(slot.ins) == len(slot.outs):
             done += _repair_layer(before, after, slot.name, slot.kind == "depthwise", outs, damping, seed)
-        if progress is not None:
-            progress(f"{number + 1} of {len(todo)} layers repaired")
+        tell(f"{number + 1} of {len(todo)} layers repaired")
     return done
 
 
@@ -78,7 +128,7 @@ def _lost(slot: Slot, mask: Any, before: nn.Module, after: nn.Module) -> bool:
 
 def _repair_layer(
     dense: Replay, pruned: Replay, name: str, depthwise: bool, outs: torch.Tensor, damping: float | None, seed: int
-) -> bool:  # fmt: skip
+) -> bool:
     before: Any = dense.model.get_submodule(name)
     after: Any = pruned.model.get_submodule(name)
     norm = pruned.norm_behind(name)
@@ -135,8 +185,9 @@ class _Sums:
         self.energy, self.rows = self.energy + (target**2).sum(), self.rows + X.shape[-2]
 
     def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(self.gram + other.gram, self.cross + other.cross, self.energy + other.energy,
-                     self.rows + other.rows)  # fmt: skip
+        return _Sums(
+            self.gram + other.gram, self.cross + other.cross, self.energy + other.energy, self.rows + other.rows
+        )
 
     def solved(self, start: torch.Tensor, damping: float) -> torch.Tensor:
         """Return the weights, (..., outputs, inputs + 1)."""
@@ -144,9 +195,7 @@ class _Sums:
         diagonal = torch.diagonal(self.gram, dim1=-2, dim2=-1)[..., :-1].mean(-1, keepdim=True)
         ridge = (damping * diagonal + 1e-9 * self.rows).repeat(*[1] * (self.gram.ndim - 2), n)
         ridge[..., -1] = 1e-9 * self.rows
-        moved: torch.Tensor = torch.linalg.solve(
-            self.gram + torch.diag_embed(ridge), self.cross - self.gram @ start.mT
-        )  # fmt: skip
+        moved: torch.Tensor = torch.linalg.solve(self.gram + torch.diag_embed(ridge), self.cross - self.gram @ start.mT)
         return start + moved.mT
 
     def loss(self, W: torch.Tensor) -> float:
@@ -170,26 +219,27 @@ def _scale(norm: Any, outs: int) -> torch.Tensor | None:
     return torch.where(scale.abs() < 1e-6, torch.full_like(scale, 1e-6), scale)
 
 
+def reestimate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
+    """Set a network's batch norm statistics to plain averages over batches, in place; return it in evaluation mode."""
+    norms: list[Any] = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # a plain average over the batches
+        m.train()
+    with torch.no_grad():
+        for x in batches:
+            model(x)
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    return model.eval()
+
+
 def reestimated(model: nn.Module, images: torch.Tensor, *, batch: int = 50) -> nn.Module:
     """Return a copy whose batch norms hold the means and variances of ``images``."""
-    fresh = copy.deepcopy(model)
-    norms = [m for m in fresh.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    if not norms:
-        return fresh
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    fresh.eval()
-    for norm in norms:
-        norm.train()
-    with torch.no_grad():
-        for x in torch.split(images, batch):
-            if len(x) > 1:
-                fresh(channels_last(x))
-    for norm, old in zip(norms, (m for m in model.modules() if isinstance(m, NORMS)), strict=False):
-        norm.momentum = old.momentum
-    return fresh.eval()
+    parts = (channels_last(x) for x in torch.split(images, batch) if len(x) > 1)
+    return reestimate(copy.deepcopy(model), parts)
 
 
 def divergence(dense_logits: torch.Tensor, model: nn.Module, images: torch.Tensor, *, batch: int = 4) -> float:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.fx
 from torch import nn
 
+from prunopt.networks.cnn._tracing import Tracer
+from prunopt.networks.cnn.watching import NORMS, watching
+
 ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -31,8 +34,6 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[torch.Tensor]) -> None:
-        from prunopt.networks.cnn._tracing import Tracer
-
         self.model, self.batches = model.eval(), [channels_last(x) for x in batches]
         self.graph: torch.fx.GraphModule | None = None
         self.nodes: list[torch.fx.Node] = []
@@ -74,7 +75,7 @@ class Replay:
         """Return what the module ``name`` reads, batch by batch."""
         node = self._node(name)
         if node is None:
-            return [self._run_to(self.model.get_submodule(name), x) for x in self.batches]
+            return [self._run_to(name, x) for x in self.batches]
         if self.place[node] < self.at:
             self._restart()
         self._advance(self.place[node])
@@ -130,20 +131,15 @@ class Replay:
         self.at = stop
 
     @torch.inference_mode()
-    def _run_to(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def _run_to(self, name: str, x: torch.Tensor) -> torch.Tensor:
         got: list[torch.Tensor] = []
 
-        def stop(_: Any, args: Any) -> None:
-            got.append(args[0].clone())
+        def stop(_: str, __: nn.Module, read: torch.Tensor) -> None:
+            got.append(read.clone())
             raise _Reached
 
-        hook = module.register_forward_pre_hook(stop)
-        try:
+        with watching(self.model, [name], stop, inputs=True), suppress(_Reached):
             self.model(x)
-        except _Reached:
-            pass
-        finally:
-            hook.remove()
         return got[0]
 
 

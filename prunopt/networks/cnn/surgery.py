@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from prunopt.core.arrays import Bools
+from prunopt.core.extras import require
+from prunopt.core.files import write_atomically
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
 
 
@@ -18,7 +21,7 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) ->
     """Return a copy of the network without the channels that ``keep`` does not keep: smaller weights, no masks.
 
     A removed channel gives nothing to the layers that read it: the network equals the one whose activations are
-    multiplied by 0 there, after the nonlinearity, batch norm's bias included (`mask_channels`).
+    multiplied by 0 there, after the nonlinearity, batch norm's bias included.
 
     Parameters
     ----------
@@ -33,24 +36,6 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) ->
     for slot in groups.slots:
         cut_slot(modules[slot.name], slot, mask[slot.ins], mask[slot.outs])
     return smaller
-
-
-def mask_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) -> nn.Module:
-    """Return a copy of the same shape in which the layers that read a removed channel have zeros for it."""
-    mask = groups.checked(keep)
-    masked = copy.deepcopy(model)
-    modules = modules_of(masked, groups)
-    for slot in groups.slots:
-        if not slot.consumes:
-            continue
-        module: Any = modules[slot.name]
-        with torch.no_grad():
-            if slot.kind == "grouped":
-                per_group = mask[slot.ins].reshape(module.groups, -1)[0]
-                module.weight[:, torch.from_numpy(np.flatnonzero(~per_group))] = 0
-            else:
-                module.weight[:, torch.from_numpy(np.flatnonzero(~mask[slot.ins]))] = 0
-    return masked
 
 
 def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools) -> None:
@@ -96,17 +81,15 @@ def onnx_file(model: nn.Module, example: torch.Tensor, path: Any) -> None:
     ImportError
         If the extra ``onnx`` is missing.
     """
-    import warnings
-
-    from prunopt.core.files import write_atomically
-
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise ImportError("ONNX files need the extra onnx: pip install 'prunopt[onnx]'") from error
+    require("onnx")
     with write_atomically(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter is called deprecated; the other one needs onnxscript
         torch.onnx.export(
-            copy.deepcopy(model).eval(), (example,), str(temporary), dynamo=False, opset_version=17,
-            input_names=["input"], output_names=["output"],
-        )  # fmt: skip
+            copy.deepcopy(model).eval(),
+            (example,),
+            str(temporary),
+            dynamo=False,
+            opset_version=17,
+            input_names=["input"],
+            output_names=["output"],
+        )

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from prunopt.api import solve
+from prunopt.core import validate
 from prunopt.core.solution import Solution
 from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
 from prunopt.networks.cnn.costs import input_sizes
-from prunopt.networks.cnn.importance import same_padding
 from prunopt.networks.cnn.latency import LatencyTable, LayerShape
+from prunopt.networks.cnn.patches import same_padding
+from prunopt.networks.cnn.watching import set_module
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,8 @@ class WindowedConv2d(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, window: Window) -> None:
-        height, width = window.shape
-        super().__init__(
-            conv.in_channels, conv.out_channels, (height, width), conv.stride, 0, conv.dilation, conv.groups,  # type: ignore[arg-type]
-            conv.bias is not None,
-        )  # fmt: skip
+        stride, dilation, bias = _pair(conv.stride), _pair(conv.dilation), conv.bias is not None
+        super().__init__(conv.in_channels, conv.out_channels, window.shape, stride, 0, dilation, conv.groups, bias)
         self.window, self.full = window, tuple(conv.kernel_size)
         self.same = not isinstance(conv.padding, tuple) or type(conv).__name__.endswith("SamePadding")
         self.before = (0, 0) if self.same else tuple(int(p) for p in conv.padding)
@@ -91,6 +91,10 @@ class WindowedConv2d(nn.Conv2d):
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    return int(sizes[0]), int(sizes[1])
+
+
 @dataclass(frozen=True, eq=False)
 class TapChoice:
     """The windows chosen: one for each depthwise layer, the solution behind them, and what was on offer."""
@@ -128,9 +132,14 @@ def best_windows(weight: torch.Tensor) -> dict[tuple[int, int], tuple[Window, fl
 
 
 def choose_windows(
-    model: nn.Module, example: torch.Tensor, budget: float, table: LatencyTable, *,
-    loss: Callable[[str, Window], float] | None = None, progress: Callable[[str], None] | None = None,
-) -> TapChoice:  # fmt: skip
+    model: nn.Module,
+    example: torch.Tensor,
+    budget: float,
+    table: LatencyTable,
+    *,
+    loss: Callable[[str, Window], float] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> TapChoice:
     """Choose a window for every depthwise layer: least loss within a share ``budget`` of their measured milliseconds.
 
     Parameters
@@ -140,19 +149,23 @@ def choose_windows(
     loss
         What a window of a layer loses; None takes the share of the kernel's energy outside of it.
     """
-    from prunopt.api import solve
-
     names = depthwise_names(model)
-    if not names:
-        raise ValueError(f"model: {type(model).__name__} has no depthwise convolution; there is no tap to remove")
     sizes = input_sizes(model, example)
     options: list[list[tuple[Window, float, LayerShape]]] = []
     for name in names:
         conv: Any = model.get_submodule(name)
         rows = []
         for shape, (window, lost) in best_windows(conv.weight).items():
-            measured = LayerShape("conv", conv.in_channels, conv.out_channels, conv.groups, shape, tuple(conv.stride),
-                                  sizes[name], len(example))  # fmt: skip
+            measured = LayerShape(
+                "conv",
+                conv.in_channels,
+                conv.out_channels,
+                conv.groups,
+                shape,
+                tuple(conv.stride),
+                sizes[name],
+                len(example),
+            )
             value = lost if loss is None or shape == tuple(conv.kernel_size) else loss(name, window)
             rows.append((window, value, measured))
         options.append(rows)
@@ -164,8 +177,8 @@ def choose_windows(
             losses[i, k], costs[i, k] = lost, table[measured]
     dense = math.fsum(costs[:, 0])
     least = math.fsum(np.where(np.isfinite(losses), costs, np.inf).min(axis=1))
-    if not least <= budget * dense:
-        raise ValueError(f"budget={budget!r}: even the quickest windows take {least / dense:.3g} of the dense time")
+    fastest = f"be at least {least / dense:.3g}, the share of the fastest windows"
+    validate.require(least <= budget * dense, "budget", fastest, budget)
     nanoseconds = np.ceil(costs * 1e6).astype(np.int64)
     solution = solve(MultipleChoiceKnapsack(losses, nanoseconds, int(budget * float(nanoseconds[:, 0].sum()))))
     chosen = tuple(options[i][int(k)][0] for i, k in enumerate(solution.value))
@@ -174,12 +187,15 @@ def choose_windows(
 
 
 def depthwise_names(model: nn.Module) -> list[str]:
-    """Return the names of the depthwise convolutions whose kernel has more than one tap."""
-    return [
+    """Return the names of the depthwise convolutions whose kernel has more than one tap; ValueError without any."""
+    names = [
         name
         for name, m in model.named_modules()
         if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 and m.kernel_size != (1, 1)
     ]
+    has = "have a depthwise convolution of more than one tap"
+    validate.require(names, "model", has, validate.Shown(type(model).__name__))
+    return names
 
 
 def with_windows(model: nn.Module, choice: dict[str, Window]) -> nn.Module:
@@ -187,8 +203,6 @@ def with_windows(model: nn.Module, choice: dict[str, Window]) -> nn.Module:
     smaller = copy.deepcopy(model)
     for name, window in choice.items():
         conv: Any = smaller.get_submodule(name)
-        if window.shape == tuple(conv.kernel_size):
-            continue
-        parent, _, last = name.rpartition(".")
-        setattr(smaller.get_submodule(parent) if parent else smaller, last, WindowedConv2d(conv, window))
+        if window.shape != tuple(conv.kernel_size):
+            set_module(smaller, name, WindowedConv2d(conv, window))
     return smaller

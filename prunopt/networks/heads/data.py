@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.networks.heads.losses import (
     Batch,
     LossOf,
@@ -17,6 +18,7 @@ from prunopt.networks.heads.losses import (
     embedding_loss,
     label_loss,
     next_token_loss,
+    tokenized,
 )
 from prunopt.networks.transformers.text import read_text, token_windows
 
@@ -42,9 +44,14 @@ class HeadData:
 
 
 def read_head_data(
-    model: nn.Module, tokenizer: Any, path: str | os.PathLike[str], *, examples: int = 64, length: int = 128,
+    model: nn.Module,
+    tokenizer: Any,
+    path: str | os.PathLike[str],
+    *,
+    examples: int = 64,
+    length: int = 128,
     size: int = 16,
-) -> HeadData:  # fmt: skip
+) -> HeadData:
     """Return batches of a text file.
 
     Causal language models are measured by the loss of next tokens on windows of the text; classifiers (models with
@@ -56,8 +63,8 @@ def read_head_data(
     ValueError
         If the file is too short, or has no labels where they are needed.
     """
-    if examples < 2 or length < 2 or size < 1:
-        raise ValueError(f"examples={examples}, length={length}, size={size}: at least 2, 2 and 1 are needed")
+    for argument, value, least in (("examples", examples, 2), ("length", length, 2), ("size", size, 1)):
+        validate.whole_number(argument, value, low=least)
     text, name = read_text(path), type(model).__name__
     if hasattr(model, "lm_head") or name.endswith(("CausalLM", "LMHeadModel")):
         windows = token_windows(tokenizer, text, length=length)[: 2 * examples]
@@ -84,21 +91,14 @@ def _windows(windows: torch.Tensor, size: int) -> list[Batch]:
 
 def _labelled(line: str, number: int, path: str | os.PathLike[str]) -> tuple[str, int]:
     text, _, label = line.rpartition("\t")
-    if not text or not label.strip().isdigit():
-        raise ValueError(
-            f"{os.fspath(path)}, line {number + 1}: no label; this model is a classifier, whose loss needs lines "
-            "text<TAB>label, the label a whole number from 0"
-        )
+    labelled, where = text and label.strip().isdigit(), f"line {number + 1} of {os.fspath(path)}"
+    what = "be text<TAB>label for a classifier, the label a whole number from 0"
+    validate.require(labelled, where, what, line, "add a label")
     return text, int(label)
 
 
 def _classified(tokenizer: Any, pairs: Sequence[tuple[str, int]], size: int, length: int) -> list[Batch]:
-    if tokenizer is None:
-        raise ValueError("tokenizer: None given; sentences need one")
-    out = []
-    for start in range(0, len(pairs), size):
-        part = pairs[start : start + size]
-        texts = [t for t, _ in part]
-        inputs = dict(tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt"))
-        out.append(Batch(inputs, torch.tensor([y for _, y in part])))
-    return out
+    parts = (pairs[start : start + size] for start in range(0, len(pairs), size))
+    return [
+        Batch(tokenized(tokenizer, [t for t, _ in part], length), torch.tensor([y for _, y in part])) for part in parts
+    ]

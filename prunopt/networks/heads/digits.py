@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunopt.core.files import write_atomically
-from prunopt.networks.heads.losses import Batch, HeadLoss, label_loss
+from prunopt.networks.heads.head_loss import HeadLoss
+from prunopt.networks.heads.losses import Batch, label_loss
 from prunopt.networks.transformers.families import Attention, Block, register_family
 
 LAYERS, HEADS, WIDTH = 3, 4, 64
@@ -79,8 +80,9 @@ def digits_blocks(model: nn.Module) -> list[Block] | None:
     for k, layer in enumerate(model.layers):
         assert isinstance(layer, DigitsBlock)
         attention, n_heads = layer.attention, layer.attention.q.out_features // layer.attention.head_dim
-        heads = Attention(f"layers.{k}.attention", attention, "q", "k", "v", attention, "o",
-                          attention.head_dim, n_heads, n_heads)  # fmt: skip
+        heads = Attention(
+            f"layers.{k}.attention", attention, "q", "k", "v", attention, "o", attention.head_dim, n_heads, n_heads
+        )
         out.append(Block(f"layers.{k}", layer, heads, None, ()))
     return out
 
@@ -99,8 +101,14 @@ def digits_data(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pictures[:1000], labels[:1000], pictures[1000:], labels[1000:]
 
 
-def train_digits(seed: int = 0, *, epochs: int = 60, layers: int = LAYERS, heads: int = HEADS,
-                 cache: str | os.PathLike[str] | None = None) -> DigitsTransformer:  # fmt: skip
+def train_digits(
+    seed: int = 0,
+    *,
+    epochs: int = 60,
+    layers: int = LAYERS,
+    heads: int = HEADS,
+    cache: str | os.PathLike[str] | None = None,
+) -> DigitsTransformer:
     """Return a trained transformer; with ``cache`` (a folder) it is kept there as safetensors and trained once only."""
     from safetensors.torch import load_file, save_file
 

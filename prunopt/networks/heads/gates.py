@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Bools
 from prunopt.networks.heads.layers import HeadLayer, head_layers
 
@@ -40,8 +41,7 @@ class HeadGates:
         """Give every gate a number: flat, layer after layer; None: 1."""
         total = sum(self.n_heads)
         numbers = np.ones(total) if kept is None else np.asarray(kept, np.float64).ravel()
-        if numbers.shape != (total,) or not np.isfinite(numbers).all():
-            raise ValueError(f"kept: {numbers.size} entries given; {total} finite numbers, one a head, are needed")
+        numbers = validate.floats("kept", numbers, (total,), mend="pass a number per head")
         parts = torch.split(torch.from_numpy(numbers), list(self.n_heads))
         self.values = [
             part.to(self._ones(layer)).requires_grad_(requires_grad)
@@ -136,6 +136,4 @@ def head_gates(model: nn.Module, kept: ArrayLike | None = None) -> Iterator[Head
 def as_kept(kept: Any, n_heads: Sequence[int]) -> Bools:
     """Return flags of the heads that stay, flat; ValueError unless they are bool, one for each head."""
     flags = np.hstack([np.ravel(k) for k in kept]) if isinstance(kept, list | tuple) else np.ravel(kept)
-    if flags.dtype != np.bool_ or flags.size != sum(n_heads):
-        raise ValueError(f"kept: {flags.dtype} of {flags.size} entries given; bool for {sum(n_heads)} heads is needed")
-    return flags
+    return validate.bools("kept", flags, (sum(n_heads),), mend="pass a bool per head")

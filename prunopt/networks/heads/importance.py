@@ -1,15 +1,16 @@
-"""What the removal of a head costs: three estimates that share a name elsewhere, and measurements head by head."""
+"""What the removal of a head costs: three estimates that share a name elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from prunopt.core.arrays import Bools, Floats
+from prunopt.core import validate
+from prunopt.core.arrays import Floats
 from prunopt.networks.heads.gates import as_kept, head_gates
 from prunopt.networks.heads.losses import Batch, LossOf
 
@@ -17,9 +18,14 @@ PER = {"example-abs": "example", "token-abs": "token", "batch-abs": "batch"}
 
 
 def head_importance(
-    model: nn.Module, batches: Sequence[Batch], loss: LossOf, *, estimator: str = "example-abs",
-    normalise: bool = False, kept: ArrayLike | None = None,
-) -> Floats:  # fmt: skip
+    model: nn.Module,
+    batches: Sequence[Batch],
+    loss: LossOf,
+    *,
+    estimator: str = "example-abs",
+    normalise: bool = False,
+    kept: ArrayLike | None = None,
+) -> Floats:
     r"""Return the sensitivity of the loss to every head's gate.
 
     With :math:`L_b` the loss of example b of N, :math:`\xi_{b,t,h}` the gate of head h on token t:
@@ -53,10 +59,8 @@ def head_importance(
     ----------
     .. [1] P. Michel, O. Levy, G. Neubig, "Are sixteen heads really better than one?", NeurIPS 2019, section 4.1.
     """
-    if estimator not in PER:
-        raise ValueError(f"estimator={estimator!r}: give one of {', '.join(PER)}")
-    if not batches:
-        raise ValueError("batches: none given; give at least one Batch")
+    validate.one_of("estimator", estimator, PER)
+    validate.require(batches, "batches", "hold at least one Batch", batches)
     model.eval()
     trained = [p for p in model.parameters() if p.requires_grad]
     examples = 0
@@ -82,29 +86,3 @@ def head_importance(
     if normalise:
         scores = [s / max(float(np.linalg.norm(s)), 1e-20) for s in scores]
     return np.concatenate(scores)
-
-
-def single_ablation(loss: Callable[[Bools], float], n_heads: Sequence[int], kept: ArrayLike | None = None) -> Floats:
-    """Return how much the loss grows when one head goes, for each head; 0 for those that are gone already."""
-    total = sum(n_heads)
-    flags = np.ones(total, np.bool_) if kept is None else as_kept(kept, n_heads)
-    whole, out = loss(flags), np.zeros(total)
-    for h in np.flatnonzero(flags)[::-1]:
-        flags[h] = False
-        out[h] = loss(flags.copy()) - whole
-        flags[h] = True
-    return out
-
-
-def all_but_one(loss: Callable[[Bools], float], n_heads: Sequence[int]) -> Floats:
-    """Return how much the loss grows when a layer keeps one head only, for each head that may be that one."""
-    total = sum(n_heads)
-    whole, out, end = loss(np.ones(total, np.bool_)), np.zeros(total), total
-    for n in reversed(n_heads):
-        for h in range(end - n, end):
-            flags = np.ones(total, np.bool_)
-            flags[end - n : end] = False
-            flags[h] = True
-            out[h] = loss(flags) - whole
-        end -= n
-    return out

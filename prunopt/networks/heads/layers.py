@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunopt.networks.heads.multihead import Gate, Projections, SeparateAttention, attend
+from prunopt.networks.heads.multihead import Gate, SeparateAttention, WrittenAttention
 from prunopt.networks.transformers.families import Attention, blocks, family_of
 
 ADAPTER = """Teach prunopt the model in one file:
@@ -63,10 +63,7 @@ def _attach_multihead(module: Any, gate: Gate) -> Callable[[], None]:
     before = module.__dict__.get("forward")
 
     def forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        options: Any = kwargs | {"batch_first": module.batch_first, "gate": gate}
-        dropout = module.dropout if module.training else 0.0
-        p = Projections.of(module)
-        return attend(p, module.num_heads, query, key, value, *args, dropout=dropout, **options)
+        return WrittenAttention.of(module, gate)(query, key, value, *args, **kwargs)
 
     module.forward = forward
     # A hook that does nothing: torch's encoder layer looks for hooks before it takes its fused path past the module.

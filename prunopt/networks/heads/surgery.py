@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,39 +13,23 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Bools, Floats
-from prunopt.core.files import digest, write_json
-from prunopt.networks.heads.gates import as_kept, head_gates
+from prunopt.core.files import write_atomically
+from prunopt.networks.cnn.watching import set_module
+from prunopt.networks.heads.gates import as_kept
 from prunopt.networks.heads.layers import HeadLayer, head_layers
 from prunopt.networks.heads.losses import Batch
 from prunopt.networks.heads.multihead import SeparateAttention
-from prunopt.networks.io.folders import MANIFEST
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers.families import Attention, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import LayerReport
 from prunopt.networks.transformers.pruning import PruneResult
 from prunopt.networks.transformers.surgery import note_shapes, remove_groups, write_config
 
-MODULE_FORMAT = 1
-
 
 class _Stop(Exception):
     """Leaves a pass whose rest is of no interest."""
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What the least-squares repair of a layer's output projection did.
-
-    Parameters
-    ----------
-    before, after
-        ||Y - Y'||^2 / ||Y - mean Y||^2 of the layer's outputs with heads removed, before and after the repair, on its
-        inputs in the model whose earlier layers are pruned and repaired.
-    """
-
-    before: float
-    after: float
 
 
 def remove_heads(model: nn.Module, kept: ArrayLike) -> None:
@@ -74,11 +57,9 @@ def _split(model: nn.Module, kept: ArrayLike) -> list[tuple[HeadLayer, Bools]]:
 def _removed_groups(layer: HeadLayer, mine: Bools, k: int) -> list[int]:
     groups = mine.reshape(layer.n_groups, -1) if layer.n_groups else mine.reshape(0, 1)
     split = np.flatnonzero(groups.any(axis=1) != groups.all(axis=1))
-    if len(split):
-        raise ValueError(
-            f"kept: layer {k} keeps some heads of group {split[0]} and removes others; {layer.heads_per_group} query "
-            "heads share a key-value head and go together"
-        )
+    together = f"keep or remove all {layer.heads_per_group} query heads that share a key-value head"
+    part = validate.Shown(f"a part of group {split[0]} of layer {k}" if len(split) else "")
+    validate.require(not len(split), "kept", together, part)
     return [int(g) for g in np.flatnonzero(~groups.any(axis=1))]
 
 
@@ -106,12 +87,10 @@ def _separated(model: nn.Module, layer: HeadLayer) -> SeparateAttention:
     if isinstance(current, SeparateAttention):
         return current
     if not isinstance(current, nn.MultiheadAttention):
-        raise ValueError(f"{layer.name}: {type(current).__name__} is no MultiheadAttention any more")
-    if not layer.name:
-        raise ValueError("model: a MultiheadAttention by itself cannot be replaced; wrap it into a module")
-    owner, _, name = layer.name.rpartition(".")
+        raise validate.invalid(layer.name, "still be a MultiheadAttention", validate.Shown(type(current).__name__))
+    validate.require(layer.name, "model", "hold its MultiheadAttention inside another module", current, "wrap it")
     new = SeparateAttention.of(current)
-    setattr(model.get_submodule(owner), name, new)
+    set_module(model, layer.name, new)
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
@@ -119,10 +98,17 @@ def _separated(model: nn.Module, layer: HeadLayer) -> SeparateAttention:
 
 
 def prune_heads(
-    model: nn.Module, kept: ArrayLike, *, batches: Sequence[Batch] | None = None, repair: bool = False,
-    damping: float = 1e-3, in_place: bool = False, objective: float = float("nan"), method: str = "",
+    model: nn.Module,
+    kept: ArrayLike,
+    *,
+    batches: Sequence[Batch] | None = None,
+    repair: bool = False,
+    damping: float = 1e-3,
+    in_place: bool = False,
+    objective: float = float("nan"),
+    method: str = "",
     seed: int = 0,
-) -> PruneResult:  # fmt: skip
+) -> PruneResult:
     r"""Remove heads for good, and (with ``repair``) re-solve each output projection for what is left.
 
     The repair goes through the layers in order. With X the heads' outputs of a layer, all heads there, on the inputs
@@ -150,13 +136,12 @@ def prune_heads(
     Returns
     -------
     PruneResult
-        ``save(folder)`` and `prunopt.networks.load` for transformers models; `save_module` for others. ``notes`` say
+        ``save(folder)`` and `prunopt.networks.load` for transformers models. For others: a state dict, loaded into a
+        model of the original shape after `remove_heads`. ``notes`` say
         what the repair did.
     """
-    if repair and not batches:
-        raise ValueError("batches: none given; the repair needs data to look at")
-    if not 0 <= damping < np.inf:
-        raise ValueError(f"damping={damping!r}: give a finite number >= 0")
+    validate.require(batches or not repair, "batches", "hold at least one Batch for the repair", batches)
+    validate.number("damping", damping, low=0)
     digests = {"model": model_digest(model), "calibration": ""}
     total = _parameters(model)
     pruned = model if in_place else copy.deepcopy(model)
@@ -168,19 +153,39 @@ def prune_heads(
         removed = _removed_groups(layer, mine, k)
         error = float("nan")
         if repair and removed and batches:
-            done = _repaired(pruned, layer, mine, batches, damping)
-            error = done.after
-            notes.append(f"{layer.name}: error {done.before:.4f} without, {done.after:.4f} with the repair")
+            before, error = _repaired(pruned, layer, mine, batches, damping)
+            notes.append(f"{layer.name}: error {before:.4f} without, {error:.4f} with the repair")
         _cut(pruned, layer, removed)
-        rows.append(LayerReport(
-            layer.name, method, "heads", int(mine.sum()), layer.n_heads, error, objective, -np.inf, np.inf,
-            damping if repair else 0.0, (), repair, 0.0, "",
-        ))  # fmt: skip
+        rows.append(
+            LayerReport(
+                layer.name,
+                method,
+                "heads",
+                int(mine.sum()),
+                layer.n_heads,
+                error,
+                objective,
+                -np.inf,
+                np.inf,
+                damping if repair else 0.0,
+                (),
+                repair,
+                0.0,
+                "",
+            )
+        )
     known = any(layer.attention is not None for layer, _ in parts)
     stock = known and write_config(pruned, blocks(pruned))
     left = _parameters(pruned)
-    options = {"pattern": None, "units": ["heads"], "kept": flags.tolist(), "repair": repair,
-               "damping": damping, "method": method, "seed": seed}  # fmt: skip
+    options = {
+        "pattern": None,
+        "units": ["heads"],
+        "kept": flags.tolist(),
+        "repair": repair,
+        "damping": damping,
+        "method": method,
+        "seed": seed,
+    }
     return PruneResult(pruned, tuple(rows), total - left, total - left, total, stock, options, tuple(notes), digests)
 
 
@@ -196,8 +201,14 @@ def _parameters(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _repaired(model: nn.Module, layer: HeadLayer, mine: Bools, batches: Sequence[Batch], damping: float) -> Repair:
-    """Re-solve the output projection in place: the columns of removed heads become 0."""
+def _repaired(
+    model: nn.Module, layer: HeadLayer, mine: Bools, batches: Sequence[Batch], damping: float
+) -> tuple[float, float]:
+    """Re-solve the output projection in place: the columns of removed heads become 0.
+
+    Returns ||Y - Y'||^2 / ||Y - mean Y||^2 of the layer's outputs with heads removed, before and after the repair, on
+    its inputs in the model whose earlier layers are pruned and repaired.
+    """
     total, cross, count = _moments(model, layer, batches)
     width = total.shape[0] - 1
     keep = np.repeat(mine, layer.head_dim)
@@ -230,7 +241,7 @@ def _repaired(model: nn.Module, layer: HeadLayer, mine: Bools, batches: Sequence
     stored.copy_((solved if isinstance(projection, nn.Linear) else solved.T).to(stored))
     if bias is not None:
         bias.add_(torch.from_numpy(new[:, width]).to(bias))
-    return Repair(error(masked), error(new))
+    return error(masked), error(new)
 
 
 def _moments(model: nn.Module, layer: HeadLayer, batches: Sequence[Batch]) -> tuple[Floats, Floats, int]:
@@ -257,7 +268,7 @@ def _moments(model: nn.Module, layer: HeadLayer, batches: Sequence[Batch]) -> tu
                 batch.run(model)
             except _Stop:
                 continue
-            raise ValueError(f"{layer.name}: the model's pass does not use it")
+            raise validate.invalid(layer.name, "be used by the model's pass", validate.Shown("a pass without it"))
     finally:
         undo()
     return total, total[:width, width].copy(), count
@@ -271,8 +282,11 @@ def attention_parameters(model: nn.Module) -> Floats:
             sizes = _per_group(layer.attention)
         else:
             module: Any = layer.module
-            inputs = (module.embed_dim, module.kdim, module.vdim) if hasattr(module, "kdim") else (
-                module.query.in_features, module.key.in_features, module.value.in_features)  # fmt: skip
+            inputs = (
+                (module.embed_dim, module.kdim, module.vdim)
+                if hasattr(module, "kdim")
+                else (module.query.in_features, module.key.in_features, module.value.in_features)
+            )
             biased = module.out_proj.bias is not None if hasattr(module, "out_proj") else module.output.bias is not None
             outputs = module.embed_dim if hasattr(module, "embed_dim") else module.output.out_features
             sizes = layer.head_dim * (sum(inputs) + 3 * int(biased) + outputs)
@@ -286,53 +300,6 @@ def _per_group(attention: Attention) -> float:
     for name in names:
         total += sum(p.numel() for p in attention.module.get_submodule(name).parameters())
     return total / max(1, attention.n_groups)
-
-
-def save_module(result: PruneResult, folder: str | os.PathLike[str]) -> None:
-    """Write a pruned model that is not a transformers model: weights (safetensors), and which heads stay.
-
-    `load_module` reads the folder into a model of the original shape. For transformers models there are
-    ``result.save`` and `prunopt.networks.load`, which need no such model.
-    """
-    from safetensors.torch import save_file
-
-    from prunopt.networks.io.folders import WEIGHTS, versions, whole_folder
-
-    with whole_folder(folder) as place:
-        state = {n: t.detach().cpu().contiguous().clone() for n, t in result.model.state_dict().items()}
-        save_file(state, place / WEIGHTS, metadata={"format": "pt"})
-        write_json(place / MANIFEST, {
-            "format": MODULE_FORMAT, "kind": "heads", "kept": result.options["kept"], "removed": result.removed,
-            "total": result.total, "weights": digest(place / WEIGHTS), "notes": list(result.notes),
-            "options": result.options, "before": dict(result.digests), "versions": versions(),
-        })  # fmt: skip
-
-
-def load_module(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
-    """Return a copy of ``model`` (of the original shape) with the heads and weights that `save_module` wrote.
-
-    Raises
-    ------
-    ValueError
-        If a file is missing or changed, or does not fit the model.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from prunopt.networks.io.folders import WEIGHTS, read_manifest
-
-    place, manifest = Path(folder), read_manifest(folder)
-    if manifest.get("kind") != "heads":
-        raise ValueError(f"{place / MANIFEST}: kind {manifest.get('kind')!r}, not one that save_module wrote")
-    if not (place / WEIGHTS).is_file() or digest(place / WEIGHTS) != manifest.get("weights"):
-        raise ValueError(f"{place / WEIGHTS}: missing, or not the file that {MANIFEST} describes")
-    out = copy.deepcopy(model).eval()
-    try:
-        remove_heads(out, np.array(manifest["kept"], np.bool_))
-        out.load_state_dict(load_file(place / WEIGHTS))
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: does not fit the model: {str(error).splitlines()[0]}") from None
-    return out
 
 
 class _Plain(nn.Module):
@@ -360,10 +327,6 @@ def export_onnx(model: nn.Module, batch: Batch, path: str | os.PathLike[str]) ->
     batch
         An example of inputs; its mapping's names become those of the file's inputs.
     """
-    import warnings
-
-    from prunopt.core.files import write_atomically
-
     names = list(batch.inputs) if hasattr(batch.inputs, "keys") else []
     tensors = tuple(batch.inputs[n] for n in names) if names else (batch.inputs,)
     axes = {n: {0: "batch", 1: "length"} for n in names or ["input"]} | {"output": {0: "batch"}}
@@ -374,9 +337,15 @@ def export_onnx(model: nn.Module, batch: Batch, path: str | os.PathLike[str]) ->
     with write_atomically(path) as temporary, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracing exporter's notes about itself and about shapes
         torch.onnx.export(
-            plain, tensors, str(temporary), input_names=names or ["input"],
-            output_names=["output"], dynamic_axes=axes, opset_version=17, dynamo=False,
-        )  # fmt: skip
+            plain,
+            tensors,
+            str(temporary),
+            input_names=names or ["input"],
+            output_names=["output"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
 
 
 def _with_idle_heads(model: nn.Module) -> nn.Module:
@@ -407,13 +376,3 @@ def _with_idle_heads(model: nn.Module) -> nn.Module:
         old = weight_of(projection)
         replace_weight(projection, old.new_zeros(old.shape[0], groups * width))
     return out
-
-
-@torch.no_grad()
-def outputs_of(model: nn.Module, batch: Batch, kept: ArrayLike | None = None) -> Tensor:
-    """Return logits or last hidden states, with the heads of ``kept`` only (masked)."""
-    with head_gates(model) as gates:
-        gates.set(kept)
-        out = batch.run(model)
-    found = out if isinstance(out, Tensor) else out.logits if hasattr(out, "logits") else out.last_hidden_state
-    return cast("Tensor", found)

@@ -1,4 +1,4 @@
-"""Lottery tickets: targets, sub-networks on disk, mask training, and the problems around the subset sum."""
+"""Lottery tickets: targets, sub-networks on disk, and masks fitted to data."""
 
 from __future__ import annotations
 
@@ -12,24 +12,16 @@ if TYPE_CHECKING:
     from prunopt.networks.lottery.digits import Digits as Digits
     from prunopt.networks.lottery.digits import load_digits as load_digits
     from prunopt.networks.lottery.digits import train_digits as train_digits
-    from prunopt.networks.lottery.mask_training import EdgePopup as EdgePopup
-    from prunopt.networks.lottery.mask_training import edge_popup as edge_popup
-    from prunopt.networks.lottery.shared_neurons import fewest_neurons as fewest_neurons
     from prunopt.networks.lottery.tickets import find_ticket as find_ticket
     from prunopt.networks.lottery.tickets import inputs_in_ball as inputs_in_ball
     from prunopt.networks.lottery.tickets import measured_error as measured_error
     from prunopt.networks.lottery.tickets import read_network as read_network
     from prunopt.networks.lottery.tickets import save_ticket as save_ticket
-    from prunopt.networks.lottery.tolerances import Spread as Spread
-    from prunopt.networks.lottery.tolerances import spread_tolerances as spread_tolerances
 
 _PLACES = {
     "prunopt.networks.lottery.data_residual": "DataFit data_masks",
     "prunopt.networks.lottery.digits": "Digits load_digits train_digits",
-    "prunopt.networks.lottery.mask_training": "EdgePopup edge_popup",
-    "prunopt.networks.lottery.shared_neurons": "fewest_neurons",
     "prunopt.networks.lottery.tickets": "find_ticket inputs_in_ball measured_error read_network save_ticket",
-    "prunopt.networks.lottery.tolerances": "Spread spread_tolerances",
 }
 __all__ = sorted(" ".join(_PLACES.values()).split())
 __getattr__, __dir__ = lazy(__name__, _PLACES, "torch")

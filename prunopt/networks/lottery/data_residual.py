@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.deprecation import renamed_arguments
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.problems.lottery.lottery_ticket import LotteryTicket
 from prunopt.problems.lottery.sampling import Block, products
@@ -34,20 +36,21 @@ class DataFit:
     residuals: tuple[float, ...]
 
 
+@renamed_arguments(price="penalty")
 def data_masks(
-    task: LotteryTicket, inputs: Tensor, *, price: float, sweeps: int = 3, largest: int = 6, damping: float = 1e-4
+    task: LotteryTicket, inputs: Tensor, *, penalty: float, sweeps: int = 3, largest: int = 6, damping: float = 1e-4
 ) -> DataFit:
-    r"""Choose the masks that spoil the outputs of each layer on data least, at a price for every weight kept.
+    r"""Choose the masks that spoil the outputs of each layer on data least, with a penalty for every weight kept.
 
     .. math::
-        \min_m \sum_i \Bigl( \tfrac1n \| (W_i - \hat W_i(m)) X \|^2 + \text{price} \, |m_i| \Bigr), \qquad \tfrac1n \|
+        \min_m \sum_i \Bigl( \tfrac1n \| (W_i - \hat W_i(m)) X \|^2 + \lambda \, |m_i| \Bigr), \qquad \tfrac1n \|
         e X \|^2 = e H e^\top, \quad H = \tfrac1n X X^\top + \text{damping} \, \tfrac{\operatorname{tr} H}{d} I
 
     by coordinate descent: with the errors of the others fixed, weight (i, j) has the best value :math:`w_{ij} -
     \sum_{l \ne j} H_{jl} e_{il} / H_{jj}`; the front of size against error of its pool about that value gives the best
-    subset at the price, for all outputs i at once. Errors of one weight are made up for by the next, which a tolerance
-    for each weight cannot do. Each layer is fitted to the outputs of the target on the inputs that the layers found
-    before it give. Every step lowers the objective; the minimum is local.
+    subset at this penalty, for all outputs i at once. The next weight compensates errors of the one before, which a
+    tolerance for each weight cannot do. Each layer is fitted to the outputs of the target on the inputs that the layers
+    found before it give. Every step lowers the objective; the minimum is local.
 
     Parameters
     ----------
@@ -55,8 +58,8 @@ def data_masks(
         The task, of linear layers whose inputs are never negative; its epsilon plays no part.
     inputs : (n, d) float
         Data.
-    price
-        Of a weight kept, in units of the mean squared error of a layer's output (summed over outputs).
+    penalty
+        :math:`\lambda` of a weight kept, in units of the mean squared error of a layer's output (summed over outputs).
     sweeps
         Passes over the weights of a layer.
     largest
@@ -64,13 +67,10 @@ def data_masks(
     damping
         Added to H, relative to its mean diagonal.
     """
-    if not price >= 0:
-        raise ValueError(f"price={price!r}: give a number >= 0")
+    validate.number("penalty", penalty, low=0)
     for layer in task.target.layers:
-        if layer.is_conv or layer.signed:
-            raise ValueError(
-                f"task: {layer.name} is a convolution or has signed inputs; linear layers behind ReLUs only"
-            )
+        plain, shown = not (layer.is_conv or layer.signed), validate.Shown(f"{layer.name}, a convolution or signed")
+        validate.require(plain, "task", "have linear layers whose inputs are not signed", shown)
     exact = _activations(task.target_module, inputs)
     reached = exact[0]
     masks: list[Bools] = []
@@ -83,7 +83,7 @@ def data_masks(
         H += damping * np.trace(H) / len(H) * np.eye(len(H))
         # The best real weights on the inputs that arrive: what the layers before have spoiled is made up for here.
         goal = layer.weights + np.linalg.solve(H, X.T @ ((wanted - X) @ layer.weights.T) / len(X)).T
-        mask, found = _descend(goal, products(pair, block), block, H, price, sweeps, largest, pair.second.shape)
+        mask, found = _descend(goal, products(pair, block), block, H, penalty, sweeps, largest, pair.second.shape)
         masks.append(mask)
         out = X @ found.T
         residuals.append(float(np.mean(np.sum((out - wanted @ layer.weights.T) ** 2, axis=1))))
@@ -97,7 +97,7 @@ def _descend(
     candidates: Floats,
     block: Block,
     H: Floats,
-    price: float,
+    penalty: float,
     sweeps: int,
     largest: int,
     shape: tuple[int, ...],
@@ -117,7 +117,7 @@ def _descend(
                 error[:, j:] = 0.0
             best = goal[:, j] - (error @ H[:, j] - error[:, j] * H[j, j]) / H[j, j]
             front = size_error_fronts(SubsetSum(best, candidates[:, j], 1.0), top)
-            sizes = np.argmin(front.error**2 * H[j, j] + price * k, axis=1)
+            sizes = np.argmin(front.error**2 * H[j, j] + penalty * k, axis=1)
             kept[:, j] = front.mask(sizes)
             found[:, j] = np.where(kept[:, j], candidates[:, j], 0.0).sum(axis=1)
         if sweep and np.array_equal(before, found):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunopt.core import validate
 from prunopt.networks.threads import torch_threads
 
 
@@ -28,7 +29,7 @@ class Digits:
     test_labels: Tensor
 
     def accuracy(self, module: nn.Module) -> float:
-        """Return the share of test pictures that a network labels rightly."""
+        """Return the share of test pictures that a network labels correctly."""
         with torch.no_grad():
             dtype = next(module.parameters()).dtype
             return float((module(self.test.to(dtype)).argmax(dim=1) == self.test_labels).double().mean())
@@ -63,8 +64,8 @@ def train_digits(
     seed
         Of the first weights and the order of the pictures.
     """
-    if epochs < 1 or not hidden or min(hidden) < 1:
-        raise ValueError(f"hidden={hidden}, epochs={epochs}: give widths and epochs >= 1")
+    validate.whole_number("epochs", epochs, low=1)
+    validate.ints("hidden", hidden, ("layers",), low=1)
     generator = torch.Generator().manual_seed(seed)
     sizes = (digits.train.shape[1], *hidden, 10)
     parts: list[nn.Module] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prunopt.api import solve
+from prunopt.core import validate
 from prunopt.core.files import write_atomically, write_json
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Solver
@@ -112,12 +115,11 @@ def read_network(path: str | os.PathLike[str]) -> nn.Sequential:
     from safetensors.torch import load_file
 
     file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
+    validate.require(file.is_file(), "file", "be there", str(file))
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{file}: not a safetensors file ({error})") from None
+        raise validate.invalid("file", "be a safetensors file", str(file), str(error)) from None
     names = sorted({name.rpartition(".")[0] for name in tensors}, key=_natural)
     parts: list[nn.Module] = []
     for name in names:
@@ -126,14 +128,14 @@ def read_network(path: str | os.PathLike[str]) -> nn.Sequential:
         odd = [key for key in tensors if key.rpartition(".")[0] == name and key not in known]
         if odd or weight is None or weight.dim() not in (2, 4) or not weight.is_floating_point():
             what = odd[0] if odd else f"{name}.weight"
-            raise ValueError(f"{file}: tensor {what} is not the weight or bias of a linear layer or a convolution")
+            weights = "hold weights and biases of linear layers and convolutions only"
+            raise validate.invalid(f"{file}", weights, what)
         if parts:
             parts.append(nn.ReLU())
         if weight.dim() == 2 and any(isinstance(p, nn.Conv2d) for p in parts) and not _flat(parts):
             parts.append(nn.Flatten())
         parts.append(_layer(file, name, weight, bias))
-    if not parts:
-        raise ValueError(f"{file}: it holds no tensors")
+    validate.require(parts, f"{file}", "hold tensors", validate.Shown("none"))
     module = nn.Sequential(*parts)
     return module.eval()
 
@@ -168,8 +170,6 @@ def save_ticket(folder: str | os.PathLike[str], ticket: Ticket, task: LotteryTic
 
 
 def _double(module: nn.Module) -> nn.Module:
-    import copy
-
     return copy.deepcopy(module).double().eval()
 
 
@@ -178,21 +178,20 @@ def _flat(parts: list[nn.Module]) -> bool:
 
 
 def _natural(name: str) -> list[Any]:
-    import re
-
     return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.findall(r"\d+|\D+", name)]
 
 
 def _layer(file: Path, name: str, weight: Tensor, bias: Tensor | None) -> nn.Module:
     layer: nn.Linear | nn.Conv2d
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"{file}: {name}.bias has the shape {tuple(bias.shape)}, ({weight.shape[0]},) is needed")
+    if bias is not None:
+        fits, shape = bias.shape == weight.shape[:1], validate.Shown(f"shape {tuple(bias.shape)}")
+        validate.require(fits, f"{name}.bias in {file}", f"have shape ({weight.shape[0]},)", shape)
     if weight.dim() == 2:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     else:
         height, width = weight.shape[2:]
-        if height % 2 == 0 or width % 2 == 0:
-            raise ValueError(f"{file}: {name}.weight has a kernel of {height} x {width}; odd sizes are read")
+        odd, size = height % 2 and width % 2, validate.Shown(f"{height} x {width}")
+        validate.require(odd, f"{name}.weight in {file}", "have a kernel of odd sizes", size)
         layer = nn.Conv2d(
             weight.shape[1], weight.shape[0], (height, width), padding=(height // 2, width // 2), bias=bias is not None
         )

@@ -14,14 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Ints
+from prunopt.core.budget import Budget
+from prunopt.core.deprecation import moved_arguments
 from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 from prunopt.forms.relaxed.trained_mask import Lesson
 from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.costs import layer_costs
 from prunopt.networks.cnn.latency import LatencyTable
-from prunopt.networks.cnn.pruning import parse_budget
-from prunopt.networks.soft_mask.gates import NORMS, GatedNetwork
+from prunopt.networks.cnn.pruning import RESOURCES
+from prunopt.networks.cnn.repair import reestimate
+from prunopt.networks.soft_mask.gates import GatedNetwork
 from prunopt.networks.soft_mask.ranks import Ranks, covering
 from prunopt.problems.channel_widths import ChannelWidths
 from prunopt.problems.soft_mask import SoftMask
@@ -79,15 +83,12 @@ class Distillation:
     masks_every: int = 2
 
     def __post_init__(self) -> None:
-        if self.mode not in DISTILLATIONS:
-            raise ValueError(f"mode={self.mode!r}: give one of {', '.join(DISTILLATIONS)}")
+        validate.one_of("mode", self.mode, DISTILLATIONS)
         for name in ("weight", "temperature", "every", "masks_every"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a number > 0")
-        if self.hard is not None and self.hard not in HARD:
-            raise ValueError(f"hard={self.hard!r}: give one of {', '.join(HARD)}, or None")
-        if self.hard == "removed" and self.needs_hard_gates:
-            raise ValueError("hard='removed': closed gates get no gradient there; this distillation needs 'masked'")
+            validate.number(name, getattr(self, name), low=0, open_ends="(")
+        validate.one_of("hard", self.hard, (*HARD, None))
+        passes = not (self.hard == "removed" and self.needs_hard_gates)
+        validate.require(passes, "hard", "be masked for this distillation", self.hard, "removed gates get no gradient")
 
     @property
     def needs_hard_gates(self) -> bool:
@@ -118,25 +119,28 @@ class SoftMasks:
         Those that each group may take.
     costs
         What widths cost, and the budget.
+    gates
+        How the network runs.
     solver
         Options of the masks' learning: rates, tolerance, rounding.
     distillation
         See `Distillation`.
-    precision
-        Type of `torch.autocast` for the forward passes; None runs in the weights' own.
-    forward
-        What is called in place of the model, such as ``torch.compile(model)``.
     """
 
     def __init__(
-        self, network: GatedNetwork, widths: Sequence[Sequence[int]], costs: CoupledChoice, solver: S2H,
-        distillation: Distillation, precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
-    ) -> None:  # fmt: skip
-        self.network, self.distillation, self.precision = network, distillation, precision
-        self.model, self.solver = network.model, solver
-        self.forward: Callable[[Any], Any] = forward or network.model
+        self,
+        network: GatedNetwork,
+        widths: Sequence[Sequence[int]],
+        costs: CoupledChoice,
+        gates: Gates,
+        solver: S2H | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
+        self.network, self.model, self.precision = network, network.model, gates.precision
+        self.solver, self.distillation = solver or S2H(), distillation or Distillation()
+        self.forward: Callable[[Any], Any] = gates.forward or network.model
         self.task = SoftMask(widths, costs, lambda _: math.nan)
-        self.logits: WidthLogits = solver.logits(self.task.form)
+        self.logits: WidthLogits = self.solver.logits(self.task.form)
         self.settled: Rounded | None = None
         self.steps = 0
         self._lesson: Lesson | None = None
@@ -214,7 +218,7 @@ class SoftMasks:
         rounding
             ``"exact"`` or ``"expected"``; None keeps settled widths, and else takes the solver's.
         batches
-            Inputs from which batch norms are estimated anew; None keeps the hard network's running averages.
+            Inputs from which batch norms are re-estimated; None keeps the hard network's running averages.
         """
         found = self.settled
         if rounding is not None or found is None:
@@ -223,9 +227,14 @@ class SoftMasks:
         return smaller if batches is None else reestimate(smaller, batches)
 
     def teach(
-        self, x: Any, criterion: Criterion, soft: list[Tensor], hard: list[Tensor], scaler: Any = None,
+        self,
+        x: Any,
+        criterion: Criterion,
+        soft: list[Tensor],
+        hard: list[Tensor],
+        scaler: Any = None,
         masks: bool = True,
-    ) -> Lesson:  # fmt: skip
+    ) -> Lesson:
         """Run both networks at given gates and add the gradients; see `backward`.
 
         With ``masks=False`` weights alone learn. Where soft and hard gates are the same there is one network: it
@@ -280,9 +289,15 @@ class SoftMasks:
         return Lesson(float(task.detach()), value_hard, distance, _gradients(gates, scaler), toward)
 
     def _distil(
-        self, rule: Distillation, task: Tensor, to_hard: Tensor, to_soft: Tensor, gates: list[Tensor],
-        closed: list[Tensor], scaler: Any,
-    ) -> list[Tensor]:  # fmt: skip
+        self,
+        rule: Distillation,
+        task: Tensor,
+        to_hard: Tensor,
+        to_soft: Tensor,
+        gates: list[Tensor],
+        closed: list[Tensor],
+        scaler: Any,
+    ) -> list[Tensor]:
         """Run the backward passes; return the distillation's gradient in the gates, the task's stays in ``grad``."""
         if rule.mode == "decoupled":
             masks = [torch.zeros_like(z) for z in gates]
@@ -349,23 +364,6 @@ def _gradients(leaves: Sequence[Tensor], scaler: Any) -> list[Tensor]:
     return [torch.zeros_like(z) if z.grad is None else z.grad * factor for z in leaves]
 
 
-def reestimate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
-    """Set a network's batch norm statistics to plain averages over batches, in place; return it in evaluation mode."""
-    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
-    momenta = [m.momentum for m in norms]
-    model.eval()
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None
-        m.train()
-    with torch.no_grad():
-        for x in batches:
-            model(x)
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    return model.eval()
-
-
 def offered_widths(groups: ChannelGroups, chosen: Sequence[int], divisor: int | None) -> list[list[int]]:
     """Return d, 2d, ... and the full width of every group, none below what has to stay; None: C / 16."""
     out = []
@@ -377,13 +375,46 @@ def offered_widths(groups: ChannelGroups, chosen: Sequence[int], divisor: int | 
     return out
 
 
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """Which channels get gates, and how the gated network runs.
+
+    Parameters
+    ----------
+    groups
+        The channels that may be removed, where tracing fails or not all may go; None traces.
+    divisor
+        Widths are its multiples, and the full one; None: C / 16.
+    precision
+        Type of `torch.autocast` for the forward passes; None runs in the weights' own.
+    forward
+        What is called in place of the model, such as ``torch.compile(model)``.
+    table
+        Milliseconds of layers, for a budget of latency.
+    """
+
+    groups: ChannelGroups | None = None
+    divisor: int | None = None
+    precision: torch.dtype | None = None
+    forward: Callable[[Any], Any] | None = None
+    table: LatencyTable | None = None
+
+    def __post_init__(self) -> None:
+        if self.divisor is not None:
+            validate.whole_number("divisor", self.divisor, low=1)
+
+
+@moved_arguments(gates=Gates)
 @contextmanager
 def soft_mask(
-    model: nn.Module, budget: str = "macs=0.35", example: Tensor | None = None, *, groups: ChannelGroups | None = None,
-    divisor: int | None = None, distillation: Distillation | None = None, solver: S2H | None = None,
-    precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
-    table: LatencyTable | None = None,
-) -> Iterator[SoftMasks]:  # fmt: skip
+    model: nn.Module,
+    budget: Budget | str = "macs=0.35",
+    example: Tensor | None = None,
+    *,
+    gates: Gates = Gates(),
+    distillation: Distillation | None = None,
+    solver: S2H | None = None,
+) -> Iterator[SoftMasks]:
     """Put soft gates into a network for the time of a training loop.
 
     >>> with soft_mask(model, "macs=0.35", x[:1]) as masks:  # doctest: +SKIP
@@ -397,15 +428,11 @@ def soft_mask(
     Parameters
     ----------
     model
-        Any network that `channel_groups` traces, or one with ``groups`` by hand.
+        Any network that `channel_groups` traces, or one with groups by hand.
     budget
-        ``"macs=0.35"``, ``"parameters=20000"``, ``"latency_ms=0.5x"``: see `prunopt.networks.cnn.pruning.parse_budget`.
+        Of ``macs``, ``parameters`` or ``latency_ms``: a `Budget`, or its text such as ``"latency_ms=0.5x"``.
     example
         An input, which layers and costs are traced with.
-    divisor
-        Widths are its multiples, and the full one.
-    table
-        Milliseconds of layers, for a budget of latency.
 
     Raises
     ------
@@ -413,11 +440,8 @@ def soft_mask(
         If the network has no group of channels, or the budget is below the smallest widths.
     """
     if example is None:
-        raise ValueError("example: None given; give one input of the network, such as x[:1]")
-    masks = make_masks(
-        model, example, budget, groups=groups, divisor=divisor, distillation=distillation, solver=solver,
-        precision=precision, forward=forward, table=table,
-    )  # fmt: skip
+        raise validate.invalid("example", "be an input of the network", None, "pass one such as x[:1]")
+    masks = make_masks(model, example, budget, gates, distillation, solver)
     try:
         yield masks
     finally:
@@ -425,31 +449,34 @@ def soft_mask(
 
 
 def make_masks(
-    model: nn.Module, example: Tensor, budget: str, *, groups: ChannelGroups | None = None,
-    divisor: int | None = None, distillation: Distillation | None = None, solver: S2H | None = None,
-    precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
-    table: LatencyTable | None = None,
-) -> SoftMasks:  # fmt: skip
+    model: nn.Module,
+    example: Tensor,
+    budget: Budget | str,
+    gates: Gates = Gates(),
+    distillation: Distillation | None = None,
+    solver: S2H | None = None,
+) -> SoftMasks:
     """Return the gates of `soft_mask`; the caller takes them out with ``masks.network.close()``."""
-    if divisor is not None and divisor < 1:
-        raise ValueError(f"divisor={divisor!r}: give a whole number >= 1")
-    resource, number, share = parse_budget(budget)
+    wanted = Budget.of(budget, RESOURCES)
     was_training = model.training
-    found = channel_groups(model, example) if groups is None else groups
+    found = channel_groups(model, example) if gates.groups is None else gates.groups
     chosen = found.free
-    if not chosen:
-        raise ValueError(f"model: {type(model).__name__} has no group of channels that may be removed")
-    widths = offered_widths(found, chosen, divisor)
-    if resource == "latency_ms" and table is None:
-        table = LatencyTable("torch")
+    shown = validate.Shown(type(model).__name__)
+    validate.require(chosen, "model", "have a group of channels that may be removed", shown)
+    widths = offered_widths(found, chosen, gates.divisor)
+    table = gates.table or (LatencyTable() if wanted.resource == "latency_ms" else None)
     ranks = {g: Ranks(found, found.members(g)) for g in chosen}
     layers = layer_costs(
-        model, found, chosen, widths, resource=resource, table=table, example=example,
+        model,
+        found,
+        chosen,
+        widths,
+        resource=wanted.resource,
+        table=table,
+        example=example,
         features=lambda g, channels, width: ranks[g].features(channels, width),
-    )  # fmt: skip
+    )
     model.train(was_training)
     total = math.fsum(float(np.asarray(layer.table)[-1, -1]) for layer in layers)
-    limit = number * total if share else number
-    costs = ChannelWidths(widths, [[0.0] * len(w) for w in widths], layers, limit).form
-    network = GatedNetwork(model, found, chosen)
-    return SoftMasks(network, widths, costs, solver or S2H(), distillation or Distillation(), precision, forward)
+    costs = ChannelWidths(widths, [[0.0] * len(w) for w in widths], layers, wanted.allowed(total)).form
+    return SoftMasks(GatedNetwork(model, found, chosen), widths, costs, gates, solver, distillation)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from prunopt.core.arrays import Bools, Ints
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
 from prunopt.networks.cnn.surgery import remove_channels
+from prunopt.networks.cnn.watching import NORMS
 from prunopt.networks.soft_mask.ranks import Ranks
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class GatedNetwork:
@@ -99,7 +99,7 @@ class GatedNetwork:
         return [ranks.order(score) for ranks in self.orders]
 
     def rerank(self) -> None:
-        """Order the channels anew, by the weights as they are."""
+        """Order the channels by the weights as they are now."""
         self.ranks = self.ranking()
 
     def keep(self, widths: Sequence[int]) -> Bools:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from prunopt.networks.cnn.channel_groups import channel_groups  # noqa: E402
 from prunopt.networks.cnn.costs import measure  # noqa: E402
-from prunopt.networks.soft_mask import Distillation, GatedNetwork, soft_mask, train_soft_mask  # noqa: E402
+from prunopt.networks.soft_mask import Distillation, GatedNetwork, Gates, Training, soft_mask, train_soft_mask  # noqa: E402
 from prunopt.networks.soft_mask.adapter import SoftMasks  # noqa: E402
 from prunopt.networks.soft_mask.ranks import Ranks  # noqa: E402
 from prunopt.solvers.relaxed.s2h import S2H  # noqa: E402
@@ -37,10 +37,18 @@ class Residual(nn.Module):
 def network(seed: int = 0) -> nn.Sequential:
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
-        nn.Conv2d(6, 8, 1), Residual(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3),
-    )  # fmt: skip
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 1),
+        Residual(8),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    )
 
 
 def data(n: int = 24) -> tuple[Any, Any]:
@@ -187,7 +195,7 @@ def test_compiled_forward_gives_the_same() -> None:
         fresh = network().state_dict()
         model.load_state_dict(fresh)
         rule = Distillation(hard="masked")
-        with soft_mask(model, "macs=0.5", x[:1], distillation=rule, forward=forward) as masks:
+        with soft_mask(model, "macs=0.5", x[:1], distillation=rule, gates=Gates(forward=forward)) as masks:
             model.train()
             lesson = masks.backward(x, lambda out: F.cross_entropy(out, y))
             masks.step()
@@ -200,7 +208,9 @@ def test_compiled_forward_gives_the_same() -> None:
 def test_half_precision_and_a_loop_of_ones_own() -> None:
     model, (x, y) = network(), data()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    with soft_mask(model, "macs=0.5", x[:1], precision=torch.bfloat16, solver=S2H(learning_rate=0.1)) as masks:
+    with soft_mask(
+        model, "macs=0.5", x[:1], gates=Gates(precision=torch.bfloat16), solver=S2H(learning_rate=0.1)
+    ) as masks:
         model.train()
         losses = []
         for n in range(30):
@@ -220,7 +230,9 @@ def test_half_precision_and_a_loop_of_ones_own() -> None:
 def test_the_budget_holds_exactly_and_the_gap_closes(share: float) -> None:
     model, batches = network(), loader()
     dense = measure(model, data()[0][:1], ["macs"])["macs"]
-    result = train_soft_mask(model, batches, budget=f"macs={share}", epochs=12, solver=S2H(learning_rate=0.1))
+    result = train_soft_mask(
+        model, batches, budget=f"macs={share}", training=Training(12), solver=S2H(learning_rate=0.1)
+    )
     used = measure(result.model, data()[0][:1], ["macs"])["macs"]
     assert used == result.used <= share * dense == pytest.approx(result.limit)
     history = result.solution.stats["history"]
@@ -244,9 +256,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, cut: int, kind: s
             if step == stop:
                 raise RuntimeError("stopped by the test")
 
-        return train_soft_mask(
-            model, loader(), epochs=3, budget="macs=0.5", optimizer=adam, folder=folder, every=2, callback=interrupt
-        )
+        training = Training(3, optimizer=adam, folder=folder, every=2)
+        return train_soft_mask(model, loader(), budget="macs=0.5", training=training, callback=interrupt)
 
     whole = run(None, None)
     with pytest.raises(RuntimeError, match="stopped by the test"):
@@ -256,7 +267,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, cut: int, kind: s
     assert resumed.solution.objective == whole.solution.objective
     assert np.array_equal(resumed.solution.value, whole.solution.value)
     with pytest.raises(ValueError, match="another problem"):
-        train_soft_mask(network(1), loader(), epochs=3, budget="macs=0.5", folder=tmp_path, every=2)
+        train_soft_mask(network(1), loader(), budget="macs=0.5", training=Training(3, folder=tmp_path, every=2))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_state() -> None:
@@ -270,7 +281,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state() -> None:
     def keep(step: int, _: Any) -> None:
         held.append({k: v.clone() for k, v in model.state_dict().items()})
 
-    result = train_soft_mask(model, loader(), epochs=4, budget="macs=0.5", criterion=criterion, callback=keep)
+    result = train_soft_mask(
+        model, loader(), budget="macs=0.5", training=Training(4, criterion=criterion), callback=keep
+    )
     assert "not finite" in result.solution.stats["stopped"]
     assert result.solution.stats["steps"] == len(held) == 4
     for k, v in model.state_dict().items():
@@ -294,7 +307,7 @@ class EndsEarly:
 
 
 def test_a_loader_that_ends_early() -> None:
-    result = train_soft_mask(network(), EndsEarly(), epochs=3, budget="macs=0.5")
+    result = train_soft_mask(network(), EndsEarly(), budget="macs=0.5", training=Training(3))
     assert "ended early, in epoch 1 after 1 batches" in result.solution.stats["stopped"]
     assert result.used <= result.limit
 
@@ -305,7 +318,7 @@ def test_channels_by_hand_in_a_feed_forward_layer() -> None:
     model = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 4))
     x = torch.randn(5, 3, 6)
     groups = channel_groups(model, x, groups=[[("1", "out"), ("3", "in")]])
-    with soft_mask(model, "parameters=0.6", x, groups=groups) as masks:
+    with soft_mask(model, "parameters=0.6", x, gates=Gates(groups=groups)) as masks:
         small, hard = masks.extract(), [int(w) for w in masks.solver.rounded(masks.task.form, masks.logits).choice[0]]
         width = masks.task.widths_of([hard])
         points = [(torch.arange(12) < int(width[0])).float()]
@@ -317,27 +330,40 @@ def test_channels_by_hand_in_a_feed_forward_layer() -> None:
     ("change", "message"),
     [
         ({"budget": "macs=0.001"}, "below the least"),
-        ({"budget": "watts=1"}, "budget="),
-        ({"epochs": 0}, "epochs=0"),
-        ({"divisor": 0}, "divisor=0"),
+        ({"budget": "watts=1"}, "resource of budget"),
+        ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
+        ({"divisor": 0}, "divisor must be a whole number >= 1, got 0"),
         ({"loader": []}, "no batch"),
-        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 3))}, "no group of channels"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(36, 3))}, "must have a group of channels"),
     ],
 )
 def test_bad_input(change: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"model": network(), "loader": loader(), "budget": "macs=0.5", "epochs": 1} | change
     with pytest.raises(ValueError, match=message):
-        train_soft_mask(given.pop("model"), given.pop("loader"), **given)
+        train_soft_mask(
+            given["model"],
+            given["loader"],
+            budget=given["budget"],
+            training=Training(given["epochs"]),
+            gates=Gates(divisor=given.get("divisor")),
+        )
+
+
+def test_old_keywords_train_the_same_network() -> None:
+    with pytest.warns(DeprecationWarning, match=r"training=Training\(epochs=\.\.\.\)|gates=Gates\(divisor=\.\.\.\)"):
+        old = train_soft_mask(network(), loader(), budget="macs=0.5", epochs=1, divisor=2)  # type: ignore[call-arg]
+    new = train_soft_mask(network(), loader(), budget="macs=0.5", training=Training(1), gates=Gates(divisor=2))
+    assert weights(old.model) == weights(new.model)
 
 
 def test_bad_distillation() -> None:
-    with pytest.raises(ValueError, match="mode='both'"):
+    with pytest.raises(ValueError, match=r"mode must be one of .*got 'both'"):
         Distillation("both")
-    with pytest.raises(ValueError, match="needs 'masked'"):
+    with pytest.raises(ValueError, match="must be masked for this distillation"):
         Distillation("coupled", hard="removed")
     with pytest.raises(RuntimeError, match="backward first"), soft_mask(network(), example=data()[0][:1]) as masks:
         masks.step()
-    with pytest.raises(ValueError, match="example: None"), soft_mask(network(), "macs=0.5"):
+    with pytest.raises(ValueError, match="example must be an input"), soft_mask(network(), "macs=0.5"):
         pass
 
 
@@ -368,7 +394,7 @@ def test_costs_are_those_of_the_extracted_network_where_a_shortcut_ties_differen
     torch.manual_seed(0)
     model, x = Padded(), torch.randn(2, 1, 6, 6)
     dense = measure(model, x[:1], ("macs",))["macs"]
-    with soft_mask(model, "macs=0.5", x[:1], divisor=1) as masks:
+    with soft_mask(model, "macs=0.5", x[:1], gates=Gates(divisor=1)) as masks:
         rng = np.random.default_rng(0)
         for _ in range(12):
             with torch.no_grad():  # another order of importance every time

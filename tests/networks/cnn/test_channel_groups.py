@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,31 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups  # noqa: E402
+from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups, modules_of  # noqa: E402
 from prunopt.networks.cnn.checkpoints import load_cnn, save_cnn  # noqa: E402
 from prunopt.networks.cnn.costs import measure  # noqa: E402
-from prunopt.networks.cnn.models import missing_package, read_cnn  # noqa: E402
-from prunopt.networks.cnn.surgery import mask_channels, onnx_file, remove_channels  # noqa: E402
+from prunopt.networks.cnn.models import read_cnn  # noqa: E402
+from prunopt.networks.cnn.surgery import onnx_file, remove_channels  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def mask_channels(model: nn.Module, groups: ChannelGroups, keep: Any) -> nn.Module:
+    """Return a copy of the same shape in which the layers that read a removed channel have zeros for it."""
+    mask = groups.checked(keep)
+    masked = copy.deepcopy(model)
+    modules = modules_of(masked, groups)
+    for slot in groups.slots:
+        if not slot.consumes:
+            continue
+        module: Any = modules[slot.name]
+        with torch.no_grad():
+            if slot.kind == "grouped":
+                per_group = mask[slot.ins].reshape(module.groups, -1)[0]
+                module.weight[:, torch.from_numpy(np.flatnonzero(~per_group))] = 0
+            else:
+                module.weight[:, torch.from_numpy(np.flatnonzero(~mask[slot.ins]))] = 0
+    return masked
 
 
 def conv(ins: int, outs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -186,7 +205,7 @@ def test_groups_by_hand_are_those_of_the_trace() -> None:
     assert smaller.a[0].out_channels == 6
     with torch.no_grad():
         assert torch.allclose(smaller(x), mask_channels(model, groups, keep)(x), atol=1e-5)
-    with pytest.raises(ValueError, match="no end of a layer"):
+    with pytest.raises(ValueError, match="name modules that run"):
         channel_groups(model, x, groups=[[("nowhere", "out")]])
 
 
@@ -231,9 +250,9 @@ def test_what_cannot_be_traced_is_named() -> None:
 def test_bad_masks() -> None:
     groups = channel_groups(build(Residual), torch.randn(1, 3, 8, 8))
     model = build(Residual)
-    with pytest.raises(ValueError, match="cannot be removed"):
+    with pytest.raises(ValueError, match="keep the fixed channels"):
         remove_channels(model, groups, ~groups.fixed)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="a channel of every group"):
         remove_channels(model, groups, groups.fixed)
     with pytest.raises(ValueError, match="shape"):
         remove_channels(model, groups, np.ones(3, np.bool_))
@@ -251,7 +270,7 @@ def test_round_trip(kind: type[nn.Module], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="dense"):
         load_cnn(tmp_path / "cnn")
     (tmp_path / "cnn" / "model.safetensors").write_bytes(b"changed")
-    with pytest.raises(ValueError, match="not the file"):
+    with pytest.raises(ValueError, match="be the file that"):
         load_cnn(tmp_path / "cnn", model)
 
 
@@ -270,9 +289,11 @@ def test_onnx(kind: type[nn.Module], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "efficientnet-lite0"])
 def test_real_networks(name: str) -> None:
-    if needed := missing_package(name):
-        pytest.skip(f"{name}: {needed}")
-    model, x = read_cnn(name), torch.randn(1, 3, 96, 96)
+    try:
+        model = read_cnn(name)
+    except ImportError as error:
+        pytest.skip(str(error))
+    x = torch.randn(1, 3, 96, 96)
     groups = channel_groups(model, x)
     keep = half(groups)
     smaller = remove_channels(model, groups, keep)

@@ -1,4 +1,10 @@
-"""Train a network and its widths in one go, by the solver ``s2h``."""
+"""S2HPruner: a network and its widths trained in one go, by the solver ``s2h`` [1]_.
+
+References
+----------
+.. [1] W. Lin, S. Tang, C. Yu, P. Ye, T. Chen, "S2HPruner: soft-to-hard distillation bridges the discretization gap in
+   pruning", NeurIPS 2024.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunopt.api import solve
+from prunopt.core import validate
 from prunopt.core.arrays import Ints
+from prunopt.core.budget import Budget
+from prunopt.core.deprecation import moved_arguments
 from prunopt.core.solution import Solution, SolveError
 from prunopt.core.solver import Limits
 from prunopt.forms.relaxed.trained_mask import Lesson
-from prunopt.networks.cnn.channel_groups import ChannelGroups
-from prunopt.networks.cnn.latency import LatencyTable
-from prunopt.networks.soft_mask.adapter import Distillation, SoftMasks, make_masks, reestimate
+from prunopt.networks.cnn.repair import reestimate
+from prunopt.networks.soft_mask.adapter import Distillation, Gates, SoftMasks, make_masks
 from prunopt.problems.soft_mask import SoftMask
 from prunopt.solvers.relaxed.s2h import S2H
 
@@ -36,7 +44,7 @@ class SoftMaskResult:
     Parameters
     ----------
     model
-        The hard network, without masks, its batch norms estimated anew.
+        The hard network, without masks, its batch norms re-estimated.
     solution
         Widths; ``stats["history"]`` has the losses of the soft and the hard network and their gap through training.
     groups
@@ -53,15 +61,52 @@ class SoftMaskResult:
     total: float
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """How the weights are trained.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the loader; sets the solver's steps.
+    optimizer
+        Of the model's weights; None: SGD with rate 0.05, momentum 0.9, decay 5e-4, and `two_cosines`.
+    scheduler
+        Stepped after every step, where an optimizer is given.
+    criterion
+        ``criterion(outputs, targets)``.
+    clip
+        Largest norm of the weights' gradient.
+    folder, every
+        Checkpoints, and the steps between two; the same call goes on from there.
+    """
+
+    epochs: int = 10
+    optimizer: torch.optim.Optimizer | None = None
+    scheduler: Any = None
+    criterion: Callable[[Any, Tensor], Tensor] = F.cross_entropy
+    clip: float | None = None
+    folder: str | os.PathLike[str] | None = None
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        validate.whole_number("epochs", self.epochs, low=1)
+
+
+@moved_arguments(training=Training, gates=Gates)
 def train_soft_mask(
-    model: nn.Module, loader: Loader, *, budget: str = "macs=0.35", epochs: int = 10,
-    optimizer: torch.optim.Optimizer | None = None, criterion: Callable[[Any, Tensor], Tensor] = F.cross_entropy,
-    solver: S2H | None = None, distillation: Distillation | None = None, groups: ChannelGroups | None = None,
-    divisor: int | None = None, precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
-    table: LatencyTable | None = None, scheduler: Any = None, clip: float | None = None,
-    callback: Callable[[int, Lesson], Any] | None = None, folder: str | os.PathLike[str] | None = None,
-    every: int = 100, limits: Limits | None = None, seed: int = 0,
-) -> SoftMaskResult:  # fmt: skip
+    model: nn.Module,
+    loader: Loader,
+    *,
+    budget: Budget | str = "macs=0.35",
+    training: Training = Training(),
+    gates: Gates = Gates(),
+    solver: S2H | None = None,
+    distillation: Distillation | None = None,
+    callback: Callable[[int, Lesson], Any] | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
+) -> SoftMaskResult:
     """Train a network with soft masks under a budget, and return the hard network.
 
     The model is trained in place (its gates are taken out at the end). Batches come from ``loader`` in turn; before
@@ -74,22 +119,10 @@ def train_soft_mask(
     loader
         Yields (inputs, targets); it must be possible to go through it again. Its own generator, if it has one, is
         seeded before each epoch.
-    budget, groups, divisor, table, distillation, precision, forward
+    budget, gates, distillation
         See `soft_mask`.
-    epochs
-        Passes over the loader; sets the solver's steps.
-    optimizer
-        Of the model's weights; None: SGD with rate 0.05, momentum 0.9, decay 5e-4, and `two_cosines`.
-    criterion
-        ``criterion(outputs, targets)``.
-    scheduler
-        Stepped after every step, where an optimizer is given.
-    clip
-        Largest norm of the weights' gradient.
     callback
         Called with the step's number and its `Lesson`.
-    folder, every
-        Checkpoints; the same call goes on from there.
     seed
         Of shuffles, dropout and the like.
 
@@ -98,28 +131,25 @@ def train_soft_mask(
     ValueError
         For a loader without batches, a network without groups, a budget below the smallest widths.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs!r}: give a whole number >= 1")
     first = next(iter(loader), None)
-    if first is None:
-        raise ValueError("loader: it yields no batch; give one that yields (inputs, targets)")
+    pairs = "yield batches (inputs, targets), and have a length"
     try:
-        inputs, _ = first
+        inputs, _ = first  # type: ignore[misc]
         length = len(loader)  # type: ignore[arg-type]
     except TypeError as error:
-        raise ValueError("loader: give one with a length that yields (inputs, targets)") from error
-    steps = epochs * length
-    options = replace(solver or S2H(), steps=steps, folder=None if folder is None else os.fspath(folder), every=every)
-    masks = make_masks(
-        model, inputs[:1], budget, groups=groups, divisor=divisor, distillation=distillation, solver=options,
-        precision=precision, forward=forward, table=table,
-    )  # fmt: skip
-    if optimizer is None:
+        raise validate.invalid("loader", pairs, "no batch" if first is None else loader) from error
+    steps, folder = training.epochs * length, training.folder
+    options = replace(
+        solver or S2H(), steps=steps, folder=None if folder is None else os.fspath(folder), every=training.every
+    )
+    masks = make_masks(model, inputs[:1], budget, gates, distillation, options)
+    if training.optimizer is None:
         optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
-        scheduler = two_cosines(optimizer, steps, options.settle)
+        training = replace(training, optimizer=optimizer, scheduler=two_cosines(optimizer, steps, options.settle))
     try:
-        worker = _Training(masks, loader, optimizer, scheduler, criterion, clip, callback, seed, length)
-        text = json.dumps([repr(masks.distillation), str(precision), epochs, budget, clip, repr(optimizer)])
+        worker = _Training(masks, loader, training, callback, seed, length)
+        kept = [training.epochs, str(budget), training.clip, repr(training.optimizer)]
+        text = json.dumps([repr(masks.distillation), str(gates.precision), *kept])
         name = f"{_digest(model)} {hashlib.sha256(text.encode()).hexdigest()}"
         task = SoftMask(masks.task.widths, masks.task.costs, worker.loss, trainee=worker, identity=name)
         try:
@@ -157,11 +187,12 @@ class _Training:
     """The weights: batches, optimizer and checkpoints."""
 
     def __init__(
-        self, masks: SoftMasks, loader: Loader, optimizer: torch.optim.Optimizer, scheduler: Any, criterion: Any,
-        clip: float | None, callback: Any, seed: int, length: int,
-    ) -> None:  # fmt: skip
-        self.masks, self.loader, self.optimizer, self.scheduler = masks, loader, optimizer, scheduler
-        self.criterion, self.clip, self.callback, self.seed, self.length = criterion, clip, callback, seed, length
+        self, masks: SoftMasks, loader: Loader, training: Training, callback: Any, seed: int, length: int
+    ) -> None:
+        self.masks, self.loader, self.scheduler = masks, loader, training.scheduler
+        self.optimizer: Any = training.optimizer
+        self.criterion: Any = training.criterion
+        self.clip, self.callback, self.seed, self.length = training.clip, callback, seed, length
         self._batches: Iterator[Any] | None = None
         self._next = -1
 
@@ -219,7 +250,7 @@ class _Training:
 
     @torch.no_grad()
     def loss(self, widths: Ints) -> float:
-        """Return the mean loss of the network of these widths, batch norms estimated anew, over the loader."""
+        """Return the mean loss of the network of these widths, batch norms re-estimated, over the loader."""
         smaller = reestimate(self.masks.network.extract(widths.tolist()), self._in_order())
         device, total, count = next(smaller.parameters()).device, 0.0, 0
         with torch.random.fork_rng(devices=[]):

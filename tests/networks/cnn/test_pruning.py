@@ -12,17 +12,20 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
+from prunopt import Budget  # noqa: E402
 from prunopt.networks.cnn._tracing import Tracer  # noqa: E402
 from prunopt.networks.cnn.channel_groups import channel_groups  # noqa: E402
 from prunopt.networks.cnn.checkpoints import load_cnn  # noqa: E402
 from prunopt.networks.cnn.costs import measure  # noqa: E402
-from prunopt.networks.cnn.fine_tuning import fine_tune  # noqa: E402
-from prunopt.networks.cnn.importance import patches, rank_channels  # noqa: E402
+from prunopt.networks.cnn.deprune import deprune, depthwise_task  # noqa: E402
+from prunopt.networks.cnn.fine_tuning import FineTuning, fine_tune  # noqa: E402
+from prunopt.networks.cnn.importances import IMPORTANCES, Candidates, Fisher, Obs  # noqa: E402
 from prunopt.networks.cnn.latency import LatencyTable, LayerShape, folded  # noqa: E402
 from prunopt.networks.cnn.models import picture, read_pictures  # noqa: E402
-from prunopt.networks.cnn.profile import offered, profile_cnn  # noqa: E402
-from prunopt.networks.cnn.pruning import deprune, depthwise_task, parse_budget, prune_cnn  # noqa: E402
-from prunopt.networks.cnn.repair import divergence, logits, reestimated, repair  # noqa: E402
+from prunopt.networks.cnn.patches import patches  # noqa: E402
+from prunopt.networks.cnn.profile import Widths, profile_cnn  # noqa: E402
+from prunopt.networks.cnn.pruning import parse_budget, prune_cnn  # noqa: E402
+from prunopt.networks.cnn.repair import Repair, divergence, logits, reestimated, repair  # noqa: E402
 from prunopt.networks.cnn.surgery import remove_channels  # noqa: E402
 from prunopt.networks.cnn.windowed_conv import (  # noqa: E402
     Window,
@@ -65,10 +68,12 @@ def images() -> Any:
     return torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("importance", ["obs", "fisher", "taylor", "magnitude"])
+@pytest.mark.parametrize("importance", IMPORTANCES)
 def test_a_budget_of_macs_is_met_and_proven(importance: str, images: Any) -> None:
     model = network()
-    result = prune_cnn(model, images, budget="macs=0.6", importance=importance, round_to=4)
+    result = prune_cnn(
+        model, images, budget=Budget("macs", share=0.6), importance=importance, widths=Widths(round_to=4)
+    )
     assert result.solution.status.name == "OPTIMAL"
     counted = measure(result.model, images[:1], ("macs",))["macs"]
     assert counted == result.used <= result.limit == 0.6 * measure(model, images[:1], ("macs",))["macs"]
@@ -80,9 +85,14 @@ def test_fisher_lets_go_first_what_no_prediction_depends_on(images: Any) -> None
     """Half of the middle channels feed outputs that the classifier multiplies with nothing."""
     torch.manual_seed(0)
     model: Any = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(4, 5),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    ).eval()
     with torch.no_grad():
         model[0].weight[::2] *= 3  # the useless ones are the louder
         model[2].weight[:2, ::2] = model[2].weight[2:, 1::2] = 0  # outputs 0, 1 read odd channels, 2, 3 even ones
@@ -90,24 +100,25 @@ def test_fisher_lets_go_first_what_no_prediction_depends_on(images: Any) -> None
     groups = channel_groups(model, images[:1])
     middle = int(groups.group[next(s for s in groups.slots if s.name == "0").outs[0]])
     members = groups.members(middle)
-    fisher, obs = (rank_channels(model, groups, [middle], images, importance=i)[0] for i in ("fisher", "obs"))
+    fisher, obs = (i.rank(Candidates(model, groups, [middle], images))[0] for i in (Fisher(), Obs()))
     assert set(fisher.order[:4]) == set(members[::2])
     assert set(obs.order[:4]) != set(members[::2])
     assert fisher.error[4] == pytest.approx(0, abs=1e-9)
 
 
 def test_parameters_and_the_integer_program_agree(images: Any) -> None:
-    options: dict[str, Any] = {"budget": "parameters=0.7", "levels": 4, "refit": False, "batch_norm": "keep"}
-    ours = prune_cnn(network(), images, **options)
-    other = prune_cnn(network(), images, solver="pulp", **options)
+    ours, other = (
+        prune_cnn(network(), images, budget="parameters=0.7", widths=Widths(levels=4, solver=solver), repair=None)
+        for solver in (None, "pulp")
+    )
     assert ours.solution.objective == pytest.approx(other.solution.objective, abs=1e-9)
     assert measure(ours.model, images[:1], ("parameters",))["parameters"] == ours.used
 
 
 def test_repair_helps_and_needs_no_labels(images: Any) -> None:
     model = network()
-    plain = prune_cnn(model, images, budget="macs=0.5", refit=False, batch_norm="keep")
-    mended = prune_cnn(model, images, budget="macs=0.5", batch_norm="keep")
+    plain = prune_cnn(model, images, budget="macs=0.5", repair=None)
+    mended = prune_cnn(model, images, budget="macs=0.5", repair=Repair(batch_norm="keep"))
     np.testing.assert_array_equal(plain.keep, mended.keep)
     fresh = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     wanted = logits(model, fresh)
@@ -141,7 +152,7 @@ def test_the_ranking_finds_the_dead_channel_first(images: Any) -> None:
     with torch.no_grad():
         reader = next(s for s in groups.consumers(group))
         model.get_submodule(reader.name).weight[:, 7] = 0
-    ranking = rank_channels(model, groups, [group], images)[0]
+    ranking = Obs().rank(Candidates(model, groups, [group], images))[0]
     assert ranking.order[0] == slot.outs[7]
     assert ranking.error[0] == 0
     assert ranking.error[1] == pytest.approx(0, abs=1e-12)
@@ -215,9 +226,9 @@ def test_windows_are_chosen_from_times(images: Any) -> None:
     with torch.no_grad():
         assert smaller(images).shape == model(images).shape
     Tracer().trace(smaller)
-    with pytest.raises(ValueError, match="quickest"):
+    with pytest.raises(ValueError, match="fastest windows"):
         choose_windows(model, images[:1], 0.01, table)
-    with pytest.raises(ValueError, match="no depthwise"):
+    with pytest.raises(ValueError, match="must have a depthwise"):
         choose_windows(nn.Conv2d(3, 4, 3), images[:1], 0.5, table)
 
 
@@ -245,7 +256,7 @@ class Counted(LatencyTable):
 
 
 def test_a_budget_in_milliseconds(images: Any) -> None:
-    result = prune_cnn(network(), images, budget="latency_ms=0.7x", table=Counted(repeats=1), levels=3)
+    result = prune_cnn(network(), images, budget="latency_ms=0.7x", table=Counted(repeats=1), widths=Widths(levels=3))
     assert result.solution.status.name == "OPTIMAL"
     assert 0.5 * result.total < result.used <= result.limit == pytest.approx(0.7 * result.total)
     assert set(result.measured) == {"dense_ms", "ms", "predicted_ms"}
@@ -273,21 +284,21 @@ def test_tables_are_kept(runtime: str, tmp_path: Path) -> None:
 
 
 def test_measured_losses_are_monotone(images: Any) -> None:
-    result = prune_cnn(network(), images, budget="macs=0.6", loss="measured", probe=16, levels=4, round_to=4)
+    widths = Widths(loss="measured", probe=16, levels=4, round_to=4)
+    result = prune_cnn(network(), images, budget="macs=0.6", widths=widths)
     assert result.solution.status.name == "OPTIMAL"
     assert all(r["loss"] >= 0 for r in result.report)
 
 
 def test_a_loss_is_not_judged_on_the_pictures_it_was_resolved_on(images: Any) -> None:
-    with pytest.raises(ValueError, match="two pictures or more"):
-        profile_cnn(network(), images[:1], loss="measured")
+    with pytest.raises(ValueError, match="2 pictures or more"):
+        profile_cnn(network(), images[:1], widths=Widths(loss="measured"))
 
 
 @pytest.mark.parametrize("loss", ["layers", "measured"])
 def test_windows_and_widths_come_from_one_knapsack(loss: str, images: Any, tmp_path: Path) -> None:
-    result = prune_cnn(
-        network(), images, budget="macs=0.55", loss=loss, probe=16, levels=3, round_to=4, windows=True, name=None
-    )  # fmt: skip
+    widths = Widths(loss=loss, probe=16, levels=3, round_to=4, windows=True)
+    result = prune_cnn(network(), images, budget="macs=0.55", widths=widths)
     taps = {r["group"].removeprefix("taps of "): r for r in result.report if r["group"].startswith("taps of ")}
     depthwise = [n for n, m in network().named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     assert list(taps) == depthwise
@@ -317,12 +328,12 @@ def test_the_common_load_knows_a_convolutional_network(images: Any, tmp_path: Pa
     from prunopt.networks import load, save_cnn
 
     save_cnn(network(), tmp_path / "out")
-    with pytest.raises(ValueError, match="no name; give the network as it was"):
+    with pytest.raises(ValueError, match="be the network as it was before pruning"):
         load(tmp_path / "out")
 
 
 def test_saved_results_come_back(images: Any, tmp_path: Path) -> None:
-    result = prune_cnn(network(), images, budget="macs=0.6", round_to=4)
+    result = prune_cnn(network(), images, budget="macs=0.6", widths=Widths(round_to=4))
     result.save(tmp_path / "out")
     with torch.no_grad():
         assert torch.equal(load_cnn(tmp_path / "out", network(1))(images), result.model(images))
@@ -341,46 +352,104 @@ def test_tuning_holds_masks_and_goes_on(images: Any, tmp_path: Path) -> None:
     student, _ = deprune(teacher, images, budget=0.15, tile=8)
     masks = {n: p != 0 for n, p in student.named_parameters() if p.ndim == 4 and p.shape[1] == 1}
     before = divergence(logits(teacher, images), student, images)
-    options: dict[str, Any] = {"batch": 8, "learning_rate": 1e-4, "masks": masks, "folder": tmp_path}
-    losses = fine_tune(student, teacher, images, epochs=3, **options)
+    training = FineTuning(epochs=3, batch=8, learning_rate=1e-4, folder=tmp_path)
+    losses = fine_tune(student, teacher, images, training=training, masks=masks)
     assert len(losses) == 3
     assert divergence(logits(teacher, images), student, images) < before
     parameters = dict(student.named_parameters())
     assert all(bool((parameters[n][~m] == 0).all()) for n, m in masks.items())
     other, _ = deprune(teacher, images, budget=0.15, tile=8)
-    assert fine_tune(other, teacher, images, epochs=3, **options) == losses
+    assert fine_tune(other, teacher, images, training=training, masks=masks) == losses
     assert torch.equal(next(other.parameters()), next(student.parameters()))
     with pytest.raises(ValueError, match="other options"):
-        fine_tune(other, teacher, images[:8], epochs=4, **options)
+        fine_tune(other, teacher, images[:8], training=training, masks=masks)
 
 
 def test_a_profile_serves_many_budgets(images: Any) -> None:
-    profile = profile_cnn(network(), images, round_to=4)
+    widths = Widths(round_to=4)
+    profile = profile_cnn(network(), images, widths=widths)
     for budget in ("macs=0.8", "macs=0.5"):
-        one = prune_cnn(network(), images, budget=budget, profile=profile, refit=False)
-        other = prune_cnn(network(), images, budget=budget, round_to=4, refit=False)
+        one, other = (prune_cnn(network(), images, budget=budget, widths=w, repair=None) for w in (profile, widths))
         np.testing.assert_array_equal(one.keep, other.keep)
 
 
 def test_widths_on_offer() -> None:
     groups = channel_groups(network(), torch.zeros(1, 3, 16, 16))
     wide = next(g for g in groups.free if len(groups.members(g)) == 32)
-    assert offered(groups, wide, 8, 8, 0.125) == [32, 24, 16, 8]
-    assert offered(groups, wide, 3, 4, 0.125) == [32, 28, 4]
+    assert Widths().of(groups, wide) == [32, 24, 16, 8]
+    assert Widths(levels=3, round_to=4).of(groups, wide) == [32, 28, 4]
 
 
-@pytest.mark.parametrize("text", ["macs", "flops=0.5", "macs=x", "macs=0", "latency_ms=-1"])
-def test_bad_budgets(text: str) -> None:
-    with pytest.raises(ValueError, match="budget"):
-        parse_budget(text)
+def test_only_some_groups_and_a_training_behind_the_cut(images: Any) -> None:
+    model = network()
+    groups = channel_groups(model, images[:2])
+    wide = [g for g in groups.free if len(groups.members(g)) == 32]
+    only = Widths(groups=groups.only(wide), round_to=4)
+    plain, tuned = (
+        prune_cnn(model, images, budget="macs=0.6", widths=only, repair=None, training=training)
+        for training in (None, FineTuning(epochs=2, learning_rate=1e-4))
+    )
+    assert sorted(r["before"] for r in plain.report) == [32, 32]
+    np.testing.assert_array_equal(plain.keep, tuned.keep)
+    dense = logits(model, images)
+    assert divergence(dense, tuned.model, images) < divergence(dense, plain.model, images)
+    assert "trained for 2 epochs" in tuned.notes[-1]
+
+
+def test_the_old_reading_of_budgets_works_and_names_the_new_one() -> None:
+    for text, read in (("macs=0.5", ("macs", 0.5, True)), ("latency_ms=12", ("latency_ms", 12.0, False))):
+        with pytest.warns(DeprecationWarning, match=r"use Budget\.parse"):
+            assert parse_budget(text) == read
+
+
+def test_old_keywords_give_the_same_network_and_name_the_new_form(images: Any) -> None:
+    model = network()
+    group = channel_groups(model, images[:2]).free[0]
+    with pytest.warns(DeprecationWarning, match="prune_cnn") as told:
+        old = prune_cnn(  # type: ignore[call-arg]
+            model,
+            images,
+            budget="macs=0.9",
+            round_to=4,
+            least=0.25,
+            only=[group],
+            refit=False,
+            batch_norm="keep",
+            name="mobilenetv2",
+        )
+    said = " ".join(str(w.message) for w in told)
+    for form in ("widths=Widths(", "repair=Repair(refit=..., batch_norm=...)", ".only(...)", "save(folder, dense=...)"):
+        assert form in said
+    widths = Widths(round_to=4, least=0.25, groups=channel_groups(model, images[:2]).only([group]))
+    new = prune_cnn(model, images, budget=Budget("macs", share=0.9), widths=widths, repair=None)
+    np.testing.assert_array_equal(old.keep, new.keep)
+    assert old.dense == "mobilenetv2"
+    with pytest.warns(DeprecationWarning, match="the example alone"):
+        bare = prune_cnn(model, None, example=images[:1], importance="magnitude", repair=None)  # type: ignore
+    alone = prune_cnn(model, images[:1], importance="magnitude", repair=None)
+    np.testing.assert_array_equal(bare.keep, alone.keep)
+    with (
+        pytest.warns(DeprecationWarning, match="the example alone"),
+        pytest.raises(ValueError, match=r"calibration.*magnitude"),
+    ):
+        prune_cnn(model, None, example=images[:1])  # type: ignore
 
 
 def test_bad_input(images: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="below the least"):
+    with pytest.raises(ValueError, match=r"least that these widths allow.*pass macs=0\.\d+ or more"):
         prune_cnn(network(), images, budget="macs=0.001")
-    with pytest.raises(ValueError, match="calibration"):
-        prune_cnn(network(), None, example=images[:1])
-    with pytest.raises(ValueError, match="no group"):
+    with pytest.raises(ValueError, match=r"resource of the budget.*'heads'"):
+        prune_cnn(network(), images, budget=Budget("heads", 3))
+    with pytest.raises(ValueError, match='did you mean "taylor"'):
+        prune_cnn(network(), images, importance="tailor")
+    with pytest.raises(TypeError, match="example must be a tensor"):
+        prune_cnn(network(), [1])  # type: ignore[arg-type]
+    for wrong in ({"levels": 1}, {"round_to": 0}, {"least": 2.0}, {"loss": "guess"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Widths(**wrong)
+    with pytest.raises(ValueError, match="batch_norm"):
+        Repair(batch_norm="best guess")
+    with pytest.raises(ValueError, match="must have a group"):
         prune_cnn(nn.Sequential(nn.Conv2d(3, 4, 3)), images)
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"broken\.jpg"):

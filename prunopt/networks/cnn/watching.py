@@ -1,0 +1,50 @@
+"""What modules read or give while a network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@contextmanager
+def watching(
+    model: nn.Module, names: Iterable[str], note: Callable[[str, Any, torch.Tensor], None], *, inputs: bool = False
+) -> Iterator[None]:
+    """Call ``note(name, module, tensor)`` with every output (or first input) of the named modules within the block."""
+
+    def hook_of(name: str) -> Callable[..., None]:
+        if inputs:
+            return lambda module, read: note(name, module, read[0])
+        return lambda module, _, out: note(name, module, out)
+
+    handles = []
+    try:
+        for name in names:
+            module = model.get_submodule(name)
+            attach = module.register_forward_pre_hook if inputs else module.register_forward_hook
+            handles.append(attach(hook_of(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def names_of(model: nn.Module, *kinds: type[nn.Module]) -> list[str]:
+    """Return the names of the modules of these kinds."""
+    return [name for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def silent(_: str) -> None:
+    """Take a message and say nothing."""
+
+
+def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of the one of that name."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, last, module)
