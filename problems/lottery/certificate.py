@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.arrays import Floats
+from prunopt.core.validate import number
 from prunopt.problems.lottery.target import Target, TargetLayer
 
 
@@ -118,8 +119,7 @@ def target_norms(target: Target) -> list[dict[str, float]]:
 
 def epsilon_for(target: Target, output_error: float, radius: float = 1.0) -> float:
     """Return the weight tolerance whose a-priori bound is ``output_error``."""
-    if not 0 < output_error < math.inf:
-        raise ValueError(f"output_error={output_error!r}: give a finite bound > 0")
+    number("output_error", output_error, low=0, open_ends="(")
     norms, low, high = target_norms(target), 0.0, 1.0
     while a_priori(target, high, radius, norms) < output_error:
         high *= 2

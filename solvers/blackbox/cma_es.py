@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prunopt.core.validate import number
 from prunopt.forms.blackbox import BlackBox
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox.random_search import fresh, proposing, random_point, random_value
@@ -42,8 +43,7 @@ class CmaEs(SearchSolver):
     sigma: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma <= 1:
-            raise ValueError(f"sigma={self.sigma!r}: give a share of the range, 0 < sigma <= 1")
+        number("sigma", self.sigma, low=0, high=1, open_ends="(")
 
     def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
         """Return a sampler that draws from the distribution of the finished trials."""

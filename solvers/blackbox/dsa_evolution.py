@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prunopt.core.validate import number, whole_number
 from prunopt.forms.blackbox import BlackBox, Gene
 from prunopt.solvers.blackbox._screening import as_rows, most_promising
 from prunopt.solvers.blackbox._search_solver import SearchSolver
@@ -75,11 +76,9 @@ class DsaEvolution(SearchSolver):
 
     def __post_init__(self) -> None:
         for name, least in (("population", 2), ("elites", 2), ("tournament", 1), ("distance", 0), ("screen", 1)):
-            if int(getattr(self, name)) != getattr(self, name) or getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= {least}")
+            whole_number(name, getattr(self, name), low=least)
         for name in ("crossover", "mutation", "immigrants"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a probability from 0 to 1")
+            number(name, getattr(self, name), low=0, high=1)
 
     def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
         """Return the genetic sampler of one trial."""

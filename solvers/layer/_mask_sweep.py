@@ -14,6 +14,7 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
+from prunopt.core.validate import Shown, require
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 
 WAYS = 20_000  # patterns of one block that are looked at
@@ -24,8 +25,8 @@ def upper_factor(normal: Floats) -> Floats:
     from scipy.linalg import lapack
 
     lower, info = lapack.dpotrf(np.flip(normal), lower=1, clean=1)
-    if info:
-        raise ValueError(f"hessian: not positive definite (column {len(normal) - info}); give more damping")
+    where = Shown(f"a negative pivot in column {len(normal) - info}")
+    require(not info, "hessian", "be positive definite", where, "give more damping")
     return np.ascontiguousarray(lapack.dtrtri(np.flip(lower), lower=0)[0])
 
 
@@ -143,6 +144,8 @@ def _cheapest_way(w: Floats, ways: Ints, solves: Floats, best: Ints) -> Ints:
 
 def patterns(block: int, removed: int) -> Ints:
     """Return every way to remove ``removed`` of ``block`` weights, (ways, removed) positions."""
-    if comb(block, removed) > WAYS:
-        raise ValueError(f"pattern: {comb(block, removed)} ways to remove {removed} of {block}, {WAYS} at most")
+    ways = comb(block, removed)
+    require(
+        ways <= WAYS, "pattern", f"have at most {WAYS} ways to remove weights", Shown(f"{ways} for {block} weights")
+    )
     return np.array(list(combinations(range(block), removed)), np.int64)

@@ -4,7 +4,8 @@ Removing the columns S of a layer with weights W and inverse Hessian C costs tr 
 
     W <- W - W_S (C_SS)^-1 C_S:        C <- C - C_:S (C_SS)^-1 C_S:
 
-and the next removal is priced with these, in any order. SlimGPT, OSSCAR, SparseGPT and OBC are all made of this step.
+and the cost of the next removal follows from these, in any order. SlimGPT, OSSCAR, SparseGPT and OBC are all made of
+this step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from prunopt.core.arrays import Floats, Ints
 from prunopt.core.jit import njit
 
 Array = NDArray[Any]  # of float64, or of float32 where a solver was asked for single precision
+PRECISIONS: dict[str, type] = {"double": np.float64, "single": np.float32}
 COMPACT = 0.75  # arrays are made smaller when less than this share of their columns is left
 
 
@@ -36,7 +38,7 @@ class Elimination:
     """
 
     def __init__(self, weight: Array, inverse: Array, *, precision: str = "double") -> None:
-        kind = {"double": np.float64, "single": np.float32}[precision]
+        kind = PRECISIONS[precision]
         self.W: Array = np.array(weight, kind, order="F")
         self.C: Array = np.array(inverse, kind, order="F")
         self.cost = 0.0

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_descent_kernel import descend, subsets
@@ -58,14 +59,8 @@ class MaskDescent(Solver[MaskBlocks]):
     lazy: int = 128
 
     def __post_init__(self) -> None:
-        for name, given, least in (
-            ("sweeps", self.sweeps, 0),
-            ("restarts", self.restarts, 0),
-            ("block", self.block, 1),
-            ("lazy", self.lazy, 1),
-        ):
-            if int(given) != given or given < least:
-                raise ValueError(f"{name}={given!r}: give a whole number >= {least}")
+        for name, least in (("sweeps", 0), ("restarts", 0), ("block", 1), ("lazy", 1)):
+            whole_number(name, getattr(self, name), low=least)
 
     def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[NDArray[np.bool_]]:
         """Return the mask of kept weights."""

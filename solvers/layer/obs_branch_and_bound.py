@@ -12,6 +12,7 @@ import numpy as np
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer._subset_bound import Costs, Rest, eliminate, exact_costs, least_rest, restrict
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer.obs_greedy import fill, greedy
@@ -70,9 +71,8 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
     largest: int = 64
 
     def __post_init__(self) -> None:
-        for name, given in (("nodes", self.nodes), ("largest", self.largest)):
-            if int(given) != given or given < 1:
-                raise ValueError(f"{name}={given!r}: give a whole number >= 1")
+        whole_number("nodes", self.nodes, low=1)
+        whole_number("largest", self.largest, low=1)
 
     def solve(self, problem: QuadraticSubset, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the groups removed, with a proof or with the best bound found."""

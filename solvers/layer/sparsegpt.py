@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_sweep import sweep
@@ -49,8 +50,7 @@ class SparseGpt(Solver[MaskBlocks]):
     block: int = 128
 
     def __post_init__(self) -> None:
-        if int(self.block) != self.block or self.block < 1:
-            raise ValueError(f"block={self.block!r}: give a number of columns >= 1")
+        whole_number("block", self.block, low=1)
 
     def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[NDArray[np.bool_]]:
         """Return the mask of kept weights."""

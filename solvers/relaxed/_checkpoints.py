@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from prunopt.core.tensor_files import read_tensors
+from prunopt.core.validate import Shown, require
+
 
 def identity(solver: Any, seed: int, problem: Any, arrays: Iterable[Any]) -> str:
     """Return a digest of a solver's options (but where and how often it saves), the seed, and the problem."""
@@ -30,17 +33,8 @@ def read_checkpoint(path: Path, owner: str) -> tuple[dict[str, str], dict[str, A
     ValueError
         If the file cannot be read, or is not of the problem, seed and options that ``owner`` names.
     """
-    from safetensors import SafetensorError, safe_open
-
-    folder = str(path.parent)
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"folder={folder!r}: {path.name} cannot be read ({error}); remove it") from None
-    if meta.get("problem") != owner:
-        raise ValueError(
-            f"folder={folder!r}: holds a checkpoint of another problem, seed or options; "
-            "give an empty folder, or the same call as before"
-        )
+    meta, tensors = read_tensors(path)
+    mend = "give an empty folder, or the same call as before"
+    mine = meta.get("problem") == owner
+    require(mine, f"folder={str(path.parent)!r}", "belong to this problem, seed and options", Shown("others"), mend)
     return meta, tensors

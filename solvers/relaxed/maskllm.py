@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.core.files import write_atomically
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.tensor_files import write_tensors
+from prunopt.core.validate import Shown, one_of, require, whole_number
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
 from prunopt.solvers.relaxed._checkpoints import identity, read_checkpoint
 from prunopt.solvers.relaxed._inclusion import CHUNK, inclusion_in_chunks
@@ -117,17 +118,15 @@ class MaskLLM(Solver[RelaxedMask]):
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
-        for name, known in (("noise", NOISES), ("logits", LOGITS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
-        if min(*self.kappa, *self.tau) <= 0:
-            raise ValueError(f"kappa={self.kappa!r}, tau={self.tau!r}: give numbers > 0")
-        if self.straight_through and self.logits == "entry":
-            raise ValueError("straight_through=True: needs logits='candidate'")
-        if self.noise == "expected" and (self.logits == "entry" or self.straight_through):
-            raise ValueError("noise='expected': needs logits='candidate' and straight_through=False")
+            whole_number(name, getattr(self, name), low=1)
+        one_of("noise", self.noise, NOISES)
+        one_of("logits", self.logits, LOGITS)
+        require(min(self.kappa) > 0, "kappa", "hold numbers > 0", self.kappa)
+        require(min(self.tau) > 0, "tau", "hold numbers > 0", self.tau)
+        plain = self.logits == "candidate" and not self.straight_through
+        require(plain or self.noise != "expected", "noise", "be a random one with these options", self.noise)
+        alone = self.logits == "candidate" or not self.straight_through
+        require(alone, "straight_through", "be False for logits='entry'", self.straight_through)
 
     def memory(self, problem: RelaxedMask) -> int:
         """Return the bytes that logits, their gradients, Adam's two moments and a step's samples take.
@@ -192,13 +191,11 @@ class _State:
     def __init__(self, solver: MaskLLM, problem: RelaxedMask, seed: int) -> None:
         import torch
 
-        if problem.relaxed_loss is None and solver.noise != "expected":
-            raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
-        if solver.noise == "expected" and problem.expected_loss is None:
-            raise ValueError("noise='expected': the problem has no expected_loss; give it one, or another noise")
+        needed = "expected_loss" if solver.noise == "expected" else "relaxed_loss"
+        self.sample: Any = getattr(problem, needed)
+        require(self.sample is not None, f"problem.{needed}", f"be a function for noise={solver.noise!r}", None)
         self.torch, self.solver, self.problem, self.seed = torch, solver, problem, seed
         self.drawn: Choices | None = None
-        self.sample: Any = problem.expected_loss if solver.noise == "expected" else problem.relaxed_loss
         self.tables = [torch.from_numpy(a.astype(np.float32)).to(solver.device) for a in problem.tables]
         self.energy = None
         if problem.energy is not None:
@@ -331,8 +328,6 @@ class _State:
         path = self._path()
         if path is None:
             return
-        from safetensors.torch import save_file
-
         best, value = self.best_choice()
         tensors: dict[str, Tensor] = {}
         for t, z in enumerate(self.logits):
@@ -342,8 +337,7 @@ class _State:
             tensors |= {f"{k}.{t}": moments[k] for k in ("exp_avg", "exp_avg_sq")}
         numbers = {"step": self.step, "best": value, "best_step": self.best_step, "final": self.final}
         meta = {"problem": self._identity(), "numbers": json.dumps(numbers), "history": json.dumps(self.history)}
-        with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata=meta)
+        write_tensors(path, tensors, meta)
 
     def resume(self) -> None:
         """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
@@ -367,5 +361,6 @@ def _check_subsets(t: int, table: Floats) -> None:
     """Refuse a list of candidates that is not every subset of a size."""
     size = int(table[0].sum())
     whole = len(table) == math.comb(table.shape[1], size) == len(np.unique(table, axis=0))
-    if not whole or not np.isin(table, (0, 1)).all() or not (table.sum(axis=1) == size).all():
-        raise ValueError(f"logits='entry': table {t} of candidates is not every way to keep N of M; use 'candidate'")
+    whole = whole and bool(np.isin(table, (0, 1)).all() and (table.sum(axis=1) == size).all())
+    must = "be 'candidate' unless every table of candidates is every way to keep N of M"
+    require(whole, "logits", must, Shown(f"'entry' with table {t}"))

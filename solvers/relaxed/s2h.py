@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.core.files import write_atomically
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.tensor_files import write_tensors
+from prunopt.core.validate import number, one_of, require, whole_number
 from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
 from prunopt.forms.relaxed.trained_mask import Lesson, TrainedMask
@@ -127,24 +128,17 @@ class S2H(Solver[RelaxedMask]):
 
     def __post_init__(self) -> None:
         for name in ("steps", "every", "log"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
+            whole_number(name, getattr(self, name), low=1)
         rates = () if self.learning_rate is None else ("learning_rate",)
         for name in (*rates, "temperature", "tolerance", "scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a finite number > 0")
-        for name, above in (
-            ("momentum", 1.0),
-            ("settle", 1.0),
-            ("line", 1.01),
-            ("anneal", 1.01),
-            ("distillation_scale", math.inf),
-        ):
-            if not 0 <= getattr(self, name) < above:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a number >= 0 and below {above:g}")
-        for name, known in (("rounding", ROUNDINGS), ("value", VALUES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
+            number(name, getattr(self, name), low=0, open_ends="(")
+        for name in ("momentum", "settle"):
+            number(name, getattr(self, name), low=0, high=1, open_ends=")")
+        for name in ("line", "anneal"):
+            number(name, getattr(self, name), low=0, high=1)
+        number("distillation_scale", self.distillation_scale, low=0)
+        one_of("rounding", self.rounding, ROUNDINGS)
+        one_of("value", self.value, VALUES)
 
     def logits(self, problem: RelaxedMask) -> WidthLogits:
         """Return the logits as they start."""
@@ -184,7 +178,7 @@ class S2H(Solver[RelaxedMask]):
         return Rounded(problem.choices(found.value), how, stretch)
 
     def _distances(self, logits: WidthLogits, costs: CoupledChoice, stretch: float) -> Floats:
-        """Return what the exact rounding minimises, by group and option."""
+        """Return what the exact rounding minimizes, by group and option."""
         loss = np.where(np.isfinite(costs.loss), 0.0, np.inf)
         for i, row in enumerate(logits.log_probabilities()):
             loss[i, : len(row)] = -row
@@ -259,13 +253,14 @@ def _room(task: CoupledChoice, choice: Any) -> bool:
     return False
 
 
-class _Frozen:
+class _MasksAlone:
     """Masks alone: the distillation is the loss at the hard point, its gradient passed straight through."""
 
     def __init__(self, problem: RelaxedMask) -> None:
-        if problem.relaxed_loss is None:
-            raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
-        self.sample = problem.relaxed_loss
+        require(
+            problem.relaxed_loss is not None, "problem.relaxed_loss", "be a function, since a step descends it", None
+        )
+        self.sample: Any = problem.relaxed_loss
 
     def learn(self, soft: list[Tensor], hard: list[Tensor], step: int, learned: bool = True) -> Lesson:
         """Return losses and gradients at both points."""
@@ -297,7 +292,7 @@ class _State:
     def __init__(self, solver: S2H, problem: RelaxedMask, seed: int) -> None:
         self.solver, self.problem, self.seed = solver, problem, seed
         trainee = problem.trainee if isinstance(problem, TrainedMask) else None
-        self.trainee = _Frozen(problem) if trainee is None else trainee
+        self.trainee = _MasksAlone(problem) if trainee is None else trainee
         self.logits = solver.logits(problem)
         exact = solver.rounding == "exact" and trainee is not None
         exact = exact and isinstance(problem, TrainedMask) and problem.costs is not None
@@ -346,8 +341,6 @@ class _State:
         path = self._path()
         if path is None:
             return
-        from safetensors.torch import save_file
-
         tensors = self.logits.state()
         tensors |= {f"trainee.{k}": v for k, v in self.trainee.state().items()}
         chosen = (
@@ -356,9 +349,8 @@ class _State:
             else [[k.tolist() for k in self.settled.choice], self.settled.how, self.settled.stretch]
         )
         numbers = {"step": self.step, "settled": chosen, "window": self.window, "history": self.history}
-        with write_atomically(path) as temporary:
-            ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-            save_file(ready, temporary, metadata={"problem": self._identity(), "numbers": json.dumps(numbers)})
+        ready = {k: v.detach().clone() for k, v in tensors.items()}
+        write_tensors(path, ready, {"problem": self._identity(), "numbers": json.dumps(numbers)})
 
     def resume(self) -> None:
         """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""

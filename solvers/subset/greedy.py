@@ -10,6 +10,7 @@ import numpy as np
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.subset._moves import Tried, answer, rate, removable, shrink, too_many, without
 
@@ -45,9 +46,8 @@ class Greedy(Solver[SubsetChoice]):
 
     def __post_init__(self) -> None:
         for name in ("screen", "beam"):
-            value = getattr(self, name)
-            if value is not None and (int(value) != value or value < 1):
-                raise ValueError(f"{name}={value!r}: give a whole number >= 1")
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), low=1)
 
     def solve(self, problem: SubsetChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the items that stay."""

@@ -11,6 +11,7 @@ import numpy as np
 from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import one_of, whole_number
 from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.mip.pulp import Pulp
@@ -76,14 +77,11 @@ class Surrogate(Solver[SubsetChoice]):
     screen: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
-            raise ValueError(f"start={self.start!r}: give one of {', '.join(STARTS)}")
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine={self.engine!r}: give one of {', '.join(ENGINES)}")
+        one_of("start", self.start, STARTS)
+        one_of("engine", self.engine, ENGINES)
         for name in ("samples", "evaluations", "batch", "patience"):
-            value = getattr(self, name)
-            if value is not None and (int(value) != value or value < 1):
-                raise ValueError(f"{name}={value!r}: give a whole number >= 1")
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), low=1)
 
     def solve(self, problem: SubsetChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the best subset tried."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number
 from prunopt.forms.random_pools import GAMMA
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum.subset_sum_mitm import Subsets, answer, greedy_subsets, out_of_reach, smallest_subsets
@@ -60,8 +61,8 @@ class GoldenRatio(Solver[SubsetSum]):
     repair: bool = True
 
     def __post_init__(self) -> None:
-        if self.top is not None and not 0 < self.top < math.inf:
-            raise ValueError(f"top={self.top!r}: give the upper end of the first interval, > 0, or None")
+        if self.top is not None:
+            number("top", self.top, low=0, open_ends="(")
 
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the decomposition of every target, with the bound that the sizes of the candidates alone give."""

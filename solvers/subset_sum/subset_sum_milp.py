@@ -13,6 +13,7 @@ from prunopt.core import engines
 from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import invalid
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum.subset_sum_mitm import greedy_subsets
 
@@ -117,7 +118,7 @@ class SubsetSumMilp(Solver[SubsetSum]):
         for label in ENGINES if self.engine is None else (self.engine,):
             if label in available:
                 return label
-        raise ValueError(f"engine={self.engine!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+        raise invalid("engine", f"be one that PuLP finds here ({', '.join(available) or 'none'})", self.engine)
 
     def _one(
         self, problem: SubsetSum, i: int, label: str, run: Run, seed: int, failures: list[str]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import Shown, one_of, require, whole_number
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum import _meet_in_the_middle as kernel
 
@@ -136,8 +137,7 @@ class SubsetSumMitm(Solver[SubsetSum]):
     objective: str = "size"
 
     def __post_init__(self) -> None:
-        if self.objective not in GOALS:
-            raise ValueError(f"objective={self.objective!r}: give one of {', '.join(GOALS)}")
+        one_of("objective", self.objective, GOALS)
 
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the subsets; targets left open by the limits are answered greedily, where that is near enough."""
@@ -171,15 +171,13 @@ def size_error_fronts(problem: SubsetSum, largest: int | None = None) -> Fronts:
     ValueError
         If ``largest`` is more than can be enumerated (see ``SubsetSum.provable_size``).
     """
-    top = problem.n_candidates if largest is None else int(largest)
-    if not 0 <= top <= problem.provable_size:
-        raise ValueError(f"largest={top}: give 0 to {problem.provable_size} for {problem.n_candidates} candidates")
-    if problem.n_candidates > MOST:
-        raise ValueError(f"problem: {problem.n_candidates} candidates, {MOST} at most")
+    n = problem.n_candidates
+    top = whole_number("largest", n if largest is None else largest, low=0, high=problem.provable_size)
+    require(n <= MOST, "problem", f"have at most {MOST} candidates", n)
     fixed = problem.fixed
     out = kernel.found(problem.n_targets, top + 1)
     order = np.argsort(fixed.pool, kind="stable")
-    kernel.fronts(order, fixed.targets, fixed.pool, fixed.pools, top, kernel.room(problem.n_candidates, top), out)
+    kernel.fronts(order, fixed.targets, fixed.pool, fixed.pools, top, kernel.room(n, top), out)
     return Fronts(problem, out.size, problem.in_targets_unit(out.distance), out.masks)
 
 
@@ -293,8 +291,8 @@ def out_of_reach(problem: SubsetSum, subsets: Subsets) -> None:
 
 def _search(problem: SubsetSum, goal: str, run: Run) -> Subsets:
     fixed, n, m = problem.fixed, problem.n_candidates, problem.n_targets
-    if goal == "error" and problem.provable_size < n:
-        raise ValueError(f"objective='error': {n} candidates given, all subsets of up to 44 can be looked at")
+    few = goal == "size" or problem.provable_size >= n
+    require(few, "objective", "be 'size' for more than 44 candidates", Shown(f"'error' with {n}"))
     out = kernel.found(m)
     order = np.argsort(fixed.pool, kind="stable")
     job = _fewest_job(problem, out) if goal == "size" else _nearest_job(problem, out)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunopt.core.arrays import Bools, Floats
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.problems.lottery.lottery_ticket import LotteryTicket
-from prunopt.problems.lottery.sampling import Block, products
+from prunopt.problems.lottery.sampling import PoolBlock, products
 from prunopt.solvers.subset_sum.subset_sum_mitm import size_error_fronts
 
 
@@ -95,7 +95,7 @@ def data_masks(
 def _descend(
     goal: Floats,
     candidates: Floats,
-    block: Block,
+    block: PoolBlock,
     H: Floats,
     price: float,
     sweeps: int,

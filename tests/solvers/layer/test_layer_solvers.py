@@ -229,14 +229,14 @@ def test_damping_is_recorded_by_every_solver() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ObsGreedy(batch=0), "batch=0"),
-        (lambda: ObsGreedy(precision="half"), "precision='half'"),
-        (lambda: ObsSwap(exchanges=-1), "exchanges=-1"),
-        (lambda: ObsBranchAndBound(nodes=0), "nodes=0"),
-        (lambda: SlimGpt(smallest=0), "smallest=0"),
-        (lambda: SparseGpt(block=0), "block=0"),
-        (lambda: MaskEnumeration(lazy=0), "lazy=0"),
-        (lambda: MaskDescent(sweeps=-1), "sweeps=-1"),
+        (lambda: ObsGreedy(batch=0), r"batch must be a whole number >= \d, got 0"),
+        (lambda: ObsGreedy(precision="half"), "precision must be one of 'double', 'single', got 'half'"),
+        (lambda: ObsSwap(exchanges=-1), r"exchanges must be a whole number >= \d, got -1"),
+        (lambda: ObsBranchAndBound(nodes=0), r"nodes must be a whole number >= \d, got 0"),
+        (lambda: SlimGpt(smallest=0), r"smallest must be a whole number >= \d, got 0"),
+        (lambda: SparseGpt(block=0), r"block must be a whole number >= \d, got 0"),
+        (lambda: MaskEnumeration(lazy=0), r"lazy must be a whole number >= \d, got 0"),
+        (lambda: MaskDescent(sweeps=-1), r"sweeps must be a whole number >= \d, got -1"),
     ],
 )
 def test_bad_options(make: object, message: str) -> None:
