@@ -107,9 +107,14 @@ class HeadSelection:
 
     @classmethod
     def from_loss(
-        cls, loss: Callable[[Bools], float], n_heads: int | Sequence[int], keep: int | float | Budget,
-        *, exactly: bool = False, **options: Any,
-    ) -> HeadSelection:  # fmt: skip
+        cls,
+        loss: Callable[[Bools], float],
+        n_heads: int | Sequence[int],
+        keep: int | float | Budget,
+        *,
+        exactly: bool = False,
+        **options: Any,
+    ) -> HeadSelection:
         """Return the task for a loss of the kept heads.
 
         Parameters

@@ -52,7 +52,6 @@ class LayerAllocation(ABC):
         kl: ArrayLike | None = None,
         kl_level: float = 0.5,
         bounds: Any = (0.0, 1.0),
-        resource: ArrayLike | None = None,
     ) -> CurveAllocation:
         r"""Return the task on measured curves.
 
@@ -74,9 +73,6 @@ class LayerAllocation(ABC):
             For ``"kl"``: the divergence of the model's output when this layer alone is pruned to ``kl_level``.
         bounds
             Least and greatest sparsity: one pair, or one for each layer.
-        resource : (n, K) float
-            What a layer still uses at each level, in any unit; ``sparsity`` is then the fraction of the dense use to
-            save (dense: the first level must be 0).
         """
         e = np.asarray(errors, np.float64)
         one_of("weighting", weighting, ("given", "kl", "unweighted"))
@@ -89,7 +85,7 @@ class LayerAllocation(ABC):
                 "such an allocation was worse than a uniform one (weighting='kl' was the best)",
                 stacklevel=2,
             )
-        return CurveAllocation(sizes, sparsity, levels, e, bounds, resource)
+        return CurveAllocation(sizes, sparsity, levels, e, bounds)
 
     @staticmethod
     def als(
@@ -99,7 +95,6 @@ class LayerAllocation(ABC):
         bounds: Any = (0.3, 0.7),
         *,
         scale: str = "global",
-        by_size: bool = False,
     ) -> AlsAllocation:
         """Return the linear program of ALS [1]_ in densities (see `prunopt.problems.allocation.als`).
 
@@ -115,8 +110,6 @@ class LayerAllocation(ABC):
             Least and greatest sparsity, (0.3, 0.7) in the publication.
         scale
             ``"global"`` or ``"row"``: the two readings of the publication's scale.
-        by_size
-            Divide weights by relative sizes (a reading of its weight norm).
 
         References
         ----------
@@ -125,7 +118,7 @@ class LayerAllocation(ABC):
         """
         n, weights = as_sizes(sizes), importance(redundancy, scale=scale)
         require(len(weights) == len(n), "redundancy", f"have {len(n)} rows, one a size", Shown(f"{len(weights)} rows"))
-        return AlsAllocation(n, sparsity, weights / (n / n.mean()) if by_size else weights, bounds)
+        return AlsAllocation(n, sparsity, weights, bounds)
 
     @abstractmethod
     def objective(self, x: ArrayLike, /) -> float:
@@ -168,13 +161,11 @@ class CurveAllocation(LayerAllocation):
     sizes : (n,) float
         What a layer counts for: parameters, FLOPs.
     sparsity : float
-        S, the fraction of all sizes to remove at least (or of ``resource``, where that is given).
+        S, the fraction of all sizes to remove at least.
     levels, losses : (n, K) float
         Levels, rising, and the loss of each.
     bounds : (n, 2) float
         Least and greatest sparsity.
-    resource : (n, K) float or None
-        What a layer still uses at each level (measured milliseconds), falling; None: size times density.
     """
 
     sizes: Any
@@ -182,7 +173,6 @@ class CurveAllocation(LayerAllocation):
     levels: Any
     losses: Any
     bounds: Any = (0.0, 1.0)
-    resource: Any = None
 
     forms: ClassVar[tuple[type, ...]] = (MultipleChoiceKnapsack,)
 
@@ -198,52 +188,17 @@ class CurveAllocation(LayerAllocation):
         losses = np.where((levels < low[:, None] - 1e-12) | (levels > high[:, None] + 1e-12), np.inf, losses)
         some = np.isfinite(losses).any(axis=1)
         require(some.all(), "bounds", "leave every layer a level", self.bounds)
-        used = None if self.resource is None else floats("resource", self.resource, losses.shape, low=0)
-        self._set(sizes=n, levels=levels, losses=losses, bounds=np.stack([low, high], axis=1), resource=used)
+        self._set(sizes=n, levels=levels, losses=losses, bounds=np.stack([low, high], axis=1))
         s = number("sparsity", self.sparsity, low=0, high=1)
-        most = self._saved(np.where(np.isfinite(losses), self._used, np.inf).min(axis=1))
+        most = self._removed(np.where(np.isfinite(losses), levels, -np.inf).max(axis=1))
         enough = s <= most + 1e-12
         require(enough, "sparsity", f"be at most {most:.6g}, what the highest levels remove of it all", self.sparsity)
         self._set(sparsity=s)
 
-    @property
-    def _used(self) -> Floats:
-        used: Floats = self.sizes[:, None] * (1.0 - self.levels) if self.resource is None else self.resource
-        return used
-
-    @property
-    def _whole(self) -> float:
-        """What the dense model uses."""
-        return float(self.sizes.sum() if self.resource is None else self.resource[:, 0].sum())
-
-    def _saved(self, used: Floats) -> float:
-        return 1.0 - float(used.sum()) / self._whole
-
-    def _removed(self, s: Floats) -> float:
-        return self._saved(self.sizes * (1 - s) if self.resource is None else self.interpolate(self.resource, s))
-
     def objective(self, x: ArrayLike, /) -> float:
         """Return the sum of the curves, linear between the levels."""
-        return math.fsum(self.interpolate(self.losses, self._as_value(x)))
-
-    def interpolate(self, rows: Floats, s: Floats) -> Floats:
-        """Return each layer's row at its sparsity, linear between the levels, the end values beyond them."""
-        return np.array([np.interp(v, grid, row) for v, grid, row in zip(s, self.levels, rows, strict=True)])
-
-    def on_grid(self, allocation: ArrayLike) -> Floats:
-        """Return the nearest levels, moved up, cheapest first by loss, until enough is removed."""
-        s = self._as_value(allocation)
-        far = np.where(np.isfinite(self.losses), np.abs(self.levels - s[:, None]), np.inf)
-        j, rows = far.argmin(axis=1), np.arange(len(s))
-        while self.violation(self.levels[rows, j]) > 1e-12:
-            up = np.minimum(j + 1, self.levels.shape[1] - 1)
-            saved = self._used[rows, j] - self._used[rows, up]
-            with np.errstate(invalid="ignore", divide="ignore"):
-                rate = np.where(saved > 0, (self.losses[rows, up] - self.losses[rows, j]) / saved, np.inf)
-            best = int(np.argmin(rate))
-            require(math.isfinite(rate[best]), "allocation", "have a level left to go up to", s)
-            j[best] = up[best]
-        return np.array(self.levels[rows, j])
+        s = self._as_value(x)
+        return math.fsum(np.interp(v, *curve) for v, *curve in zip(s, self.levels, self.losses, strict=True))
 
     def reduce(self, to: type | None = None) -> Reduced[Floats]:
         """Return the multiple-choice knapsack of the curves."""
@@ -255,7 +210,7 @@ class CurveAllocation(LayerAllocation):
     def _whole_costs(self) -> tuple[Ints, int]:
         """Costs and budget in whole units: exact where sizes and levels are simple fractions, else rounded up."""
         share = Fraction(self.sparsity).limit_denominator(10**6)
-        if self.resource is None and abs(float(share) - self.sparsity) < 1e-12:
+        if abs(float(share) - self.sparsity) < 1e-12:
             fractions = [[Fraction(v).limit_denominator(10**4) for v in row] for row in self.levels.tolist()]
             close = np.all(np.abs(np.array(fractions, np.float64) - self.levels) < 1e-12)
             whole = [Fraction(v) for v in self.sizes.tolist()]
@@ -265,10 +220,10 @@ class CurveAllocation(LayerAllocation):
                 common = math.gcd(*(c for row in costs for c in row)) or 1
                 budget = math.floor((1 - share) * sum(whole) * unit * unit)
                 return np.array(costs, np.int64) // common, budget // common
-        unit_size = self._whole / FINEST
-        tiny = 1e-12 * self._whole
-        budget_units = math.floor(((1.0 - self.sparsity) * self._whole + tiny) / unit_size)
-        return np.ceil(self._used / unit_size - 1e-3).astype(np.int64), budget_units
+        dense = float(self.sizes.sum())
+        budget_units = math.floor(((1.0 - self.sparsity) * dense + 1e-12 * dense) / (dense / FINEST))
+        used: Floats = self.sizes[:, None] * (1.0 - self.levels)
+        return np.ceil(used / (dense / FINEST) - 1e-3).astype(np.int64), budget_units
 
 
 @dataclass(frozen=True, eq=False)

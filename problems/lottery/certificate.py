@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.core.validate import number
 from prunopt.problems.lottery.target import Target, TargetLayer
 
 
@@ -115,18 +114,6 @@ def a_priori(target: Target, epsilon: float, radius: float, norms: list[dict[str
 def target_norms(target: Target) -> list[dict[str, float]]:
     """Return the norms of the layers of a target; their errors are 0."""
     return [layer_norms(layer, (np.zeros_like(layer.weights),)) for layer in target.layers]
-
-
-def epsilon_for(target: Target, output_error: float, radius: float = 1.0) -> float:
-    """Return the weight tolerance whose a-priori bound is ``output_error``."""
-    number("output_error", output_error, low=0, open_ends="(")
-    norms, low, high = target_norms(target), 0.0, 1.0
-    while a_priori(target, high, radius, norms) < output_error:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if a_priori(target, middle, radius, norms) <= output_error else (low, middle)
-    return low
 
 
 def certify(target: Target, errors: list[tuple[Floats, ...]], epsilon: float, radius: float) -> Certificate:

@@ -47,13 +47,6 @@ class Elimination:
         self.alive = np.ones(self.W.shape[1], np.bool_)
         self._gemm = blas.dgemm if precision == "double" else blas.sgemm
 
-    def block_cost(self, columns: Ints) -> float:
-        """Return what removing ``columns`` (of the layer) would cost now."""
-        at = self.place[columns]
-        L = np.linalg.cholesky(self.C[at[:, None], at])
-        half = solve_triangular(L, self.W[:, at].T, lower=True, check_finite=False)
-        return float(np.vdot(half, half))
-
     def costs(self, groups: list[Ints]) -> Floats:
         """Return what each of the groups would cost; those of one size are factored together."""
         out = np.zeros(len(groups))

@@ -112,9 +112,8 @@ def descend(problem: SubsetChoice, tried: Tried, screen: int | None = None, beam
                     break
                 fewer = without(kept, i)
                 changes[i] = tried(fewer) - here
-                grown[fewer.tobytes()] = (
-                    rate(problem, float(changes[i]), i) if beam == 1 else _whole_rate(problem, tried, fewer), fewer
-                )  # fmt: skip
+                rank = rate(problem, float(changes[i]), i) if beam == 1 else _whole_rate(problem, tried, fewer)
+                grown[fewer.tobytes()] = (rank, fewer)
         if front and not grown:
             done += [shrink(problem, kept, changes) for kept in front if too_many(problem, kept)]
             break

@@ -120,11 +120,9 @@ class Surrogate(Solver[SubsetChoice]):
                     break
             rounds += 1
             idle = 0 if tried.least < before else idle + 1
-        stats |= {
-            "rounds": rounds, "models proven": proven, "surrogate gap": gap, "samples": samples,
-            "model error": math.nan if fit is None else fit.error,
-            "modelled": "" if fit is None else "log loss" if fit.log else "loss",
-        }  # fmt: skip
+        stats |= {"rounds": rounds, "models proven": proven, "surrogate gap": gap, "samples": samples}
+        stats["model error"] = math.nan if fit is None else fit.error
+        stats["modelled"] = "" if fit is None else "log loss" if fit.log else "loss"
         how = "every subset was tried" if exhausted else "best of the subsets tried"
         return answer(tried, self.name, stats=stats, message=f"{how}; the model's optimum is no bound of the loss")
 
@@ -141,10 +139,9 @@ class Surrogate(Solver[SubsetChoice]):
     def _propose(self, problem: SubsetChoice, tried: Tried, fit: Fit, run: Run, seed: int) -> Solution[Bools]:
         """The model's optimum among the subsets that have not been tried."""
         known = [x for x in tried.masks()[0] if problem.violation(x) == 0]
-        model = QuadraticChoice(
-            fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, cover=problem.cover,
-            exactly=problem.exactly, forbidden=np.array(known, np.bool_).reshape(len(known), problem.n_items),
-        )  # fmt: skip
+        forbidden = np.array(known, np.bool_).reshape(len(known), problem.n_items)
+        limits: dict[str, Any] = {"cover": problem.cover, "exactly": problem.exactly, "forbidden": forbidden}
+        model = QuadraticChoice(fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, **limits)
         left = None if run.limits.seconds is None else max(0.1, run.limits.seconds - run.seconds)
         if self.engine == "pulp":
             seconds = self.seconds if left is None else min(left, self.seconds)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.deprecation import renamed_arguments
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import Shown, one_of, require, whole_number
@@ -85,16 +86,17 @@ class Fronts:
         """Return the nearest subset of at most ``sizes[i]`` candidates for every target i, shape (m, n)."""
         return _spread(self.masks[np.arange(len(self.masks)), sizes], self.problem.n_candidates)
 
-    def trade(self, prices: Floats) -> tuple[Ints, Floats]:
-        """Return, for each price of a candidate, the number kept in all and the root mean square error.
+    @renamed_arguments(prices="penalties")
+    def trade(self, penalties: Floats) -> tuple[Ints, Floats]:
+        """Return, for each penalty of a candidate, the number kept in all and the root mean square error.
 
-        Every target takes the k with the least ``error**2 + price * k``: the points of the lower hull of all ways to
+        Every target takes the k with the least ``error**2 + penalty * k``: the points of the lower hull of all ways to
         divide the candidates over the targets.
         """
-        kept, rms = np.zeros(len(prices), np.int64), np.zeros(len(prices))
+        kept, rms = np.zeros(len(penalties), np.int64), np.zeros(len(penalties))
         k, rows = np.arange(self.error.shape[1]), np.arange(len(self.error))
-        for p, price in enumerate(prices):
-            chosen = np.argmin(self.error**2 + price * k, axis=1)
+        for p, penalty in enumerate(penalties):
+            chosen = np.argmin(self.error**2 + penalty * k, axis=1)
             kept[p] = self.size[rows, chosen].sum()
             rms[p] = np.sqrt(np.mean(self.error[rows, chosen] ** 2)) if len(rows) else 0.0
         return kept, rms

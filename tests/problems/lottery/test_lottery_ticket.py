@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import prunopt as po  # noqa: E402
 from prunopt.problems import LotteryTicket  # noqa: E402
-from prunopt.problems.lottery.certificate import epsilon_for, operator_norm  # noqa: E402
+from prunopt.problems.lottery.certificate import operator_norm  # noqa: E402
 from prunopt.solvers.subset_sum.golden_ratio import GoldenRatio  # noqa: E402
 
 nn = torch.nn
@@ -111,15 +111,6 @@ def test_same_seed_same_network_other_seed_other_network() -> None:
     a, b, c = (LotteryTicket(linear_target(), 0.02, rescale=True, seed=s).pairs[0].first for s in (1, 1, 2))
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
-
-
-def test_a_tolerance_for_an_output_error() -> None:
-    target = linear_target()
-    task = LotteryTicket(target, 0.02, rescale=True)
-    epsilon = epsilon_for(task.target, 0.05)
-    assert LotteryTicket(target, epsilon, rescale=True).a_priori_bound() == pytest.approx(0.05)
-    with pytest.raises(ValueError, match=r"output_error must be a finite number > 0, got 0.0"):
-        epsilon_for(task.target, 0.0)
 
 
 def test_the_norm_of_a_convolution_is_an_upper_bound() -> None:

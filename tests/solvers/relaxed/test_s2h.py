@@ -19,7 +19,7 @@ from prunopt.core.solver import Limits
 from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 from prunopt.forms.relaxed.trained_mask import TrainedMask
 from prunopt.problems.soft_mask import SoftMask
-from prunopt.solvers.relaxed._width_logits import WidthLogits, is_nested
+from prunopt.solvers.relaxed._width_logits import Mixture, WidthLogits, is_nested
 from prunopt.solvers.relaxed.s2h import S2H
 
 WIDTHS = [[1, 2, 3, 4], [2, 4, 6], [1, 2, 3]]
@@ -124,10 +124,10 @@ def test_enumeration_looks_only_within_the_budget() -> None:
 def logits(**change: Any) -> WidthLogits:
     options: dict[str, Any] = {
         "temperature": 1.0, "learning_rate": 0.1, "momentum": 0.0, "tolerance": 0.02, "scale": 0.5,
-        "distillation_scale": 1.0,
+        "distillation_scale": 1.0, "anneal": 0.0, "relative": True, "project": True,
     }  # fmt: skip
     form = task(0.4).form
-    return WidthLogits(form.groups, form.tables, form.costs, **(options | change))
+    return WidthLogits(form.groups, form.tables, form.costs, Mixture(**(options | change)))
 
 
 def test_the_start_is_nearly_full_and_the_expected_cost_is_the_mean() -> None:
@@ -270,4 +270,4 @@ def test_the_rate_follows_the_number_of_steps() -> None:
     problem = task(0.3)
     ends = [solve(problem, S2H(steps=n, settle=0)).stats["expected_cost"] for n in (200, 800)]
     assert ends[0] == pytest.approx(ends[1], rel=0.1)
-    assert S2H(steps=720).logits(problem.form).rate == pytest.approx(0.01)
+    assert S2H(steps=720).logits(problem.form).mixture.learning_rate == pytest.approx(0.01)
