@@ -167,11 +167,8 @@ class HeadSelection:
     def _group_costs(self) -> list[Floats]:
         """The costs of each layer's groups."""
         sizes: Any = self.heads_per_group
-        out, start = [], 0
-        for n, g in zip(self.layers, sizes, strict=True):
-            out.append(np.asarray(self.cost)[start : start + n].reshape(-1, g).sum(axis=1))
-            start += n
-        return out
+        layers = np.split(np.asarray(self.cost), np.cumsum(self.layers)[:-1])
+        return [c.reshape(-1, g).sum(axis=1) for c, g in zip(layers, sizes, strict=True)]
 
     def used(self, x: ArrayLike) -> float:
         """Return what the heads that stay cost, in the budget's unit."""
@@ -193,18 +190,16 @@ class HeadSelection:
         split = float((some != every).sum())
         empty = 0
         if self.at_least_one_per_layer:
-            ends = np.cumsum(self.layers)
-            empty = sum(not kept[e - n : e].any() for n, e in zip(self.layers, ends, strict=True))
+            empty = sum(not layer.any() for layer in np.split(kept, np.cumsum(self.layers)[:-1]))
         return over + split + empty + (0 if self.exactly is None else abs(int(kept.sum()) - self.exactly))
 
     @cached_property
     def form(self) -> SubsetChoice:
         """The task over key-value groups; an `EnumerableChoice` where they are few."""
-        costs, cover, start = self._group_costs(), [], 0
-        for c in costs:
-            if self.at_least_one_per_layer:
-                cover.append(list(range(start, start + len(c))))
-            start += len(c)
+        costs, cover = self._group_costs(), []
+        if self.at_least_one_per_layer:
+            ends = np.cumsum([len(c) for c in costs]).tolist()
+            cover = [list(range(end - len(c), end)) for c, end in zip(costs, ends, strict=True)]
         sizes: Any = self.heads_per_group
         scores = self.scores
 
@@ -212,15 +207,10 @@ class HeadSelection:
             assert scores is not None
             return np.bincount(self.group_of, np.asarray(scores(self.heads_of(kept)), np.float64)).astype(np.float64)
 
-        form = SubsetChoice(
-            lambda kept: self.loss(self.heads_of(kept)),
-            np.concatenate(costs),
-            self.budget.limit - self.fixed,
-            cover,
-            None if self.exactly is None else self.exactly // sizes[0],
-            None if scores is None else group_scores,
-            self.scores_name,
-        )
+        exactly = None if self.exactly is None else self.exactly // sizes[0]
+        limits = (np.concatenate(costs), self.budget.limit - self.fixed, cover, exactly)
+        known = None if scores is None else group_scores
+        form = SubsetChoice(lambda kept: self.loss(self.heads_of(kept)), *limits, known, self.scores_name)
         if form.n_raw > MOST_ENUMERATED:
             return form
         return EnumerableChoice(**{f.name: getattr(form, f.name) for f in fields(form)})

@@ -141,9 +141,8 @@ class LotteryTicket:
     @cached_property
     def pairs(self) -> tuple[RandomPair, ...]:
         """The random network: the draws that the mask chooses from."""
-        return sample(
-            self.target, self.construction, self.epsilon, self.delta, self.width, self.rescale, int(self.seed)
-        )
+        options = (self.construction, self.epsilon, self.delta, self.width, self.rescale, int(self.seed))
+        return sample(self.target, *options)
 
     @cached_property
     def blocks(self) -> tuple[PoolBlock, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunopt.core import extras
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.validate import Shown, floats, invalid, require
 
@@ -133,7 +134,7 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
     nonnegative_input
         Whether no input value is ever negative.
     """
-    nn = require_torch().nn
+    nn = extras.require("torch").nn
     if not isinstance(module, nn.Sequential):
         raise TypeError(
             f"target_module must be a torch.nn.Sequential, got {type(module).__name__}; put its layers in one"
@@ -169,7 +170,7 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
 
 
 def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    nn = require_torch().nn
+    nn = extras.require("torch").nn
     for key, child in module.named_children():
         if isinstance(child, nn.Sequential):
             yield from _parts(child, f"{prefix}{key}.")
@@ -178,7 +179,7 @@ def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _input_shape(parts: list[tuple[str, Any]], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    nn = require_torch().nn
+    nn = extras.require("torch").nn
     if given is not None:
         shape = tuple(int(n) for n in given)
         require(shape and min(shape) >= 1, "input_shape", "hold the sizes >= 1 of one input, without the batch", given)
@@ -232,11 +233,3 @@ def _array(name: str, what: str, tensor: Any) -> Floats:
     if not tensor.is_floating_point():
         raise TypeError(f"{name}.{what} must hold real numbers, got {tensor.dtype}")
     return floats(f"{name}.{what}", tensor.detach().double().cpu().numpy().copy())
-
-
-def require_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError("lottery tickets need torch: pip install 'prunopt[torch]'") from error
-    return torch

@@ -145,25 +145,12 @@ def read(study: Any, task: Any, box: Any, *, trials: int, place: str, seconds: f
         point = dict(t.params)
         whole = set(point) == {g.name for g in box.genes}
         decision = box.decode(point) if whole else None
-        took = (
-            (t.datetime_complete - t.datetime_start).total_seconds()
-            if t.datetime_complete and t.datetime_start
-            else math.nan
-        )
+        times = t.datetime_start, t.datetime_complete
+        took = (times[1] - times[0]).total_seconds() if all(times) else math.nan
         attributes = {k: v for k, v in t.user_attrs.items() if k not in (NOTE, RETRY, "worker", "copy_of")}
-        rows.append(
-            SearchTrial(
-                number,
-                t.value,
-                t.state.name,
-                point,
-                decision,
-                task.describe(point) if whole and hasattr(task, "describe") else "",
-                t.user_attrs.get("copy_of"),
-                took,
-                attributes,
-            )
-        )
+        text = task.describe(point) if whole and hasattr(task, "describe") else ""
+        about = (text, t.user_attrs.get("copy_of"), took, attributes)
+        rows.append(SearchTrial(number, t.value, t.state.name, point, decision, *about))
     rows.sort(key=lambda r: r.number)
     done = sum(r.state in ("COMPLETE", "PRUNED") for r in rows)
     return SearchRun(tuple(rows), lost, done >= trials, study.study_name, place, getattr(task, "sizes", None), seconds)

@@ -1,4 +1,4 @@
-"""Evolution of expressions, stage by stage, as an Optuna genetic sampler of our own."""
+"""Evolution of expressions, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from prunopt.core.validate import number, whole_number
 from prunopt.forms.blackbox import BlackBox, Gene
 from prunopt.solvers.blackbox._screening import as_rows, most_promising
 from prunopt.solvers.blackbox._search_solver import SearchSolver
-from prunopt.solvers.blackbox._trials import distributions, known_keys, losses, quiet
-from prunopt.solvers.blackbox.random_search import TRIES, fresh, random_point, random_value
+from prunopt.solvers.blackbox._trials import known_keys, losses
+from prunopt.solvers.blackbox.random_search import TRIES, fresh, proposing, random_point
 
 
 @dataclass(frozen=True)
@@ -82,36 +82,21 @@ class DsaEvolution(SearchSolver):
 
     def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
         """Return the genetic sampler of one trial."""
-        optuna, rng, solver = quiet(), np.random.default_rng(seed), self
+        rng = np.random.default_rng(seed)
 
-        class Stages(optuna.samplers.BaseGASampler):  # type: ignore[misc,name-defined]
-            """Parents are the best decisions so far; there are no generations to wait for."""
+        def propose() -> dict[str, Any]:
+            known, parents = known_keys(study), self.apart(box, [point for _, point, _ in losses(study)])
+            if index < self.population or len(parents) < 2:
+                return fresh(box, known, lambda: random_point(box, rng))
 
-            def select_parent(self, study: Any, generation: int) -> Any:
-                return solver.apart(box, [point for _, point, _ in losses(study)])
+            def draw() -> dict[str, Any]:
+                if rng.random() < self.immigrants:
+                    return random_point(box, rng)
+                return self.offspring(box, parents, rng)
 
-            def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-                return distributions(box)
+            return self.screened(box, study, known, draw)
 
-            def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-                if trial.system_attrs.get("fixed_params"):
-                    return {}
-                known = known_keys(study)
-                parents = self.select_parent(study, 0)
-                if index < solver.population or len(parents) < 2:
-                    return fresh(box, known, lambda: random_point(box, rng))
-
-                def draw() -> dict[str, Any]:
-                    if rng.random() < solver.immigrants:
-                        return random_point(box, rng)
-                    return solver.offspring(box, parents, rng)
-
-                return solver.screened(box, study, known, draw)
-
-            def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
-                return random_value(next(g for g in box.genes if g.name == name), rng)
-
-        return Stages(population_size=self.population)
+        return proposing(box, propose)
 
     def apart(self, box: BlackBox, points: Sequence[Any]) -> list[Any]:
         """Return the elites among points that come best first: those far enough from every better elite."""

@@ -14,8 +14,11 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
+from prunopt.core.solution import Solution
+from prunopt.core.solver import Run
 from prunopt.core.validate import Shown, require
 from prunopt.forms.layer.mask_blocks import MaskBlocks
+from prunopt.solvers.layer._answer import answer
 
 WAYS = 20_000  # patterns of one block that are looked at
 
@@ -67,13 +70,23 @@ def sweep(problem: MaskBlocks, lazy: int, exact: int | None) -> tuple[Bools, Flo
     return mask, W
 
 
+def swept(problem: MaskBlocks, name: str, run: Run, lazy: int, exact: int | None) -> Solution[Bools]:
+    """Return the mask of a sweep as a solution, with the error of the sweep's own weights beside it."""
+    mask, weights = sweep(problem, lazy, exact)
+    refit = problem.solved(mask, weights)
+    stats = {"error without refit": problem.error(weights), "refit residual": refit.residual}
+    return answer(problem, mask, name, run, stats=stats)
+
+
 def _thresholded(problem: MaskBlocks, scores: Floats, mask: Bools, stop: int) -> Bools:
     """Keep all but the cheapest of a block of columns, as many as the share of the columns up to ``stop``."""
     rows, d = problem.shape
-    units = scores if problem.scope == "row" else scores.reshape(1, -1)
-    total = problem.n_removed if problem.scope == "row" else problem.n_removed / rows
-    wanted = round(total * stop / d) if problem.scope == "row" else round(total * rows * stop / d)
-    so_far = int(np.count_nonzero(~mask[0])) if problem.scope == "row" else int(np.count_nonzero(~mask))
+    if problem.scope == "row":
+        units, wanted = scores, round(problem.n_removed * stop / d)
+        so_far = int(np.count_nonzero(~mask[0]))
+    else:
+        units, wanted = scores.reshape(1, -1), round(problem.n_removed / rows * rows * stop / d)
+        so_far = int(np.count_nonzero(~mask))
     kept = np.ones(units.shape, np.bool_)
     count = min(max(wanted - so_far, 0), units.shape[1])
     np.put_along_axis(kept, np.argsort(units, axis=1, kind="stable")[:, :count], False, axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -92,17 +92,9 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
         if tree.open and not searched:
             why = f"{problem.n_groups} groups, more than {self.largest}: an answer of obs-swap, the bound of the root"
         duals = {"removed": leaves[0], "kept": leaves[1]} if problem.n_groups <= MOST else {}
-        return Solution(
-            Status.FEASIBLE if tree.open else Status.OPTIMAL,
-            value,
-            objective=problem.objective(value),
-            bound=tree.bound if duals else -math.inf,
-            duals=duals,
-            trace=run.trace,
-            stats=stats,
-            solver=self.name,
-            message=why,
-        )
+        status, bound = Status.FEASIBLE if tree.open else Status.OPTIMAL, tree.bound if duals else -math.inf
+        about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": self.name, "message": why}
+        return Solution(status, value, problem.objective(value), bound, duals=duals, **about)
 
 
 def _first_answer(problem: QuadraticSubset, run: Run) -> Bools:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.core.arrays import Ints
+from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import whole_number
@@ -74,7 +73,7 @@ class ObsSwap(Solver[QuadraticSubset]):
 
 
 def exchange(
-    problem: QuadraticSubset, removed: NDArray[np.bool_], cost: float, run: Run, most: int | None = None
+    problem: QuadraticSubset, removed: Bools, cost: float, run: Run, most: int | None = None
 ) -> tuple[int, bool]:
     """Make the best exchange again and again, in place; return how many, and whether one that helps may be left."""
     done = 0

@@ -196,9 +196,7 @@ class S2H(Solver[RelaxedMask]):
             message += f"; the budget is exceeded by {missing:.3%}: rounding='exact' stays within"
         left = state.logits.expected_cost()
         if left > FAR:  # not for NaN
-            message += (
-                f"; the search ended at {left:.3g} x the budget: more steps or a higher learning_rate help"
-            )
+            message += f"; the search ended at {left:.3g} x the budget: more steps or a higher learning_rate help"
         good = math.isfinite(value) and not missing
         if good:
             run.report(value)

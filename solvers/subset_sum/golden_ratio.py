@@ -69,15 +69,8 @@ class GoldenRatio(Solver[SubsetSum]):
         run, m = Run(limits), problem.n_targets
         mask, rest = greedy_subsets(problem, np.arange(m), level=None if self.spares else self._intervals)
         reached = rest <= problem.fixed.epsilon
-        subsets = Subsets(
-            problem,
-            size=np.count_nonzero(mask, axis=1).astype(np.int64),
-            error=problem.in_targets_unit(rest),
-            reached=reached,
-            settled=np.zeros(m, np.bool_),
-            lower=problem.least_reaching(),
-            kept=mask,
-        )
+        size, error = np.count_nonzero(mask, axis=1).astype(np.int64), problem.in_targets_unit(rest)
+        subsets = Subsets(problem, size, error, reached, np.zeros(m, np.bool_), problem.least_reaching(), mask)
         stats: dict[str, Any] = {"decomposed": int(reached.sum()), "repaired": 0}
         missed = np.flatnonzero(~reached)
         if self.repair and len(missed) and not run.out_of_time:

@@ -238,11 +238,7 @@ def answer(
         stats["rounded to"] = fixed.unit
     impossible = subsets.impossible
     if len(impossible):
-        distances = subsets.error[impossible]
-        stats.update({"infeasible": impossible, "distance": distances})
-        ray = {"ray": impossible[np.argsort(-distances, kind="stable")[:1]]}
-        message = problem.explain(impossible, distances)
-        return Solution(Status.INFEASIBLE, None, duals=ray, trace=run.trace, stats=stats, solver=name, message=message)
+        return infeasible(problem, impossible, subsets.error[impossible], name, run, stats)
     mask, rest = subsets.kept.copy(), np.zeros(m, np.int64)
     unreached = np.flatnonzero(~subsets.reached)
     if subsets.interrupted or run.out_of_time:
@@ -267,17 +263,18 @@ def answer(
         how = "the least error of every target; the number kept is not the least (objective='size' finds that)"
     elif not done and not how:
         how = f"{why}: {len(unreached)} of {m} targets answered greedily, with a valid bound"
-    return Solution(
-        Status.OPTIMAL if done else Status.FEASIBLE,
-        mask,
-        objective=objective,
-        bound=bound,
-        duals=duals,
-        trace=run.trace,
-        stats=stats,
-        solver=name,
-        message="" if done else how,
-    )
+    about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": name, "message": "" if done else how}
+    return Solution(Status.OPTIMAL if done else Status.FEASIBLE, mask, objective, bound, duals=duals, **about)
+
+
+def infeasible(
+    problem: SubsetSum, impossible: Ints, distances: Floats, name: str, run: Run, stats: dict[str, Any]
+) -> Solution[Bools]:
+    """Return the account of the targets that no subset reaches; the ray is the one farthest off."""
+    stats = {**stats, "infeasible": impossible, "distance": distances}
+    ray = {"ray": impossible[np.argsort(-distances, kind="stable")[:1]]}
+    message = problem.explain(impossible, distances)
+    return Solution(Status.INFEASIBLE, None, duals=ray, trace=run.trace, stats=stats, solver=name, message=message)
 
 
 def out_of_reach(problem: SubsetSum, subsets: Subsets) -> None:
