@@ -22,7 +22,7 @@ from prunopt.problems.allocation.on_budget import as_bounds, as_sizes, as_sparsi
 
 SPACES = ("expressions", "vector", "progression", "levels")
 SPREADS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3)
-DIGITS = 6  # allocations that agree to so many digits are the same
+DIGITS = 6  # allocations that agree to this many digits are the same
 NONE = "none"
 
 

@@ -212,7 +212,7 @@ def _conv(name: str, part: Any, shape: tuple[int, ...], signed: bool) -> tuple[T
     require(min(out) >= 1, f"inputs of {name}", f"be as large as its kernel {kernel}", shape[1:])
     weights = _array(name, "weight", part.weight).reshape(part.out_channels, -1)
     if part.bias is not None:
-        # The bias rides on a constant channel, which reads zeros outside of the picture: some tap must always be
+        # The bias is a weight on a constant channel, which reads zeros outside of the picture: some tap must always be
         # inside.
         sides = zip(part.padding, part.dilation, kernel, strict=True)
         inside = all(-(-p // d) * d <= d * (k - 1) - p for p, d, k in sides)

@@ -70,11 +70,11 @@ class Journal:
             except (OSError, ValueError, TypeError) as error:
                 raise invalid(where, f"hold a readable {HEAD}", Shown(error), "remove the folder") from None
             changed = [k for k in sorted({*known, *inputs}) if known.get(k) != inputs.get(k)]
-            mend = f"changed: {', '.join(changed)}; give the same inputs, or an empty folder"
+            mend = f"changed: {', '.join(changed)}; pass the same inputs, or an empty folder"
             require(not changed, where, "belong to this run", Shown("another"), mend)
         else:
             steps = any(self.folder.glob("step-*.safetensors"))
-            require(not steps, where, f"hold {HEAD} beside its steps", Shown("steps alone"), "give an empty folder")
+            require(not steps, where, f"hold {HEAD} beside its steps", Shown("steps alone"), "pass an empty folder")
             write_json(head, dict(inputs))
         self._last = hashlib.sha256(json.dumps(dict(sorted(inputs.items()))).encode()).hexdigest()
         self._next = 0

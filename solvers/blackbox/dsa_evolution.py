@@ -31,7 +31,7 @@ class DsaEvolution(SearchSolver):
 
     An offspring costs microseconds and its loss seconds: ``screen`` of them are bred for one that is evaluated, the
     most promising by a Gaussian process over the decisions' numbers (`prunopt.solvers.blackbox._screening`). Where
-    decisions are no arrays of numbers, the first is taken.
+    decisions are not arrays of numbers, the first is taken.
 
     The publication does not state the parameters of its evolution, and the code released evolves sparsity vectors;
     the operators here are a reconstruction, and distance, immigrants and screening are additions (``distance=0,
@@ -110,7 +110,7 @@ class DsaEvolution(SearchSolver):
         return found
 
     def screened(self, box: BlackBox, study: Any, known: set[str], draw: Callable[[], Any]) -> dict[str, Any]:
-        """Return the most promising of ``screen`` fresh points; the first where decisions are no numbers."""
+        """Return the most promising of ``screen`` fresh points; the first where decisions are not numbers."""
         points = [fresh(box, known, draw)]
         rows = losses(study) if self.screen > 1 else []
         first = box.decode(points[0])

@@ -20,7 +20,7 @@ class LevelSwap(SearchSolver):
     """From the start, or the best choice so far: some groups go up a level, others down, within the budget [1]_.
 
     The first trial is the start. Every later one takes the best choice yet and makes 1 to ``swaps`` swaps: a group
-    goes to the next level in one direction, another one in the other; where that exceeds the budget, further groups go
+    goes to the next level in one direction, another one in the other; where that exceeds the budget, other groups go
     to cheaper levels until it does not, and what is then left over is spent again.
 
     Parameters

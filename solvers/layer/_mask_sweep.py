@@ -29,7 +29,7 @@ def upper_factor(normal: Floats) -> Floats:
 
     lower, info = lapack.dpotrf(np.flip(normal), lower=1, clean=1)
     where = Shown(f"a negative pivot in column {len(normal) - info}")
-    require(not info, "hessian", "be positive definite", where, "give more damping")
+    require(not info, "hessian", "be positive definite", where, "raise the damping")
     return np.ascontiguousarray(lapack.dtrtri(np.flip(lower), lower=0)[0])
 
 

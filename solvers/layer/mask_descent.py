@@ -16,7 +16,7 @@ from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_descent_kernel import descend, subsets
 from prunopt.solvers.layer._mask_sweep import sweep
 
-SHAKEN = 0.02  # share of the blocks whose mask is drawn anew for a restart
+SHAKEN = 0.02  # fraction of the blocks whose mask is redrawn for a restart
 TRIAL = 6  # sweeps from each of two starts of an unstructured mask before one of them is taken
 STILL = 1e-4  # a sweep that changes fewer blocks than this share, and gains less, ends the descent
 
@@ -36,9 +36,9 @@ class MaskDescent(Solver[MaskBlocks]):
     Parameters
     ----------
     sweeps
-        At most so many sweeps from one start, >= 0.
+        Maximum number of sweeps from one start, >= 0.
     restarts
-        Further starts: the best mask so far with 2 % of its blocks drawn anew. Each keeps the better mask.
+        Number of restarts: the best mask so far with 2 % of its blocks redrawn. Each keeps the better mask.
     block
         Size of the blocks of unstructured masks, >= 1.
     lazy

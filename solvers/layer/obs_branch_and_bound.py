@@ -43,13 +43,13 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
     is soon ruled out, keeping it leaves fewer. The first answer is that of `obs-swap`.
 
     The closed and open leaves of the tree go into the solution's duals; `QuadraticSubset.bound` checks that they hold
-    every answer and bounds each of them anew. Up to about 24 groups it ends with a proof; stopped by its limits it
+    every answer and recomputes the bound of each. Up to about 24 groups it ends with a proof; stopped by its limits it
     returns the best answer with a valid bound.
 
     Parameters
     ----------
     nodes
-        At most so many nodes are bounded, >= 1.
+        Maximum number of nodes that are bounded, >= 1.
     largest
         Problems of more groups are not branched on: the answer is that of `obs-swap`, with the bound of the root (none
         beyond 4096 groups).

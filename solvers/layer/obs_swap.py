@@ -29,7 +29,7 @@ class ObsSwap(Solver[QuadraticSubset]):
     Parameters
     ----------
     exchanges
-        At most so many exchanges of single columns, >= 0; groups of several columns are exchanged until no exchange
+        Maximum number of exchanges of single columns, >= 0; groups of several columns are exchanged until no exchange
         helps. ``stats["exchanges left"]`` says whether an exchange that helps was left.
     batch, pool
         Options of `obs-greedy`.

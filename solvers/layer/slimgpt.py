@@ -18,7 +18,7 @@ from prunopt.solvers.layer._obs_kernel import PRECISIONS, Array
 
 @dataclass(frozen=True)
 class SlimGpt(Solver[QuadraticSubset]):
-    r"""SlimGPT [1]_: batched greedy pruning, the inverse Hessian formed anew for every batch.
+    r"""SlimGPT [1]_: batched greedy pruning, the inverse Hessian recomputed for every batch.
 
     Groups of several columns (heads) go one at a time, scored by the *grouped Cholesky*: :math:`\sum_{j \in h}
     \|W_j\|^2 / L_{jj}^2` with :math:`L L^T = C_{hh}`. That drops the off-diagonal part of L; the exact cost is
@@ -102,7 +102,7 @@ def inverted(H: Array) -> Array:
     potrf, potri = (lapack.dpotrf, lapack.dpotri) if H.dtype == np.float64 else (lapack.spotrf, lapack.spotri)
     L, info = potrf(H, lower=1)
     where = Shown(f"a negative pivot in column {info - 1}")
-    require(not info, "hessian", f"be positive definite in {H.dtype}", where, "give more damping")
+    require(not info, "hessian", f"be positive definite in {H.dtype}", where, "raise the damping")
     half: Array = np.tril(potri(L, lower=1)[0])
     return half + np.tril(half, -1).T
 

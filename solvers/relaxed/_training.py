@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Training(ABC):
     """The state of a solver between two steps; its solver has ``steps``, ``every`` and ``folder``.
 
-    A checkpoint of it is written to ``folder`` every so many steps. The same call goes on from there; a checkpoint of
+    A checkpoint is written to ``folder`` every ``every`` steps. The same call resumes from it; a checkpoint of
     another problem, seed or options is refused.
     """
 
@@ -73,11 +73,11 @@ class Training(ABC):
         return ""
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
+        """Resume from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
         if self.path is None or not self.path.exists():
             return
         meta, tensors = read_tensors(self.path)
-        mend = "give an empty folder, or the same call as before"
+        mend = "pass an empty folder, or repeat the same call"
         mine = meta.get("problem") == self._identity()
         where = f"folder={str(self.path.parent)!r}"
         require(mine, where, "belong to this problem, seed and options", Shown("others"), mend)

@@ -169,7 +169,7 @@ class WidthLogits:
         return q * (gradient - (q * gradient).sum(dim=1, keepdim=True)) / self.mixture.temperature
 
     def _evenly(self, p: Sequence[Tensor], pulls: list[Tensor], beyond: float) -> list[Tensor]:
-        """Return the budget's pull while it falls: all log widths alike; tables that are no widths keep theirs."""
+        """Return the budget's pull while it falls: all log widths alike; tables that are not widths keep theirs."""
         out = []
         for q, nested, sizes, pull in zip(p, self.nested, self.sizes, pulls, strict=True):
             mean, slope, square = self._widths(q.detach(), sizes)
@@ -185,7 +185,7 @@ class WidthLogits:
     def _metric(self, p: Sequence[Tensor]) -> list[Tensor]:
         r"""Return the factor of each group's gradients, (G_t, 1): steps are compared by the change of log widths.
 
-        :math:`\hat c^2 / (\|\partial \hat c / \partial u\|^2 + (0.05 \hat c)^2)`; 1 where rows are no widths. In
+        :math:`\hat c^2 / (\|\partial \hat c / \partial u\|^2 + (0.05 \hat c)^2)`; 1 where rows are not widths. In
         the plain metric of u the budget takes most from the groups with the greatest share of the cost, and these stay
         bottlenecks: the weights behind a closed gate do not learn.
         """

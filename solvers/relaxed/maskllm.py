@@ -40,7 +40,7 @@ class MaskLLM(Solver[RelaxedMask]):
     A prior mask m moves the start by :math:`\alpha \, \sigma(\pi) \, (\langle m, a_c \rangle - \operatorname{mean}_c)`:
     for N:M masks the mean overlap is :math:`N^2 / M`.
 
-    A heuristic: there is no bound.
+    A heuristic: the solution has no bound.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class MaskLLM(Solver[RelaxedMask]):
         :math:`P(a) \propto \exp \langle a, \theta \rangle` at perturbed :math:`\theta`, and memory grows with M, not
         with binomial(M, N).
     check
-        Evaluate the problem's objective at argmax after every so many steps, and answer with the best seen; None: at
+        Evaluate the problem's objective at argmax every this many steps, and answer with the best seen; None: at
         the start and the end only.
     check_samples
         A check evaluates the candidates that the step's noise made the most probable too: for small problems, where
@@ -80,8 +80,8 @@ class MaskLLM(Solver[RelaxedMask]):
     device
         Where logits live and noise is drawn; a device has a random sequence of its own.
     folder, every
-        A checkpoint is written there every so many steps. A run that finds one of the same problem, options and seed
-        goes on from it and ends with the same bits; one of another is refused.
+        A checkpoint is written there every ``every`` steps. A run that finds one of the same problem, options and seed
+        resumes from it and ends with the same bits; one of another is refused.
 
     References
     ----------

@@ -34,7 +34,7 @@ class S2H(Solver[RelaxedMask]):
     r"""Learn the choices of a `RelaxedMask` with a soft network and the hard one at its side, in one stage.
 
     Every group has logits u, :math:`p = \operatorname{softmax}(u / T)` and the soft point :math:`w = pA`; the hard
-    point m is the width that rounds :math:`\hat c = p \cdot c` up (the most probable row where rows are no widths).
+    point m is the width that rounds :math:`\hat c = p \cdot c` up (the most probable row where rows are not widths).
     A step descends
 
     .. math::
@@ -49,7 +49,7 @@ class S2H(Solver[RelaxedMask]):
     > 0 and there is a trainee it is solved that share of the steps before the end; from there the choice is fixed, the
     soft point moves to it along a line, and once both are one the weights learn at the widths they keep.
 
-    A heuristic for the whole: there is no bound.
+    A heuristic: the solution has no bound.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ class S2H(Solver[RelaxedMask]):
     project
         Take what task and distillation have against the budget out of their pull, see `WidthLogits.update`.
     every, folder
-        A checkpoint is written to the folder every so many steps; the same call goes on from it, and ends with the
-        same bits. A checkpoint of another problem, seed or options is refused.
+        A checkpoint is written to the folder after every ``every`` steps; the same call resumes from it and ends with
+        the same bits. A checkpoint of another problem, seed or options is refused.
     log
         Rows of ``stats["history"]``: means of soft loss, hard loss and their gap over as many stretches.
 

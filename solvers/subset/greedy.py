@@ -21,17 +21,17 @@ FEW, BEAM = 16, 4  # up to so many items that many subsets of each size are exte
 class Greedy(Solver[SubsetChoice]):
     r"""From the whole set, remove what raises the loss least per unit of cost, until the budget is met.
 
-    Then, where the number is only limited, it goes on as long as a removal lowers the loss, and takes back what the
+    Then, where the number is only limited, it continues as long as a removal lowers the loss, and adds back what the
     budget has room for and lowers the loss. :math:`O(n^2)` losses; subsets are tried last item first, so that a loss
     which keeps its first layers computes little.
 
     Parameters
     ----------
     screen
-        Try only so many items at each step, those whose last known change was least; None: all. The changes of the
+        Number of items tried at each step, those whose last known change was least; None: all. The changes of the
         others are as old as the last step in which they were tried.
     beam
-        Keep so many subsets of each size and extend all of them; 1 is plain greedy, None: 4 for up to 16 items, where
+        Number of subsets of each size that are kept and extended; 1 is plain greedy, None: 4 for up to 16 items, where
         losses are few, 1 for more.
     """
 

@@ -30,7 +30,7 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
     Parameters
     ----------
     nodes
-        At most so many nodes.
+        Maximum number of nodes.
     starts
         Number of local searches, the first from the cheapest subset, the others from random ones.
     """

@@ -48,7 +48,7 @@ class Surrogate(Solver[SubsetChoice]):
     batch
         Subsets proposed by each fit: its optimum, the next best, and so on.
     evaluations
-        Losses tried after the start, in all; None: 2 (samples) + 40.
+        Total number of losses tried after the start; None: 2 (samples) + 40.
     patience
         Rounds without gain after which it ends.
     engine
@@ -124,7 +124,7 @@ class Surrogate(Solver[SubsetChoice]):
         stats["model error"] = math.nan if fit is None else fit.error
         stats["modelled"] = "" if fit is None else "log loss" if fit.log else "loss"
         how = "every subset was tried" if exhausted else "best of the subsets tried"
-        return answer(tried, self.name, stats=stats, message=f"{how}; the model's optimum is no bound of the loss")
+        return answer(tried, self.name, stats=stats, message=f"{how}; the model's optimum does not bound the loss")
 
     def _fit(self, problem: SubsetChoice, tried: Tried) -> Fit:
         masks, losses = tried.masks()

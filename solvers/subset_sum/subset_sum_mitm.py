@@ -252,7 +252,7 @@ def answer(
         message = (
             f"{why}: {int(subsets.settled.sum())} of {m} targets are settled, and taking what fits misses {len(left)} "
             f"of the others, {problem.name_of(int(left[0]))} by {rest[left[0]] * fixed.unit:.6g}; "
-            "give it more time or more candidates"
+            "allow more time or add candidates"
         )
         return Solution(Status.FAILED, None, trace=run.trace, stats=stats, solver=name, message=message)
     duals = {"sizes": subsets.lower}
