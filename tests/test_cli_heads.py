@@ -86,7 +86,7 @@ def test_encoder_by_embeddings_in_parameters(folder: Path, tmp_path: Path) -> No
     (["--keep", "3", "--resource", "parameters"], "--keep 3"),
     (["--keep", "0.5", "--method", "best"], "--method best"),
     (["--keep", "0.5", "--resource", "heat"], "--resource heat"),
-    (["--keep", "2", "--one-per-layer"], "takes 3"),
+    (["--keep", "2", "--one-per-layer"], "budget must be at least 3 heads"),
     (["--keep", "0.5", "--examples", "1"], "examples=1"),
     (["--keep", "0.5", "--screen", "0"], "--screen 0"),
     (["--keep", "0.5", "--method", "enumeration", "--examples", "2"], "24 heads (groups) make 1.68e+07 selections"),
