@@ -90,7 +90,7 @@ class Sleepy:
 
 def _worker(path: str, nap: float, trials: int, barrier: Any) -> None:
     from prunopt.solvers.blackbox.dsa_evolution import DsaEvolution
-    from prunopt.study.run import open_search
+    from prunopt.study.storages import open_search
     from prunopt.study.workers import work
 
     statistics = {"w": [np.linspace(0, i + 1, 50) for i in range(30)]}

@@ -31,9 +31,12 @@ from benchmarks.machine import described
 from benchmarks.results import load, store
 from prunopt.core.arrays import Floats
 from prunopt.problems.allocation.allocation_search import AllocationSearch
-from prunopt.problems.allocation.baselines import logarithmic, outliers, progression, uniform
+from prunopt.problems.allocation.atp import atp as progression
 from prunopt.problems.allocation.layer_allocation import LayerAllocation
 from prunopt.problems.allocation.learned_weights import learned_weights
+from prunopt.problems.allocation.logarithmic import logarithmic
+from prunopt.problems.allocation.on_budget import uniform
+from prunopt.problems.allocation.owl import owl
 
 TOKENS = {"calibration": 4096, "heldout": 4096}
 LENGTH = 512
@@ -274,7 +277,7 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
 
     return {
         "uniform": lambda: fixed(uniform(sizes, sparsity)),
-        "owl": lambda: fixed(outliers(bench.outliers, sizes, sparsity, bounds=bounds)),
+        "owl": lambda: fixed(owl(bench.outliers, sizes, sparsity, bounds=bounds)),
         "log": lambda: fixed(logarithmic(sizes, sparsity, bounds=bounds)),
         "als global": lambda: fixed(als("global")),
         "als row": lambda: fixed(als("row")),

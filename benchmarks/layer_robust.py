@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.layer_robust domains``: half of the columns of SmolLM2's down_proj (blocks 9 and 19) removed
 after calibration on WikiText-2's validation text, on the sources of Python's standard library, on both together (every
-domain's Hessian divided by its own energy), and for the worst of both (`RobustQuadraticSubset`). Errors are those of
-windows that took no part: WikiText-2 test, other source files, and a third domain, the help texts of Python.
+domain's Hessian divided by its own energy). Errors are those of windows that took no part: WikiText-2 test, other
+source files, and a third domain, the help texts of Python.
 ``python -m benchmarks.layer_robust shrinkage``: single weights of block 9, calibrated on WikiText-2 alone, the Hessian
 shrunk towards its diagonal. Results: ``results/layer_robust.json.gz``.
 """
@@ -22,9 +22,7 @@ import prunopt as po
 from benchmarks.layer_data import LENGTH, text
 from benchmarks.machine import recorded
 from prunopt.forms import MaskBlocks, QuadraticSubset
-from prunopt.forms.layer.robust_subset import RobustQuadraticSubset
 from prunopt.networks.transformers.layer import shrunk
-from prunopt.solvers.layer.robust_multipliers import RobustMultipliers
 
 BLOCKS = (9, 19)
 WINDOWS = {"calibration": 24, "evaluation": 12}
@@ -84,15 +82,12 @@ def domains() -> None:
         weight = weights[block]
         hessians = {d: moments[block, d, "calibration"] for d in ("wikitext", "code")}
         groups = list(np.arange(1536)[:, None])
-        robust = RobustQuadraticSubset(weight, list(hessians.values()), groups, 768, damping=DAMPING)
-        if way in hessians:
-            form: Any = QuadraticSubset(weight, hessians[way], groups, 768, damping=DAMPING)
-        else:
-            form = robust if way == "worst of both" else robust.mixed([0.5, 0.5])
-        solution = po.solve(form, RobustMultipliers(rounds=3) if form is robust else "obs-greedy")
-        return errors(weight, form.lift(solution.value), moments, block)
+        chosen = hessians.values() if way == "both" else [hessians[way]]
+        mixed = sum(h / np.vdot(weight @ h, weight) for h in chosen)
+        form = QuadraticSubset(weight, mixed, groups, 768, damping=DAMPING)
+        return errors(weight, form.lift(po.solve(form, "obs-greedy").value), moments, block)
 
-    ways = ("wikitext", "code", "both", "worst of both")
+    ways = ("wikitext", "code", "both")
     recorded("layer_robust", "domains", {f"{b} {w}": lambda b=b, w=w: case(b, w) for b in BLOCKS for w in ways})
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.budget import Budget
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, bools, floats, ints, invalid, number, require
 from prunopt.forms.subset.subset_choice import MOST_ENUMERATED, SLACK, EnumerableChoice, SubsetChoice
 
 
@@ -78,47 +79,45 @@ class HeadSelection:
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
-            raise TypeError(f"loss: {type(self.loss).__name__} given; give a function of a bool array of kept heads")
+            raise TypeError(f"loss must be a function of a bool array of kept heads, got {self.loss!r}")
         if not isinstance(self.budget, Budget):
-            raise TypeError(f"budget: {type(self.budget).__name__} given; give a Budget, or use from_loss(keep=)")
+            raise TypeError(f"budget must be a Budget, got {self.budget!r}; pass one, or use from_loss(keep=)")
         layers = _counts("n_heads", self.n_heads)
         sizes = _counts("heads_per_group", self.heads_per_group)
         sizes = sizes * len(layers) if len(sizes) == 1 else sizes
-        if len(sizes) != len(layers) or any(n % g for n, g in zip(layers, sizes, strict=True)):
-            raise ValueError(
-                f"heads_per_group={self.heads_per_group!r}: give one number, or one for each of {len(layers)} layers, "
-                f"that divides the layer's heads {layers}"
-            )
-        cost = np.ones(sum(layers)) if self.cost is None else np.asarray(self.cost, np.float64)
-        if cost.shape != (sum(layers),) or not np.isfinite(cost).all() or (cost < 0).any():
-            raise ValueError(
-                f"cost: shape {cost.shape} given; {sum(layers)} finite numbers >= 0, one a head, are needed"
-            )
-        if not 0 <= self.fixed < math.inf:
-            raise ValueError(f"fixed={self.fixed!r}: give a finite number >= 0")
+        whole = len(sizes) == len(layers) and not any(n % g for n, g in zip(layers, sizes, strict=True))
+        require(whole, "heads_per_group", f"divide the heads of each layer {layers}", self.heads_per_group)
+        cost = np.ones(sum(layers)) if self.cost is None else floats("cost", self.cost, (sum(layers),), low=0)
+        number("fixed", self.fixed, low=0)
         budget = self.budget
         if budget.share is not None and budget.total is None:
             budget = replace(budget, total=self.fixed + float(cost.sum()))
         for name, value in (("n_heads", layers), ("heads_per_group", sizes), ("cost", cost), ("budget", budget)):
             object.__setattr__(self, name, value)
-        if self.exactly is not None and self.exactly % min(sizes) and len(set(sizes)) == 1:
-            raise ValueError(f"exactly={self.exactly}: groups of {sizes[0]} heads stay whole; give a multiple of that")
-        if self.exactly is not None and len(set(sizes)) > 1:
-            raise ValueError("exactly: groups differ in size from layer to layer; give a budget instead")
+        if self.exactly is not None:
+            alike = len(set(sizes)) == 1
+            require(alike, "exactly", "be None where group sizes differ", self.exactly, "pass a budget instead")
+            require(
+                self.exactly % sizes[0] == 0, "exactly", f"be a multiple of {sizes[0]} (whole groups)", self.exactly
+            )
         least = self.fixed + float(np.sum([min(c) for c in self._group_costs() if self.at_least_one_per_layer]))
         if self.budget.allowed() * (1 + SLACK) < least:
             what = "one head (group) a layer" if self.at_least_one_per_layer else "the model without heads"
-            raise ValueError(
-                f"budget: {self.budget.describe()}, {what} takes {least:g}; raise the "
-                f"budget to {least:g}" + (" or let layers lose all heads" if self.at_least_one_per_layer else "")
-            )
+            must = f"be at least {least:g} {self.budget.resource}, the cost of {what}"
+            mend = f"raise it to {least:g}" + (" or let layers lose all heads" if self.at_least_one_per_layer else "")
+            raise invalid("budget", must, self.budget.allowed(), mend)
         _ = self.form
 
     @classmethod
     def from_loss(
-        cls, loss: Callable[[Bools], float], n_heads: int | Sequence[int], keep: int | float | Budget,
-        *, exactly: bool = False, **options: Any,
-    ) -> HeadSelection:  # fmt: skip
+        cls,
+        loss: Callable[[Bools], float],
+        n_heads: int | Sequence[int],
+        keep: int | float | Budget,
+        *,
+        exactly: bool = False,
+        **options: Any,
+    ) -> HeadSelection:
         """Return the task for a loss of the kept heads.
 
         Parameters
@@ -137,23 +136,20 @@ class HeadSelection:
         """
         total = sum(_counts("n_heads", n_heads))
         if isinstance(keep, Budget):
-            if exactly:
-                raise ValueError("exactly=True: give keep as a number of heads")
+            require(not exactly, "keep", "be a number of heads for exactly=True", keep)
             budget = keep
         else:
             if isinstance(keep, bool) or not isinstance(keep, int | float | np.integer | np.floating):
-                raise TypeError(f"keep={keep!r}: give a number of heads, a fraction of them, or a Budget")
+                raise TypeError(f"keep must be a number of heads, a fraction of them, or a Budget, got {keep!r}")
             whole = isinstance(keep, int | np.integer)
-            if not (0 <= keep <= total if whole else 0 < keep < 1):
-                raise ValueError(
-                    f"keep={keep!r}: give 0 to {total} heads as a whole number, or a fraction within (0, 1)"
-                )
-            number = int(keep) if whole else math.floor(keep * total + 1e-9)
-            budget = Budget("heads", number, total)
-            if options.get("cost") is not None:
-                raise ValueError("cost: keep counts heads; give keep as a Budget in the unit of the costs")
+            inside = 0 <= keep <= total if whole else 0 < keep < 1
+            require(inside, "keep", f"be 0 to {total} heads, or a fraction within (0, 1)", keep)
+            heads = int(keep) if whole else math.floor(keep * total + 1e-9)
+            budget = Budget("heads", heads, total)
+            plain = options.get("cost") is None
+            require(plain, "keep", "be a Budget in the unit of the costs where cost is given", keep)
             if exactly:
-                options["exactly"] = number
+                options["exactly"] = heads
         if hasattr(loss, "scores"):
             options.setdefault("scores", loss.scores)
             options.setdefault("scores_name", getattr(loss, "scores_name", ""))
@@ -174,11 +170,8 @@ class HeadSelection:
     def _group_costs(self) -> list[Floats]:
         """The costs of each layer's groups."""
         sizes: Any = self.heads_per_group
-        out, start = [], 0
-        for n, g in zip(self.layers, sizes, strict=True):
-            out.append(np.asarray(self.cost)[start : start + n].reshape(-1, g).sum(axis=1))
-            start += n
-        return out
+        layers = np.split(np.asarray(self.cost), np.cumsum(self.layers)[:-1])
+        return [c.reshape(-1, g).sum(axis=1) for c, g in zip(layers, sizes, strict=True)]
 
     def used(self, x: ArrayLike) -> float:
         """Return what the heads that stay cost, in the budget's unit."""
@@ -200,18 +193,16 @@ class HeadSelection:
         split = float((some != every).sum())
         empty = 0
         if self.at_least_one_per_layer:
-            ends = np.cumsum(self.layers)
-            empty = sum(not kept[e - n : e].any() for n, e in zip(self.layers, ends, strict=True))
+            empty = sum(not layer.any() for layer in np.split(kept, np.cumsum(self.layers)[:-1]))
         return over + split + empty + (0 if self.exactly is None else abs(int(kept.sum()) - self.exactly))
 
     @cached_property
     def form(self) -> SubsetChoice:
         """The task over key-value groups; an `EnumerableChoice` where they are few."""
-        costs, cover, start = self._group_costs(), [], 0
-        for c in costs:
-            if self.at_least_one_per_layer:
-                cover.append(list(range(start, start + len(c))))
-            start += len(c)
+        costs, cover = self._group_costs(), []
+        if self.at_least_one_per_layer:
+            ends = np.cumsum([len(c) for c in costs]).tolist()
+            cover = [list(range(end - len(c), end)) for c, end in zip(costs, ends, strict=True)]
         sizes: Any = self.heads_per_group
         scores = self.scores
 
@@ -219,15 +210,10 @@ class HeadSelection:
             assert scores is not None
             return np.bincount(self.group_of, np.asarray(scores(self.heads_of(kept)), np.float64)).astype(np.float64)
 
-        form = SubsetChoice(
-            lambda kept: self.loss(self.heads_of(kept)),
-            np.concatenate(costs),
-            self.budget.allowed() - self.fixed,
-            cover,
-            None if self.exactly is None else self.exactly // sizes[0],
-            None if scores is None else group_scores,
-            self.scores_name,
-        )
+        exactly = None if self.exactly is None else self.exactly // sizes[0]
+        limits = (np.concatenate(costs), self.budget.allowed() - self.fixed, cover, exactly)
+        known = None if scores is None else group_scores
+        form = SubsetChoice(lambda kept: self.loss(self.heads_of(kept)), *limits, known, self.scores_name)
         if form.n_raw > MOST_ENUMERATED:
             return form
         return EnumerableChoice(**{f.name: getattr(form, f.name) for f in fields(form)})
@@ -244,22 +230,16 @@ class HeadSelection:
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the task as a `SubsetChoice` of groups."""
         if to is not None and not isinstance(self.form, to):
-            raise ValueError(f"to={to.__name__}: this HeadSelection is a {type(self.form).__name__}")
+            raise invalid("to", f"be {type(self.form).__name__} for this task", to.__name__)
         return Reduced(self.form, self.heads_of)
 
     def _as_value(self, x: ArrayLike) -> Bools:
         kept = np.asarray(x)
-        if kept.shape != (sum(self.layers),) or kept.dtype != np.bool_:
-            raise ValueError(f"x: {kept.dtype} of shape {kept.shape} given, bool of shape ({sum(self.layers)},) needed")
-        return kept
+        require(kept.dtype == np.bool_, "x", "hold True and False", Shown(f"dtype {kept.dtype}"))
+        return bools("x", kept, (sum(self.layers),))
 
 
 def _counts(name: str, given: int | Sequence[int]) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(n) for n in np.atleast_1d(np.asarray(given)))
-        whole = np.asarray(given).dtype.kind in "iu"
-    except (TypeError, ValueError):
-        numbers, whole = (), False
-    if not numbers or not whole or min(numbers) < 1:
-        raise ValueError(f"{name}={given!r}: give a whole number >= 1, or one for each layer")
+    numbers = tuple(ints(name, np.atleast_1d(np.asarray(given)), ("layers",), low=1).tolist())
+    require(numbers, name, "hold a number for each layer", given)
     return numbers

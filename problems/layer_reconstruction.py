@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, floats, invalid, require
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 
@@ -51,11 +53,9 @@ class LayerReconstruction:
     damping: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if (self.groups is None) != (self.remove is None):
-            raise ValueError("groups, remove: give both, or neither")
+        require((self.groups is None) == (self.remove is None), "remove", "come together with groups", self.remove)
         asked = [n for n in ("groups", "pattern", "sparsity") if getattr(self, n) is not None]
-        if len(asked) != 1:
-            raise ValueError(f"groups, pattern, sparsity: {len(asked)} given ({', '.join(asked)}), one is needed")
+        require(len(asked) == 1, "one of groups, pattern, sparsity", "be given", Shown(", ".join(asked) or "none"))
         _ = self.form
 
     @classmethod
@@ -75,14 +75,9 @@ class LayerReconstruction:
         options
             As of the class.
         """
-        X = np.asarray(inputs, np.float64)
-        if X.ndim != 2 or not len(X):
-            raise ValueError(f"inputs: shape {X.shape} given, (tokens, in) with at least one token is needed")
-        if not np.all(np.isfinite(X)):
-            raise ValueError(f"inputs: {int((~np.isfinite(X)).sum())} entries are NaN or infinite")
-        w = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        if w.shape != (len(X),) or not np.all(np.isfinite(w)) or np.any(w < 0) or not w.sum() > 0:
-            raise ValueError(f"sample_weight: give {len(X)} finite numbers >= 0, not all 0")
+        X = floats("inputs", inputs, ("tokens", "in"))
+        require(len(X), "inputs", "hold a token", X)
+        w = validate.sample_weight(sample_weight, len(X))
         scaled = X * np.sqrt(w / w.sum())[:, None]
         return cls(weight, scaled.T @ scaled, **options)
 
@@ -96,14 +91,8 @@ class LayerReconstruction:
         """The task as its form."""
         if self.groups is not None and self.remove is not None:
             return QuadraticSubset(self.weight, self.hessian, self.groups, self.remove, damping=self.damping)
-        return MaskBlocks(
-            self.weight,
-            self.hessian,
-            pattern=self.pattern,
-            sparsity=self.sparsity,
-            scope=self.scope,
-            damping=self.damping,
-        )
+        asked = {name: getattr(self, name) for name in ("pattern", "sparsity", "scope", "damping")}
+        return MaskBlocks(self.weight, self.hessian, **asked)
 
     def objective(self, x: ArrayLike, /) -> float:
         """Return ||WX - W'X||^2 (+ lambda ||W - W'||^2) of the pruned weight ``x``."""
@@ -116,8 +105,7 @@ class LayerReconstruction:
     def violation(self, x: ArrayLike, /) -> float:
         """Return how many groups, or single weights, too few are zero."""
         W = np.asarray(x, np.float64)
-        if W.shape != self.form.shape:
-            raise ValueError(f"x: shape {W.shape} given, {self.form.shape} needed")
+        require(W.shape == self.form.shape, "x", f"have shape {self.form.shape}", Shown(f"shape {W.shape}"))
         if isinstance(self.form, QuadraticSubset):
             zero = sum(not W[:, g].any() for g in self.form.members)
             return float(max(0, self.form.remove - zero))
@@ -127,5 +115,5 @@ class LayerReconstruction:
     def reduce(self, to: type | None = None) -> Reduced[Floats]:
         """Return the task as a `QuadraticSubset` or a `MaskBlocks`; the way back re-solves the weights."""
         if to is not None and not isinstance(self.form, to):
-            raise ValueError(f"this LayerReconstruction is a {type(self.form).__name__}, no {to.__name__}")
+            raise invalid("to", f"be {type(self.form).__name__} for this task", to.__name__)
         return Reduced(self.form, self.form.lift)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import invalid, require
 from prunopt.forms.layer.nm_patterns import candidates, check_pattern
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
 
@@ -63,11 +64,10 @@ class SemiStructuredMask:
     def __post_init__(self) -> None:
         kept, block = check_pattern(self.pattern)
         object.__setattr__(self, "pattern", (kept, block))
-        if not self.shapes:
-            raise ValueError("shapes: no layers given; name at least one")
+        require(self.shapes, "shapes", "name a layer", self.shapes)
         for name, (_, columns) in self.shapes.items():
-            if columns % block:
-                raise ValueError(f"{name}: {columns} inputs, which is no multiple of {block}; leave it out, or pad it")
+            must = f"have a number of inputs that is a multiple of {block}"
+            require(columns % block == 0, name, must, columns, "leave the layer out, or pad it")
 
     def objective(self, x: Mapping[str, ArrayLike], /) -> float:
         """Return the loss of the masks."""
@@ -83,7 +83,7 @@ class SemiStructuredMask:
     def reduce(self, to: type | None = None) -> Reduced[Masks]:
         """Return the task as a `RelaxedMask`, a table of blocks for each layer."""
         if to is not None and to is not RelaxedMask:
-            raise ValueError(f"to={to.__name__}: the task is a RelaxedMask only")
+            raise invalid("to", "be RelaxedMask for this task", to.__name__)
         kept, block = self.pattern
         table = candidates(kept, block)
         names = list(self.shapes)

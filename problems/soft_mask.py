@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import ints, invalid, one_of, require
 from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
 from prunopt.forms.relaxed.trained_mask import TrainedMask, Trainee
@@ -63,14 +64,10 @@ class SoftMask:
     violation_unit: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if not len(self.widths):
-            raise ValueError("widths: no group given; a network without groups of channels cannot be narrowed")
+        require(len(self.widths), "widths", "hold a group of channels", self.widths)
         for g, row in enumerate(self.widths):
-            steps = np.asarray(row)
-            if steps.ndim != 1 or not steps.size or steps.dtype.kind not in "iu":
-                raise ValueError(f"widths[{g}]={row!r}: give whole numbers")
-            if steps[0] < 1 or np.any(np.diff(steps) <= 0):
-                raise ValueError(f"widths[{g}]={row!r}: give widths >= 1, rising")
+            steps = ints(f"widths[{g}]", row, ("steps",), low=1)
+            require(steps.size and np.all(np.diff(steps) > 0), f"widths[{g}]", "rise", row)
         _ = self.form  # checks costs and budget
 
     @cached_property
@@ -85,20 +82,16 @@ class SoftMask:
             assert self.relaxed_loss is not None
             return self.relaxed_loss([z[0] for z in points], step)
 
-        return TrainedMask(
-            [1] * len(tables), tables, loss, None if self.relaxed_loss is None else sample, identity=self.identity,
-            costs=self.costs, trainee=self.trainee,
-        )  # fmt: skip
+        relaxed = None if self.relaxed_loss is None else sample
+        options: dict[str, Any] = {"identity": self.identity, "costs": self.costs, "trainee": self.trainee}
+        return TrainedMask([1] * len(tables), tables, loss, relaxed, **options)
 
     def options(self, x: ArrayLike) -> tuple[Ints, ...]:
         """Return widths as a value of the form."""
-        given = np.asarray(x)
-        if given.shape != (len(self.widths),) or given.dtype.kind not in "iu":
-            raise ValueError(f"x: {given.dtype} {given.shape} given; {len(self.widths)} whole widths are needed")
-        for g, (width, row) in enumerate(zip(given.tolist(), self.widths, strict=True)):
-            if width not in row:
-                raise ValueError(f"x[{g}]={width}: not among the widths {list(row)}")
-        return tuple(np.array([list(r).index(w)]) for w, r in zip(given.tolist(), self.widths, strict=True))
+        given = ints("x", x, (len(self.widths),)).tolist()
+        rows = [[int(k) for k in row] for row in self.widths]
+        found = (row.index(one_of(f"x[{g}]", w, row)) for g, (w, row) in enumerate(zip(given, rows, strict=True)))
+        return tuple(np.array([k]) for k in found)
 
     def widths_of(self, choice: Sequence[ArrayLike]) -> Ints:
         """Return a value of the form as widths."""
@@ -119,5 +112,5 @@ class SoftMask:
     def reduce(self, to: type | None = None) -> Reduced[Ints]:
         """Return the task as a `TrainedMask`."""
         if to is not None and to not in (TrainedMask, RelaxedMask):
-            raise ValueError(f"to={to.__name__}: the task is a TrainedMask only")
+            raise invalid("to", "be TrainedMask for this task", to.__name__)
         return Reduced(self.form, self.widths_of)

@@ -1,1 +1,1 @@
-"""Sparsity shared out over layers."""
+"""How much sparsity each layer gets."""

@@ -13,14 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Floats
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, floats, invalid, one_of, require
 from prunopt.forms.blackbox import BlackBox, Gene, LevelSearch, Point, digest, level_genes
 from prunopt.problems.allocation._operators import POST, PRE, REDUCTIONS, TRANSFORMS, bounded, constant
-from prunopt.problems.allocation.baselines import as_bounds, as_sizes, as_sparsity, on_budget, progression, uniform
+from prunopt.problems.allocation.atp import atp, steepest
 from prunopt.problems.allocation.expressions import Expression, parse
+from prunopt.problems.allocation.on_budget import as_bounds, as_sizes, as_sparsity, on_budget, uniform
 
 SPACES = ("expressions", "vector", "progression", "levels")
 SPREADS = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3)
-DIGITS = 6  # allocations that agree to so many digits are the same
+DIGITS = 6  # allocations that agree to this many digits are the same
 NONE = "none"
 
 
@@ -82,9 +84,8 @@ class AllocationSearch:
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.evaluator, "loss", None)):
-            raise TypeError(f"evaluator: {type(self.evaluator).__name__} has no method loss(allocation, fidelity=1.0)")
-        if self.space not in SPACES:
-            raise ValueError(f"space={self.space!r}: give one of {', '.join(SPACES)}")
+            raise TypeError(f"evaluator must have a method loss(allocation, fidelity=1.0), got {self.evaluator!r}")
+        one_of("space", self.space, SPACES)
         n = as_sizes(self.sizes)
         low, high = as_bounds(self.bounds, len(n))
         object.__setattr__(self, "sizes", n)
@@ -96,15 +97,13 @@ class AllocationSearch:
             given = {"depth": list(np.arange(1, len(n) + 1) / len(n)), "size": list(n / n.max())}
         tables = {str(k): [np.asarray(a, np.float64).ravel() for a in v] for k, v in given.items()}
         for name, rows in tables.items():
-            if len(rows) != len(n) or any(not r.size or not np.all(np.isfinite(r)) for r in rows):
-                raise ValueError(
-                    f"statistics[{name!r}]: a finite, non-empty array for each of {len(n)} layers is needed"
-                )
+            ok = len(rows) == len(n) and all(r.size and np.all(np.isfinite(r)) for r in rows)
+            must = f"hold a finite, non-empty array for each of {len(n)} layers"
+            require(ok, f"statistics[{name!r}]", must, Shown(f"{len(rows)} arrays"))
         object.__setattr__(self, "statistics", tables)
         if self.space == "levels":
-            grid = np.arange(41) / 40 if self.levels is None else np.asarray(self.levels, np.float64)
-            if grid.ndim != 1 or not np.all((grid >= 0) & (grid <= 1)) or not np.all(np.diff(grid) > 0):
-                raise ValueError("levels: give rising fractions removed, 0 to 1")
+            grid = np.arange(41) / 40 if self.levels is None else floats("levels", self.levels, ("K",), low=0, high=1)
+            require(np.all(np.diff(grid) > 0), "levels", "rise", grid.tolist())
             object.__setattr__(self, "levels", grid)
 
     @cached_property
@@ -147,7 +146,7 @@ class AllocationSearch:
         e = self._expression(expression)
         if not np.all(np.isfinite(x)):
             layer = int(np.flatnonzero(~np.isfinite(x))[0])
-            raise ValueError(f"expression {str(e)!r}: the score of layer {layer} is {x[layer]}")
+            raise invalid(f"expression {str(e)!r}", "have finite scores", Shown(f"{x[layer]} for layer {layer}"))
         if constant(x):
             return uniform(self.sizes, self.sparsity, self.bounds)
         place = (x - x.min()) / np.ptp(x)
@@ -156,8 +155,7 @@ class AllocationSearch:
     def _expression(self, given: Expression | str) -> Expression:
         assert self.statistics is not None
         if isinstance(given, Expression):
-            if given.source not in self.statistics:
-                raise ValueError(f"source {given.source!r}: the statistics are {', '.join(self.statistics)}")
+            one_of("source", given.source, tuple(self.statistics))
             return given
         return parse(given, tuple(self.statistics))
 
@@ -177,7 +175,7 @@ class AllocationSearch:
         """Return the black box of the space."""
         form = self.box
         if to is not None and not isinstance(form, to):
-            raise ValueError(f"to={to.__name__}: space={self.space!r} reduces to {type(form).__name__}")
+            raise invalid("to", f"be {type(form).__name__} for space={self.space!r}", to.__name__)
         decode: Any = self.decode
         return Reduced(form, decode)
 
@@ -213,7 +211,7 @@ class AllocationSearch:
         if self.space == "vector":
             return tuple(Gene(f"layer_{i}", low=-1.0, high=1.0) for i in range(len(self.sizes)))
         if self.space == "progression":
-            most = 2 * min(self.sparsity, 1 - self.sparsity) / max(1, len(self.sizes) - 1)
+            most = steepest(len(self.sizes), self.sparsity)
             return (Gene("beta", low=-most, high=most),)
         assert self.statistics is not None
         return (
@@ -243,7 +241,7 @@ class AllocationSearch:
             raw = np.array([float(point[f"layer_{i}"]) for i in range(len(self.sizes))])
             return on_budget(self.sparsity + 0.3 * raw, self.sizes, self.sparsity, self.bounds)
         if self.space == "progression":
-            return progression(self.sizes, self.sparsity, float(point["beta"]), self.bounds)
+            return atp(self.sizes, self.sparsity, float(point["beta"]), self.bounds)
         if self.space == "levels":
             s = self.levels[np.array([int(point[f"level_{i}"]) for i in range(len(self.sizes))])]
             return s if self.violation(s) <= 1e-9 else None
@@ -288,16 +286,10 @@ class AllocationSearch:
             short = wanted - self.levels[j]
             up = np.minimum(j + 1, len(self.levels) - 1)
             able = (up > j) & allowed[rows, up]
-            if not able.any():
-                raise ValueError(f"levels: the highest within the bounds do not remove {self.sparsity:g} of it all")
+            require(able.any(), "levels", f"allow to remove {self.sparsity:g} of it all within the bounds", self.levels)
             best = int(np.where(able, short, -np.inf).argmax())
             j[best] += 1
         return np.asarray(j, np.int64)
 
     def _as_value(self, x: ArrayLike) -> Floats:
-        s = np.asarray(x, np.float64)
-        if s.shape != self.sizes.shape or not np.all(np.isfinite(s)):
-            raise ValueError(
-                f"allocation: shape {s.shape} given; a sparsity for each of {len(self.sizes)} layers is needed"
-            )
-        return s
+        return floats("allocation", x, self.sizes.shape)

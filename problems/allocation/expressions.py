@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prunopt.core.validate import number, one_of, require
 from prunopt.problems.allocation._operators import POST, PRE, REDUCTIONS, TRANSFORMS
 
 STAGES: dict[str, Mapping[str, Any]] = {
@@ -71,12 +72,9 @@ class Expression:
     def __post_init__(self) -> None:
         for stage, names in zip(STAGES, (self.pre, (self.reduction,), self.transform, self.post), strict=True):
             for name in names:
-                if name not in STAGES[stage]:
-                    raise ValueError(f"{stage} operator {name!r}: give one of {', '.join(STAGES[stage])}")
-            if len(names) > MOST[stage]:
-                raise ValueError(f"{stage}: {len(names)} operators given, {MOST[stage]} at most")
-        if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread={self.spread!r}: give a number from 0 to 1")
+                one_of(f"{stage} operator", name, tuple(STAGES[stage]))
+            require(len(names) <= MOST[stage], stage, f"have at most {MOST[stage]} operators", names)
+        number("spread", self.spread, low=0, high=1)
 
     def __str__(self) -> str:
         lists = [f"({', '.join(names)})" for names in (self.pre, self.transform, self.post)]

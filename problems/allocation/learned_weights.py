@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 
 from prunopt.core.arrays import Floats
+from prunopt.core.validate import floats, number, require
 
 
 def learned_weights(
@@ -19,8 +20,8 @@ def learned_weights(
 
     over all trials t that a search has evaluated; :math:`b_s` is an offset for each search (its text has a level of
     its own), :math:`\sigma` the mean norm of the centred columns :math:`\gamma^0_l e_{tl}`. Pruning a layer alone
-    tells :math:`\gamma^0` (its divergence over its error), but not what it costs in company; trials tell that, and
-    cost nothing more once a search has run. A non-negative least squares problem, solved exactly.
+    tells :math:`\gamma^0` (its divergence over its error), but not what it loses next to other pruned layers; trials
+    tell that, and cost nothing more once a search has run. A non-negative least squares problem, solved exactly.
 
     With ``gamma[:, None] * curves`` as the losses of `LayerAllocation` the exact knapsack is taken again.
 
@@ -42,16 +43,12 @@ def learned_weights(
     ValueError
         If shapes do not fit, or numbers are not finite.
     """
-    e, y, g = np.asarray(errors, np.float64), np.asarray(losses, np.float64), np.asarray(prior, np.float64)
-    if e.ndim != 2 or not e.size or y.shape != e.shape[:1] or g.shape != e.shape[1:]:
-        raise ValueError(f"errors: shape {e.shape} given for {y.shape} losses and a prior of {g.shape}")
-    if not (np.isfinite(e).all() and np.isfinite(y).all() and np.isfinite(g).all() and (g > 0).all()):
-        raise ValueError("errors, losses, prior: finite numbers are needed, the prior's above 0")
-    if not strength > 0 or not np.isfinite(strength):
-        raise ValueError(f"strength={strength!r}: give a number above 0")
+    e = floats("errors", errors, ("trials", "layers"))
+    y, g = floats("losses", losses, e.shape[:1]), floats("prior", prior, e.shape[1:])
+    require(e.size and g.min() > 0, "prior", "hold numbers > 0", prior)
+    number("strength", strength, low=0, open_ends="(")
     label = np.zeros(len(y)) if searches is None else np.asarray(searches)
-    if label.shape != y.shape:
-        raise ValueError(f"searches: shape {label.shape} given for {len(y)} trials")
+    require(label.shape == y.shape, "searches", f"name the search of each of {len(y)} trials", label)
     x, y = e * g, y.copy()
     for one in np.unique(label):
         mine = label == one

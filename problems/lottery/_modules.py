@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunopt.core import extras
 from prunopt.core.arrays import Bools, Floats
 from prunopt.problems.lottery.sampling import RandomPair
-from prunopt.problems.lottery.target import Target, require_torch
+from prunopt.problems.lottery.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +28,7 @@ def network(
     compact
         Leave out neurons that nothing of the mask uses (not in grouped convolutions).
     """
-    torch = require_torch()
+    torch = extras.require("torch")
     steps: list[Any] = []
     for step in target.steps:
         if step == "relu":
@@ -60,14 +61,15 @@ def _dense(pair: RandomPair, mask: Bools | None, rng: np.random.Generator) -> tu
     neurons, kept = pair.first.size, pair.first
     second_kept = pair.second
     inputs, height, width = layer.kernel
-    whole = mask is None
     if mask is not None:
         kept = kept * mask_of_neurons(pair, mask)
         second_kept = second_kept * mask
-    first = pair.draw((neurons, layer.n_inputs), rng) if whole else np.zeros((neurons, layer.n_inputs))
-    bias = None
-    if layer.has_bias:
-        bias = pair.draw((neurons,), rng) if whole else np.zeros(neurons)
+
+    def start(*shape: int) -> Floats:
+        return pair.draw(shape, rng) if mask is None else np.zeros(shape)
+
+    first = start(neurons, layer.n_inputs)
+    bias = start(neurons) if layer.has_bias else None
     for pool, channel in enumerate(layer.input_of_pool):
         rows = slice(pool * m, (pool + 1) * m)
         if channel >= 0:
@@ -75,23 +77,19 @@ def _dense(pair: RandomPair, mask: Bools | None, rng: np.random.Generator) -> tu
         elif bias is not None:
             bias[rows] = kept[pool]
     channels = neurons // layer.groups
-    shape = (layer.n_outputs, channels // m, m, height, width)
-    second = pair.draw(shape, rng) if whole else np.zeros(shape)
+    second = start(layer.n_outputs, channels // m, m, height, width)
     taps = inputs * height * width
     own = second_kept[:, :taps].reshape(layer.n_outputs, inputs, height, width, m)
     second[:, :inputs] = own.transpose(0, 1, 4, 2, 3)
     if layer.has_bias:
-        row, column = (
-            (-(-p // d) for p, d in zip(*(layer.options.get(k, (0, 1)) for k in ("padding", "dilation")), strict=True))
-            if layer.is_conv
-            else (0, 0)
-        )
+        padding, dilation = layer.options.get("padding", (0, 0)), layer.options.get("dilation", (1, 1))
+        row, column = (-(-p // d) for p, d in zip(padding, dilation, strict=True))
         second[:, inputs, :, row, column] = second_kept[:, taps]
     return first, bias, second.reshape(layer.n_outputs, channels, height, width)
 
 
 def _modules(pair: RandomPair, first: Floats, bias: Floats | None, second: Floats) -> list[Any]:
-    torch = require_torch()
+    torch = extras.require("torch")
     nn, layer = torch.nn, pair.layer
     neurons = len(first)
     a: Any

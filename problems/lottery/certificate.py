@@ -116,19 +116,6 @@ def target_norms(target: Target) -> list[dict[str, float]]:
     return [layer_norms(layer, (np.zeros_like(layer.weights),)) for layer in target.layers]
 
 
-def epsilon_for(target: Target, output_error: float, radius: float = 1.0) -> float:
-    """Return the weight tolerance whose a-priori bound is ``output_error``."""
-    if not 0 < output_error < math.inf:
-        raise ValueError(f"output_error={output_error!r}: give a finite bound > 0")
-    norms, low, high = target_norms(target), 0.0, 1.0
-    while a_priori(target, high, radius, norms) < output_error:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if a_priori(target, middle, radius, norms) <= output_error else (low, middle)
-    return low
-
-
 def certify(target: Target, errors: list[tuple[Floats, ...]], epsilon: float, radius: float) -> Certificate:
     """Return the certificate of weights that are off by ``errors``: of each layer one half, or both.
 

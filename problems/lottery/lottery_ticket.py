@@ -11,12 +11,13 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, bools, invalid, number, one_of, require, whole_number
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.problems.lottery._modules import mask_of_neurons, network
 from prunopt.problems.lottery.certificate import Certificate, a_priori, certify
 from prunopt.problems.lottery.sampling import (
     BOUNDS,
-    Block,
+    PoolBlock,
     RandomPair,
     blocks,
     described,
@@ -122,21 +123,15 @@ class LotteryTicket:
     input_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.construction not in BOUNDS:
-            raise ValueError(f"construction={self.construction!r}: give one of {', '.join(BOUNDS)}")
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta={self.delta!r}: give a probability between 0 and 1")
-        if self.width is not None and (int(self.width) != self.width or self.width < 1):
-            raise ValueError(f"width={self.width!r}: give a number of neurons >= 1, or None for the theory's")
-        if int(self.seed) != self.seed or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r}: give a whole number >= 0")
+        one_of("construction", self.construction, tuple(BOUNDS))
+        number("delta", self.delta, low=0, high=1, open_ends="()")
+        if self.width is not None:
+            whole_number("width", self.width, low=1, mend="or None for the width of the theory")
+        whole_number("seed", self.seed, low=0)
         largest = max(float(np.abs(layer.weights).max(initial=0.0)) for layer in self.target.layers)
-        if not 0 < self.epsilon < max(largest, math.ulp(0.0)):
-            raise ValueError(
-                f"epsilon={self.epsilon!r}: give a tolerance > 0 and below the largest weight, {largest:.6g}; at "
-                "or above it an empty network would do"
-            )
-        object.__setattr__(self, "epsilon", float(self.epsilon))
+        mend = f"pass a tolerance below the largest weight, {largest:.6g}; at it an empty network would do"
+        epsilon = number("epsilon", self.epsilon, low=0, high=max(largest, math.ulp(0.0)), open_ends="()", mend=mend)
+        object.__setattr__(self, "epsilon", epsilon)
 
     @cached_property
     def target(self) -> Target:
@@ -146,19 +141,18 @@ class LotteryTicket:
     @cached_property
     def pairs(self) -> tuple[RandomPair, ...]:
         """The random network: the draws that the mask chooses from."""
-        return sample(
-            self.target, self.construction, self.epsilon, self.delta, self.width, self.rescale, int(self.seed)
-        )
+        options = (self.construction, self.epsilon, self.delta, self.width, self.rescale, int(self.seed))
+        return sample(self.target, *options)
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[PoolBlock, ...]:
         """The targets of each layer and half of the ReLU, and the neurons that they may use."""
         return blocks(self.pairs)
 
     def reduce(self, to: type | None = None) -> Reduced[Masks]:
         """Return the task as one `SubsetSum` over all weights; shorter lists of candidates end in zeros."""
         if to is not None and to is not SubsetSum:
-            raise ValueError(f"to={to!r}: a LotteryTicket reduces to SubsetSum")
+            raise invalid("to", "be SubsetSum for this task", to.__name__)
         return self._reduced
 
     @cached_property
@@ -184,7 +178,7 @@ class LotteryTicket:
                 half = (" for inputs above 0" if block.half > 0 else " for inputs below 0") if layer.signed else ""
                 return layer.place(*divmod(target, taps)) + half
             target -= outputs * taps
-        raise ValueError(f"target={target}: there are not so many")
+        raise invalid("target", "be the number of a weight", target)
 
     def _back(self, kept: Bools) -> Masks:
         masks = tuple(np.zeros(pair.second.shape, np.bool_) for pair in self.pairs)
@@ -247,8 +241,7 @@ class LotteryTicket:
 
     def certificate(self, x: Masks, radius: float = 1.0) -> Certificate:
         """Return what is proven about a mask on the ball of inputs of that radius."""
-        if not 0 < radius < math.inf:
-            raise ValueError(f"radius={radius!r}: give a finite radius > 0")
+        number("radius", radius, low=0, open_ends="(")
         return certify(self.target, self.errors(x), self.epsilon, radius)
 
     def a_priori_bound(self, radius: float = 1.0) -> float:
@@ -268,9 +261,6 @@ class LotteryTicket:
         return module.to(dtype=dtype).eval()
 
     def _as_value(self, x: Masks) -> Masks:
+        require(len(x) == len(self.pairs), "x", f"be a tuple of {len(self.pairs)} masks", Shown(len(x)))
         shapes = [pair.second.shape for pair in self.pairs]
-        if len(x) != len(shapes) or any(
-            np.shape(mask) != shape or np.asarray(mask).dtype != np.bool_ for mask, shape in zip(x, shapes, strict=True)
-        ):
-            raise ValueError(f"x: a tuple of bool arrays of the shapes {shapes} is needed")
-        return tuple(np.asarray(mask) for mask in x)
+        return tuple(bools(f"x[{i}]", mask, shape) for i, (mask, shape) in enumerate(zip(x, shapes, strict=True)))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.validate import Shown, invalid
 from prunopt.forms.random_pools import (
     GAMMA,
     golden_levels,
@@ -77,7 +78,7 @@ class RandomPair:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class PoolBlock:
     """Targets of one layer on one half of the ReLU, and the neurons that each may use.
 
     Parameters
@@ -105,11 +106,12 @@ def sample(
     beyond = [(layer.name, r) for layer, r in zip(target.layers, reach, strict=True) if r > bound]
     if beyond and not rescale:
         name, most = max(beyond, key=lambda pair: pair[1])
-        raise ValueError(
-            f"target_module: weights of {name} reach {most:.6g}, beyond the bound {bound:g} of "
-            f"construction={construction!r}; rescale=True draws its random weights from a range "
-            f"{math.sqrt(most / bound):.4g} times as wide (the same as dividing the layer by {most / bound:.6g}, which "
-            "a ReLU network allows)"
+        raise invalid(
+            f"weights of {name}",
+            f"be at most {bound:g} for construction={construction!r}",
+            Shown(f"{most:.6g}"),
+            f"rescale=True draws random weights from a range {math.sqrt(most / bound):.4g} times as wide (the same as "
+            f"dividing the layer by {most / bound:.6g}, which a ReLU network allows)",
         )
     pairs = []
     for number, layer in enumerate(target.layers):
@@ -157,7 +159,7 @@ def golden_draws(levels: int, delta: float, n_targets: int) -> int:
     return math.ceil(math.log(levels * n_targets / delta) / mass)
 
 
-def blocks(pairs: tuple[RandomPair, ...]) -> tuple[Block, ...]:
+def blocks(pairs: tuple[RandomPair, ...]) -> tuple[PoolBlock, ...]:
     """Return which neurons each target may use: all of the right sign, or one of each golden interval."""
     found = []
     for number, pair in enumerate(pairs):
@@ -166,11 +168,11 @@ def blocks(pairs: tuple[RandomPair, ...]) -> tuple[Block, ...]:
             taps = layer.weights.shape[1] - (layer.has_bias and half < 0)
             pool = layer.pool_of[:, :taps]
             index = _golden_index(pair, half, pool) if pair.levels else _signed_index(pair.first, half)[pool]
-            found.append(Block(number, half, index))
+            found.append(PoolBlock(number, half, index))
     return tuple(found)
 
 
-def products(pair: RandomPair, block: Block) -> Floats:
+def products(pair: RandomPair, block: PoolBlock) -> Floats:
     """Return the candidates of a block, shape (out, taps, n): 0 where there is none."""
     taps = block.index.shape[1]
     place = np.maximum(block.index, 0)

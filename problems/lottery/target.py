@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prunopt.core import extras
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.validate import Shown, floats, invalid, require
 
 if TYPE_CHECKING:
     from torch import nn
 
+FLATTEN = "is a Flatten missing?"
 SUPPORTED = "Linear, Conv2d, ReLU and Flatten (in a Sequential)"
 
 
@@ -131,10 +134,10 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
     nonnegative_input
         Whether no input value is ever negative.
     """
-    nn = require_torch().nn
+    nn = extras.require("torch").nn
     if not isinstance(module, nn.Sequential):
         raise TypeError(
-            f"target_module: {type(module).__name__} given, torch.nn.Sequential is needed; put its layers in one"
+            f"target_module must be a torch.nn.Sequential, got {type(module).__name__}; put its layers in one"
         )
     parts = list(_parts(module))
     shape = _input_shape(parts, input_shape)
@@ -148,8 +151,8 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
             steps.append("relu")
             signed = False
         elif isinstance(part, nn.Flatten):
-            if part.start_dim != 1 or part.end_dim not in (-1, len(shape)):
-                raise ValueError(f"{name}: Flatten() of all but the batch is supported, not {part}")
+            whole = part.start_dim == 1 and part.end_dim in (-1, len(shape))
+            require(whole, name, "flatten all but the batch", part)
             steps.append(("flatten", 1, -1))
             shape = (math.prod(shape),)
         elif type(part) is nn.Linear or type(part) is nn.Conv2d:
@@ -161,14 +164,13 @@ def read_target(module: nn.Module, *, input_shape: tuple[int, ...] | None, nonne
             signed = True
         else:
             fold = "; fold it into the layer before it" if "BatchNorm" in type(part).__name__ else ""
-            raise ValueError(f"target_module: {name} is not supported{fold}; {SUPPORTED} are")
-    if not layers:
-        raise ValueError("target_module: it has no Linear and no Conv2d, so there is nothing to imitate")
+            raise invalid(f"target_module's {name}", f"be one of {SUPPORTED}", Shown(f"{type(part).__name__}{fold}"))
+    require(layers, "target_module", "have a Linear or Conv2d to imitate", module)
     return Target(tuple(layers), tuple(steps), first)
 
 
 def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    nn = require_torch().nn
+    nn = extras.require("torch").nn
     for key, child in module.named_children():
         if isinstance(child, nn.Sequential):
             yield from _parts(child, f"{prefix}{key}.")
@@ -177,25 +179,19 @@ def _parts(module: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _input_shape(parts: list[tuple[str, Any]], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    nn = require_torch().nn
+    nn = extras.require("torch").nn
     if given is not None:
         shape = tuple(int(n) for n in given)
-        if not shape or min(shape) < 1:
-            raise ValueError(f"input_shape={given!r}: give the sizes of one input, without the batch, all >= 1")
+        require(shape and min(shape) >= 1, "input_shape", "hold the sizes >= 1 of one input, without the batch", given)
         return shape
-    if any(isinstance(part, nn.Conv2d) for _, part in parts):
-        raise ValueError(
-            "input_shape: a network with Conv2d layers needs the shape of one input: (channels, height, width)"
-        )
+    flat = not any(isinstance(part, nn.Conv2d) for _, part in parts)
+    require(flat, "input_shape", "be (channels, height, width) for a network with Conv2d layers", None)
     first = next((part for _, part in parts if isinstance(part, nn.Linear)), None)
     return (int(first.in_features),) if first is not None else (1,)
 
 
 def _linear(name: str, part: Any, shape: tuple[int, ...], signed: bool) -> tuple[TargetLayer, tuple[int, ...]]:
-    if shape != (part.in_features,):
-        raise ValueError(
-            f"{name}: inputs of shape {shape} reach it, ({part.in_features},) is needed; is a Flatten missing?"
-        )
+    require(shape == (part.in_features,), f"inputs of {name}", f"have shape ({part.in_features},)", shape, FLATTEN)
     weights = _array(name, "weight", part.weight)
     if part.bias is not None:
         weights = np.c_[weights, _array(name, "bias", part.bias)]
@@ -204,25 +200,23 @@ def _linear(name: str, part: Any, shape: tuple[int, ...], signed: bool) -> tuple
 
 
 def _conv(name: str, part: Any, shape: tuple[int, ...], signed: bool) -> tuple[TargetLayer, tuple[int, ...]]:
-    if len(shape) != 3 or shape[0] != part.in_channels:
-        raise ValueError(f"{name}: inputs of shape {shape} reach it, ({part.in_channels}, height, width) is needed")
-    if part.padding_mode != "zeros" or isinstance(part.padding, str):
-        raise ValueError(
-            f"{name}: padding={part.padding!r}, padding_mode={part.padding_mode!r}; whole numbers of zeros are needed"
-        )
+    fits = len(shape) == 3 and shape[0] == part.in_channels
+    require(fits, f"inputs of {name}", f"have shape ({part.in_channels}, height, width)", shape)
+    zeros = part.padding_mode == "zeros" and not isinstance(part.padding, str)
+    require(zeros, f"padding of {name}", "be whole numbers of zeros", (part.padding, part.padding_mode))
     kernel = tuple(part.kernel_size)
     out = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(shape[1:], part.padding, part.dilation, kernel, part.stride, strict=True)
     ]
-    if min(out) < 1:
-        raise ValueError(f"{name}: an input of {shape[1:]} is smaller than its kernel {kernel}")
+    require(min(out) >= 1, f"inputs of {name}", f"be as large as its kernel {kernel}", shape[1:])
     weights = _array(name, "weight", part.weight).reshape(part.out_channels, -1)
     if part.bias is not None:
-        # The bias rides on a constant channel, which reads zeros outside of the picture: some tap must always be
+        # The bias is a weight on a constant channel, which reads zeros outside of the picture: some tap must always be
         # inside.
-        if any(-(-p // d) * d > d * (k - 1) - p for p, d, k in zip(part.padding, part.dilation, kernel, strict=True)):
-            raise ValueError(f"{name}: padding {part.padding} beyond half of the kernel {kernel}, with a bias")
+        sides = zip(part.padding, part.dilation, kernel, strict=True)
+        inside = all(-(-p // d) * d <= d * (k - 1) - p for p, d, k in sides)
+        require(inside, f"padding of {name}", f"be within half of the kernel {kernel} with a bias", part.padding)
         weights = np.c_[weights, _array(name, "bias", part.bias)]
     overlap = math.prod(
         -(-k // (s // math.gcd(s, d))) for k, s, d in zip(kernel, part.stride, part.dilation, strict=True)
@@ -237,16 +231,5 @@ def _conv(name: str, part: Any, shape: tuple[int, ...], signed: bool) -> tuple[T
 
 def _array(name: str, what: str, tensor: Any) -> Floats:
     if not tensor.is_floating_point():
-        raise TypeError(f"{name}.{what}: {tensor.dtype} given, real numbers are needed")
-    array: Floats = tensor.detach().double().cpu().numpy().copy()
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"{name}.{what}: it holds numbers that are not finite")
-    return array
-
-
-def require_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError("lottery tickets need torch: pip install 'prunopt[torch]'") from error
-    return torch
+        raise TypeError(f"{name}.{what} must hold real numbers, got {tensor.dtype}")
+    return floats(f"{name}.{what}", tensor.detach().double().cpu().numpy().copy())

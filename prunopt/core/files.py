@@ -103,13 +103,18 @@ def only_writer(path: str | os.PathLike[str], *, patience: float = 0.0) -> Itera
         If another process holds it.
     """
     target, until = Path(path).absolute(), time.monotonic() + patience
+    place = target.with_name(f".{target.name}.lock")
+    with suppress(FileExistsError):  # opening the lock says it better
+        target.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            handle = _flock(target)
+            handle = take_lock(place)
             break
-        except ValueError:
+        except BlockingIOError as error:
             if time.monotonic() >= until:
-                raise
+                raise ValueError(
+                    f"{target}: process {error.strerror} is writing it; wait for it, or pass another path"
+                ) from None
             time.sleep(0.05)
     try:
         if handle is not None:
@@ -117,18 +122,24 @@ def only_writer(path: str | os.PathLike[str], *, patience: float = 0.0) -> Itera
         yield
     finally:
         if handle is not None:
-            target.with_name(f".{target.name}.lock").unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
             os.close(handle)
 
 
-def _flock(target: Path) -> int | None:
+def take_lock(place: Path) -> int | None:
+    """Return a handle that holds the operating system's lock on a file until it is closed, or its holder dies.
+
+    None where the system has no such locks. The file names its holder's process.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds it; ``strerror`` is that process's id.
+    """
     try:
         import fcntl
     except ImportError:
         return None
-    with suppress(FileExistsError):  # opening the lock says it better
-        target.parent.mkdir(parents=True, exist_ok=True)
-    place = target.with_name(f".{target.name}.lock")
     while True:
         handle = os.open(place, os.O_CREAT | os.O_RDWR, 0o666)
         try:
@@ -137,10 +148,10 @@ def _flock(target: Path) -> int | None:
                 os.ftruncate(handle, 0)
                 os.write(handle, str(os.getpid()).encode())
                 return handle
-        except BlockingIOError:
+        except BlockingIOError as error:
             holder = os.pread(handle, 20, 0).decode(errors="replace") or "?"
             os.close(handle)
-            raise ValueError(f"{target}: process {holder} is writing it; wait for it, or pass another path") from None
+            raise BlockingIOError(error.errno, holder, str(place)) from None
         except BaseException:
             os.close(handle)
             raise

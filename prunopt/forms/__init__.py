@@ -11,7 +11,6 @@ from prunopt.forms.knapsack.tile_columns import TileColumns as TileColumns
 from prunopt.forms.knapsack.tile_partition import TilePartition as TilePartition
 from prunopt.forms.layer.mask_blocks import MaskBlocks as MaskBlocks
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset as QuadraticSubset
-from prunopt.forms.layer.robust_subset import RobustQuadraticSubset as RobustQuadraticSubset
 from prunopt.forms.linear_program import LinearProgram as LinearProgram
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask as RelaxedMask
 from prunopt.forms.relaxed.trained_mask import TrainedMask as TrainedMask
@@ -36,7 +35,6 @@ __all__ = [
     "QuadraticChoice",
     "QuadraticSubset",
     "RelaxedMask",
-    "RobustQuadraticSubset",
     "SubsetChoice",
     "SubsetSum",
     "TileColumns",

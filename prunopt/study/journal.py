@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from prunopt.core.files import write_atomically
+from prunopt.core.files import take_lock, write_atomically
 from prunopt.solvers.blackbox._trials import quiet
 
 WAIT = 60.0  # seconds that a lock may be held by others before it counts as an error
@@ -122,16 +122,9 @@ class Lock:
 
     def _guarded(self) -> bool:
         try:
-            import fcntl
-        except ImportError:  # no such locks here (Windows): Optuna's lock file alone has to do
-            return True
-        handle = os.open(self.guard, os.O_CREAT | os.O_RDWR, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.handle = take_lock(self.guard)  # None on a system without such locks: Optuna's alone has to do
         except OSError:
-            os.close(handle)
             return False
-        self.handle = handle
         return True
 
     def _unguard(self) -> None:

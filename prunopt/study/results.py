@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from prunopt.core.validate import Shown, require, whole_number
 from prunopt.solvers.blackbox._trials import LOST, NOTE, RETRY, SURPLUS, indices
 
 
@@ -78,10 +79,13 @@ class SearchRun:
     @property
     def best(self) -> SearchTrial:
         """The complete trial of least loss, the first of equals."""
-        complete = [t for t in self.trials if t.state == "COMPLETE" and t.value is not None]
-        if not complete:
-            raise ValueError("trials: none is complete, so there is no best one; ask for more trials")
-        return min(complete, key=lambda t: (t.value, t.number))
+        return self._complete()[0]
+
+    def _complete(self) -> list[SearchTrial]:
+        """The complete trials, of which there is one at least, best first."""
+        found = [t for t in self.trials if t.state == "COMPLETE" and t.value is not None]
+        require(found, "trials", "hold a complete one", Shown("none"), "ask for more trials")
+        return sorted(found, key=lambda t: (t.value, t.number))
 
     def chosen(self, evaluator: Any, top: int = 8) -> SearchTrial:
         """Return, of the ``top`` best decisions, the one of least loss by an evaluator that took no part in the search.
@@ -101,15 +105,8 @@ class SearchRun:
         SearchTrial
             With the loss by the evaluator under ``attributes["judged"]``.
         """
-        if isinstance(top, bool) or int(top) != top or top < 1:
-            raise ValueError(f"top={top!r}: give a number of decisions >= 1")
-        own = [t for t in self.trials if t.state == "COMPLETE" and t.value is not None and t.copy_of is None]
-        if not own:
-            raise ValueError("trials: none is complete, so there is none to choose; ask for more trials")
-        own.sort(key=lambda t: (t.value, t.number))
-        judged = [
-            replace(t, attributes={**t.attributes, "judged": float(evaluator.loss(t.decision))}) for t in own[:top]
-        ]
+        own = [t for t in self._complete() if t.copy_of is None][: whole_number("top", top, low=1)]
+        judged = [replace(t, attributes={**t.attributes, "judged": float(evaluator.loss(t.decision))}) for t in own]
         return min(judged, key=lambda t: t.attributes["judged"])
 
     def front(self) -> list[SearchTrial]:
@@ -148,25 +145,12 @@ def read(study: Any, task: Any, box: Any, *, trials: int, place: str, seconds: f
         point = dict(t.params)
         whole = set(point) == {g.name for g in box.genes}
         decision = box.decode(point) if whole else None
-        took = (
-            (t.datetime_complete - t.datetime_start).total_seconds()
-            if t.datetime_complete and t.datetime_start
-            else math.nan
-        )
+        times = t.datetime_start, t.datetime_complete
+        took = (times[1] - times[0]).total_seconds() if all(times) else math.nan
         attributes = {k: v for k, v in t.user_attrs.items() if k not in (NOTE, RETRY, "worker", "copy_of")}
-        rows.append(
-            SearchTrial(
-                number,
-                t.value,
-                t.state.name,
-                point,
-                decision,
-                task.describe(point) if whole and hasattr(task, "describe") else "",
-                t.user_attrs.get("copy_of"),
-                took,
-                attributes,
-            )
-        )
+        text = task.describe(point) if whole and hasattr(task, "describe") else ""
+        about = (text, t.user_attrs.get("copy_of"), took, attributes)
+        rows.append(SearchTrial(number, t.value, t.state.name, point, decision, *about))
     rows.sort(key=lambda r: r.number)
     done = sum(r.state in ("COMPLETE", "PRUNED") for r in rows)
     return SearchRun(tuple(rows), lost, done >= trials, study.study_name, place, getattr(task, "sizes", None), seconds)

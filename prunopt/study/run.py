@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import time
@@ -11,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from prunopt.core.registry import dispatch
-from prunopt.forms.blackbox import BlackBox
+from prunopt.core.validate import invalid, require, whole_number
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import quiet
 from prunopt.study import workers as pool
 from prunopt.study.journal import WAIT
 from prunopt.study.results import SearchRun, read
-from prunopt.study.storages import hidden, open_storage, open_study
+from prunopt.study.storages import close, hidden, open_search
 
 
 def search(
@@ -73,11 +72,9 @@ def search(
     OSError
         If a journal is damaged or stays locked. Nothing in it is changed.
     """
-    for what, value in (("trials", trials), ("workers", workers)):
-        if isinstance(value, bool) or int(value) != value or value < 1:
-            raise ValueError(f"{what}={value!r}: give a whole number >= 1")
-    if workers > 1 and storage is None:
-        raise ValueError(f"workers={workers}: processes meet in a storage; name a journal file or a database")
+    trials, workers = whole_number("trials", trials, low=1), whole_number("workers", workers, low=1)
+    together = workers == 1 or storage is not None
+    require(together, "workers", "be 1 without a storage", workers, "name a journal file or a database to meet in")
     chosen = _solver(task, solver)
     start = time.perf_counter()
     place = "memory" if storage is None else hidden(os.fspath(storage))
@@ -89,47 +86,11 @@ def search(
             if workers == 1:
                 pool.work(study, box, trials=trials, tell=callback)
             else:
-                options = {
-                    "storage": os.fspath(storage) if storage is not None else None,
-                    "trials": trials,
-                    "seed": seed,
-                    "name": name,
-                    "wait": wait,
-                }
-                _spawn(task, chosen, options, workers)
+                options = {"storage": os.fspath(storage or ""), "seed": seed, "name": name, "wait": wait}
+                _spawn(task, chosen, options, trials, workers)
             return read(study, task, box, trials=trials, place=place, seconds=time.perf_counter() - start)
         finally:
             close(study.kept)
-
-
-def close(storage: Any) -> None:
-    """Give the connections of a database back."""
-    if isinstance(storage, quiet().storages.RDBStorage):
-        storage.remove_session()
-        storage.engine.dispose()
-
-
-def open_search(
-    task: Any, solver: SearchSolver, *, storage: Any, seed: int, name: str | None, wait: float, repair: bool = False
-) -> tuple[Any, BlackBox]:
-    """Return the study of a search, with its sampler and pruner, and the black box."""
-    box = task if isinstance(task, BlackBox) else task.reduce(solver.form).form
-    place = "memory" if storage is None else hidden(os.fspath(storage))
-    identity = {
-        **{f"problem.{k}": v for k, v in box.identity.items()},
-        "seed": seed,
-        "solver": solver.name,
-        "options": {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)},
-        "genes": [[g.name, list(g.options), g.low, g.high] for g in box.genes],
-    }
-    kept = open_storage(storage, wait=wait, repair=repair)
-    try:
-        study = open_study(kept, identity, name=name, place=place)
-    except BaseException:
-        close(kept)
-        raise
-    study.sampler, study.pruner = solver.optuna_sampler(box, seed), solver.pruner(box)
-    return study, box
 
 
 def _solver(task: Any, solver: str | SearchSolver | None) -> SearchSolver:
@@ -138,22 +99,22 @@ def _solver(task: Any, solver: str | SearchSolver | None) -> SearchSolver:
     load_solvers()
     chosen, _ = dispatch(task, solver)
     if not isinstance(chosen, SearchSolver):
-        raise ValueError(f"solver={chosen.name!r}: it is no search; `prunopt.solve` runs it")
+        raise invalid("solver", "be a search", chosen.name, "pass it to prunopt.solve")
     return chosen
 
 
-def _spawn(task: Any, solver: SearchSolver, options: dict[str, Any], workers: int) -> None:
+def _spawn(task: Any, solver: SearchSolver, options: dict[str, Any], trials: int, workers: int) -> None:
     """Start the workers and wait for them; the search goes on as long as one of them lives."""
     context = multiprocessing.get_context("spawn")
-    team = [context.Process(target=pool.process, args=(task, solver, options)) for _ in range(workers)]
+    team = [context.Process(target=pool.process, args=(task, solver, options, trials)) for _ in range(workers)]
     try:
         for worker in team:
             try:
                 worker.start()
             except (TypeError, AttributeError, ImportError) as error:
                 raise TypeError(
-                    f"task: it cannot be sent to a worker process ({error}); make its evaluator picklable, or run the "
-                    f"same call with workers=1 in {workers} processes"
+                    f"task must be picklable for workers={workers} ({error}); make its evaluator so, or run the same "
+                    f"call with workers=1 in {workers} processes"
                 ) from None
         for worker in team:
             worker.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prunopt.forms.blackbox import BlackBox
+from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import kept_study, quiet
 from prunopt.study.journal import WAIT, open_journal
 
@@ -121,6 +124,36 @@ def open_study(storage: Any, identity: Mapping[str, Any], *, name: str | None, p
             f"storage, or give this search a name of its own (name=, --name)"
         )
     return study
+
+
+def close(storage: Any) -> None:
+    """Give the connections of a database back."""
+    if isinstance(storage, quiet().storages.RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def open_search(
+    task: Any, solver: SearchSolver, *, storage: Any, seed: int, name: str | None, wait: float, repair: bool = False
+) -> tuple[Any, BlackBox]:
+    """Return the study of a search, with its sampler and pruner, and the black box."""
+    box = task if isinstance(task, BlackBox) else task.reduce(solver.form).form
+    place = "memory" if storage is None else hidden(os.fspath(storage))
+    identity = {
+        **{f"problem.{k}": v for k, v in box.identity.items()},
+        "seed": seed,
+        "solver": solver.name,
+        "options": {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)},
+        "genes": [[g.name, list(g.options), g.low, g.high] for g in box.genes],
+    }
+    kept = open_storage(storage, wait=wait, repair=repair)
+    try:
+        study = open_study(kept, identity, name=name, place=place)
+    except BaseException:
+        close(kept)
+        raise
+    study.sampler, study.pruner = solver.optuna_sampler(box, seed), solver.pruner(box)
+    return study, box
 
 
 def storage_names(storage: Any) -> list[str]:

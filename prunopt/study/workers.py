@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prunopt.core.validate import refuse
 from prunopt.solvers.blackbox._trials import REFUSED, WORKER, finished, give_up, queue_lost, run_trial
+from prunopt.study.storages import close, open_search
 
 BEAT, PATIENCE = 30.0, 180.0  # seconds between signs of life, and after how many a worker elsewhere counts as dead
 GRACE = 60.0  # seconds that a trial may go without the name of its worker
@@ -126,18 +128,15 @@ def work(study: Any, box: Any, *, trials: int, tell: Callable[[Any], Any] | None
             if tell is not None:
                 tell(outcome)
             if idle > REFUSED:
-                raise ValueError(
-                    f"trials={trials}: {idle} trials in a row brought no new decision; the space is used up "
-                    f"after {done}"
+                refuse(
+                    "trials", f"be at most {done}", trials, f"{idle} in a row brought no new decision: nothing is left"
                 )
 
 
-def process(task: Any, solver: Any, options: dict[str, Any]) -> None:
+def process(task: Any, solver: Any, options: dict[str, Any], trials: int) -> None:
     """The body of a worker process: what `prunopt.search` does with one worker, on the same storage."""
-    from prunopt.study.run import close, open_search
-
-    study, box = open_search(task, solver, **{k: options[k] for k in ("storage", "seed", "name", "wait")})
+    study, box = open_search(task, solver, **options)
     try:
-        work(study, box, trials=options["trials"])
+        work(study, box, trials=trials)
     finally:
         close(study.kept)

@@ -44,13 +44,12 @@ from prunopt.forms import (
     QuadraticChoice,
     QuadraticSubset,
     RelaxedMask,
-    RobustQuadraticSubset,
     SubsetSum,
     TileColumns,
     TilePartition,
 )
 from prunopt.testing.choices import coupled_choices, tile_columns, tile_partitions
-from prunopt.testing.layers import mask_blocks, quadratic_subsets, robust_subsets
+from prunopt.testing.layers import mask_blocks, quadratic_subsets
 from prunopt.testing.relaxed import relaxed_masks
 from prunopt.testing.searches import black_boxes, knapsacks, level_searches
 from prunopt.testing.subsets import quadratic_choices, subset_choices
@@ -252,7 +251,6 @@ INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
     RelaxedMask: lambda: (Instance(*row) for row in relaxed_masks()),
     QuadraticSubset: lambda: (Instance(*row) for row in quadratic_subsets()),
     MaskBlocks: lambda: (Instance(*row) for row in mask_blocks()),
-    RobustQuadraticSubset: lambda: (Instance(*row) for row in robust_subsets()),
 }
 _MADE: dict[type, tuple[Instance, ...]] = {}
 

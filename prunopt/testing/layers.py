@@ -10,7 +10,7 @@ import numpy as np
 
 from prunopt.core.arrays import Floats
 from prunopt.core.validate import whole_number
-from prunopt.forms import MaskBlocks, QuadraticSubset, RobustQuadraticSubset
+from prunopt.forms import MaskBlocks, QuadraticSubset
 
 
 def random_layer(rng: np.random.Generator, rows: int, columns: int) -> tuple[Floats, Floats]:
@@ -37,7 +37,7 @@ def quadratic_subsets() -> Iterator[tuple[str, Any, float]]:
     yield "no weights", QuadraticSubset(np.zeros((2, 3)), np.eye(3), [[0], [1], [2]], 2), 0.0
 
 
-def brute_force_subset(problem: QuadraticSubset | RobustQuadraticSubset) -> float:
+def brute_force_subset(problem: QuadraticSubset) -> float:
     """Return the optimum of a quadratic subset of at most 12 groups by looking at every choice."""
     n_groups = len(problem.groups)
     whole_number("groups", n_groups, high=12, mend="brute force looks at every choice")
@@ -74,16 +74,3 @@ def brute_force_mask(problem: MaskBlocks) -> float:
     whole_number("masks", len(ways) ** shape[0], high=5000, mend="brute force looks at every mask")
     masks = (np.concatenate(choice).reshape(problem.shape) for choice in itertools.product(ways, repeat=shape[0]))
     return min(problem.objective(mask) for mask in masks)
-
-
-def robust_subsets() -> Iterator[tuple[str, Any, float]]:
-    """Column groups for one, two and three domains."""
-    rng = np.random.default_rng(23)
-    for k, (domains, n, size, remove) in enumerate(
-        [(1, 5, 1, 2), (2, 6, 1, 3), (2, 4, 2, 2), (3, 5, 1, 2), (2, 3, 1, 3)]
-    ):
-        weight, _ = random_layer(rng, 3, n * size)
-        hessians = np.stack([random_layer(rng, 3, n * size)[1] for _ in range(domains)])
-        groups = [list(range(g * size, (g + 1) * size)) for g in range(n)]
-        problem = RobustQuadraticSubset(weight, hessians, groups, remove, damping=0.01 * (k % 2))
-        yield f"domains-{k}", problem, brute_force_subset(problem)

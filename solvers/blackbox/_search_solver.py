@@ -58,12 +58,6 @@ class SearchSolver(Solver[Any]):
         if best is None:
             why = "no trial was finished" if idle < REFUSED else f"{REFUSED} trials in a row brought nothing new"
             return Solution(Status.FAILED, None, solver=self.name, stats=counts, message=why)
-        return Solution(
-            Status.FEASIBLE,
-            dict(best[1]),
-            objective=best[0],
-            trace=run.trace,
-            stats=counts,
-            solver=self.name,
-            message="the best of a search; nothing is proven" + ("; all else was seen before" if idle else ""),
-        )
+        why = "the best of a search; nothing is proven" + ("; all else was seen before" if idle else "")
+        about: dict[str, Any] = {"trace": run.trace, "stats": counts, "solver": self.name, "message": why}
+        return Solution(Status.FEASIBLE, dict(best[1]), best[0], **about)

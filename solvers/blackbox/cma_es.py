@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prunopt.core.validate import number
 from prunopt.forms.blackbox import BlackBox
 from prunopt.solvers.blackbox._search_solver import SearchSolver
+from prunopt.solvers.blackbox._trials import finished, known_keys
 from prunopt.solvers.blackbox.random_search import fresh, proposing, random_point, random_value
 
 
@@ -42,14 +44,11 @@ class CmaEs(SearchSolver):
     sigma: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma <= 1:
-            raise ValueError(f"sigma={self.sigma!r}: give a share of the range, 0 < sigma <= 1")
+        number("sigma", self.sigma, low=0, high=1, open_ends="(")
 
     def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
         """Return a sampler that draws from the distribution of the finished trials."""
         from cmaes import CMA
-
-        from prunopt.solvers.blackbox._trials import known_keys
 
         rng = np.random.default_rng(seed)
         reals = [g for g in box.genes if not g.options]
@@ -68,14 +67,9 @@ class CmaEs(SearchSolver):
                 for start in range(0, len(told) - size + 1, size):
                     batch = told[start : start + size]
                     worst = max((v for v, _ in batch if np.isfinite(v)), default=0.0)
-                    pairs = [
-                        (
-                            (np.array([p[g.name] for g in reals]) - low) / (high - low),
-                            v if np.isfinite(v) else worst + 1,
-                        )
-                        for v, p in batch
-                    ]
-                    model.tell(pairs)
+                    points = [(np.array([p[g.name] for g in reals]) - low) / (high - low) for _, p in batch]
+                    values = [v if np.isfinite(v) else worst + 1 for v, _ in batch]
+                    model.tell(list(zip(points, values, strict=True)))
                 x = np.clip(model.ask(), 0, 1) * (high - low) + low
             point = {g.name: float(v) for g, v in zip(reals, x, strict=True)}
             return {g.name: point[g.name] if g.name in point else random_value(g, rng) for g in box.genes}
@@ -85,6 +79,4 @@ class CmaEs(SearchSolver):
 
 def in_order(study: Any) -> list[tuple[float, Any]]:
     """Return (loss, point) of the finished trials in the order of their index."""
-    from prunopt.solvers.blackbox._trials import finished
-
     return [(float(t.value), t.params) for t in finished(study) if t.value is not None]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prunopt.core.validate import number, whole_number
 from prunopt.forms.blackbox import BlackBox, Gene
 from prunopt.solvers.blackbox._screening import as_rows, most_promising
 from prunopt.solvers.blackbox._search_solver import SearchSolver
@@ -30,7 +31,7 @@ class DsaEvolution(SearchSolver):
 
     An offspring costs microseconds and its loss seconds: ``screen`` of them are bred for one that is evaluated, the
     most promising by a Gaussian process over the decisions' numbers (`prunopt.solvers.blackbox._screening`). Where
-    decisions are no arrays of numbers, the first is taken.
+    decisions are not arrays of numbers, the first is taken.
 
     The publication does not state the parameters of its evolution, and the code released evolves sparsity vectors;
     the operators here are a reconstruction, and distance, immigrants and screening are additions (``distance=0,
@@ -75,19 +76,16 @@ class DsaEvolution(SearchSolver):
 
     def __post_init__(self) -> None:
         for name, least in (("population", 2), ("elites", 2), ("tournament", 1), ("distance", 0), ("screen", 1)):
-            if int(getattr(self, name)) != getattr(self, name) or getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= {least}")
+            whole_number(name, getattr(self, name), low=least)
         for name in ("crossover", "mutation", "immigrants"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a probability from 0 to 1")
+            number(name, getattr(self, name), low=0, high=1)
 
     def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
         """Return the genetic sampler of one trial."""
         rng = np.random.default_rng(seed)
 
         def propose() -> dict[str, Any]:
-            known = known_keys(study)
-            parents = self.apart(box, [point for _, point, _ in losses(study)])
+            known, parents = known_keys(study), self.apart(box, [point for _, point, _ in losses(study)])
             if index < self.population or len(parents) < 2:
                 return fresh(box, known, lambda: random_point(box, rng))
 
@@ -112,7 +110,7 @@ class DsaEvolution(SearchSolver):
         return found
 
     def screened(self, box: BlackBox, study: Any, known: set[str], draw: Callable[[], Any]) -> dict[str, Any]:
-        """Return the most promising of ``screen`` fresh points; the first where decisions are no numbers."""
+        """Return the most promising of ``screen`` fresh points; the first where decisions are not numbers."""
         points = [fresh(box, known, draw)]
         rows = losses(study) if self.screen > 1 else []
         first = box.decode(points[0])

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from prunopt.core.arrays import Ints
+from prunopt.core.validate import whole_number
 from prunopt.forms.blackbox import LevelSearch
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import known_keys, losses
@@ -19,7 +20,7 @@ class LevelSwap(SearchSolver):
     """From the start, or the best choice so far: some groups go up a level, others down, within the budget [1]_.
 
     The first trial is the start. Every later one takes the best choice yet and makes 1 to ``swaps`` swaps: a group
-    goes to the next level in one direction, another one in the other; where that exceeds the budget, further groups go
+    goes to the next level in one direction, another one in the other; where that exceeds the budget, other groups go
     to cheaper levels until it does not, and what is then left over is spent again.
 
     Parameters
@@ -43,8 +44,7 @@ class LevelSwap(SearchSolver):
     swaps: int = 3
 
     def __post_init__(self) -> None:
-        if self.swaps < 1:
-            raise ValueError(f"swaps={self.swaps!r}: give a number of swaps >= 1")
+        whole_number("swaps", self.swaps, low=1)
 
     def sampler(self, box: Any, study: Any, seed: int, index: int) -> Any:
         """Return a sampler that swaps levels of the best choice so far."""
@@ -72,7 +72,7 @@ class LevelSwap(SearchSolver):
 
 
 def within_budget(box: LevelSearch, x: Ints, rng: np.random.Generator) -> Ints:
-    """Return the levels with some groups made cheaper until they fit, then dearer as long as they do."""
+    """Return the levels with some groups made cheaper until they fit, then others costlier as long as they do."""
     x, groups = x.copy(), np.arange(len(x))
     spent = int(box.cost[groups, x].sum())
     for cheaper in (True, False):

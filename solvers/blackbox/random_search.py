@@ -9,7 +9,7 @@ import numpy as np
 
 from prunopt.forms.blackbox import BlackBox, Gene
 from prunopt.solvers.blackbox._search_solver import SearchSolver
-from prunopt.solvers.blackbox._trials import known_keys, quiet
+from prunopt.solvers.blackbox._trials import distributions, known_keys, quiet
 
 TRIES = 50  # draws before a decision that is known is taken after all
 
@@ -70,7 +70,6 @@ def fresh(box: BlackBox, known: set[str], draw: Any, tries: int = TRIES) -> dict
 def proposing(box: BlackBox, propose: Any) -> Any:
     """Return an Optuna sampler whose points are those of ``propose()``."""
     optuna = quiet()
-    from prunopt.solvers.blackbox._trials import distributions
 
     class Proposing(optuna.samplers.BaseSampler):  # type: ignore[misc,name-defined]
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:

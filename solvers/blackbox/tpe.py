@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prunopt.core.validate import whole_number
 from prunopt.forms.blackbox import BlackBox
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import quiet
@@ -38,8 +39,7 @@ class Tpe(SearchSolver):
     multivariate: bool = True
 
     def __post_init__(self) -> None:
-        if self.startup < 1:
-            raise ValueError(f"startup={self.startup!r}: give a number of trials >= 1")
+        whole_number("startup", self.startup, low=1)
 
     def sampler(self, box: BlackBox, study: Any, seed: int, index: int) -> Any:
         """Return Optuna's sampler, seeded for this trial."""

@@ -10,6 +10,12 @@ from prunopt.core.solver import Run
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
 
 
+def by_score(problem: LayerLeastSquares, value: Any, name: str, run: Run) -> Solution[Any]:
+    """Return a choice made by scores, with what it loses if the weights that stay are left as they are."""
+    error = problem.error(problem.masked(value))
+    return answer(problem, value, name, run, stats={"error without refit": error})
+
+
 def answer(
     problem: LayerLeastSquares,
     value: Any,

@@ -4,7 +4,7 @@ With W' the weights now and G = (W' - W) H, the loss as a function of a block's 
 
     const - 2 v t^T + v H_bb v^T,    t = c H_bb - G_b,
 
-so that keeping the positions K is worth t_K (H_KK)^-1 t_K^T, attained at v_K = t_K (H_KK)^-1. All patterns K of a
+so that keeping the positions K gains t_K (H_KK)^-1 t_K^T, attained at v_K = t_K (H_KK)^-1. All patterns K of a
 block with as many kept as now are compared; the loss never rises.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.jit import njit
+from prunopt.core.validate import Shown, require
 
 WAYS = 1000  # patterns of one block that are compared
 
@@ -24,8 +25,9 @@ WAYS = 1000  # patterns of one block that are compared
 def subsets(block: int, counts: list[int]) -> Bools:
     """Return the flags of every subset of ``block`` positions with one of the ``counts``."""
     total = sum(comb(block, c) for c in counts)
-    if total > WAYS:
-        raise ValueError(f"pattern: {total} ways to keep {counts} of {block} weights, {WAYS} at most can be compared")
+    require(
+        total <= WAYS, "pattern", f"have at most {WAYS} ways to keep weights", Shown(f"{total} for {block} weights")
+    )
     rows = [np.isin(np.arange(block), chosen) for c in counts for chosen in combinations(range(block), c)]
     return np.array(rows, np.bool_)
 

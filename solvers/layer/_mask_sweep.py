@@ -14,7 +14,11 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
+from prunopt.core.solution import Solution
+from prunopt.core.solver import Run
+from prunopt.core.validate import Shown, require
 from prunopt.forms.layer.mask_blocks import MaskBlocks
+from prunopt.solvers.layer._answer import answer
 
 WAYS = 20_000  # patterns of one block that are looked at
 
@@ -24,8 +28,8 @@ def upper_factor(normal: Floats) -> Floats:
     from scipy.linalg import lapack
 
     lower, info = lapack.dpotrf(np.flip(normal), lower=1, clean=1)
-    if info:
-        raise ValueError(f"hessian: not positive definite (column {len(normal) - info}); give more damping")
+    where = Shown(f"a negative pivot in column {len(normal) - info}")
+    require(not info, "hessian", "be positive definite", where, "raise the damping")
     return np.ascontiguousarray(lapack.dtrtri(np.flip(lower), lower=0)[0])
 
 
@@ -66,13 +70,23 @@ def sweep(problem: MaskBlocks, lazy: int, exact: int | None) -> tuple[Bools, Flo
     return mask, W
 
 
+def swept(problem: MaskBlocks, name: str, run: Run, lazy: int, exact: int | None) -> Solution[Bools]:
+    """Return the mask of a sweep as a solution, with the error of the sweep's own weights beside it."""
+    mask, weights = sweep(problem, lazy, exact)
+    refit = problem.solved(mask, weights)
+    stats = {"error without refit": problem.error(weights), "refit residual": refit.residual}
+    return answer(problem, mask, name, run, stats=stats)
+
+
 def _thresholded(problem: MaskBlocks, scores: Floats, mask: Bools, stop: int) -> Bools:
     """Keep all but the cheapest of a block of columns, as many as the share of the columns up to ``stop``."""
     rows, d = problem.shape
-    units = scores if problem.scope == "row" else scores.reshape(1, -1)
-    total = problem.n_removed if problem.scope == "row" else problem.n_removed / rows
-    wanted = round(total * stop / d) if problem.scope == "row" else round(total * rows * stop / d)
-    so_far = int(np.count_nonzero(~mask[0])) if problem.scope == "row" else int(np.count_nonzero(~mask))
+    if problem.scope == "row":
+        units, wanted = scores, round(problem.n_removed * stop / d)
+        so_far = int(np.count_nonzero(~mask[0]))
+    else:
+        units, wanted = scores.reshape(1, -1), round(problem.n_removed / rows * rows * stop / d)
+        so_far = int(np.count_nonzero(~mask))
     kept = np.ones(units.shape, np.bool_)
     count = min(max(wanted - so_far, 0), units.shape[1])
     np.put_along_axis(kept, np.argsort(units, axis=1, kind="stable")[:, :count], False, axis=1)
@@ -143,6 +157,8 @@ def _cheapest_way(w: Floats, ways: Ints, solves: Floats, best: Ints) -> Ints:
 
 def patterns(block: int, removed: int) -> Ints:
     """Return every way to remove ``removed`` of ``block`` weights, (ways, removed) positions."""
-    if comb(block, removed) > WAYS:
-        raise ValueError(f"pattern: {comb(block, removed)} ways to remove {removed} of {block}, {WAYS} at most")
+    ways = comb(block, removed)
+    require(
+        ways <= WAYS, "pattern", f"have at most {WAYS} ways to remove weights", Shown(f"{ways} for {block} weights")
+    )
     return np.array(list(combinations(range(block), removed)), np.int64)

@@ -4,7 +4,8 @@ Removing the columns S of a layer with weights W and inverse Hessian C costs tr 
 
     W <- W - W_S (C_SS)^-1 C_S:        C <- C - C_:S (C_SS)^-1 C_S:
 
-and the next removal is priced with these, in any order. SlimGPT, OSSCAR, SparseGPT and OBC are all made of this step.
+and the cost of the next removal follows from these, in any order. SlimGPT, OSSCAR, SparseGPT and OBC are all made of
+this step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from prunopt.core.arrays import Floats, Ints
 from prunopt.core.jit import njit
 
 Array = NDArray[Any]  # of float64, or of float32 where a solver was asked for single precision
+PRECISIONS: dict[str, type] = {"double": np.float64, "single": np.float32}
 COMPACT = 0.75  # arrays are made smaller when less than this share of their columns is left
 
 
@@ -36,7 +38,7 @@ class Elimination:
     """
 
     def __init__(self, weight: Array, inverse: Array, *, precision: str = "double") -> None:
-        kind = {"double": np.float64, "single": np.float32}[precision]
+        kind = PRECISIONS[precision]
         self.W: Array = np.array(weight, kind, order="F")
         self.C: Array = np.array(inverse, kind, order="F")
         self.cost = 0.0
@@ -44,13 +46,6 @@ class Elimination:
         self.place: Ints = np.arange(self.W.shape[1])  # and back; -1 for those that are gone
         self.alive = np.ones(self.W.shape[1], np.bool_)
         self._gemm = blas.dgemm if precision == "double" else blas.sgemm
-
-    def block_cost(self, columns: Ints) -> float:
-        """Return what removing ``columns`` (of the layer) would cost now."""
-        at = self.place[columns]
-        L = np.linalg.cholesky(self.C[at[:, None], at])
-        half = solve_triangular(L, self.W[:, at].T, lower=True, check_finite=False)
-        return float(np.vdot(half, half))
 
     def costs(self, groups: list[Ints]) -> Floats:
         """Return what each of the groups would cost; those of one size are factored together."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
-from prunopt.solvers.layer._answer import answer
+from prunopt.solvers.layer._answer import by_score
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,9 @@ class Magnitude(Solver[LayerLeastSquares]):
 
     def solve(self, problem: LayerLeastSquares, limits: Limits, seed: int) -> Solution[Any]:
         """Return the answer of least total squared weight."""
-        run = Run(limits)
-        value = magnitude_choice(problem)
-        return answer(problem, value, self.name, run, stats=without_refit(problem, value))
+        return by_score(problem, magnitude_choice(problem), self.name, Run(limits))
 
 
 def magnitude_choice(problem: LayerLeastSquares) -> Any:
     """Return the published choice, of least total w^2, nothing re-solved."""
     return problem.cheapest(problem.weight**2)
-
-
-def without_refit(problem: LayerLeastSquares, value: Any) -> dict[str, float]:
-    """What the answer loses if the weights that stay are left as they are."""
-    return {"error without refit": problem.error(problem.masked(value))}

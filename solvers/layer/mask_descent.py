@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_descent_kernel import descend, subsets
 from prunopt.solvers.layer._mask_sweep import sweep
 
-SHAKEN = 0.02  # share of the blocks whose mask is drawn anew for a restart
+SHAKEN = 0.02  # fraction of the blocks whose mask is redrawn for a restart
 TRIAL = 6  # sweeps from each of two starts of an unstructured mask before one of them is taken
 STILL = 1e-4  # a sweep that changes fewer blocks than this share, and gains less, ends the descent
 
@@ -36,9 +36,9 @@ class MaskDescent(Solver[MaskBlocks]):
     Parameters
     ----------
     sweeps
-        At most so many sweeps from one start, >= 0.
+        Maximum number of sweeps from one start, >= 0.
     restarts
-        Further starts: the best mask so far with 2 % of its blocks drawn anew. Each keeps the better mask.
+        Number of restarts: the best mask so far with 2 % of its blocks redrawn. Each keeps the better mask.
     block
         Size of the blocks of unstructured masks, >= 1.
     lazy
@@ -58,16 +58,10 @@ class MaskDescent(Solver[MaskBlocks]):
     lazy: int = 128
 
     def __post_init__(self) -> None:
-        for name, given, least in (
-            ("sweeps", self.sweeps, 0),
-            ("restarts", self.restarts, 0),
-            ("block", self.block, 1),
-            ("lazy", self.lazy, 1),
-        ):
-            if int(given) != given or given < least:
-                raise ValueError(f"{name}={given!r}: give a whole number >= {least}")
+        for name, least in (("sweeps", 0), ("restarts", 0), ("block", 1), ("lazy", 1)):
+            whole_number(name, getattr(self, name), low=least)
 
-    def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[NDArray[np.bool_]]:
+    def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the mask of kept weights."""
         run = Run(limits)
         rng = np.random.default_rng(seed)
@@ -86,14 +80,12 @@ class MaskDescent(Solver[MaskBlocks]):
                 mask, weights, loss = other, start, other_loss
             tried, done = tried + 1, done + more
         refit = problem.solved(mask, weights)
-        stats: dict[str, Any] = {
-            "sweeps": done,
-            "restarts": tried,
-            "error of sparsegpt's weights": swept,
-            "error without refit": problem.error(weights),
-            "refit residual": refit.residual,
-        }
+        stats: dict[str, Any] = {"sweeps": done, "restarts": tried, "error of sparsegpt's weights": swept}
+        stats |= {"error without refit": problem.error(weights), "refit residual": refit.residual}
         return answer(problem, mask, self.name, run, stats=stats)
+
+    def _block(self, problem: MaskBlocks) -> int:
+        return min(self.block, problem.shape[1]) if problem.pattern is None else int(problem.pattern[1])
 
     def _better_start(self, problem: MaskBlocks, mask: Bools, weights: Floats, run: Run) -> tuple[Bools, Floats, int]:
         """Return SparseGPT's mask or Wanda's, whichever is ahead after a few sweeps from each."""
@@ -108,8 +100,7 @@ class MaskDescent(Solver[MaskBlocks]):
         self, problem: MaskBlocks, mask: Bools, weights: Floats, run: Run, most: int | None = None
     ) -> tuple[float, int]:
         """Sweep in place until the mask rests; return the loss and the number of sweeps."""
-        d = problem.shape[1]
-        block = min(self.block, d) if problem.pattern is None else problem.pattern[1]
+        block = self._block(problem)
         ways = subsets(block, list(range(block + 1)) if problem.pattern is None else [problem.pattern[0]])
         blocks = mask.size // block
         done = 0
@@ -126,9 +117,8 @@ class MaskDescent(Solver[MaskBlocks]):
         self, problem: MaskBlocks, mask: Bools, weights: Floats, rng: np.random.Generator
     ) -> tuple[Bools, Floats]:
         """Return a mask with some rows' blocks permuted, and the weights that are left of it."""
-        rows, d = mask.shape
-        block = min(self.block, d) if problem.pattern is None else problem.pattern[1]
-        n = d // block
+        rows, block = len(mask), self._block(problem)
+        n = mask.shape[1] // block
         table = mask[:, : n * block].reshape(rows, n, block).copy()
         chosen = rng.random((rows, n)) < SHAKEN
         table[chosen] = rng.permuted(table[chosen], axis=1)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
-from prunopt.solvers.layer._answer import answer
-from prunopt.solvers.layer._mask_sweep import sweep
+from prunopt.solvers.layer._mask_sweep import swept
 
 
 @dataclass(frozen=True)
 class MaskEnumeration(Solver[MaskBlocks]):
     r"""The sweep of `sparsegpt`, with the exact joint cost of a block in place of a score for each weight.
 
-    For every block of M consecutive weights all patterns P of removed ones are priced by
+    For every block of M consecutive weights the cost of each pattern P of removed ones is
     :math:`w_P (C_{PP})^{-1} w_P^T`, C being the inverse Hessian of this block and all columns after it: the best choice
     for the block, given the blocks before it and that those after it stay dense. Unstructured masks are enumerated in
     blocks of ``block`` columns, in each of which as many weights go as SparseGPT's threshold would take.
@@ -43,14 +41,9 @@ class MaskEnumeration(Solver[MaskBlocks]):
     lazy: int = 128
 
     def __post_init__(self) -> None:
-        for name, given in (("block", self.block), ("lazy", self.lazy)):
-            if int(given) != given or given < 1:
-                raise ValueError(f"{name}={given!r}: give a number of columns >= 1")
+        whole_number("block", self.block, low=1)
+        whole_number("lazy", self.lazy, low=1)
 
-    def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[NDArray[np.bool_]]:
+    def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the mask of kept weights."""
-        run = Run(limits)
-        mask, weights = sweep(problem, self.lazy, self.block)
-        refit = problem.solved(mask, weights)
-        stats: dict[str, Any] = {"error without refit": problem.error(weights), "refit residual": refit.residual}
-        return answer(problem, mask, self.name, run, stats=stats)
+        return swept(problem, self.name, Run(limits), self.lazy, self.block)

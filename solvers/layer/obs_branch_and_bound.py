@@ -5,13 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer._subset_bound import Costs, Rest, eliminate, exact_costs, least_rest, restrict
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer.obs_greedy import fill, greedy
@@ -42,13 +43,13 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
     is soon ruled out, keeping it leaves fewer. The first answer is that of `obs-swap`.
 
     The closed and open leaves of the tree go into the solution's duals; `QuadraticSubset.bound` checks that they hold
-    every answer and bounds each of them anew. Up to about 24 groups it ends with a proof; stopped by its limits it
+    every answer and recomputes the bound of each. Up to about 24 groups it ends with a proof; stopped by its limits it
     returns the best answer with a valid bound.
 
     Parameters
     ----------
     nodes
-        At most so many nodes are bounded, >= 1.
+        Maximum number of nodes that are bounded, >= 1.
     largest
         Problems of more groups are not branched on: the answer is that of `obs-swap`, with the bound of the root (none
         beyond 4096 groups).
@@ -70,9 +71,8 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
     largest: int = 64
 
     def __post_init__(self) -> None:
-        for name, given in (("nodes", self.nodes), ("largest", self.largest)):
-            if int(given) != given or given < 1:
-                raise ValueError(f"{name}={given!r}: give a whole number >= 1")
+        whole_number("nodes", self.nodes, low=1)
+        whole_number("largest", self.largest, low=1)
 
     def solve(self, problem: QuadraticSubset, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the groups removed, with a proof or with the best bound found."""
@@ -92,17 +92,9 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
         if tree.open and not searched:
             why = f"{problem.n_groups} groups, more than {self.largest}: an answer of obs-swap, the bound of the root"
         duals = {"removed": leaves[0], "kept": leaves[1]} if problem.n_groups <= MOST else {}
-        return Solution(
-            Status.FEASIBLE if tree.open else Status.OPTIMAL,
-            value,
-            objective=problem.objective(value),
-            bound=tree.bound if duals else -math.inf,
-            duals=duals,
-            trace=run.trace,
-            stats=stats,
-            solver=self.name,
-            message=why,
-        )
+        status, bound = Status.FEASIBLE if tree.open else Status.OPTIMAL, tree.bound if duals else -math.inf
+        about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": self.name, "message": why}
+        return Solution(status, value, problem.objective(value), bound, duals=duals, **about)
 
 
 def _first_answer(problem: QuadraticSubset, run: Run) -> Bools:

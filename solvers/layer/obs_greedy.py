@@ -10,11 +10,10 @@ import numpy as np
 from prunopt.core.arrays import Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number, one_of, whole_number
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer._answer import answer
-from prunopt.solvers.layer._obs_kernel import Elimination, greedy_in_pool
-
-PRECISIONS = ("double", "single")
+from prunopt.solvers.layer._obs_kernel import PRECISIONS, Elimination, greedy_in_pool
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ class ObsGreedy(Solver[QuadraticSubset]):
     References
     ----------
     .. [1] X. Meng, S. Ibrahim, K. Behdin, H. Hazimeh, N. Ponomareva, R. Mazumder, "OSSCAR: one-shot structured
-    pruning in
-       vision and language models with combinatorial optimization", ICML 2024.
+       pruning in vision and language models with combinatorial optimization", ICML 2024.
     """
 
     name: ClassVar[str] = "obs-greedy"
@@ -54,12 +52,9 @@ class ObsGreedy(Solver[QuadraticSubset]):
     precision: str = "double"
 
     def __post_init__(self) -> None:
-        if int(self.batch) != self.batch or self.batch < 1:
-            raise ValueError(f"batch={self.batch!r}: give a number of columns >= 1")
-        if not self.pool >= 1:
-            raise ValueError(f"pool={self.pool!r}: give a multiple of the batch, >= 1")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: give one of {', '.join(PRECISIONS)}")
+        whole_number("batch", self.batch, low=1)
+        number("pool", self.pool, low=1)
+        one_of("precision", self.precision, PRECISIONS)
 
     def solve(self, problem: QuadraticSubset, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the groups removed."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.core.arrays import Ints
+from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._obs_exchange import best_exchange
@@ -23,13 +23,13 @@ TOLERANCE = 1e-12  # relative: an exchange that gains less is rounding
 class ObsSwap(Solver[QuadraticSubset]):
     r"""`obs-greedy`, then the best exchange of one removed and one kept group, again and again, while it helps.
 
-    All exchanges are priced exactly: taking a group back borders the inverse of the kept Hessian, removing another
+    The change by every exchange is exact: taking a group back borders the inverse of the kept Hessian, removing another
     one is the block cost in that state. For single columns the whole table of exchanges is a few matrix products.
 
     Parameters
     ----------
     exchanges
-        At most so many exchanges of single columns, >= 0; groups of several columns are exchanged until no exchange
+        Maximum number of exchanges of single columns, >= 0; groups of several columns are exchanged until no exchange
         helps. ``stats["exchanges left"]`` says whether an exchange that helps was left.
     batch, pool
         Options of `obs-greedy`.
@@ -37,8 +37,7 @@ class ObsSwap(Solver[QuadraticSubset]):
     References
     ----------
     .. [1] X. Meng, S. Ibrahim, K. Behdin, H. Hazimeh, N. Ponomareva, R. Mazumder, "OSSCAR: one-shot structured
-    pruning in
-       vision and language models with combinatorial optimization", ICML 2024.
+       pruning in vision and language models with combinatorial optimization", ICML 2024.
     """
 
     name: ClassVar[str] = "obs-swap"
@@ -53,8 +52,7 @@ class ObsSwap(Solver[QuadraticSubset]):
     pool: float = 2.0
 
     def __post_init__(self) -> None:
-        if int(self.exchanges) != self.exchanges or self.exchanges < 0:
-            raise ValueError(f"exchanges={self.exchanges!r}: give a number >= 0")
+        whole_number("exchanges", self.exchanges, low=0)
         ObsGreedy(batch=self.batch, pool=self.pool)
 
     def solve(self, problem: QuadraticSubset, limits: Limits, seed: int) -> Solution[Ints]:
@@ -75,7 +73,7 @@ class ObsSwap(Solver[QuadraticSubset]):
 
 
 def exchange(
-    problem: QuadraticSubset, removed: NDArray[np.bool_], cost: float, run: Run, most: int | None = None
+    problem: QuadraticSubset, removed: Bools, cost: float, run: Run, most: int | None = None
 ) -> tuple[int, bool]:
     """Make the best exchange again and again, in place; return how many, and whether one that helps may be left."""
     done = 0

@@ -10,16 +10,15 @@ import numpy as np
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import Shown, one_of, require, whole_number
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer._answer import answer
-from prunopt.solvers.layer._obs_kernel import Array
-
-PRECISIONS = ("double", "single")
+from prunopt.solvers.layer._obs_kernel import PRECISIONS, Array
 
 
 @dataclass(frozen=True)
 class SlimGpt(Solver[QuadraticSubset]):
-    r"""SlimGPT [1]_: batched greedy pruning, the inverse Hessian formed anew for every batch.
+    r"""SlimGPT [1]_: batched greedy pruning, the inverse Hessian recomputed for every batch.
 
     Groups of several columns (heads) go one at a time, scored by the *grouped Cholesky*: :math:`\sum_{j \in h}
     \|W_j\|^2 / L_{jj}^2` with :math:`L L^T = C_{hh}`. That drops the off-diagonal part of L; the exact cost is
@@ -55,17 +54,15 @@ class SlimGpt(Solver[QuadraticSubset]):
     precision: str = "double"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest <= self.largest:
-            raise ValueError(f"smallest={self.smallest!r}, largest={self.largest!r}: give 1 <= smallest <= largest")
-        if self.offset < 1:
-            raise ValueError(f"offset={self.offset!r}: give a number of columns >= 1")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: give one of {', '.join(PRECISIONS)}")
+        whole_number("smallest", self.smallest, low=1)
+        whole_number("largest", self.largest, low=self.smallest)
+        whole_number("offset", self.offset, low=1)
+        one_of("precision", self.precision, PRECISIONS)
 
     def solve(self, problem: QuadraticSubset, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the groups removed."""
         run = Run(limits)
-        kind = np.float64 if self.precision == "double" else np.float32
+        kind = PRECISIONS[self.precision]
         W: Any = np.array(problem.weight, kind)
         H: Any = np.array(problem.normal, kind)
         gone = np.zeros(problem.n_groups, np.bool_)
@@ -104,8 +101,8 @@ def inverted(H: Array) -> Array:
 
     potrf, potri = (lapack.dpotrf, lapack.dpotri) if H.dtype == np.float64 else (lapack.spotrf, lapack.spotri)
     L, info = potrf(H, lower=1)
-    if info:
-        raise ValueError(f"hessian: not positive definite in {H.dtype} (column {info - 1}); give more damping")
+    where = Shown(f"a negative pivot in column {info - 1}")
+    require(not info, "hessian", f"be positive definite in {H.dtype}", where, "raise the damping")
     half: Array = np.tril(potri(L, lower=1)[0])
     return half + np.tril(half, -1).T
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
-from prunopt.solvers.layer._answer import answer
-from prunopt.solvers.layer._mask_sweep import sweep
+from prunopt.solvers.layer._mask_sweep import sweep, swept
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,11 @@ class SparseGpt(Solver[MaskBlocks]):
     block: int = 128
 
     def __post_init__(self) -> None:
-        if int(self.block) != self.block or self.block < 1:
-            raise ValueError(f"block={self.block!r}: give a number of columns >= 1")
+        whole_number("block", self.block, low=1)
 
-    def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[NDArray[np.bool_]]:
+    def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the mask of kept weights."""
-        run = Run(limits)
-        mask, weights = sweep(problem, self.block, None)
-        refit = problem.solved(mask, weights)
-        stats: dict[str, Any] = {"error without refit": problem.error(weights), "refit residual": refit.residual}
-        return answer(problem, mask, self.name, run, stats=stats)
+        return swept(problem, self.name, Run(limits), self.block, None)
 
 
 def sparsegpt_weights(problem: MaskBlocks, block: int = 128) -> tuple[Bools, Floats]:

@@ -10,8 +10,7 @@ import numpy as np
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
-from prunopt.solvers.layer._answer import answer
-from prunopt.solvers.layer.magnitude import without_refit
+from prunopt.solvers.layer._answer import by_score
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,7 @@ class Wanda(Solver[LayerLeastSquares]):
 
     def solve(self, problem: LayerLeastSquares, limits: Limits, seed: int) -> Solution[Any]:
         """Return the answer of least total score."""
-        run = Run(limits)
-        value = wanda_choice(problem)
-        return answer(problem, value, self.name, run, stats=without_refit(problem, value))
+        return by_score(problem, wanda_choice(problem), self.name, Run(limits))
 
 
 def wanda_choice(problem: LayerLeastSquares) -> Any:

@@ -55,7 +55,7 @@ def inclusion_probabilities(theta: Tensor, size: int) -> Tensor:
 
 
 def inclusion_in_chunks(theta: Tensor, size: int, rows: int = CHUNK) -> Tensor:
-    """Return `inclusion_probabilities`, so many rows at a time, their numbers computed again on the way back.
+    """Return `inclusion_probabilities`, ``rows`` rows at a time, recomputed in the backward pass.
 
     The recursions' intermediate numbers, O(M N) a row, are held for one chunk only.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,21 @@ def is_nested(table: Floats) -> bool:
     return bool(np.all(np.diff(sums) > 0) and np.array_equal(table, (steps[None, :] < sums[:, None]).astype(float)))
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """How `WidthLogits` step: the options of `S2H` of these names."""
+
+    temperature: float
+    learning_rate: float
+    momentum: float
+    tolerance: float
+    scale: float
+    distillation_scale: float
+    anneal: float
+    relative: bool
+    project: bool
+
+
 class WidthLogits:
     r"""Logits u per group, :math:`p = \operatorname{softmax}(u / T)`, soft point :math:`p A`.
 
@@ -32,16 +48,11 @@ class WidthLogits:
     """
 
     def __init__(
-        self, groups: Sequence[int], tables: Sequence[Floats], costs: CoupledChoice | None, *,
-        temperature: float, learning_rate: float, momentum: float, tolerance: float, scale: float,
-        distillation_scale: float, anneal: float = 0.0, relative: bool = True, project: bool = True,
-    ) -> None:  # fmt: skip
+        self, groups: Sequence[int], tables: Sequence[Floats], costs: CoupledChoice | None, mixture: Mixture
+    ) -> None:
         import torch
 
-        self.torch, self.groups, self.costs = torch, list(groups), costs
-        self.temperature, self.rate, self.momentum = temperature, learning_rate, momentum
-        self.tolerance, self.scale, self.distillation_scale = tolerance, scale, distillation_scale
-        self.anneal, self.relative, self.project = anneal, relative, project
+        self.torch, self.groups, self.costs, self.mixture = torch, list(groups), costs, mixture
         self.tables = [torch.from_numpy(np.asarray(a, np.float32)) for a in tables]
         self.nested = [is_nested(np.asarray(a)) for a in tables]
         self.sizes = [a.sum(dim=1) for a in self.tables]
@@ -50,14 +61,14 @@ class WidthLogits:
             u = torch.zeros(n, len(a))
             if nested and len(a) > 1:
                 t = float(sizes[-2] / sizes[-1])
-                u[:, -1] = temperature * math.log((len(a) - 1) * t / (1 - t))
+                u[:, -1] = mixture.temperature * math.log((len(a) - 1) * t / (1 - t))
             self.logits.append(u)
         self.velocity = [torch.zeros_like(u) for u in self.logits]
         self.costing = None if costs is None else _Costs(costs, self.groups, [len(a) for a in self.tables])
 
     def probabilities(self) -> list[Tensor]:
         """Return p of every table, (G_t, C_t)."""
-        return [self.torch.softmax(u / self.temperature, dim=1) for u in self.logits]
+        return [self.torch.softmax(u / self.mixture.temperature, dim=1) for u in self.logits]
 
     def soft(self) -> list[Tensor]:
         """Return the soft points, (G_t, M_t)."""
@@ -87,7 +98,7 @@ class WidthLogits:
 
     def log_probabilities(self) -> list[Floats]:
         """Return log p of every group, in order."""
-        rows = [self.torch.log_softmax(u.double() / self.temperature, dim=1).numpy() for u in self.logits]
+        rows = [self.torch.log_softmax(u.double() / self.mixture.temperature, dim=1).numpy() for u in self.logits]
         return [row for table in rows for row in table]
 
     def expected_sizes(self) -> list[float]:
@@ -98,7 +109,7 @@ class WidthLogits:
         """Return the budget when so much of the training is over: from the dense cost down to the budget."""
         assert self.costs is not None
         assert self.costing is not None
-        gone = min(1.0, share / self.anneal) if share is not None and self.anneal > 0 else 1.0
+        gone = min(1.0, share / self.mixture.anneal) if share is not None and self.mixture.anneal > 0 else 1.0
         dense = self.costing.dense
         return float(dense * (self.costs.budget / dense) ** gone) if self.costs.budget < dense else self.costs.budget
 
@@ -124,7 +135,7 @@ class WidthLogits:
             for part in (task, distillation)
         )
         norms = {"task": _norm(first), "distillation": _norm(second), "budget": 0.0}
-        factor = self.distillation_scale
+        factor = self.mixture.distillation_scale
         if norms["task"] > 0 and norms["distillation"] > 0:
             factor *= norms["task"] / norms["distillation"]
         wanted = [a + factor * b for a, b in zip(first, second, strict=True)]
@@ -134,55 +145,56 @@ class WidthLogits:
             if float(beyond.detach()) != 0.0:
                 found = torch.autograd.grad(beyond**2, p)
                 pulls = [f * self._in_logits(q.detach(), g) for f, q, g in zip(metric, p, found, strict=True)]
-                if self.relative and share is not None and share < self.anneal:
+                if self.mixture.relative and share is not None and share < self.mixture.anneal:
                     pulls = self._evenly(p, pulls, float(beyond.detach()))
-            pull = min((float(beyond.detach()) / self.tolerance) ** 2, 1.0)
+            pull = min((float(beyond.detach()) / self.mixture.tolerance) ** 2, 1.0)
             norms["budget"] = _norm(pulls)
-        if self.project and pull and norms["budget"]:
+        if self.mixture.project and pull and norms["budget"]:
             along = sum(float((x * y).sum()) for x, y in zip(wanted, pulls, strict=True)) / norms["budget"] ** 2
             if along < 0:  # the task wants what the budget forbids
                 wanted = [x - pull * along * y for x, y in zip(wanted, pulls, strict=True)]
-        total = self.scale + pull if pull and norms["budget"] else self.scale
+        total = self.mixture.scale + pull if pull and norms["budget"] else self.mixture.scale
         size = math.sqrt(sum(self.groups))
-        a = self.scale / total * size / weight if weight else 0.0
+        a = self.mixture.scale / total * size / weight if weight else 0.0
         b = pull / total * size / norms["budget"] if norms["budget"] else 0.0
-        rate = self.rate * 0.5 * (1 + math.cos(math.pi * (share or 0.0)))
+        rate = self.mixture.learning_rate * 0.5 * (1 + math.cos(math.pi * (share or 0.0)))
         for u, v, x, y in zip(self.logits, self.velocity, wanted, pulls, strict=True):
-            v.mul_(self.momentum).add_(a * x + b * y)
+            v.mul_(self.mixture.momentum).add_(a * x + b * y)
             u.sub_(rate * v)
             u.sub_(u.mean(dim=1, keepdim=True))  # a shift of all logits changes nothing: the least 2-norm
         return norms
 
     def _in_logits(self, q: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient in the logits of one in the probabilities."""
-        return q * (gradient - (q * gradient).sum(dim=1, keepdim=True)) / self.temperature
+        return q * (gradient - (q * gradient).sum(dim=1, keepdim=True)) / self.mixture.temperature
 
     def _evenly(self, p: Sequence[Tensor], pulls: list[Tensor], beyond: float) -> list[Tensor]:
-        """Return the budget's pull while it falls: all log widths alike; tables that are no widths keep theirs."""
+        """Return the budget's pull while it falls: all log widths alike; tables that are not widths keep theirs."""
         out = []
         for q, nested, sizes, pull in zip(p, self.nested, self.sizes, pulls, strict=True):
-            q = q.detach()
-            mean = (q @ sizes)[:, None]
-            slope = q * (sizes[None, :] - mean) / self.temperature
-            even = mean * slope / ((slope**2).sum(1, keepdim=True) + (0.05 * mean) ** 2)
-            out.append(math.copysign(1.0, beyond) * even if nested else pull)
+            mean, slope, square = self._widths(q.detach(), sizes)
+            out.append(math.copysign(1.0, beyond) * (mean * slope / square) if nested else pull)
         return out
+
+    def _widths(self, q: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Return :math:`\hat c`, its gradient g in u, and :math:`\|g\|^2 + (0.05 \hat c)^2`."""
+        mean = (q @ sizes)[:, None]
+        slope = q * (sizes[None, :] - mean) / self.mixture.temperature
+        return mean, slope, (slope**2).sum(1, keepdim=True) + (0.05 * mean) ** 2
 
     def _metric(self, p: Sequence[Tensor]) -> list[Tensor]:
         r"""Return the factor of each group's gradients, (G_t, 1): steps are compared by the change of log widths.
 
-        :math:`\hat c^2 / (\|\partial \hat c / \partial u\|^2 + (0.05 \hat c)^2)`; 1 where rows are no widths. In
+        :math:`\hat c^2 / (\|\partial \hat c / \partial u\|^2 + (0.05 \hat c)^2)`; 1 where rows are not widths. In
         the plain metric of u the budget takes most from the groups with the greatest share of the cost, and these stay
         bottlenecks: the weights behind a closed gate do not learn.
         """
-        if not self.relative:
+        if not self.mixture.relative:
             return [q.new_ones(len(q), 1) for q in p]
         out = []
         for q, nested, sizes in zip(p, self.nested, self.sizes, strict=True):
-            q = q.detach()
-            mean = (q @ sizes)[:, None]
-            slope = q * (sizes[None, :] - mean) / self.temperature
-            factor = mean**2 / ((slope**2).sum(1, keepdim=True) + (0.05 * mean) ** 2)
+            mean, _, square = self._widths(q.detach(), sizes)
+            factor = mean**2 / square
             out.append(factor if nested else self.torch.ones_like(factor))
         return out
 

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.core.files import write_atomically
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import Shown, one_of, require, whole_number
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
-from prunopt.solvers.relaxed._checkpoints import identity, read_checkpoint
 from prunopt.solvers.relaxed._inclusion import CHUNK, inclusion_in_chunks
+from prunopt.solvers.relaxed._training import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NOISES = ("gumbel", "antithetic", "none", "expected")
 LOGITS = ("candidate", "entry")
+MOMENTS = ("exp_avg", "exp_avg_sq")
 PAPER_STEPS = 2000
 
 
@@ -41,7 +40,7 @@ class MaskLLM(Solver[RelaxedMask]):
     A prior mask m moves the start by :math:`\alpha \, \sigma(\pi) \, (\langle m, a_c \rangle - \operatorname{mean}_c)`:
     for N:M masks the mean overlap is :math:`N^2 / M`.
 
-    A heuristic: there is no bound.
+    A heuristic: the solution has no bound.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ class MaskLLM(Solver[RelaxedMask]):
         :math:`P(a) \propto \exp \langle a, \theta \rangle` at perturbed :math:`\theta`, and memory grows with M, not
         with binomial(M, N).
     check
-        Evaluate the problem's objective at argmax after every so many steps, and answer with the best seen; None: at
+        Evaluate the problem's objective at argmax every this many steps, and answer with the best seen; None: at
         the start and the end only.
     check_samples
         A check evaluates the candidates that the step's noise made the most probable too: for small problems, where
@@ -81,8 +80,8 @@ class MaskLLM(Solver[RelaxedMask]):
     device
         Where logits live and noise is drawn; a device has a random sequence of its own.
     folder, every
-        A checkpoint is written there every so many steps. A run that finds one of the same problem, options and seed
-        goes on from it and ends with the same bits; one of another is refused.
+        A checkpoint is written there every ``every`` steps. A run that finds one of the same problem, options and seed
+        resumes from it and ends with the same bits; one of another is refused.
 
     References
     ----------
@@ -117,17 +116,15 @@ class MaskLLM(Solver[RelaxedMask]):
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
-        for name, known in (("noise", NOISES), ("logits", LOGITS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
-        if min(*self.kappa, *self.tau) <= 0:
-            raise ValueError(f"kappa={self.kappa!r}, tau={self.tau!r}: give numbers > 0")
-        if self.straight_through and self.logits == "entry":
-            raise ValueError("straight_through=True: needs logits='candidate'")
-        if self.noise == "expected" and (self.logits == "entry" or self.straight_through):
-            raise ValueError("noise='expected': needs logits='candidate' and straight_through=False")
+            whole_number(name, getattr(self, name), low=1)
+        one_of("noise", self.noise, NOISES)
+        one_of("logits", self.logits, LOGITS)
+        require(min(self.kappa) > 0, "kappa", "hold numbers > 0", self.kappa)
+        require(min(self.tau) > 0, "tau", "hold numbers > 0", self.tau)
+        plain = self.logits == "candidate" and not self.straight_through
+        require(plain or self.noise != "expected", "noise", "be a random one with these options", self.noise)
+        alone = self.logits == "candidate" or not self.straight_through
+        require(alone, "straight_through", "be False for logits='entry'", self.straight_through)
 
     def memory(self, problem: RelaxedMask) -> int:
         """Return the bytes that logits, their gradients, Adam's two moments and a step's samples take.
@@ -153,52 +150,43 @@ class MaskLLM(Solver[RelaxedMask]):
 
     def solve(self, problem: RelaxedMask, limits: Limits, seed: int) -> Solution[Choices]:
         """Return the most probable choices after the last step, or the best that a check has seen."""
-        run, state = Run(limits), _State(self, problem, seed)
+        run, state = Run(limits), _Sampling(self, problem, seed)
         state.resume()
         if state.best is None:
             state.look(run)
-        stopped = ""
-        while state.step < self.steps and not run.out_of_time:
-            try:
-                stopped = state.advance()
-            except KeyboardInterrupt:
-                stopped = "interrupted"
-            run.evaluations += 1
-            if stopped:
-                break
+
+        def check() -> None:
             if self.check and state.step % self.check == 0 and state.step < self.steps:
                 state.look(run, self.check_samples)
-            if state.step % self.every == 0 or state.step == self.steps:
-                state.save()
-        if not stopped and state.step < self.steps:
-            stopped = "the limit was reached"
+
+        stopped = state.train(run, check)
         state.look(run)
         choice, value = state.best_choice()
         status = Status.FEASIBLE if math.isfinite(value) else Status.FAILED
         how = f"{state.step} of {self.steps} steps" + (f": {stopped}" if stopped else "")
-        stats = {
-            "steps": state.step, "final": state.final, "best_step": state.best_step, "history": state.history,
-            "stopped": stopped, "memory_bytes": self.memory(problem),
-        }  # fmt: skip
-        return Solution(
-            status, choice if status is Status.FEASIBLE else None, value, solver=self.name, trace=run.trace,
-            stats=stats, message=f"learned for {how}; a heuristic, no bound",
-        )  # fmt: skip
+        stats = {k: getattr(state, k) for k in ("final", "best_step", "history")}
+        stats |= {"steps": state.step, "stopped": stopped, "memory_bytes": self.memory(problem)}
+        message = f"learned for {how}; a heuristic, no bound"
+        found = choice if status is Status.FEASIBLE else None
+        return Solution(status, found, value, solver=self.name, trace=run.trace, stats=stats, message=message)
 
 
-class _State:
+class _Sampling(Training):
     """Logits and their optimizer between steps. Noise is drawn from (seed, step): a resumed run sees the same."""
+
+    file: ClassVar[str] = "maskllm.safetensors"
+    solver: MaskLLM
+    problem: RelaxedMask
 
     def __init__(self, solver: MaskLLM, problem: RelaxedMask, seed: int) -> None:
         import torch
 
-        if problem.relaxed_loss is None and solver.noise != "expected":
-            raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
-        if solver.noise == "expected" and problem.expected_loss is None:
-            raise ValueError("noise='expected': the problem has no expected_loss; give it one, or another noise")
-        self.torch, self.solver, self.problem, self.seed = torch, solver, problem, seed
+        needed = "expected_loss" if solver.noise == "expected" else "relaxed_loss"
+        self.sample: Any = getattr(problem, needed)
+        require(self.sample is not None, f"problem.{needed}", f"be a function for noise={solver.noise!r}", None)
+        super().__init__(solver, problem, seed)
+        self.torch = torch
         self.drawn: Choices | None = None
-        self.sample: Any = problem.expected_loss if solver.noise == "expected" else problem.relaxed_loss
         self.tables = [torch.from_numpy(a.astype(np.float32)).to(solver.device) for a in problem.tables]
         self.energy = None
         if problem.energy is not None:
@@ -220,7 +208,7 @@ class _State:
             self.logits, lr=self.rate, betas=(0.9, 0.95), eps=1e-5, weight_decay=solver.weight_decay
         )
         self.start = self.choice()
-        self.step, self.final, self.best_step = 0, math.nan, 0
+        self.final, self.best_step = math.nan, 0
         self.best: tuple[Choices, float] | None = None
         self.history: list[dict[str, float]] = []
 
@@ -319,53 +307,42 @@ class _State:
             return tuple(np.argmax(z, axis=1).astype(np.int64) for z in arrays)
         return self.problem.nearest(arrays)
 
-    def _path(self) -> Path | None:
-        return None if self.solver.folder is None else Path(self.solver.folder) / "maskllm.safetensors"
+    def arrays(self) -> Iterable[Any]:
+        """Return tables, prior and energy."""
+        return (*self.problem.tables, *(self.problem.prior or ()), *(self.problem.energy or ()))
 
-    def _identity(self) -> str:
-        arrays = (*self.problem.tables, *(self.problem.prior or ()), *(self.problem.energy or ()))
-        return identity(self.solver, self.seed, self.problem, arrays)
-
-    def save(self) -> None:
-        """Write a checkpoint, whole or not at all."""
-        path = self._path()
-        if path is None:
-            return
-        from safetensors.torch import save_file
-
-        best, value = self.best_choice()
-        tensors: dict[str, Tensor] = {}
+    def tensors(self) -> dict[str, Tensor]:
+        """Return logits, Adam's moments, the first and the best choice."""
+        best, _ = self.best_choice()
+        found: dict[str, Tensor] = {}
         for t, z in enumerate(self.logits):
-            moments = self.optimizer.state[z]
-            tensors |= {f"logits.{t}": z.detach(), f"start.{t}": self.torch.from_numpy(self.start[t])}
-            tensors |= {f"best.{t}": self.torch.from_numpy(best[t])}
-            tensors |= {f"{k}.{t}": moments[k] for k in ("exp_avg", "exp_avg_sq")}
-        numbers = {"step": self.step, "best": value, "best_step": self.best_step, "final": self.final}
-        meta = {"problem": self._identity(), "numbers": json.dumps(numbers), "history": json.dumps(self.history)}
-        with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata=meta)
+            found |= {f"logits.{t}": z, f"start.{t}": self.torch.from_numpy(self.start[t])}
+            found |= {f"best.{t}": self.torch.from_numpy(best[t])}
+            found |= {f"{k}.{t}": self.optimizer.state[z][k] for k in MOMENTS}
+        return found
 
-    def resume(self) -> None:
-        """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
-        path = self._path()
-        if path is None or not path.exists():
-            return
-        meta, tensors = read_checkpoint(path, self._identity())
+    def record(self) -> dict[str, Any]:
+        """Return the step, what is best so far, and the history."""
+        numbers = {"step": self.step, "best": self.best_choice()[1], "best_step": self.best_step, "final": self.final}
+        return numbers | {"history": self.history}
+
+    def restore(self, record: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a checkpoint."""
         for t, z in enumerate(self.logits):
             z.data.copy_(tensors[f"logits.{t}"])
-        numbers = json.loads(meta["numbers"])
-        n, taken = range(len(self.logits)), self.torch.tensor(float(numbers["step"]))
-        moments = {t: {k: tensors[f"{k}.{t}"] for k in ("exp_avg", "exp_avg_sq")} | {"step": taken.clone()} for t in n}
+        n, taken = range(len(self.logits)), self.torch.tensor(float(record["step"]))
+        moments = {t: {k: tensors[f"{k}.{t}"] for k in MOMENTS} | {"step": taken.clone()} for t in n}
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.start = tuple(tensors[f"start.{t}"].numpy() for t in n)
-        self.best = tuple(tensors[f"best.{t}"].numpy() for t in n), float(numbers["best"])
-        self.step, self.best_step, self.final = numbers["step"], numbers["best_step"], float(numbers["final"])
-        self.history = json.loads(meta["history"])
+        self.best = tuple(tensors[f"best.{t}"].numpy() for t in n), float(record["best"])
+        self.step, self.best_step, self.final = record["step"], record["best_step"], float(record["final"])
+        self.history = record["history"]
 
 
 def _check_subsets(t: int, table: Floats) -> None:
     """Refuse a list of candidates that is not every subset of a size."""
     size = int(table[0].sum())
     whole = len(table) == math.comb(table.shape[1], size) == len(np.unique(table, axis=0))
-    if not whole or not np.isin(table, (0, 1)).all() or not (table.sum(axis=1) == size).all():
-        raise ValueError(f"logits='entry': table {t} of candidates is not every way to keep N of M; use 'candidate'")
+    whole = whole and bool(np.isin(table, (0, 1)).all() and (table.sum(axis=1) == size).all())
+    must = "be 'candidate' unless every table of candidates is every way to keep N of M"
+    require(whole, "logits", must, Shown(f"'entry' with table {t}"))

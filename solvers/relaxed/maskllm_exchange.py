@@ -65,12 +65,7 @@ class LearnedExchange(Solver[RelaxedMask]):
                         exchanges, changed = exchanges + 1, True
                         run.report(least)
         done = f"{found.message}; then {exchanges} exchanges of one group"
-        stats = dict(found.stats) | {
-            "exchanges": exchanges,
-            "learned": found.objective,
-            "one_exchange_minimum": not (changed or run.out_of_time),
-        }
-        return Solution(
-            Status.FEASIBLE if math.isfinite(least) else Status.FAILED, tables, least, solver=self.name,
-            trace=found.trace + run.trace, stats=stats, message=done,
-        )  # fmt: skip
+        stats = {**found.stats, "exchanges": exchanges, "learned": found.objective}
+        stats["one_exchange_minimum"] = not (changed or run.out_of_time)
+        status, trace = Status.FEASIBLE if math.isfinite(least) else Status.FAILED, found.trace + run.trace
+        return Solution(status, tables, least, solver=self.name, trace=trace, stats=stats, message=done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
@@ -45,14 +45,9 @@ class RelaxedEnumeration(Solver[RelaxedMask]):
                 run.report(value)
         if whole:
             run.report(least, least)
-        return Solution(
-            Status.OPTIMAL if whole else Status.FEASIBLE,
-            best,
-            least,
-            least if whole else -math.inf,
-            duals={"enumerated": True} if whole else {},
-            trace=run.trace,
-            stats={"evaluated": run.evaluations, "choices": problem.n_choices},
-            solver=self.name,
-            message=f"{run.evaluations} of {problem.n_choices} choices evaluated",
-        )
+        stats = {"evaluated": run.evaluations, "choices": problem.n_choices}
+        message = f"{run.evaluations} of {problem.n_choices} choices evaluated"
+        about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": self.name, "message": message}
+        if whole:
+            return Solution(Status.OPTIMAL, best, least, least, duals={"enumerated": True}, **about)
+        return Solution(Status.FEASIBLE, best, least, **about)

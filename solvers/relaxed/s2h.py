@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.core.files import write_atomically
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number, one_of, require, whole_number
 from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
 from prunopt.forms.relaxed.trained_mask import Lesson, TrainedMask
 from prunopt.solvers.knapsack.coupled_dp import CoupledDp
 from prunopt.solvers.mip.pulp import Pulp
-from prunopt.solvers.relaxed._checkpoints import identity, read_checkpoint
-from prunopt.solvers.relaxed._width_logits import WidthLogits
+from prunopt.solvers.relaxed._training import Training
+from prunopt.solvers.relaxed._width_logits import Mixture, WidthLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDINGS = ("exact", "expected")
 VALUES = ("likelihood", "nearest")
-FILE = "s2h.safetensors"
 FAR = 1.1
 
 
@@ -36,7 +34,7 @@ class S2H(Solver[RelaxedMask]):
     r"""Learn the choices of a `RelaxedMask` with a soft network and the hard one at its side, in one stage.
 
     Every group has logits u, :math:`p = \operatorname{softmax}(u / T)` and the soft point :math:`w = pA`; the hard
-    point m is the width that rounds :math:`\hat c = p \cdot c` up (the most probable row where rows are no widths).
+    point m is the width that rounds :math:`\hat c = p \cdot c` up (the most probable row where rows are not widths).
     A step descends
 
     .. math::
@@ -51,7 +49,7 @@ class S2H(Solver[RelaxedMask]):
     > 0 and there is a trainee it is solved that share of the steps before the end; from there the choice is fixed, the
     soft point moves to it along a line, and once both are one the weights learn at the widths they keep.
 
-    A heuristic for the whole: there is no bound.
+    A heuristic: the solution has no bound.
 
     Parameters
     ----------
@@ -89,8 +87,8 @@ class S2H(Solver[RelaxedMask]):
     project
         Take what task and distillation have against the budget out of their pull, see `WidthLogits.update`.
     every, folder
-        A checkpoint is written to the folder every so many steps; the same call goes on from it, and ends with the
-        same bits. A checkpoint of another problem, seed or options is refused.
+        A checkpoint is written to the folder after every ``every`` steps; the same call resumes from it and ends with
+        the same bits. A checkpoint of another problem, seed or options is refused.
     log
         Rows of ``stats["history"]``: means of soft loss, hard loss and their gap over as many stretches.
 
@@ -127,35 +125,24 @@ class S2H(Solver[RelaxedMask]):
 
     def __post_init__(self) -> None:
         for name in ("steps", "every", "log"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a whole number >= 1")
+            whole_number(name, getattr(self, name), low=1)
         rates = () if self.learning_rate is None else ("learning_rate",)
         for name in (*rates, "temperature", "tolerance", "scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a finite number > 0")
-        for name, above in (
-            ("momentum", 1.0),
-            ("settle", 1.0),
-            ("line", 1.01),
-            ("anneal", 1.01),
-            ("distillation_scale", math.inf),
-        ):
-            if not 0 <= getattr(self, name) < above:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a number >= 0 and below {above:g}")
-        for name, known in (("rounding", ROUNDINGS), ("value", VALUES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give one of {', '.join(known)}")
+            number(name, getattr(self, name), low=0, open_ends="(")
+        for name in ("momentum", "settle"):
+            number(name, getattr(self, name), low=0, high=1, open_ends=")")
+        for name in ("line", "anneal"):
+            number(name, getattr(self, name), low=0, high=1)
+        number("distillation_scale", self.distillation_scale, low=0)
+        one_of("rounding", self.rounding, ROUNDINGS)
+        one_of("value", self.value, VALUES)
 
     def logits(self, problem: RelaxedMask) -> WidthLogits:
         """Return the logits as they start."""
         costs = problem.costs if isinstance(problem, TrainedMask) else None
+        given = {f.name: getattr(self, f.name) for f in fields(Mixture)}
         rate = 7.2 / self.steps if self.learning_rate is None else self.learning_rate
-        return WidthLogits(
-            problem.groups, problem.tables, costs, temperature=self.temperature, learning_rate=rate,
-            momentum=self.momentum, tolerance=self.tolerance, scale=self.scale,
-            distillation_scale=self.distillation_scale, anneal=self.anneal, relative=self.relative,
-            project=self.project,
-        )  # fmt: skip
+        return WidthLogits(problem.groups, problem.tables, costs, Mixture(**{**given, "learning_rate": rate}))
 
     def rounded(self, problem: RelaxedMask, logits: WidthLogits, rounding: str | None = None) -> Rounded:
         """Return the hard choice of the logits, within the budget where the rounding is exact.
@@ -184,7 +171,7 @@ class S2H(Solver[RelaxedMask]):
         return Rounded(problem.choices(found.value), how, stretch)
 
     def _distances(self, logits: WidthLogits, costs: CoupledChoice, stretch: float) -> Floats:
-        """Return what the exact rounding minimises, by group and option."""
+        """Return what the exact rounding minimizes, by group and option."""
         loss = np.where(np.isfinite(costs.loss), 0.0, np.inf)
         for i, row in enumerate(logits.log_probabilities()):
             loss[i, : len(row)] = -row
@@ -198,21 +185,9 @@ class S2H(Solver[RelaxedMask]):
 
     def solve(self, problem: RelaxedMask, limits: Limits, seed: int) -> Solution[Choices]:
         """Return the hard choice after the last step; with a trainee, its weights are left as they are then."""
-        run, state = Run(limits), _State(self, problem, seed)
+        run, state = Run(limits), _SoftAndHard(self, problem, seed)
         state.resume()
-        stopped = ""
-        while state.step < self.steps and not run.out_of_time:
-            try:
-                stopped = state.advance()
-            except KeyboardInterrupt:
-                stopped = "interrupted"
-            run.evaluations += 1
-            if stopped:
-                break
-            if state.step % self.every == 0 or state.step == self.steps:
-                state.save()
-        if not stopped and state.step < self.steps:
-            stopped = "the limit was reached"
+        stopped = state.train(run)
         last = state.settled if state.settled is not None else self.rounded(problem, state.logits)
         value, missing = problem.objective(last.choice), problem.violation(last.choice)
         how = f"{state.step} of {self.steps} steps" + (f": {stopped}" if stopped else "")
@@ -221,22 +196,16 @@ class S2H(Solver[RelaxedMask]):
             message += f"; the budget is exceeded by {missing:.3%}: rounding='exact' stays within"
         left = state.logits.expected_cost()
         if left > FAR:  # not for NaN
-            message += (
-                f"; the search ended at {left:.3g} x the budget: more steps, or a greater learning_rate, get closer"
-            )
+            message += f"; the search ended at {left:.3g} x the budget: more steps or a higher learning_rate help"
         good = math.isfinite(value) and not missing
         if good:
             run.report(value)
-        stats: dict[str, Any] = {
-            "steps": state.step, "stopped": stopped, "history": state.history, "rounding": last.how,
-            "stretch": last.stretch,
-            "expected_cost": left, "probabilities": state.logits.log_probabilities(),
-            "unrounded": state.logits.expected_sizes(), "choice": last.choice,
-        }  # fmt: skip
-        return Solution(
-            Status.FEASIBLE if good else Status.FAILED, last.choice if good else None, value if good else math.inf,
-            solver=self.name, trace=run.trace, stats=stats, message=message,
-        )  # fmt: skip
+        stats: dict[str, Any] = {"steps": state.step, "stopped": stopped, "history": state.history}
+        stats |= {"rounding": last.how, "stretch": last.stretch, "choice": last.choice, "expected_cost": left}
+        stats |= {"probabilities": state.logits.log_probabilities(), "unrounded": state.logits.expected_sizes()}
+        status, choice = (Status.FEASIBLE, last.choice) if good else (Status.FAILED, None)
+        objective = value if good else math.inf
+        return Solution(status, choice, objective, solver=self.name, trace=run.trace, stats=stats, message=message)
 
 
 @dataclass(frozen=True)
@@ -259,13 +228,12 @@ def _room(task: CoupledChoice, choice: Any) -> bool:
     return False
 
 
-class _Frozen:
+class _MasksAlone:
     """Masks alone: the distillation is the loss at the hard point, its gradient passed straight through."""
 
     def __init__(self, problem: RelaxedMask) -> None:
-        if problem.relaxed_loss is None:
-            raise ValueError("problem.relaxed_loss: None given; the solver descends a differentiable loss")
-        self.sample = problem.relaxed_loss
+        self.sample: Any = problem.relaxed_loss
+        require(self.sample is not None, "problem.relaxed_loss", "be a function, since a step descends it", None)
 
     def learn(self, soft: list[Tensor], hard: list[Tensor], step: int, learned: bool = True) -> Lesson:
         """Return losses and gradients at both points."""
@@ -291,18 +259,22 @@ class _Frozen:
         """Do nothing."""
 
 
-class _State:
+class _SoftAndHard(Training):
     """Logits, trainee and history between steps."""
 
+    file: ClassVar[str] = "s2h.safetensors"
+    solver: S2H
+    problem: RelaxedMask
+
     def __init__(self, solver: S2H, problem: RelaxedMask, seed: int) -> None:
-        self.solver, self.problem, self.seed = solver, problem, seed
+        super().__init__(solver, problem, seed)
         trainee = problem.trainee if isinstance(problem, TrainedMask) else None
-        self.trainee = _Frozen(problem) if trainee is None else trainee
+        self.trainee = _MasksAlone(problem) if trainee is None else trainee
         self.logits = solver.logits(problem)
         exact = solver.rounding == "exact" and trainee is not None
         exact = exact and isinstance(problem, TrainedMask) and problem.costs is not None
         self.settling = solver.steps - int(solver.settle * solver.steps) if exact else solver.steps
-        self.step, self.settled = 0, None  # type: int, Rounded | None
+        self.settled: Rounded | None = None
         self.history: list[dict[str, float]] = []
         self.window: list[list[float]] = []
 
@@ -333,43 +305,29 @@ class _State:
             self.window = []
         return ""
 
-    def _path(self) -> Path | None:
-        return None if self.solver.folder is None else Path(self.solver.folder) / FILE
-
-    def _identity(self) -> str:
+    def arrays(self) -> Iterable[Any]:
+        """Return tables, costs and the budget."""
         costs = self.problem.costs if isinstance(self.problem, TrainedMask) else None
         limits = () if costs is None else (costs.cost, costs.pair_cost, np.array(costs.budget))
-        return identity(self.solver, self.seed, self.problem, (*self.problem.tables, *limits))
+        return (*self.problem.tables, *limits)
 
-    def save(self) -> None:
-        """Write a checkpoint, whole or not at all."""
-        path = self._path()
-        if path is None:
-            return
-        from safetensors.torch import save_file
+    def tensors(self) -> dict[str, Tensor]:
+        """Return logits, velocities and the trainee's tensors."""
+        found = self.logits.state() | {f"trainee.{k}": v for k, v in self.trainee.state().items()}
+        return {k: v.detach().clone() for k, v in found.items()}
 
-        tensors = self.logits.state()
-        tensors |= {f"trainee.{k}": v for k, v in self.trainee.state().items()}
-        chosen = (
-            None
-            if self.settled is None
-            else [[k.tolist() for k in self.settled.choice], self.settled.how, self.settled.stretch]
-        )
-        numbers = {"step": self.step, "settled": chosen, "window": self.window, "history": self.history}
-        with write_atomically(path) as temporary:
-            ready = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-            save_file(ready, temporary, metadata={"problem": self._identity(), "numbers": json.dumps(numbers)})
+    def record(self) -> dict[str, Any]:
+        """Return the step, the settled choice, and the history."""
+        last, chosen = self.settled, None
+        if last is not None:
+            chosen = [[k.tolist() for k in last.choice], last.how, last.stretch]
+        return {"step": self.step, "settled": chosen, "window": self.window, "history": self.history}
 
-    def resume(self) -> None:
-        """Go on from the checkpoint in the folder, if there is one; ValueError if it is of something else."""
-        path = self._path()
-        if path is None or not path.exists():
-            return
-        meta, tensors = read_checkpoint(path, self._identity())
-        numbers = json.loads(meta["numbers"])
+    def restore(self, record: Any, tensors: Mapping[str, Tensor]) -> None:
+        """Go back to a checkpoint."""
         self.logits.restore(tensors)
         self.trainee.restore({k.removeprefix("trainee."): v for k, v in tensors.items() if k.startswith("trainee.")})
-        self.step, self.window, self.history = numbers["step"], numbers["window"], numbers["history"]
-        if numbers["settled"] is not None:
-            choice, how, stretch = numbers["settled"]
+        self.step, self.window, self.history = record["step"], record["window"], record["history"]
+        if record["settled"] is not None:
+            choice, how, stretch = record["settled"]
             self.settled = Rounded(tuple(np.array(k, np.int64) for k in choice), how, stretch)

@@ -121,14 +121,7 @@ def answer(
         return Solution(Status.FAILED, None, stats=stats, solver=name, message=message or "no subset was tried")
     if proven:
         run.report(tried.least, tried.least)
-    return Solution(
-        Status.OPTIMAL if proven else Status.FEASIBLE,
-        best,
-        tried.least,
-        tried.least if proven else -math.inf,
-        duals={"enumerated": True} if proven else {},
-        trace=run.trace,
-        stats=stats,
-        solver=name,
-        message=message,
-    )
+    about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": name, "message": message}
+    if proven:
+        return Solution(Status.OPTIMAL, best, tried.least, tried.least, duals={"enumerated": True}, **about)
+    return Solution(Status.FEASIBLE, best, tried.least, **about)

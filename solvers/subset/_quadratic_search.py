@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,22 +68,24 @@ def node_bound(d: int, single: Floats, table: Floats, wanted: int, cost: Floats,
     return total
 
 
+class Items(NamedTuple):
+    """A `QuadraticKnapsack` without its constant: ``pair`` symmetric, the set of each item or -1, the number or -1."""
+
+    linear: Floats
+    pair: Floats
+    cost: Floats
+    limit: float
+    set_of: Ints
+    n_sets: int
+    exactly: int
+
+
 @njit
 def search(
-    linear: Floats,
-    pair: Floats,
-    cost: Floats,
-    limit: float,
-    set_of: Ints,
-    n_sets: int,
-    exactly: int,
-    cuts: Bools,
-    incumbent: float,
-    margin: float,
-    most_nodes: int,
-    leaves: NDArray[np.int8],
+    items: Items, cuts: Bools, incumbent: float, margin: float, most_nodes: int, leaves: NDArray[np.int8]
 ) -> tuple[float, Bools, bool, int, int, float]:
     """Return (least loss, its subset, found, nodes, leaves written or -1, bound of what was left undone)."""
+    linear, pair, cost, limit, set_of, n_sets, exactly = items
     n = len(linear)
     table = partner_sums(pair, exactly >= 0)
     last = np.full(n_sets, -1, np.int64)  # of each set, its last item in the order
@@ -139,7 +143,7 @@ def search(
             d -= 1
             entering = False
             continue
-        # What its price and half of its ties speak for is tried first.
+        # What its own loss and half of its pairs speak for is tried first.
         first = single[d, d] + 0.5 * table[d, d, 1 if exactly < 0 else max(0, exactly - count[d] - 1)] < 0
         if exactly >= 0:
             first = first or count[d] * 2 < exactly
@@ -163,10 +167,9 @@ def search(
 
 
 @njit
-def descend(
-    x: Bools, linear: Floats, pair: Floats, cost: Floats, limit: float, set_of: Ints, n_sets: int, exact: bool
-) -> float:
+def descend(x: Bools, items: Items) -> float:
     """Improve a subset in place by the best flip or exchange until none helps; return its change in loss."""
+    linear, pair, cost, limit, set_of, n_sets, exactly = items
     n = len(x)
     spent, total = 0.0, 0.0
     hits = np.zeros(n_sets, np.int64)
@@ -179,11 +182,11 @@ def descend(
                 hits[set_of[i]] += 1
     while True:
         gain, out, into = -1e-12, -1, -1
-        for i in range(-1, n):  # what leaves, -1 for nothing
+        for i in range(-1, n):  # what goes, -1 for nothing
             if i >= 0 and not x[i]:
                 continue
             for j in range(-1, n):  # what enters
-                if (j >= 0 and x[j]) or (i < 0 and j < 0) or (exact and (i < 0 or j < 0)):
+                if (j >= 0 and x[j]) or (i < 0 and j < 0) or (exactly >= 0 and (i < 0 or j < 0)):
                     continue
                 change = 0.0
                 if i >= 0:

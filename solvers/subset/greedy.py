@@ -10,6 +10,7 @@ import numpy as np
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.subset._moves import Tried, answer, rate, removable, shrink, too_many, without
 
@@ -20,17 +21,17 @@ FEW, BEAM = 16, 4  # up to so many items that many subsets of each size are exte
 class Greedy(Solver[SubsetChoice]):
     r"""From the whole set, remove what raises the loss least per unit of cost, until the budget is met.
 
-    Then, where the number is only limited, it goes on as long as a removal lowers the loss, and takes back what the
+    Then, where the number is only limited, it continues as long as a removal lowers the loss, and adds back what the
     budget has room for and lowers the loss. :math:`O(n^2)` losses; subsets are tried last item first, so that a loss
     which keeps its first layers computes little.
 
     Parameters
     ----------
     screen
-        Try only so many items at each step, those whose last known change was least; None: all. The changes of the
+        Number of items tried at each step, those whose last known change was least; None: all. The changes of the
         others are as old as the last step in which they were tried.
     beam
-        Keep so many subsets of each size and extend all of them; 1 is plain greedy, None: 4 for up to 16 items, where
+        Number of subsets of each size that are kept and extended; 1 is plain greedy, None: 4 for up to 16 items, where
         losses are few, 1 for more.
     """
 
@@ -45,9 +46,8 @@ class Greedy(Solver[SubsetChoice]):
 
     def __post_init__(self) -> None:
         for name in ("screen", "beam"):
-            value = getattr(self, name)
-            if value is not None and (int(value) != value or value < 1):
-                raise ValueError(f"{name}={value!r}: give a whole number >= 1")
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), low=1)
 
     def solve(self, problem: SubsetChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the items that stay."""
@@ -112,9 +112,8 @@ def descend(problem: SubsetChoice, tried: Tried, screen: int | None = None, beam
                     break
                 fewer = without(kept, i)
                 changes[i] = tried(fewer) - here
-                grown[fewer.tobytes()] = (
-                    rate(problem, float(changes[i]), i) if beam == 1 else _whole_rate(problem, tried, fewer), fewer
-                )  # fmt: skip
+                rank = rate(problem, float(changes[i]), i) if beam == 1 else _whole_rate(problem, tried, fewer)
+                grown[fewer.tobytes()] = (rank, fewer)
         if front and not grown:
             done += [shrink(problem, kept, changes) for kept in front if too_many(problem, kept)]
             break

@@ -11,6 +11,7 @@ import numpy as np
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import floats, whole_number
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.subset._moves import Tried, answer, rate, removable, shrink, too_many, without
 
@@ -41,8 +42,7 @@ class HeadImportance(Solver[SubsetChoice]):
     steps: int = 1
 
     def __post_init__(self) -> None:
-        if int(self.steps) != self.steps or self.steps < 1:
-            raise ValueError(f"steps={self.steps!r}: give a whole number >= 1")
+        whole_number("steps", self.steps, low=1)
 
     def solve(self, problem: SubsetChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the items that stay."""
@@ -75,10 +75,7 @@ class HeadImportance(Solver[SubsetChoice]):
 
     def _scores(self, problem: SubsetChoice, kept: Bools, tried: Tried) -> Floats:
         if problem.scores is not None:
-            scores = np.asarray(problem.scores(kept), np.float64)
-            if scores.shape != (problem.n_items,) or np.isnan(scores).any():
-                raise ValueError(f"scores: shape {scores.shape} returned; ({problem.n_items},) without NaN is needed")
-            return scores
+            return floats("scores", problem.scores(kept), (problem.n_items,), finite=False)
         out = np.zeros(problem.n_items)
         if tried.run.out_of_time:
             return out

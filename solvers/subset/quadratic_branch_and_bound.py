@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.core.arrays import Bools
+from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
+from prunopt.solvers.subset._quadratic_search import Items, descend, search
 
 PROOF_LEAVES = 20_000  # a search tree with more is not handed over as a proof
 NODES_PER_SECOND = 100_000  # a careful guess, to keep to a limit of time
@@ -25,12 +25,12 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
     The items with the largest stake, :math:`|l_i| + \frac12 \sum_j |q_{ij}|`, are decided first. It starts from the
     best of several local searches (flips and exchanges). The leaves of its tree are the proof: the form recomputes
     the bound of each and checks that they cover every subset. With more than 20,000 leaves the bound is the search's
-    word, which ``stats["bound"]`` says.
+    claim, as ``stats["bound"]`` says.
 
     Parameters
     ----------
     nodes
-        At most so many nodes.
+        Maximum number of nodes.
     starts
         Number of local searches, the first from the cheapest subset, the others from random ones.
     """
@@ -47,12 +47,9 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
 
     def solve(self, problem: QuadraticChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the best subset."""
-        from prunopt.solvers.subset._quadratic_search import search
-
         run = Run(limits)
         n = problem.n_items
-        symmetric = problem.pair + problem.pair.T
-        stake = np.abs(problem.linear) + 0.5 * np.abs(symmetric).sum(axis=1)
+        stake = np.abs(problem.linear) + 0.5 * np.abs(problem.pair + problem.pair.T).sum(axis=1)
         order = np.argsort(-stake, kind="stable")
         start = local_search(problem, self.starts, seed)
         incumbent = math.inf if start is None else problem.objective(start)
@@ -62,12 +59,9 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
         most = self.nodes if limits.evaluations is None else min(self.nodes, limits.evaluations)
         if limits.seconds is not None:
             most = int(min(most, limits.seconds * NODES_PER_SECOND))
-        arrays = (problem.linear[order], symmetric[order[:, None], order], problem.cost[order])
-        *_, best_bits, found, nodes, written, undone = search(
-            *arrays, problem.subset.limit, sets_of(problem)[order], len(problem.cover),
-            -1 if problem.exactly is None else problem.exactly, problem.forbidden[:, order],
-            incumbent - problem.constant, margin, most, leaves,
-        )  # fmt: skip
+        least = incumbent - problem.constant
+        found_by = search(items_of(problem, order), problem.forbidden[:, order], least, margin, most, leaves)
+        _, best_bits, found, nodes, written, undone = found_by
         value = start
         if found:
             value = np.zeros(n, np.bool_)
@@ -85,36 +79,33 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
         if whole and written >= 0:
             duals, stats["bound"] = {"order": order, "leaves": leaves[:written]}, "proven by its tree"
         else:
-            stats["bound"] = "by the word of the search" if whole else "of the nodes that were left"
+            stats["bound"] = "claimed by the search" if whole else "of the nodes that were left"
         run.report(objective, bound)
-        return Solution(
-            Status.OPTIMAL if whole else Status.FEASIBLE, value, objective, bound, duals=duals, trace=run.trace,
-            stats=stats, solver=self.name, message="" if whole else f"stopped by its limits after {nodes} nodes",
-        )  # fmt: skip
+        status, message = Status.OPTIMAL if whole else Status.FEASIBLE, f"stopped by its limits after {nodes} nodes"
+        about: dict[str, Any] = {"stats": stats, "solver": self.name, "message": "" if whole else message}
+        return Solution(status, value, objective, bound, duals=duals, trace=run.trace, **about)
 
 
-def sets_of(problem: QuadraticChoice) -> NDArray[np.int64]:
-    """Return the number of the set that each item belongs to, -1 for none."""
-    out = np.full(problem.n_items, -1, np.int64)
+def items_of(problem: QuadraticChoice, order: Ints) -> Items:
+    """Return the problem as the kernel takes it, its items in this order."""
+    set_of, pair = np.full(problem.n_items, -1, np.int64), problem.pair + problem.pair.T
     for k, s in enumerate(problem.cover):
-        out[list(s)] = k
-    return out
+        set_of[list(s)] = k
+    exactly = -1 if problem.exactly is None else problem.exactly
+    arrays = (problem.linear[order], pair[order[:, None], order], problem.cost[order])
+    return Items(*arrays, problem.subset.limit, set_of[order], len(problem.cover), exactly)
 
 
 def local_search(problem: QuadraticChoice, starts: int, seed: int) -> Bools | None:
     """Return the best subset that is not forbidden of several local searches, None if all end in forbidden ones."""
-    from prunopt.solvers.subset._quadratic_search import descend
-
-    rng = np.random.default_rng(seed)
-    symmetric, sets = problem.pair + problem.pair.T, sets_of(problem)
+    rng, items = np.random.default_rng(seed), items_of(problem, np.arange(problem.n_items))
     best: Bools | None = None
     least = math.inf
     for k in range(max(1, starts)):
         x = problem.subset.cheapest.copy()
         if k:
             x = random_subset(problem, rng)
-        descend(x, problem.linear, symmetric, problem.cost, problem.subset.limit, sets, len(problem.cover),
-                problem.exactly is not None)  # fmt: skip
+        descend(x, items)
         if problem.violation(x) == 0 and (value := problem.objective(x)) < least:
             best, least = x, value
     return best

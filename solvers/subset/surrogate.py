@@ -11,6 +11,7 @@ import numpy as np
 from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import one_of, whole_number
 from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.mip.pulp import Pulp
@@ -47,7 +48,7 @@ class Surrogate(Solver[SubsetChoice]):
     batch
         Subsets proposed by each fit: its optimum, the next best, and so on.
     evaluations
-        Losses tried after the start, in all; None: 2 (samples) + 40.
+        Total number of losses tried after the start; None: 2 (samples) + 40.
     patience
         Rounds without gain after which it ends.
     engine
@@ -76,14 +77,11 @@ class Surrogate(Solver[SubsetChoice]):
     screen: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
-            raise ValueError(f"start={self.start!r}: give one of {', '.join(STARTS)}")
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine={self.engine!r}: give one of {', '.join(ENGINES)}")
+        one_of("start", self.start, STARTS)
+        one_of("engine", self.engine, ENGINES)
         for name in ("samples", "evaluations", "batch", "patience"):
-            value = getattr(self, name)
-            if value is not None and (int(value) != value or value < 1):
-                raise ValueError(f"{name}={value!r}: give a whole number >= 1")
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), low=1)
 
     def solve(self, problem: SubsetChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the best subset tried."""
@@ -122,13 +120,11 @@ class Surrogate(Solver[SubsetChoice]):
                     break
             rounds += 1
             idle = 0 if tried.least < before else idle + 1
-        stats |= {
-            "rounds": rounds, "models proven": proven, "surrogate gap": gap, "samples": samples,
-            "model error": math.nan if fit is None else fit.error,
-            "modelled": "" if fit is None else "log loss" if fit.log else "loss",
-        }  # fmt: skip
+        stats |= {"rounds": rounds, "models proven": proven, "surrogate gap": gap, "samples": samples}
+        stats["model error"] = math.nan if fit is None else fit.error
+        stats["modelled"] = "" if fit is None else "log loss" if fit.log else "loss"
         how = "every subset was tried" if exhausted else "best of the subsets tried"
-        return answer(tried, self.name, stats=stats, message=f"{how}; the model's optimum is no bound of the loss")
+        return answer(tried, self.name, stats=stats, message=f"{how}; the model's optimum does not bound the loss")
 
     def _fit(self, problem: SubsetChoice, tried: Tried) -> Fit:
         masks, losses = tried.masks()
@@ -143,10 +139,9 @@ class Surrogate(Solver[SubsetChoice]):
     def _propose(self, problem: SubsetChoice, tried: Tried, fit: Fit, run: Run, seed: int) -> Solution[Bools]:
         """The model's optimum among the subsets that have not been tried."""
         known = [x for x in tried.masks()[0] if problem.violation(x) == 0]
-        model = QuadraticChoice(
-            fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, cover=problem.cover,
-            exactly=problem.exactly, forbidden=np.array(known, np.bool_).reshape(len(known), problem.n_items),
-        )  # fmt: skip
+        forbidden = np.array(known, np.bool_).reshape(len(known), problem.n_items)
+        limits: dict[str, Any] = {"cover": problem.cover, "exactly": problem.exactly, "forbidden": forbidden}
+        model = QuadraticChoice(fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, **limits)
         left = None if run.limits.seconds is None else max(0.1, run.limits.seconds - run.seconds)
         if self.engine == "pulp":
             seconds = self.seconds if left is None else min(left, self.seconds)

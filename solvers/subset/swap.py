@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import one_of
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.subset._moves import Tried, answer
 from prunopt.solvers.subset.greedy import descend
@@ -43,8 +44,7 @@ class Swap(Solver[SubsetChoice]):
     screen: int | None = None
 
     def __post_init__(self) -> None:
-        if self.start not in STARTS:
-            raise ValueError(f"start={self.start!r}: give one of {', '.join(STARTS)}")
+        one_of("start", self.start, STARTS)
 
     def solve(self, problem: SubsetChoice, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the items that stay."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number
 from prunopt.forms.random_pools import GAMMA
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum.subset_sum_mitm import Subsets, answer, greedy_subsets, out_of_reach, smallest_subsets
@@ -60,23 +61,16 @@ class GoldenRatio(Solver[SubsetSum]):
     repair: bool = True
 
     def __post_init__(self) -> None:
-        if self.top is not None and not 0 < self.top < math.inf:
-            raise ValueError(f"top={self.top!r}: give the upper end of the first interval, > 0, or None")
+        if self.top is not None:
+            number("top", self.top, low=0, open_ends="(")
 
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the decomposition of every target, with the bound that the sizes of the candidates alone give."""
         run, m = Run(limits), problem.n_targets
         mask, rest = greedy_subsets(problem, np.arange(m), level=None if self.spares else self._intervals)
         reached = rest <= problem.fixed.epsilon
-        subsets = Subsets(
-            problem,
-            size=np.count_nonzero(mask, axis=1).astype(np.int64),
-            error=problem.in_targets_unit(rest),
-            reached=reached,
-            settled=np.zeros(m, np.bool_),
-            lower=problem.least_reaching(),
-            kept=mask,
-        )
+        size, error = np.count_nonzero(mask, axis=1).astype(np.int64), problem.in_targets_unit(rest)
+        subsets = Subsets(problem, size, error, reached, np.zeros(m, np.bool_), problem.least_reaching(), mask)
         stats: dict[str, Any] = {"decomposed": int(reached.sum()), "repaired": 0}
         missed = np.flatnonzero(~reached)
         if self.repair and len(missed) and not run.out_of_time:

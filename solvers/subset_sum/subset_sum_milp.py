@@ -13,8 +13,9 @@ from prunopt.core import engines
 from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import invalid
 from prunopt.forms.subset.subset_sum import SubsetSum
-from prunopt.solvers.subset_sum.subset_sum_mitm import greedy_subsets
+from prunopt.solvers.subset_sum.subset_sum_mitm import greedy_subsets, infeasible
 
 ENGINES = ("HiGHS", "PULP_CBC_CMD", "COIN_CMD")
 
@@ -98,17 +99,10 @@ class SubsetSumMilp(Solver[SubsetSum]):
             duals, stats["bound"] = {"sizes": lower}, "proven by enumeration"
         run.report(objective, bound)
         optimal = objective <= bound
-        return Solution(
-            Status.OPTIMAL if optimal else Status.FEASIBLE,
-            mask,
-            objective=objective,
-            bound=bound,
-            duals=duals,
-            trace=run.trace,
-            stats=stats,
-            solver=self.name,
-            message="" if optimal else f"{why}: {int((~done).sum())} of {m} targets answered greedily, valid bound",
-        )
+        message = "" if optimal else f"{why}: {int((~done).sum())} of {m} targets answered greedily, valid bound"
+        about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": self.name, "message": message}
+        status = Status.OPTIMAL if optimal else Status.FEASIBLE
+        return Solution(status, mask, objective, bound, duals=duals, **about)
 
     def _label(self) -> str:
         import pulp
@@ -117,7 +111,7 @@ class SubsetSumMilp(Solver[SubsetSum]):
         for label in ENGINES if self.engine is None else (self.engine,):
             if label in available:
                 return label
-        raise ValueError(f"engine={self.engine!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+        raise invalid("engine", f"be one that PuLP finds here ({', '.join(available) or 'none'})", self.engine)
 
     def _one(
         self, problem: SubsetSum, i: int, label: str, run: Run, seed: int, failures: list[str]
@@ -157,16 +151,7 @@ class SubsetSumMilp(Solver[SubsetSum]):
             ray = {"ray": beyond[:1]} if len(beyond) else {}
             return Solution(Status.INFEASIBLE, None, duals=ray, stats=stats, solver=self.name, message=message)
         distances = np.array([problem.nearest(int(i)) for i in impossible])
-        stats.update({"infeasible": impossible, "distance": distances})
-        return Solution(
-            Status.INFEASIBLE,
-            None,
-            duals={"ray": impossible[np.argsort(-distances, kind="stable")[:1]]},
-            trace=run.trace,
-            stats=stats,
-            solver=self.name,
-            message=problem.explain(impossible, distances),
-        )
+        return infeasible(problem, impossible, distances, self.name, run, stats)
 
 
 def one_target(problem: SubsetSum, i: int) -> SubsetSum:

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.deprecation import renamed_arguments
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import Shown, one_of, require, whole_number
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum import _meet_in_the_middle as kernel
 
@@ -84,16 +86,17 @@ class Fronts:
         """Return the nearest subset of at most ``sizes[i]`` candidates for every target i, shape (m, n)."""
         return _spread(self.masks[np.arange(len(self.masks)), sizes], self.problem.n_candidates)
 
-    def trade(self, prices: Floats) -> tuple[Ints, Floats]:
-        """Return, for each price of a candidate, the number kept in all and the root mean square error.
+    @renamed_arguments(prices="penalties")
+    def trade(self, penalties: Floats) -> tuple[Ints, Floats]:
+        """Return, for each penalty of a candidate, the number kept in all and the root mean square error.
 
-        Every target takes the k with the least ``error**2 + price * k``: the points of the lower hull of all ways to
+        Every target takes the k with the least ``error**2 + penalty * k``: the points of the lower hull of all ways to
         divide the candidates over the targets.
         """
-        kept, rms = np.zeros(len(prices), np.int64), np.zeros(len(prices))
+        kept, rms = np.zeros(len(penalties), np.int64), np.zeros(len(penalties))
         k, rows = np.arange(self.error.shape[1]), np.arange(len(self.error))
-        for p, price in enumerate(prices):
-            chosen = np.argmin(self.error**2 + price * k, axis=1)
+        for p, penalty in enumerate(penalties):
+            chosen = np.argmin(self.error**2 + penalty * k, axis=1)
             kept[p] = self.size[rows, chosen].sum()
             rms[p] = np.sqrt(np.mean(self.error[rows, chosen] ** 2)) if len(rows) else 0.0
         return kept, rms
@@ -136,8 +139,7 @@ class SubsetSumMitm(Solver[SubsetSum]):
     objective: str = "size"
 
     def __post_init__(self) -> None:
-        if self.objective not in GOALS:
-            raise ValueError(f"objective={self.objective!r}: give one of {', '.join(GOALS)}")
+        one_of("objective", self.objective, GOALS)
 
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the subsets; targets left open by the limits are answered greedily, where that is near enough."""
@@ -171,15 +173,13 @@ def size_error_fronts(problem: SubsetSum, largest: int | None = None) -> Fronts:
     ValueError
         If ``largest`` is more than can be enumerated (see ``SubsetSum.provable_size``).
     """
-    top = problem.n_candidates if largest is None else int(largest)
-    if not 0 <= top <= problem.provable_size:
-        raise ValueError(f"largest={top}: give 0 to {problem.provable_size} for {problem.n_candidates} candidates")
-    if problem.n_candidates > MOST:
-        raise ValueError(f"problem: {problem.n_candidates} candidates, {MOST} at most")
+    n = problem.n_candidates
+    top = whole_number("largest", n if largest is None else largest, low=0, high=problem.provable_size)
+    require(n <= MOST, "problem", f"have at most {MOST} candidates", n)
     fixed = problem.fixed
     out = kernel.found(problem.n_targets, top + 1)
     order = np.argsort(fixed.pool, kind="stable")
-    kernel.fronts(order, fixed.targets, fixed.pool, fixed.pools, top, kernel.room(problem.n_candidates, top), out)
+    kernel.fronts(order, fixed.targets, fixed.pool, fixed.pools, top, kernel.room(n, top), out)
     return Fronts(problem, out.size, problem.in_targets_unit(out.distance), out.masks)
 
 
@@ -238,11 +238,7 @@ def answer(
         stats["rounded to"] = fixed.unit
     impossible = subsets.impossible
     if len(impossible):
-        distances = subsets.error[impossible]
-        stats.update({"infeasible": impossible, "distance": distances})
-        ray = {"ray": impossible[np.argsort(-distances, kind="stable")[:1]]}
-        message = problem.explain(impossible, distances)
-        return Solution(Status.INFEASIBLE, None, duals=ray, trace=run.trace, stats=stats, solver=name, message=message)
+        return infeasible(problem, impossible, subsets.error[impossible], name, run, stats)
     mask, rest = subsets.kept.copy(), np.zeros(m, np.int64)
     unreached = np.flatnonzero(~subsets.reached)
     if subsets.interrupted or run.out_of_time:
@@ -256,7 +252,7 @@ def answer(
         message = (
             f"{why}: {int(subsets.settled.sum())} of {m} targets are settled, and taking what fits misses {len(left)} "
             f"of the others, {problem.name_of(int(left[0]))} by {rest[left[0]] * fixed.unit:.6g}; "
-            "give it more time or more candidates"
+            "allow more time or add candidates"
         )
         return Solution(Status.FAILED, None, trace=run.trace, stats=stats, solver=name, message=message)
     duals = {"sizes": subsets.lower}
@@ -267,17 +263,18 @@ def answer(
         how = "the least error of every target; the number kept is not the least (objective='size' finds that)"
     elif not done and not how:
         how = f"{why}: {len(unreached)} of {m} targets answered greedily, with a valid bound"
-    return Solution(
-        Status.OPTIMAL if done else Status.FEASIBLE,
-        mask,
-        objective=objective,
-        bound=bound,
-        duals=duals,
-        trace=run.trace,
-        stats=stats,
-        solver=name,
-        message="" if done else how,
-    )
+    about: dict[str, Any] = {"trace": run.trace, "stats": stats, "solver": name, "message": "" if done else how}
+    return Solution(Status.OPTIMAL if done else Status.FEASIBLE, mask, objective, bound, duals=duals, **about)
+
+
+def infeasible(
+    problem: SubsetSum, impossible: Ints, distances: Floats, name: str, run: Run, stats: dict[str, Any]
+) -> Solution[Bools]:
+    """Return the account of the targets that no subset reaches; the ray is the one farthest off."""
+    stats = {**stats, "infeasible": impossible, "distance": distances}
+    ray = {"ray": impossible[np.argsort(-distances, kind="stable")[:1]]}
+    message = problem.explain(impossible, distances)
+    return Solution(Status.INFEASIBLE, None, duals=ray, trace=run.trace, stats=stats, solver=name, message=message)
 
 
 def out_of_reach(problem: SubsetSum, subsets: Subsets) -> None:
@@ -293,8 +290,8 @@ def out_of_reach(problem: SubsetSum, subsets: Subsets) -> None:
 
 def _search(problem: SubsetSum, goal: str, run: Run) -> Subsets:
     fixed, n, m = problem.fixed, problem.n_candidates, problem.n_targets
-    if goal == "error" and problem.provable_size < n:
-        raise ValueError(f"objective='error': {n} candidates given, all subsets of up to 44 can be looked at")
+    few = goal == "size" or problem.provable_size >= n
+    require(few, "objective", "be 'size' for more than 44 candidates", Shown(f"'error' with {n}"))
     out = kernel.found(m)
     order = np.argsort(fixed.pool, kind="stable")
     job = _fewest_job(problem, out) if goal == "size" else _nearest_job(problem, out)

@@ -122,19 +122,19 @@ def test_scores_of_a_loss_are_used_and_without_them_single_ablation() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "options", "message"), [
-    ((3, 4), {}, "keep=4"),
-    ((3, 1.5), {}, "keep=1.5"),
-    ((3, True), {}, "keep=True"),
-    ((3, "2"), {}, "keep='2'"),
-    (([2, 2, 2], 2), {"at_least_one_per_layer": True}, "one head .* takes 3"),
-    (([2, 2], 2), {"heads_per_group": 3}, "heads_per_group=3"),
+    ((3, 4), {}, r"keep must be 0 to 3 heads, .* got 4"),
+    ((3, 1.5), {}, "got 1.5"),
+    ((3, True), {}, "keep must be a number of heads, .* got True"),
+    ((3, "2"), {}, "keep must be .* got '2'"),
+    (([2, 2, 2], 2), {"at_least_one_per_layer": True}, "budget must be at least 3 heads, the cost of one head"),
+    (([2, 2], 2), {"heads_per_group": 3}, r"heads_per_group must divide .* got 3"),
     (([0, 2], 1), {}, "n_heads"),
-    ((2.5, 1), {}, "n_heads=2.5"),
+    ((2.5, 1), {}, "n_heads must hold whole numbers >= 1, got"),
     ((4, 3), {"heads_per_group": 2, "exactly": True}, "multiple"),
     ((4, po.Budget("ms", 1.0)), {"cost": [1.0]}, "cost"),
     ((4, po.Budget("ms", 1.0)), {"fixed": 2.0}, "model without heads"),
     ((4, po.Budget("ms", 1.0)), {"exactly": True}, "exactly"),
-    ((4, 2), {"cost": np.ones(4)}, "cost: keep counts heads"),
+    ((4, 2), {"cost": np.ones(4)}, "keep must be a Budget in the unit of the costs"),
 ])  # fmt: skip
 def test_bad_input(arguments: tuple[Any, Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
@@ -143,7 +143,9 @@ def test_bad_input(arguments: tuple[Any, Any], options: dict[str, Any], message:
 
 def test_values_are_checked(loss: RoughLoss) -> None:
     task = HeadSelection.from_loss(loss, LAYERS, 4)
-    with pytest.raises(ValueError, match=r"bool of shape \(7,\)"):
+    with pytest.raises(ValueError, match="x must hold True and False, got dtype float64"):
         task.objective(np.ones(7))
+    with pytest.raises(ValueError, match=r"x must have shape \(7,\)"):
+        task.objective(np.ones(6, np.bool_))
     with pytest.raises(TypeError, match="loss"):
         HeadSelection.from_loss(3.0, 4, 2)  # type: ignore[arg-type]

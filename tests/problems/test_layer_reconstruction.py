@@ -48,9 +48,9 @@ def test_padding_counts_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "0 given"),
-        ({"pattern": (2, 4), "sparsity": 0.5}, "2 given"),
-        ({"groups": [[0]]}, "groups, remove"),
+        ({}, "must be given, got none"),
+        ({"pattern": (2, 4), "sparsity": 0.5}, "must be given, got pattern, sparsity"),
+        ({"groups": [[0]]}, "remove must come together with groups, got None"),
     ],
 )
 def test_bad_requests(options: dict[str, Any], message: str) -> None:
@@ -61,10 +61,10 @@ def test_bad_requests(options: dict[str, Any], message: str) -> None:
 
 def test_bad_inputs() -> None:
     W, X = inputs()
-    with pytest.raises(ValueError, match="inputs: shape"):
+    with pytest.raises(ValueError, match="inputs must hold a token"):
         LayerReconstruction.from_inputs(W, X[:0], sparsity=0.5)
     X[3, 2] = np.nan
-    with pytest.raises(ValueError, match="1 entries are NaN"):
+    with pytest.raises(ValueError, match=r"inputs must hold finite numbers, got inputs\[3\]\[2\] = nan"):
         LayerReconstruction.from_inputs(W, X, sparsity=0.5)
     with pytest.raises(ValueError, match="sample_weight"):
         LayerReconstruction.from_inputs(W, X[:3], sample_weight=[1, -1, 1], sparsity=0.5)

@@ -57,7 +57,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
     for more, words in (
         (["--fidelity", "2", "--out", str(tmp_path)], "--fidelity 2"),
         ([], "--storage: name a journal file"),
-        (["--methods", "magic", "--out", str(tmp_path)], "name='magic'"),
+        (["--methods", "magic", "--out", str(tmp_path)], "allocation must be one of 'uniform'"),
         (["--solver", "choice-dp", "--methods", "", "--out", str(tmp_path)], "; pass "),
     ):
         done = RUN.invoke(app, arguments(folder, *more))

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState, create_trial
 
 from prunopt.solvers.blackbox._trials import kept_study
-from prunopt.study.run import close
+from prunopt.study.storages import close
 
 ROOT = Path(__file__).parents[2]
 STORAGES: dict[str, Callable[[Path], Any]] = {

@@ -21,7 +21,7 @@ from prunopt.solvers.blackbox.dsa_evolution import DsaEvolution
 from prunopt.solvers.blackbox.random_search import RandomSearch
 from prunopt.study.journal import JournalError, Lock, check
 from prunopt.study.results import read
-from prunopt.study.run import open_search
+from prunopt.study.storages import open_search
 from prunopt.study.workers import work
 from prunopt.testing.searches import bowl, level_search
 
@@ -119,7 +119,7 @@ def test_chosen_by_other_data() -> None:
     found = run.chosen(Other(), top=5)
     assert (found.number, found.attributes["judged"]) == (order[3].number, 0.0)
     assert run.chosen(Other(), top=1).number == run.best.number == order[0].number
-    with pytest.raises(ValueError, match="top=0"):
+    with pytest.raises(ValueError, match="top must be a whole number >= 1, got 0"):
         run.chosen(Other(), top=0)
 
 

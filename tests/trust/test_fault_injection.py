@@ -20,7 +20,7 @@ from prunopt.problems.layer_reconstruction import LayerReconstruction
 from tests.support.faults import Liar, corrupted_duals, faults, is_wrong
 
 FORMS = {form.__name__: form for form in testing.INSTANCES}
-SLOW = ("RelaxedMask", "QuadraticSubset", "RobustQuadraticSubset")  # their heuristics take long: exact solvers only
+SLOW = ("RelaxedMask", "QuadraticSubset")  # their heuristics take long: exact solvers only
 
 
 def instances(form: str) -> tuple[testing.Instance, ...]:

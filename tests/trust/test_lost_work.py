@@ -105,7 +105,7 @@ def test_without_the_lock_two_would_write(tmp_path: Path, monkeypatch: pytest.Mo
     with only_writer(target):
         with pytest.raises(ValueError, match="is writing it"), only_writer(target):
             pass
-        monkeypatch.setattr(artifact, "_flock", lambda _: None)
+        monkeypatch.setattr(artifact, "take_lock", lambda _: None)
         with only_writer(target):
             pass
 

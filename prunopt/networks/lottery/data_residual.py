@@ -13,7 +13,7 @@ from prunopt.core.arrays import Bools, Floats
 from prunopt.core.deprecation import renamed_arguments
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.problems.lottery.lottery_ticket import LotteryTicket
-from prunopt.problems.lottery.sampling import Block, products
+from prunopt.problems.lottery.sampling import PoolBlock, products
 from prunopt.solvers.subset_sum.subset_sum_mitm import size_error_fronts
 
 
@@ -95,7 +95,7 @@ def data_masks(
 def _descend(
     goal: Floats,
     candidates: Floats,
-    block: Block,
+    block: PoolBlock,
     H: Floats,
     penalty: float,
     sweeps: int,

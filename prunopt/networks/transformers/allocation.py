@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,12 +10,9 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.problems.allocation.baselines import logarithmic, outliers, progression, uniform
-from prunopt.problems.allocation.layer_allocation import LayerAllocation
+from prunopt.problems.allocation.registry import ALLOCATION_RULES, BOUNDS, allocation_rule
 
-NAMES = ("uniform", "owl", "log", "atp", "als", "als-row", "mckp")
-ATP_STEPS = (-0.25, -0.125, 0.125, 0.25)  # of the greatest slope that keeps all layers within 0 and 1
-BOUNDS = (0.0, 0.95)
+NAMES = tuple(ALLOCATION_RULES)
 
 
 @dataclass(frozen=True)
@@ -138,14 +134,12 @@ class LoadedModel:
 
 
 def named_allocation(name: str, evaluator: Any, sparsity: float, *, bounds: Any = BOUNDS) -> Floats:
-    """Return the allocation of a method over the blocks of a model.
+    """Return the allocation of a rule of `prunopt.problems.allocation.registry` over the blocks of a model.
 
     Parameters
     ----------
     name
-        ``"uniform"``, ``"owl"``, ``"log"``, ``"atp"`` (the best of five steps on the evaluator, 0 among them),
-        ``"als"`` or ``"als-row"`` (the two readings of its scale), ``"mckp"`` (exact on error curves weighted by the
-        divergences of pruning each block alone, one evaluation a block).
+        One of ``ALLOCATION_RULES``.
     evaluator
         A `MaskedModel`, a `LoadedModel`, or anything with their ``sizes``, ``blocks`` and ``loss``.
     sparsity
@@ -153,39 +147,4 @@ def named_allocation(name: str, evaluator: Any, sparsity: float, *, bounds: Any 
     """
     from prunopt.api import solve
 
-    sizes = np.asarray(evaluator.sizes, np.float64)
-    if name == "uniform":
-        return uniform(sizes, sparsity, bounds)
-    if name == "log":
-        return logarithmic(sizes, sparsity, bounds=bounds)
-    if name == "atp":
-        most = 2 * min(sparsity, 1 - sparsity) / max(1, len(sizes) - 1)
-        tried = [progression(sizes, sparsity, step * most, bounds) for step in (0.0, *ATP_STEPS)]
-        return min(tried, key=evaluator.loss)
-    if name not in NAMES:
-        raise ValueError(f"name={name!r}: give one of {', '.join(NAMES)}")
-    found = evaluator.blocks
-    if name == "owl":
-        return outliers(found.outliers, sizes, sparsity, bounds=bounds)
-    if name in ("als", "als-row"):
-        near = (max(0.0, sparsity - 0.2), min(0.95, sparsity + 0.2))
-        scale = "global" if name == "als" else "row"
-        return np.asarray(solve(LayerAllocation.als(found.redundancy, sizes, sparsity, near, scale=scale)).value)
-    from prunopt.networks.transformers.block_statistics import single_block_losses
-
-    kl = single_block_losses(evaluator, len(sizes), sparsity) - evaluator.loss(np.zeros(len(sizes)))
-    if not np.all(kl > 0):
-        warnings.warn(
-            f"{int((kl <= 0).sum())} blocks lose nothing when pruned alone; they count with 1e-6", stacklevel=2
-        )
-    task = LayerAllocation.from_curves(
-        sizes,
-        found.levels,
-        found.errors,
-        sparsity,
-        weighting="kl",
-        kl=np.maximum(kl, 1e-6),
-        kl_level=sparsity,
-        bounds=bounds,
-    )
-    return np.asarray(solve(task).value)
+    return allocation_rule(name)(evaluator, sparsity, solve=solve, bounds=bounds)

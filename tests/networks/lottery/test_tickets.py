@@ -92,7 +92,7 @@ def test_command_on_a_file(tmp_path: Path) -> None:
         (["--epsilon", "9"], "below the largest weight"),
         (["--epsilon", "0.001", "--width", "8"], "nearest feasible request"),
         (["--no-rescale"], "rescale=True"),
-        (["--construction", "gold"], "construction='gold'"),
+        (["--construction", "gold"], "construction must be one of 'subset-sum', 'golden-ratio', got 'gold'"),
         (["--input-shape", "a"], "--input-shape must be"),
         (["--target", "missing.safetensors"], "file must be there"),
     ],

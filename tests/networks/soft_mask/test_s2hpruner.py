@@ -266,7 +266,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, cut: int, kind: s
     assert weights(resumed.model) == weights(whole.model)
     assert resumed.solution.objective == whole.solution.objective
     assert np.array_equal(resumed.solution.value, whole.solution.value)
-    with pytest.raises(ValueError, match="another problem"):
+    with pytest.raises(ValueError, match="must belong to this problem, seed and options, got others"):
         train_soft_mask(network(1), loader(), budget="macs=0.5", training=Training(3, folder=tmp_path, every=2))
 
 

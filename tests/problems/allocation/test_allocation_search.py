@@ -91,7 +91,7 @@ def test_constant_scores_are_uniform_and_invalid_ones_are_refused() -> None:
     nan = Expression("w", (), "mean", ("log",))
     task = AllocationSearch(Loss(), SIZES, 0.55, statistics=STATISTICS)
     task._scores["w", (), "mean"] = np.array([1, np.nan, 1, 1, 1, 1, 1, 1.0])
-    with pytest.raises(ValueError, match="the score of layer 1 is nan"):
+    with pytest.raises(ValueError, match="must have finite scores, got nan for layer 1"):
         task.allocation(nan)
     point = dict.fromkeys(("pre_1", "pre_2", "transform_1", "transform_2", "post", "post_2"), "none")
     assert task.decode({**point, "source": "w", "reduction": "mean", "spread": 0.1}) is None
@@ -152,17 +152,17 @@ def test_without_statistics_depth_and_size_are_used() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"space": "words"}, "space='words'"),
-        ({"sparsity": 0.995}, "allow at most 0.99"),
+        ({"space": "words"}, "space must be one of 'expressions', .*, got 'words'"),
+        ({"sparsity": 0.995}, "sparsity must be at most 0.99 within the bounds"),
         ({"statistics": {"w": [1.0]}}, r"statistics\['w'\]"),
-        ({"sizes": [1, -1]}, "sizes: -1"),
-        ({"space": "levels", "levels": [0.1, 0.1]}, "rising"),
-        ({"space": "levels", "levels": [0.0, 0.25]}, "do not remove 0.55"),
+        ({"sizes": [1, -1]}, r"sizes must hold a number > 0 for each layer, got \[-1.0, 1.0\]"),
+        ({"space": "levels", "levels": [0.1, 0.1]}, r"levels must rise, got \[0.1, 0.1\]"),
+        ({"space": "levels", "levels": [0.0, 0.25]}, "levels must allow to remove 0.55 of it all"),
     ],
 )
 def test_bad_input(change: dict[str, Any], words: str) -> None:
     given_: dict[str, Any] = {"evaluator": Loss(), "sizes": SIZES, "sparsity": 0.55, **change}
     with pytest.raises(ValueError, match=words):
         _ = AllocationSearch(**given_).box
-    with pytest.raises(TypeError, match="no method loss"):
+    with pytest.raises(TypeError, match="evaluator must have a method loss"):
         AllocationSearch(None, SIZES, 0.5)

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.problems import LayerAllocation
-from prunopt.problems.allocation.als import importance, redundancy_matrix, within_layers
-from prunopt.problems.allocation.baselines import logarithmic, on_budget, outliers, progression, uniform
-from prunopt.problems.allocation.layer_allocation import kl_weights
+from prunopt.problems.allocation.als import importance, redundancy_matrix
+from prunopt.problems.allocation.atp import atp, best_progression
+from prunopt.problems.allocation.logarithmic import logarithmic
+from prunopt.problems.allocation.on_budget import on_budget, uniform
+from prunopt.problems.allocation.owl import owl
+from prunopt.problems.allocation.registry import ALLOCATION_RULES, allocation_rule
 
 RNG = np.random.default_rng(4)
 SIZES = RNG.integers(1000, 5000, 8)
@@ -53,13 +56,26 @@ def test_on_budget_is_the_nearest() -> None:
 
 def test_rules_by_hand() -> None:
     assert np.allclose(uniform([1, 2, 3], 0.4), 0.4)
-    assert np.allclose(progression([1, 1, 1], 0.5, 0.1), [0.4, 0.5, 0.6])
+    assert np.allclose(atp([1, 1, 1], 0.5, 0.1), [0.4, 0.5, 0.6])
     slim = logarithmic(np.ones(32), 0.2004, first=0.0625)
     assert slim[0] == pytest.approx(0.0625, abs=1e-6)
     assert slim[-1] == pytest.approx(0.25, abs=2e-4)  # the publication's recipe
-    owl = outliers([0.0, 1.0, 0.5], [1, 1, 1], 0.6, spread=0.1)
-    assert np.allclose(owl, [0.7, 0.5, 0.6])
-    assert np.allclose(outliers([3.0, 3.0], [1, 2], 0.6), 0.6)
+    assert np.allclose(owl([0.0, 1.0, 0.5], [1, 1, 1], 0.6, spread=0.1), [0.7, 0.5, 0.6])
+    assert np.allclose(owl([3.0, 3.0], [1, 2], 0.6), 0.6)
+    assert np.allclose(best_progression(lambda s: float(s[0]), [1, 1, 1], 0.5), atp([1, 1, 1], 0.5, 0.125))
+
+
+def on_grid(task: Any, allocation: Any) -> Any:
+    """The nearest levels, moved up, cheapest first by loss, until enough is removed."""
+    rows = np.arange(len(allocation))
+    j = np.abs(task.levels - np.asarray(allocation)[:, None]).argmin(axis=1)
+    while task.violation(task.levels[rows, j]) > 1e-12:
+        up = np.minimum(j + 1, task.levels.shape[1] - 1)
+        saved = task.sizes * (task.levels[rows, up] - task.levels[rows, j])
+        more = task.losses[rows, up] - task.losses[rows, j]
+        best = int(np.argmin(np.where(saved > 0, more / np.maximum(saved, 1e-300), np.inf)))
+        j[best] = up[best]
+    return task.levels[rows, j]
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.33, 0.5, 0.7, 1.0])
@@ -73,21 +89,16 @@ def test_never_worse_than_a_baseline_on_the_same_curves(sparsity: float) -> None
     rules = [
         uniform(SIZES, middle),
         logarithmic(SIZES, middle),
-        progression(SIZES, middle, 0.05),
-        outliers(RNG.random(8), SIZES, middle),
+        atp(SIZES, middle, 0.05),
+        owl(RNG.random(8), SIZES, middle),
     ]
     for allocation in rules:
-        assert answer.objective <= task.objective(task.on_grid(allocation)) + 1e-12
+        assert answer.objective <= task.objective(on_grid(task, allocation)) + 1e-12
     assert po.solve(task, "pulp").objective == pytest.approx(answer.objective, abs=1e-7)
     assert po.solve(task, "choice-lagrange").objective >= answer.objective - 1e-12
 
 
-def test_measured_resource_and_odd_numbers() -> None:
-    used = 0.2 + RNG.uniform(1, 2, (8, 1)) * (1 - LEVELS) ** 1.3
-    task = LayerAllocation.from_curves(SIZES / 3.0, LEVELS, ERRORS, 1 / 3, resource=used)
-    answer = po.solve(task)
-    at = task.interpolate(used, answer.value).sum()
-    assert 1 - at / used[:, 0].sum() >= 1 / 3 - 1e-9
+def test_odd_numbers() -> None:
     odd = LayerAllocation.from_curves(SIZES / 3.0, np.sort(RNG.random(9)), np.sort(RNG.random((8, 9)), axis=1), 0.2)
     assert po.solve(odd).status is po.Status.OPTIMAL
 
@@ -97,7 +108,7 @@ def test_weights_from_divergences() -> None:
     task = LayerAllocation.from_curves(SIZES, LEVELS, ERRORS, 0.5, weighting="kl", kl=kl)
     at = np.flatnonzero(np.isclose(LEVELS, 0.5))[0]
     assert np.allclose(task.losses[:, at], kl)
-    assert np.allclose(kl_weights(LEVELS, ERRORS, kl), kl / ERRORS[:, at])
+    assert np.allclose(task.losses, (kl / ERRORS[:, at])[:, None] * ERRORS)
     with pytest.warns(UserWarning, match="worse than a uniform one"):
         LayerAllocation.from_curves(SIZES, LEVELS, ERRORS, 0.5, weighting="unweighted")
     with pytest.raises(ValueError, match="together with weighting='kl'"):
@@ -125,25 +136,54 @@ def test_als_is_a_fractional_knapsack(scale: str) -> None:
     assert np.allclose(found / found[0], expected / expected[0])
 
 
-def test_within_layers() -> None:
-    X = [RNG.normal(size=(30, d)) for d in (8, 4, 4, 8)]
-    parts = {"q": 64, "k": 32, "v": 32, "o": 64}
-    for s, found in zip([0.5, 0.8], within_layers([0.5, 0.8], [redundancy_matrix(X)] * 2, [parts] * 2), strict=True):
-        assert sum(parts[k] * v for k, v in found.items()) == pytest.approx(s * 192)
+class Model:
+    """A model of two blocks, that says what it was asked for."""
+
+    sizes = np.array([1.0, 1.0])
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    @property
+    def blocks(self) -> Model:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked.add(name)
+        blocks = {"outliers": [0.1, 0.2], "redundancy": np.full((2, 2), 0.5) + np.eye(2) / 2}
+        return {**blocks, "levels": LEVELS, "errors": np.array([[1.0], [3.0]]) * LEVELS**2}[name]
+
+    def loss(self, allocation: Any) -> float:
+        self.asked.add("loss")
+        return float(np.array([1.0, 3.0]) @ np.square(allocation))
+
+
+@pytest.mark.parametrize("name", list(ALLOCATION_RULES))
+def test_a_rule_by_name_meets_the_budget_and_asks_for_what_it_needs(name: str) -> None:
+    rule, model = allocation_rule(name), Model()
+    found = rule(model, 0.5, solve=po.solve)
+    assert model.sizes @ found >= 1 - 1e-9
+    assert model.asked - {"levels"} == set(rule.needs)
+    if name in ("owl", "mckp"):
+        assert found[0] > 0.5 > found[1] if name == "mckp" else found[0] > found[1]
+
+
+def test_an_unknown_rule_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"allocation must be one of 'uniform', .* got 'owls'; did you mean \"owl\"\?"):
+        allocation_rule("owls")
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sparsity": 1.2}, "fraction removed"),
-        ({"sparsity": 0.9, "bounds": (0.0, 0.5)}, r"the highest levels remove 0\.5"),
-        ({"levels": LEVELS[::-1]}, "rising"),
-        ({"errors": ERRORS[:3]}, "each of 8 layers"),
-        ({"sizes": [0] * 8}, "finite and > 0"),
-        ({"bounds": (0.71, 0.72)}, "a layer has no level"),
+        ({"sparsity": 1.2}, r"sparsity must be a finite number >= 0 and <= 1, got 1\.2"),
+        ({"sparsity": 0.9, "bounds": (0.0, 0.5)}, r"at most 0\.5, what the highest levels remove"),
+        ({"levels": LEVELS[::-1]}, "levels must rise, got"),
+        ({"errors": ERRORS[:3]}, r"errors must have shape \(8, levels\), got shape \(3, 21\)"),
+        ({"sizes": [0] * 8}, "sizes must hold a number > 0"),
+        ({"bounds": (0.71, 0.72)}, "bounds must leave every layer a level"),
         ({"bounds": (0.7, 0.2)}, "low <= high"),
-        ({"weighting": "magic"}, "weighting='magic'"),
-        ({"resource": [[1.0]]}, "resource: shape"),
+        ({"weighting": "magic"}, "weighting must be one of 'given', .*, got 'magic'"),
     ],
 )
 def test_bad_input(change: dict[str, Any], words: str) -> None:
@@ -154,11 +194,11 @@ def test_bad_input(change: dict[str, Any], words: str) -> None:
 
 def test_a_budget_outside_the_bounds_says_the_least() -> None:
     psi = np.eye(8)
-    with pytest.raises(ValueError, match=r"sparsity=0\.1: the bounds of the layers allow at least 0\.3"):
+    with pytest.raises(ValueError, match=r"sparsity must be at least 0\.3 within the bounds of the layers, got 0\.1"):
         LayerAllocation.als(psi, SIZES, 0.1)
-    with pytest.raises(ValueError, match=r"allow at most 0\.7"):
+    with pytest.raises(ValueError, match=r"must be at most 0\.7 within"):
         on_budget(np.zeros(2), [1, 1], 0.8, (0.1, 0.7))
-    with pytest.raises(ValueError, match="scale='none'"):
+    with pytest.raises(ValueError, match="scale must be one of 'global', 'row', got 'none'"):
         LayerAllocation.als(psi, SIZES, 0.5, scale="none")
-    with pytest.raises(ValueError, match="normalise"):
-        redundancy_matrix([np.ones((2, 2))], normalise="x")
+    with pytest.raises(ValueError, match="features must be finite and not all zero, got layer 1"):
+        redundancy_matrix([np.ones((2, 2)), np.zeros((2, 2))])

@@ -72,5 +72,5 @@ def test_decisions_without_numbers() -> None:
 
 @pytest.mark.parametrize("bad", [{"screen": 0}, {"distance": -1}, {"immigrants": 1.5}])
 def test_bad_options(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(bad))}="):
+    with pytest.raises(ValueError, match=f"^{next(iter(bad))} must be .*, got {next(iter(bad.values()))}"):
         DsaEvolution(**bad)

@@ -41,11 +41,11 @@ def test_weights_are_never_negative() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"losses": LOSSES[:5]}, "shape"),
-        ({"prior": np.zeros(6)}, "above 0"),
-        ({"strength": 0.0}, "strength=0.0"),
-        ({"searches": SEARCHES[:3]}, "searches: shape"),
-        ({"errors": np.full((60, 6), np.nan)}, "finite"),
+        ({"losses": LOSSES[:5]}, "losses must have shape"),
+        ({"prior": np.zeros(6)}, "prior must hold numbers > 0"),
+        ({"strength": 0.0}, "strength must be a finite number > 0, got 0.0"),
+        ({"searches": SEARCHES[:3]}, "searches must name the search of each of 60 trials"),
+        ({"errors": np.full((60, 6), np.nan)}, "errors must hold finite numbers"),
     ],
 )
 def test_bad_input(change: dict[str, Any], words: str) -> None:

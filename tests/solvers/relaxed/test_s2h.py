@@ -19,7 +19,7 @@ from prunopt.core.solver import Limits
 from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
 from prunopt.forms.relaxed.trained_mask import TrainedMask
 from prunopt.problems.soft_mask import SoftMask
-from prunopt.solvers.relaxed._width_logits import WidthLogits, is_nested
+from prunopt.solvers.relaxed._width_logits import Mixture, WidthLogits, is_nested
 from prunopt.solvers.relaxed.s2h import S2H
 
 WIDTHS = [[1, 2, 3, 4], [2, 4, 6], [1, 2, 3]]
@@ -124,10 +124,10 @@ def test_enumeration_looks_only_within_the_budget() -> None:
 def logits(**change: Any) -> WidthLogits:
     options: dict[str, Any] = {
         "temperature": 1.0, "learning_rate": 0.1, "momentum": 0.0, "tolerance": 0.02, "scale": 0.5,
-        "distillation_scale": 1.0,
+        "distillation_scale": 1.0, "anneal": 0.0, "relative": True, "project": True,
     }  # fmt: skip
     form = task(0.4).form
-    return WidthLogits(form.groups, form.tables, form.costs, **(options | change))
+    return WidthLogits(form.groups, form.tables, form.costs, Mixture(**(options | change)))
 
 
 def test_the_start_is_nearly_full_and_the_expected_cost_is_the_mean() -> None:
@@ -186,7 +186,7 @@ def test_a_resumed_run_is_the_same(tmp_path: Path, cut: int) -> None:
     for a, b in zip(whole.stats["probabilities"], resumed.stats["probabilities"], strict=True):
         assert np.array_equal(a, b)
     assert whole.stats["history"][:-8] == resumed.stats["history"][:-8]
-    with pytest.raises(ValueError, match="another problem"):
+    with pytest.raises(ValueError, match="must belong to this problem, seed and options, got others"):
         solve(task(seed=1), S2H(**options))
     (tmp_path / "s2h.safetensors").write_bytes(b"no such thing")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -219,11 +219,11 @@ def test_bad_tasks() -> None:
         task(0.01)
     with pytest.raises(ValueError, match=r"widths\[0\]"):
         SoftMask([[2, 1]], costs(0.5), lambda _: 0.0)
-    with pytest.raises(ValueError, match="no group"):
+    with pytest.raises(ValueError, match="widths must hold a group of channels"):
         SoftMask([], costs(0.5), lambda _: 0.0)
     with pytest.raises(ValueError, match="options"):
         SoftMask(WIDTHS[:2], costs(0.5), lambda _: 0.0)
-    with pytest.raises(ValueError, match=r"x\[1\]=3"):
+    with pytest.raises(ValueError, match=r"x\[1\] must be one of .* got 3"):
         task().objective([1, 3, 1])
     with pytest.raises(ValueError, match="relaxed_loss"):
         solve(SoftMask(WIDTHS, costs(0.5), lambda _: 0.0), "s2h")
@@ -270,4 +270,4 @@ def test_the_rate_follows_the_number_of_steps() -> None:
     problem = task(0.3)
     ends = [solve(problem, S2H(steps=n, settle=0)).stats["expected_cost"] for n in (200, 800)]
     assert ends[0] == pytest.approx(ends[1], rel=0.1)
-    assert S2H(steps=720).logits(problem.form).rate == pytest.approx(0.01)
+    assert S2H(steps=720).logits(problem.form).mixture.learning_rate == pytest.approx(0.01)
