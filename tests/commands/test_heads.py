@@ -120,7 +120,7 @@ def test_encoder_by_embeddings_in_parameters(folder: Path, tmp_path: Path) -> No
         (["--keep", "3", "--resource", "parameters"], "--keep must be a fraction within (0, 1) of parameters, got 3"),
         (["--keep", "0.5", "--method", "best"], "--method must be one of"),
         (["--keep", "0.5", "--resource", "heat"], "--resource must be one of"),
-        (["--keep", "2", "--one-per-layer"], "takes 3"),
+        (["--keep", "2", "--one-per-layer"], "budget must be at least 3 heads"),
         (["--keep", "0.5", "--examples", "1"], "examples must be a whole number >= 2, got 1"),
         (["--keep", "0.5", "--screen", "0"], "--screen must be a whole number >= 1, got 0"),
         (["--keep", "0.5", "--method", "enumeration", "--examples", "2"], "24 heads (groups) with 1.68e+07 selections"),
