@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunopt.forms import CoupledChoice, TileColumns, TilePartition
+from prunopt.forms import CoupledKnapsack, TileColumns
 
 
 def brute_force_tiles(problem: TileColumns) -> float | None:
@@ -19,7 +19,7 @@ def brute_force_tiles(problem: TileColumns) -> float | None:
     return min((problem.objective(x) for x in values if problem.violation(x) <= 1e-12), default=None)
 
 
-def brute_force_coupled(problem: CoupledChoice) -> float | None:
+def brute_force_coupled(problem: CoupledKnapsack) -> float | None:
     """Return the optimum by looking at every choice; None where there is no answer."""
     choices = itertools.product(range(problem.loss.shape[1]), repeat=problem.n_groups)
     values = (np.array(c, np.int64) for c in choices)
@@ -42,7 +42,7 @@ def random_tiles(rng: np.random.Generator, tile: int = 4) -> TileColumns:
     return TileColumns(energy / energy.sum(), layer, capacity, cost, budget, tile, limit)
 
 
-def random_coupled(rng: np.random.Generator, shape: str) -> CoupledChoice:
+def random_coupled(rng: np.random.Generator, shape: str) -> CoupledKnapsack:
     """Return a random coupled choice on a chain, a star, a forest with single groups, or a circle."""
     n, k = int(rng.integers(3, 6)), int(rng.integers(2, 5))
     edges = {
@@ -57,7 +57,7 @@ def random_coupled(rng: np.random.Generator, shape: str) -> CoupledChoice:
     pair = np.sort(np.sort(rng.integers(0, 9, (len(edges), k, k)), axis=1), axis=2).astype(float)
     low = float(cost[:, 0].sum() + pair[:, 0, 0].sum())
     high = float(cost[:, -1].sum() + pair[:, -1, -1].sum())
-    return CoupledChoice(loss, cost, edges, pair, float(np.floor(rng.uniform(low, high + 1))))
+    return CoupledKnapsack(loss, cost, edges, pair, float(np.floor(rng.uniform(low, high + 1))))
 
 
 def tile_columns() -> Iterator[tuple[str, Any, float | None]]:
@@ -74,33 +74,13 @@ def tile_columns() -> Iterator[tuple[str, Any, float | None]]:
     yield "out of reach", TileColumns(energy, [0, 1], [4, 4], ones + 1, 1.5, 2), None
 
 
-def coupled_choices() -> Iterator[tuple[str, Any, float | None]]:
+def coupled_knapsacks() -> Iterator[tuple[str, Any, float | None]]:
     """Coupled choices: chains, stars, forests, circles, no edges at all, a budget out of reach."""
     rng = np.random.default_rng(19)
     for k in range(16):
         shape = ("chain", "star", "forest", "circle")[k % 4]
         problem = random_coupled(rng, shape)
         yield f"{shape}-{k}", problem, brute_force_coupled(problem)
-    single = CoupledChoice([[3.0, 1.0, 0.0]], [[0.0, 1.0, 2.0]], [], [], 1.0)
+    single = CoupledKnapsack([[3.0, 1.0, 0.0]], [[0.0, 1.0, 2.0]], [], [], 1.0)
     yield "one group", single, 1.0
-    yield "out of reach", CoupledChoice([[1.0, 0.0]] * 2, [[1.0, 2.0]] * 2, [(0, 1)], [[[1, 1], [1, 1]]], 2.5), None
-
-
-def brute_force_partition(problem: TilePartition) -> float:
-    """Return the optimum by looking at every numbering of the channels by tiles."""
-    values = itertools.product(range(problem.n_tiles), repeat=problem.n_channels)
-    found = (np.array(v, np.int64) for v in values)
-    return min(problem.objective(x) for x in found if problem.violation(x) == 0)
-
-
-def tile_partitions() -> Iterator[tuple[str, Any, float | None]]:
-    """Channels in tiles: full and short last tiles, one tile, ties, everything and nothing kept."""
-    rng = np.random.default_rng(23)
-    for k in range(8):
-        channels, tile = int(rng.integers(3, 8)), int(rng.integers(2, 4))
-        energy = np.round(rng.normal(size=(channels, int(rng.integers(1, 4)))) ** 2, 1 if k % 2 else 6)
-        problem = TilePartition(energy, tile, int(rng.integers(1, 5)))
-        yield f"partition-{k}", problem, brute_force_partition(problem)
-    yield "one tile", TilePartition([[3.0], [2.0]], 4, 1), 2.0
-    yield "all kept", TilePartition([[3.0], [2.0], [1.0]], 2, 9), 0.0
-    yield "none kept", TilePartition([[3.0], [2.0], [1.0]], 2, 0), 6.0
+    yield "out of reach", CoupledKnapsack([[1.0, 0.0]] * 2, [[1.0, 2.0]] * 2, [(0, 1)], [[[1, 1], [1, 1]]], 2.5), None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.forms.knapsack._lagrangian import Choices, relaxed
 
 ROUNDING = 1e-12  # relative: what sums in another order may differ by
 
@@ -45,16 +45,6 @@ def multipliers(loss: Floats, costs: Floats, limits: Floats) -> Floats:
     return out
 
 
-def lagrangian(loss: Floats, costs: Floats, limits: Floats, weights: Floats) -> tuple[Floats, float]:
-    """Return loss + weights * cost of every option, and the bound that the weights prove."""
-    total, fixed = loss.copy(), 0.0
-    for weight, cost, limit in zip(weights, costs, limits, strict=True):
-        if weight and math.isfinite(limit):
-            total = total + weight * np.where(np.isfinite(loss), cost, 0.0)
-            fixed += weight * limit
-    return total, float(total.min(axis=1).sum() - fixed)
-
-
 def best_choice(
     loss: Floats, costs: Floats, limits: Floats, weights: Floats, most: float, stop: Callable[[], bool]
 ) -> tuple[Ints | None, int, bool]:
@@ -63,7 +53,7 @@ def best_choice(
     A state is dropped when what it has lost and the Lagrangian bound of the rest come to more than ``most``, when the
     rest cannot be afforded any more, or when another has lost and used no more.
     """
-    total, _ = lagrangian(loss, costs, limits, weights)
+    total, _ = relaxed(Choices(loss, tuple(costs), limits.tolist(), 0.0), weights.tolist())
     there = np.isfinite(loss)
     below = np.append(np.cumsum(total.min(axis=1)[::-1])[::-1][1:], 0.0)
     cheapest = np.where(there[None], costs, np.inf).min(axis=2)

@@ -11,7 +11,7 @@ import numpy as np
 from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
-from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
+from prunopt.forms.subset.quadratic_knapsack import QuadraticKnapsack
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.mip.pulp import Pulp
 from prunopt.solvers.subset._moves import Tried, answer, cheaper_within_sets, too_many
@@ -31,7 +31,7 @@ class Surrogate(Solver[SubsetChoice]):
 
     Samples are random subsets that use the budget up, half of them near the best one so far. A ridge regression on
     single items and pairs, with the ridge of least leave-one-out error, is the model. Its optimum is a
-    `QuadraticChoice`, in which all subsets tried so far are forbidden (no-good cuts). Rounds end when the evaluations
+    `QuadraticKnapsack`, in which all subsets tried so far are forbidden (no-good cuts). Rounds end when the evaluations
     are used up, or after ``patience`` rounds without gain.
 
     What is proven is the model's optimum, never the loss's: ``stats["surrogate gap"]`` is the model's own gap, and the
@@ -143,7 +143,7 @@ class Surrogate(Solver[SubsetChoice]):
     def _propose(self, problem: SubsetChoice, tried: Tried, fit: Fit, run: Run, seed: int) -> Solution[Bools]:
         """The model's optimum among the subsets that have not been tried."""
         known = [x for x in tried.masks()[0] if problem.violation(x) == 0]
-        model = QuadraticChoice(
+        model = QuadraticKnapsack(
             fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, cover=problem.cover,
             exactly=problem.exactly, forbidden=np.array(known, np.bool_).reshape(len(known), problem.n_items),
         )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from prunopt.core.arrays import Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number
 from prunopt.forms.knapsack.tile_columns import TileColumns
 
 GRID = 400  # pruning ratios tried where none is given
@@ -133,8 +134,8 @@ class RatioRule(Solver[TileColumns]):
         """Return the vectors kept in each product."""
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 <= self.ratio <= 1:
-            raise ValueError(f"ratio={self.ratio!r}: give the fraction of vectors to be removed, 0 to 1, or None")
+        if self.ratio is not None:
+            number("ratio", self.ratio, low=0.0, high=1.0, mend="give the fraction of vectors to remove, or None")
 
     def solve(self, problem: TileColumns, limits: Limits, seed: int) -> Solution[Any]:
         """Return the rule's answer, without a bound."""

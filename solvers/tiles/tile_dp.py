@@ -11,7 +11,7 @@ import numpy as np
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.knapsack.tile_columns import TileColumns
-from prunopt.solvers.knapsack._states import best_choice, lagrangian, multipliers
+from prunopt.solvers.knapsack._states import best_choice, multipliers
 from prunopt.solvers.tiles._ratio_rules import infeasible
 
 
@@ -46,7 +46,8 @@ class TileDp(Solver[TileColumns]):
         costs = np.where(np.isfinite(loss), costs, 0.0)
         ends = np.array([problem.budget, problem.max_kept])
         weights = multipliers(loss, costs, ends)
-        lower = lagrangian(loss, costs, ends, weights)[1]
+        duals = {"latency": float(weights[0]), "kept": float(weights[1])}
+        lower = problem.bound(duals)
         span = float(sum(row[np.isfinite(row)].max() - row[np.isfinite(row)].min() for row in loss))
         above, looked, rounds = max(1e-4 * span, 1e-12), 0, 0
         while True:
@@ -58,7 +59,6 @@ class TileDp(Solver[TileColumns]):
                 break
             above *= 8
         stats = {"states": looked, "rounds": rounds}
-        duals = {"latency": float(weights[0]), "kept": float(weights[1])}
         if tiles is None:
             return self._stopped(problem, run, stats, duals, complete and math.isinf(most))
         value = problem.filled(tiles)

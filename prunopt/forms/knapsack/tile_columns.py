@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
-from prunopt.core.solution import CertificateError
+from prunopt.core.validate import Shown, floats, ints, refuse, require, whole_number
+from prunopt.forms.knapsack._lagrangian import Choices, bound, multiplier_of
 
 if TYPE_CHECKING:
     import pulp
 
 ROUNDING = 1e-9  # relative: a sum that meets its limit exactly must not miss it by how decimals are written
-STATES = 4_000_000  # numbers of tiles of the first layers that a proof may hold at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,36 +73,28 @@ class TileColumns:
     violation_unit: ClassVar[float] = 1.0  # violations are shares of the budget
 
     def __post_init__(self) -> None:
-        energy, cost = np.array(self.energy, np.float64), np.array(self.cost, np.float64)
-        layer, capacity = np.array(self.layer, np.int64), np.array(self.capacity, np.int64)
-        if energy.ndim != 2 or layer.shape != (len(energy),) or capacity.shape != layer.shape:
-            raise ValueError(
-                f"energy: shape {energy.shape}, layer {layer.shape}, capacity {capacity.shape} given; (G, n), (G,) and "
-                "(G,) are needed"
-            )
-        if not np.all(np.isfinite(energy)) or np.any(energy < 0) or np.any(np.diff(energy, axis=1) > 0):
-            raise ValueError("energy: rows of finite numbers >= 0 that never rise are needed; sort each row downwards")
-        if int(self.tile) < 1:
-            raise ValueError(f"tile={self.tile!r}: give a number of vectors >= 1")
-        if cost.ndim != 2 or not cost.shape[1] or np.any(np.isnan(cost)) or np.any(cost < 0):
-            raise ValueError(f"cost: shape {cost.shape} given; latencies >= 0 of shape (layers, tiles + 1) are needed")
-        if np.any(np.diff(layer) < 0) or sorted(set(layer.tolist())) != list(range(len(cost))):
-            raise ValueError(f"layer: the numbers 0 to {len(cost) - 1}, rising, are needed, one for each row of cost")
-        if np.any(capacity < 0) or np.any(capacity > energy.shape[1]):
-            raise ValueError(f"capacity: numbers between 0 and {energy.shape[1]} (columns of energy) are needed")
-        if np.any(energy[np.arange(energy.shape[1]) >= capacity[:, None]] != 0):
-            raise ValueError("energy: it must be zero beyond a product's capacity")
+        energy = np.array(floats("energy", self.energy, ("G", "n"), low=0.0))
+        cost = np.array(floats("cost", self.cost, ("layers", "tiles + 1"), low=0.0, finite=False))
+        layer = ints("layer", self.layer, (len(energy),))
+        capacity = ints("capacity", self.capacity, (len(energy),), low=0, high=energy.shape[1])
+        whole_number("tile", self.tile, low=1)
+        require(
+            np.all(np.diff(energy, axis=1) <= 0), "energy", "fall along each row", energy, "sort each row downwards"
+        )
+        numbers = sorted(set(layer.tolist())) == list(range(len(cost))) and np.all(np.diff(layer) >= 0)
+        require(numbers, "layer", f"hold 0 to {len(cost) - 1}, rising, one for each row of cost", layer)
+        beyond = np.arange(energy.shape[1]) >= capacity[:, None]
+        require(not np.any(energy[beyond]), "energy", "be zero beyond a product's capacity", energy)
         for name in ("budget", "max_kept"):
-            if not float(getattr(self, name)) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: give a number >= 0, or infinity for no limit")
-        if np.any(np.isinf(cost).all(axis=1)):
-            raise ValueError(f"cost: layer {int(np.argmax(np.isinf(cost).all(axis=1)))} allows no number of tiles")
+            limit = getattr(self, name)
+            require(float(limit) >= 0, name, "be a number >= 0, or infinity for no limit", limit)
+            object.__setattr__(self, name, float(limit))
+        for a in np.flatnonzero(np.isinf(cost).all(axis=1)):
+            refuse(f"cost[{a}]", "allow a number of tiles", Shown("infinity only"))
         for name, array in (("energy", energy), ("cost", cost), ("layer", layer), ("capacity", capacity)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
         object.__setattr__(self, "tile", int(self.tile))
-        object.__setattr__(self, "budget", float(self.budget))
-        object.__setattr__(self, "max_kept", float(self.max_kept))
 
     @property
     def n_layers(self) -> int:
@@ -175,56 +167,19 @@ class TileColumns:
         return max(over)
 
     def _as_value(self, x: ArrayLike) -> Ints:
-        k = np.asarray(x)
-        if k.shape != self.layer.shape or k.dtype.kind not in "iu":
-            raise ValueError(f"x: {k.dtype} of shape {k.shape} given, integers of shape {self.layer.shape} are needed")
-        return k.astype(np.int64)
+        return ints("x", x, self.layer.shape)
 
     def bound(self, duals: Mapping[str, Any]) -> float:
         r"""Return the Lagrangian bound of the multipliers ``"latency"`` and ``"kept"`` (>= 0, either may be absent).
 
         .. math:: \sum_l \min_t \bigl( \ell_l(t) + \lambda c_l(t) + \mu k_l(t) \bigr) - \lambda B - \mu K
 
-        A ``"claim"``, that no answer loses less, is checked by listing layer by layer all numbers of tiles that could
-        still end below it; where more than `STATES` remain, it does not count.
+        A ``"claim"``, that no answer loses less, is checked by listing the numbers of tiles that could still end below.
         """
-        total, fixed = self.loss, 0.0
-        for name, of, limit in (("latency", self.cost, self.budget), ("kept", self.kept, self.max_kept)):
-            multiplier = float(duals.get(name, 0.0))
-            if not 0 <= multiplier < math.inf:
-                raise CertificateError(f"duals[{name!r}]={multiplier}: a finite number >= 0 is needed")
-            if multiplier and math.isfinite(limit):
-                total = total + multiplier * of
-                fixed += multiplier * limit
-        least = total.min(axis=1)
-        # Lowered by what rounding may add: large multipliers drown the losses.
-        slack = 2.0**-50 * (self.objective_unit + float(np.abs(least).sum()) + fixed)
-        relaxed = float(math.fsum(least) - fixed) - slack
-        claim = float(duals.get("claim", -math.inf))
-        return self._least_below(claim, relaxed, total) if relaxed < claim < math.inf else relaxed
-
-    def _least_below(self, claim: float, relaxed: float, total: Floats) -> float:
-        """Return the least loss below ``claim``, the claim where there is none, ``relaxed`` with too many states."""
-        reduced = total - total.min(axis=1, keepdims=True)
-        used = [np.where(np.isfinite(self.loss), of, np.inf) for of in (self.cost, self.kept)]
-        ends = (self.budget * (1 + 1e-12), self.max_kept)
-        still = [np.append(np.cumsum(of.min(axis=1)[::-1])[::-1], 0.0) for of in used]
-        states = np.zeros((4, 1))  # above the relaxation, loss, latency, vectors
-        for a in range(self.n_layers):
-            levels = np.flatnonzero(reduced[a] < claim - relaxed)
-            if states.shape[1] * len(levels) > STATES:
-                return relaxed
-            steps = np.array([reduced[a, levels], self.loss[a, levels], *(of[a, levels] for of in used)])
-            states = (states[:, :, None] + steps[:, None, :]).reshape(4, -1)
-            held = states[0] < claim - relaxed
-            for k in (0, 1):
-                held &= states[2 + k] + still[k][a + 1] <= ends[k] * (1 + 1e-12)
-            states = states[:, held]
-            if math.isinf(self.max_kept):  # of equal layers, one that neither lasts nor loses more replaces another
-                states = states[:, np.lexsort((states[1], states[2]))]
-                best = np.minimum.accumulate(np.append(np.inf, states[1][:-1])) if states.size else states[1]
-                states = states[:, states[1] < best]
-        return float(min(claim, states[1].min(initial=math.inf)))
+        limits = (self.budget, self.max_kept)
+        choices = Choices(self.loss, (self.cost, self.kept), limits, self.objective_unit, leeway=1e-12)
+        multipliers = [multiplier_of(duals, name, 0.0) for name in ("latency", "kept")]
+        return bound(choices, multipliers, float(duals.get("claim", -math.inf)))
 
     def least(self) -> tuple[float, float]:
         """Return the least latency and the fewest vectors that any answer has."""

@@ -134,7 +134,7 @@ def prune_cnn(
         ``"layers"`` takes the error of the layers that read a group; ``"measured"`` scales it, group by group, to the
         divergence of the whole network's predictions with a quarter, half and three quarters of that group removed.
     solver
-        Of `CoupledChoice`; None takes ``coupled-dp`` on forests and ``pulp`` elsewhere.
+        Of `CoupledKnapsack`; None takes ``coupled-dp`` on forests and ``pulp`` elsewhere.
     levels, round_to, least
         Widths on offer: so many at most, multiples of ``round_to``, no less than this share of the group.
     only

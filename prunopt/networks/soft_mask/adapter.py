@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prunopt.core.arrays import Ints
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.trained_mask import Lesson
 from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.costs import layer_costs
@@ -129,7 +129,7 @@ class SoftMasks:
     """
 
     def __init__(
-        self, network: GatedNetwork, widths: Sequence[Sequence[int]], costs: CoupledChoice, solver: S2H,
+        self, network: GatedNetwork, widths: Sequence[Sequence[int]], costs: CoupledKnapsack, solver: S2H,
         distillation: Distillation, precision: torch.dtype | None = None, forward: Callable[[Any], Any] | None = None,
     ) -> None:  # fmt: skip
         self.network, self.distillation, self.precision = network, distillation, precision

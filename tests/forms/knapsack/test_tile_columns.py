@@ -1,4 +1,4 @@
-"""Tiles of depthwise layers and channels in tiles."""
+"""Tiles of depthwise layers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import pytest
 
 from prunopt import load_form, save_form, solve, verify
 from prunopt.core.solution import CertificateError, Status
-from prunopt.forms import TileColumns, TilePartition
+from prunopt.forms import TileColumns
 from prunopt.solvers.tiles.dcp import Dcp
 from prunopt.solvers.tiles.dcp_b import DcpB
 from prunopt.solvers.tiles.hsr import Hsr
-from prunopt.solvers.tiles.tile_enumeration import assignments, partitions
-from prunopt.solvers.tiles.tile_swap import TileSwap
-from prunopt.testing.choices import brute_force_partition, brute_force_tiles, random_tiles
+from prunopt.testing.choices import brute_force_tiles, random_tiles
 
 ENERGY = np.array([[9.0, 4.0, 2.0, 1.0], [8.0, 7.0, 3.0, 0.5], [6.0, 5.0, 0.0, 0.0]])
 COST = np.array([[0.0, 2.0, 4.0], [0.0, 1.0, 2.0]])
@@ -111,36 +109,5 @@ def test_bad_input(changes: dict[str, object], match: str) -> None:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    for form in (example(), TilePartition(ENERGY, 2, 3)):
-        save_form(form, tmp_path / "form.npz")
-        assert solve(load_form(tmp_path / "form.npz")).objective == solve(form).objective
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_channels_in_tiles_exactly(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    problem = TilePartition(rng.normal(size=(6, 3)) ** 2, 2, 2)
-    best = brute_force_partition(problem)
-    assert solve(problem, "tile-enumeration").objective == pytest.approx(best, abs=1e-12)
-    assert solve(problem, "pulp").objective == pytest.approx(best, abs=1e-8)
-    found = solve(problem, "tile-swap", seed=seed)
-    assert best - 1e-12 <= found.objective
-    assert found.bound <= best + 1e-12
-
-
-def test_even_counts_are_proven_optimal() -> None:
-    energy = np.array([[9.0, 8], [7, 6], [0.1, 0.2], [0.1, 0.3]])
-    given = TilePartition(energy, 2, 2)
-    assert given.objective(np.array([0, 0, 1, 1])) > 13
-    answer = solve(given, "tile-swap")
-    assert answer.status is Status.OPTIMAL
-    assert answer.objective == pytest.approx(0.7)
-
-
-def test_every_assignment_is_listed_once() -> None:
-    listed = [tuple(a) for a in assignments(6, 2)]
-    assert len(listed) == len(set(listed)) == round(partitions(6, 2)) == 15
-    with pytest.raises(ValueError, match="tile-swap"):
-        solve(TilePartition(np.ones((64, 1)), 8, 3), "tile-enumeration")
-    with pytest.raises(ValueError, match="swaps"):
-        TileSwap(-1)
+    save_form(example(), tmp_path / "form.npz")
+    assert solve(load_form(tmp_path / "form.npz")).objective == solve(example()).objective
