@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
 from prunopt.core.validate import ints, number, one_of, require
 from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LayerCost:
     """What one layer costs by the widths at its ends.
@@ -33,6 +35,7 @@ class LayerCost:
     table: Any
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ChannelWidths:
     r"""Choose a width for every group of channels.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
 from prunopt.core.validate import floats, ints, mask, of_shape, require, whole_number
 from prunopt.forms.knapsack.tile_columns import TileColumns
@@ -19,6 +20,7 @@ from prunopt.forms.knapsack.tile_columns import TileColumns
 Masks = tuple[Bools, ...]
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class DepthwiseConv:
     r"""Prune single weights of depthwise convolutions, where that removes whole vectors of a matrix product.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prunopt.core.display import one_line
 from prunopt.core.validate import ints, require, unique
 
 Point = Mapping[str, Any]
@@ -52,6 +53,7 @@ class Gene:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class BlackBox:
     r"""Minimise a loss that can only be evaluated, over genes that decode to a decision.
@@ -119,6 +121,7 @@ class BlackBox:
             require(gene.allows(x[gene.name]), f"x[{gene.name!r}]", f"be {allowed}", x[gene.name])
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LevelSearch(BlackBox):
     r"""A black box over the levels of a multiple-choice knapsack.

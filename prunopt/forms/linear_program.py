@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import floats, of_shape, require
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 REDUCED_COST_TOLERANCE = 1e-7
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LinearProgram:
     r"""A linear program over a box.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.engines import new_engine, no_stdout, set_options
 from prunopt.core.problem import Reduced
 from prunopt.core.validate import Shown, bools, floats, of_shape, refuse, require
@@ -28,6 +29,7 @@ REFUSED = 3  # exit status of the process that parses, for files that it can rea
 ROUNDING = 1e-5  # how far from a whole number an engine may leave an integer variable
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Model:
     r"""A mixed-integer linear model in the terms of its file.

@@ -22,3 +22,31 @@ def test_an_old_keyword_works_and_names_the_new_one() -> None:
 def test_both_names_are_refused() -> None:
     with pytest.raises(TypeError, match="price is the old name of penalty"):
         scaled(2.0, penalty=1.0, **{"price": 3.0})
+
+
+def test_a_renamed_field_is_taken_and_shown_under_its_old_name() -> None:
+    from dataclasses import dataclass, replace
+
+    @deprecation.renamed_fields(price="penalty")
+    @dataclass(frozen=True)
+    class Item:
+        penalty: int = 1
+
+    with pytest.warns(DeprecationWarning, match=r"use penalty="):
+        assert Item(price=2).penalty == 2  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match=r"use penalty="):
+        assert replace(Item(2), price=3) == Item(3)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match=r"use \.penalty"):
+        assert Item(4).price == 4  # type: ignore[attr-defined]
+
+
+def test_old_names_of_forms() -> None:
+    import prunopt.forms
+    from prunopt.forms import Closure, CoupledKnapsack
+
+    with pytest.warns(DeprecationWarning, match="CoupledKnapsack"):
+        assert prunopt.forms.CoupledChoice is CoupledKnapsack
+    with pytest.raises(AttributeError, match="NoForm"):
+        _ = prunopt.forms.NoForm
+    with pytest.warns(DeprecationWarning, match="penalty="):
+        assert Closure.of([1], price=2).penalty == 2

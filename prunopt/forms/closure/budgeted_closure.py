@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import require, whole_number
 from prunopt.forms.closure.closure import Closure, exact_sum
@@ -46,6 +47,7 @@ class OpenPart(NamedTuple):
     cost: int
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class BudgetedClosure:
     r"""The most profitable closure whose requirements cost no more than a budget.

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Ints
 from prunopt.core.deprecation import renamed_arguments, renamed_fields
+from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import ints, invalid, mask, refuse, require
@@ -31,6 +32,7 @@ def _no_arcs() -> NDArray[np.int32]:
 
 
 @renamed_fields(price="penalty")
+@one_line
 @dataclass(frozen=True, eq=False)
 class Closure:
     r"""Choose items that bring profit, together with all that they need.

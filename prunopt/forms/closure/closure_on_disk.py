@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from prunopt.core import deprecation
 from prunopt.core.arrays import Ints
 from prunopt.core.deprecation import renamed_arguments, renamed_fields
+from prunopt.core.display import one_line
 from prunopt.core.files import write_json
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import ints, require
@@ -38,6 +39,7 @@ class Chunk(NamedTuple):
 
 
 @renamed_fields(price="penalty")
+@one_line
 @dataclass(frozen=True, eq=False)
 class ClosureOnDisk:
     r"""Choose items that bring profit, with all that they need: a `Closure` that does not fit into memory.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from prunopt.core import deprecation
 from prunopt.core.arrays import Bools
+from prunopt.core.display import one_line
 from prunopt.core.solution import relative_gap
 from prunopt.core.validate import require
 from prunopt.forms.closure.closure import Closure, exact_sum
@@ -35,6 +36,7 @@ class PathBlock(NamedTuple):
         return self.penalty
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class PenaltyPath:
     r"""The optima of a `Closure` for every penalty p >= 0.

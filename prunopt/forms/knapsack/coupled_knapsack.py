@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, number, refuse, require
 from prunopt.forms.knapsack._lagrangian import multiplier_of
 from prunopt.forms.knapsack._proof import States, TooManyChoicesError, sums, together
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pulp
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class CoupledKnapsack:
     r"""A multiple-choice knapsack whose costs couple neighbouring groups.

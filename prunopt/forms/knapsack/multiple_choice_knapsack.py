@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Ints
+from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, refuse, require, whole_number
 from prunopt.forms.knapsack._lagrangian import Choices, bound, multiplier_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LARGEST_SUM = 2**62  # sums of costs must stay within 64 bits
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class MultipleChoiceKnapsack:
     r"""A multiple-choice knapsack: pick one level of every group, spend at most the budget, lose least.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, refuse, require, whole_number
 from prunopt.forms.knapsack._lagrangian import Choices, bound, multiplier_of
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-9  # relative: a sum that meets its limit exactly must not miss it by how decimals are written
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class TileColumns:
     r"""The least energy lost when layers of small matrix products keep whole tiles of vectors.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import Shown, floats, number, of_shape, require
 
@@ -19,6 +20,7 @@ ASYMMETRY = 1e-5  # relative: Hessians summed up in single precision are symmetr
 LADDER = 10.0 ** np.arange(-10, 1)  # dampings tried for the error message, as multiples of the mean diagonal
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LayerLeastSquares(ABC):
     r"""Remove weights of the layer y = W x, and re-solve those that stay.

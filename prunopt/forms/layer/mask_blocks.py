@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.display import one_line
 from prunopt.core.validate import mask, number, one_of, require
 from prunopt.forms.layer._refit import masked_least_squares
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
@@ -27,6 +28,7 @@ class MaskedRefit(NamedTuple):
     residual: float
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class MaskBlocks(LayerLeastSquares):
     r"""Choose which weights of a layer to keep; those are re-solved together.

@@ -13,12 +13,14 @@ from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import ints, require, whole_number
 from prunopt.forms.layer._subset_bound import Rest, check_cover, least_rest, restrict
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class QuadraticSubset(LayerLeastSquares):
     r"""Remove k groups of columns of a layer and re-solve the others.

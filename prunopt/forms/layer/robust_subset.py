@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 
@@ -18,6 +19,7 @@ STEPS = 60  # of the ascent over the multipliers of a fixed choice
 SETTLED = 1e-7  # relative gap between the worst domain and the multipliers' bound at which that ascent ends
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class RobustQuadraticSubset:
     r"""Remove k groups of columns; one W' must serve every domain.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, require
 
 Choices = tuple[Ints, ...]
@@ -21,6 +22,7 @@ MOST_ENUMERATED = 1 << 20
 CHUNK = 1 << 14
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class RelaxedMask:
     r"""Choose a candidate for every group, so that a loss is least that is differentiable on their convex hulls.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Ints
+from prunopt.core.display import one_line
 from prunopt.core.validate import require
 from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
@@ -54,6 +55,7 @@ class Trainee(Protocol):
         """Go back to a state."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class TrainedMask(RelaxedMask):
     r"""Choose a candidate for every group within a budget; the weights behind the loss may learn at the same time.

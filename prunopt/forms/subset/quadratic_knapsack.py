@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import floats, mask, require
 from prunopt.forms.subset.subset_choice import SubsetChoice
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pulp
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class QuadraticKnapsack:
     r"""Choose which of n items stay, under a loss of single items and pairs.

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, mask, require, whole_number
 
 MOST_ENUMERATED = 1 << 16
 SLACK = 1e-9  # relative: sums of costs this far over the budget are rounding
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class SubsetChoice:
     r"""Choose which of n items stay, so that a loss is least of which nothing is known but its values.
@@ -131,6 +133,7 @@ class SubsetChoice:
         return mask("x", x, (self.n_items,))
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class EnumerableChoice(SubsetChoice):
     """A `SubsetChoice` with so few subsets (2^16 at most, before costs are looked at) that all can be tried.

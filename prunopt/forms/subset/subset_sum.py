@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import floats, mask, number, refuse, require
 
@@ -39,6 +40,7 @@ class FixedPoint(NamedTuple):
     exact: bool
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class SubsetSum:
     r"""For every target the fewest candidates whose sum is near enough.

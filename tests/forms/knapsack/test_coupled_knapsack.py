@@ -127,3 +127,13 @@ def test_widths_of_a_chain() -> None:
         widths_task(17)
     with pytest.raises(ValueError, match="not among"):
         task.objective(np.array([5, 6]))
+
+
+def test_a_file_of_the_old_name_is_read(tmp_path: Path) -> None:
+    form = CoupledKnapsack([[1.0, 0.0]], [[0.0, 1.0]], [], [], 1.0)
+    save_form(form, tmp_path / "form.npz")
+    with np.load(tmp_path / "form.npz") as held:
+        arrays = dict(held)
+    header = arrays.pop("header").tobytes().replace(b"CoupledKnapsack", b"CoupledChoice")
+    np.savez(tmp_path / "old.npz", header=np.frombuffer(header, np.uint8), **arrays)
+    assert isinstance(load_form(tmp_path / "old.npz"), CoupledKnapsack)
