@@ -1,4 +1,4 @@
-"""Whole tiles for every layer, by dynamic programming over its states: a proven optimum."""
+"""Tiles and vectors for every layer, by dynamic programming over its states: a proven optimum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.knapsack.tile_columns import TileColumns
-from prunopt.solvers.knapsack._states import best_choice, multipliers
+from prunopt.solvers.knapsack._states import best_choice, multipliers, near_choice
 from prunopt.solvers.tiles._ratio_rules import infeasible
 
 
@@ -35,44 +35,37 @@ class TileDp(Solver[TileColumns]):
     form: ClassVar[type] = TileColumns
     exact: ClassVar[bool] = True
     rank: ClassVar[int] = 10
+    requires: ClassVar[tuple[str, ...]] = ("numba",)
     reference: ClassVar[str] = "Kellerer, Pferschy & Pisinger 2004"
 
     def solve(self, problem: TileColumns, limits: Limits, seed: int) -> Solution[Any]:
-        """Return the optimal number of tiles of every layer."""
+        """Return the optimal number of vectors of every product."""
         run = Run(limits)
         if problem.is_infeasible_by(None):
             return infeasible(problem, self.name)
-        loss, costs = problem.loss, np.array([problem.cost, problem.kept])
-        costs = np.where(np.isfinite(loss), costs, 0.0)
-        ends = np.array([problem.budget, problem.max_kept])
-        weights = multipliers(loss, costs, ends)
+        choices = problem.choices
+        loss = choices.loss
+        weights = multipliers(choices)
         duals = {"latency": float(weights[0]), "kept": float(weights[1])}
         lower = problem.bound(duals)
         span = float(sum(row[np.isfinite(row)].max() - row[np.isfinite(row)].min() for row in loss))
-        above, looked, rounds = max(1e-4 * span, 1e-12), 0, 0
+        above, rounds = max((1e-6 if problem.limited else 1e-4) * span, 1e-12), 0
         while True:
             most = lower + above if above < 2 * span + 1e-9 else math.inf
-            tiles, seen, complete = best_choice(loss, costs, ends, weights, most, lambda: run.out_of_time)
-            looked, rounds = looked + seen, rounds + 1
-            run.evaluations += seen
-            if tiles is not None or not complete or math.isinf(most):
+            chosen, complete = best_choice(choices, weights, most, run)
+            rounds += 1
+            if chosen is not None or not complete or math.isinf(most):
                 break
             above *= 8
-        stats = {"states": looked, "rounds": rounds}
-        if tiles is None:
-            return self._stopped(problem, run, stats, duals, complete and math.isinf(most))
-        value = problem.filled(tiles)
+        stats: dict[str, Any] = {"states": run.evaluations, "rounds": rounds}
+        if chosen is None:
+            return self._stopped(problem, run, stats, duals, complete)
+        value = problem.value_of(chosen)
         objective = problem.objective(value)
         run.report(objective, objective)
+        duals["claim"] = objective
         return Solution(
-            Status.OPTIMAL,
-            value,
-            objective,
-            objective,
-            {**duals, "claim": objective},
-            trace=run.trace,
-            stats=stats,
-            solver=self.name,
+            Status.OPTIMAL, value, objective, objective, duals, trace=run.trace, stats=stats, solver=self.name
         )
 
     def _stopped(
@@ -81,12 +74,14 @@ class TileDp(Solver[TileColumns]):
         if complete:  # every state was looked at, so both limits together cannot be met
             message = "latency and max_kept can be met each by itself, not both together; raise one of them"
             return Solution(Status.INFEASIBLE, None, solver=self.name, stats=stats, message=message)
-        value = problem.filled(problem.cost.argmin(axis=1))
-        if problem.violation(value) > 0:
-            message = "stopped by its limits without an answer; give it more time"
+        why = "stopped by its limits" if run.out_of_time else "stopped, for too many states remain"
+        chosen = near_choice(problem.choices, np.array([duals["latency"], duals["kept"]]))
+        if chosen is None:
+            message = f"{why}, without an answer; give it more time, or raise a limit"
             return Solution(Status.FAILED, None, solver=self.name, stats=stats, message=message)
+        value = problem.value_of(chosen)
         run.report(problem.objective(value), problem.bound(duals))
-        stats["changed"] = "stopped by its limits: every layer takes its cheapest number of tiles"
+        stats["changed"] = f"{why}: the answer is the one of the Lagrangian relaxation"
         return Solution(
             Status.FEASIBLE,
             value,
@@ -96,5 +91,5 @@ class TileDp(Solver[TileColumns]):
             trace=run.trace,
             stats=stats,
             solver=self.name,
-            message="stopped by its limits",
+            message=why,
         )

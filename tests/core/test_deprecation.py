@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prunopt.core import deprecation
 from prunopt.core.deprecation import renamed_arguments
 
 

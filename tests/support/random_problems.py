@@ -91,7 +91,9 @@ def _coupled(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
 def _tiles(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     problem = random_tiles(rng)
     energy = np.array(problem.energy) * scale
-    problem = TileColumns(energy, problem.layer, problem.capacity, problem.cost, problem.budget, 4, problem.max_kept)
+    problem = TileColumns(
+        energy, problem.layer, problem.capacity, problem.cost, problem.budget, problem.tile, problem.max_kept
+    )
     return Instance("tiles", problem, brute_force_tiles(problem))
 
 

@@ -118,8 +118,10 @@ def _still(of_groups: AnyArray) -> AnyArray:
 
 
 def _undominated(lost: Floats, used: Sequence[AnyArray]) -> AnyArray:
-    """Return the places of which no other has lost and used no more; all of them with two or more resources."""
-    if len(used) > 1:
-        return np.arange(len(lost))
+    """Return the places of which no other has lost and used no more."""
+    if len(used) == 2:
+        from prunopt.forms.knapsack._pareto import undominated
+
+        return undominated(lost, *used)
     order = np.lexsort((lost, *used))
     return order[lost[order] < np.minimum.accumulate(np.concatenate([[np.inf], lost[order][:-1]]))]

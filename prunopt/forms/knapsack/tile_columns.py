@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Floats, Ints
+from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, refuse, require, whole_number
 from prunopt.forms.knapsack._lagrangian import Choices, bound, multiplier_of
@@ -20,6 +20,24 @@ if TYPE_CHECKING:
     import pulp
 
 ROUNDING = 1e-9  # relative: a sum that meets its limit exactly must not miss it by how decimals are written
+
+
+class Options(NamedTuple):
+    """What each layer may choose: its tiles (-1: no such option), vectors kept, loss and cost, all (L, O)."""
+
+    tiles: Ints
+    kept: Floats
+    loss: Floats
+    cost: Floats
+
+
+class Greedy(NamedTuple):
+    """Vectors of a layer by falling energy: their products, what these keep at least, loss and tiles after each."""
+
+    product: Ints
+    least: Ints
+    lost: Floats
+    tiles: Ints
 
 
 @one_line
@@ -35,8 +53,9 @@ class TileColumns:
         \min_{k} \; \sum_g \sum_{i > k_g} e_{gi}
         \quad \text{s.t.} \quad \sum_l c_l(\tau_l) \le B, \quad \sum_g k_g \le K
 
-    Nothing is lost by equal products (every one of a layer fills its tiles), so an optimum is one number of tiles a
-    layer: a multiple-choice knapsack with one resource more where K is given.
+    Without a limit on vectors nothing is lost by equal products (every one of a layer fills its tiles), so an optimum
+    is one number of tiles a layer: a multiple-choice knapsack. Where K binds, a layer may keep any number m of vectors
+    in its tiles, the largest of all its products, so the knapsack chooses (tiles, m) and has two resources.
 
     Parameters
     ----------
@@ -116,22 +135,105 @@ class TileColumns:
 
     @cached_property
     def loss(self) -> Floats:
-        """The energy that each layer loses with 0, 1, ... tiles, infinite where they are not allowed; as `cost`."""
+        """The energy that each layer loses with 0, 1, ... full tiles, infinite where they cannot be; as `cost`."""
         return self._by_layer(np.take_along_axis(self.tails, self._filled, axis=1))
 
     @cached_property
     def kept(self) -> Floats:
-        """The vectors that each layer keeps with 0, 1, ... tiles, infinite where they are not allowed."""
+        """The vectors that each layer keeps with 0, 1, ... full tiles, infinite where they cannot be."""
         return self._by_layer(self._filled.astype(np.float64))
 
     @cached_property
     def _filled(self) -> Ints:
         return np.asarray(np.minimum(np.arange(self.cost.shape[1]) * self.tile, self.capacity[:, None]))
 
+    @cached_property
+    def allowed(self) -> Bools:
+        """Which numbers of tiles a layer can take: those of a finite cost that its fullest product reaches."""
+        fullest = np.zeros(self.n_layers, np.int64)
+        np.maximum.at(fullest, self.layer, self.capacity)
+        reached = np.arange(self.cost.shape[1]) <= -(-fullest // self.tile)[:, None]
+        return np.asarray(np.isfinite(self.cost) & reached)
+
+    @cached_property
+    def limited(self) -> bool:
+        """Whether `max_kept` can bind: it is less than all vectors together."""
+        return bool(self.max_kept < self.capacity.sum())
+
+    @cached_property
+    def options(self) -> Options:
+        """What every layer chooses from: all numbers of full tiles, or where K can bind of tiles and vectors."""
+        if not self.limited:
+            tiles = np.where(self.allowed, np.arange(self.cost.shape[1]), -1)
+            return Options(tiles, self.kept, self.loss, np.where(self.allowed, self.cost, np.inf))
+        rows = [self._options_of(a) for a in range(self.n_layers)]
+        width = max(len(row[0]) for row in rows)
+        columns = [
+            np.stack([np.append(part, np.full(width - len(part), np.inf)) for part in c])
+            for c in zip(*rows, strict=True)
+        ]
+        tiles = np.where(np.isinf(columns[0]), -1, columns[0]).astype(np.int64)
+        return Options(tiles, *columns[1:])
+
+    def _options_of(self, a: int) -> tuple[Floats, Floats, Floats, Floats]:
+        """Tiles, vectors, loss and cost of the options of one layer; dominated ones are left out."""
+        found: list[tuple[Floats, ...]] = []
+        for t in np.flatnonzero(self.allowed[a]).tolist():
+            natural = self._greedy(a, t)
+            lost, used = natural.lost.copy(), natural.tiles
+            if t:
+                # Too few vectors reach fewer tiles. Where those cost no more, that other option is the better one.
+                other = self.cost[a, used]
+                short = (used < t) & (other > self.cost[a, t])
+                lost[(used < t) & ~short] = np.inf
+                first = (t - 1) * self.tile + 1
+                if short.any():
+                    lost[short] = np.inf
+                    for g in np.flatnonzero((self.layer == a) & (self.capacity >= first)).tolist():
+                        forced = self._greedy(a, t, g).lost
+                        lost[first:][short[first:]] = np.minimum(lost[first:], forced)[short[first:]]
+            kept = np.flatnonzero(np.isfinite(lost)).astype(np.float64)
+            found.append(
+                (np.full(len(kept), float(t)), kept, lost[np.isfinite(lost)], np.full(len(kept), self.cost[a, t]))
+            )
+        tiles, kept, loss, cost = (np.concatenate(part) for part in zip(*found, strict=True))
+        return tiles, kept, loss, cost
+
+    def _greedy(self, a: int, t: int, first: int = -1) -> Greedy:
+        """The largest vectors of layer a within t tiles, one after another; product ``first`` begins its last tile."""
+        mine = np.flatnonzero(self.layer == a)
+        top = np.minimum(t * self.tile, self.capacity[mine])
+        bottom = np.where(mine == first, (t - 1) * self.tile + 1, 0)
+        place = np.arange(self.energy.shape[1])
+        product, rank = np.nonzero((place >= bottom[:, None]) & (place < top[:, None]))
+        energy = self.energy[mine[product], rank]
+        order = np.argsort(-energy, kind="stable")
+        beyond = math.fsum(self.tails[mine, top])
+        lost = beyond + np.append(np.cumsum(energy[order][::-1])[::-1], 0.0)
+        fullest = np.maximum.accumulate(np.append(bottom.max(initial=0), rank[order] + 1))
+        return Greedy(product[order], bottom, lost, -(-fullest // self.tile))
+
+    def value_of(self, choice: ArrayLike) -> Ints:
+        """Return the value in which layer l takes option ``choice[l]`` of `options`."""
+        if not self.limited:
+            return self.filled(choice)
+        value = np.zeros(len(self.layer), np.int64)
+        for a, o in enumerate(np.asarray(choice, np.int64).tolist()):
+            t, m = int(self.options.tiles[a, o]), int(self.options.kept[a, o])
+            mine = np.flatnonzero(self.layer == a)
+            chosen = self._greedy(a, t)
+            if chosen.tiles[m] < t:  # one product has to begin the last tile
+                first = (t - 1) * self.tile + 1
+                able = mine[self.capacity[mine] >= first]
+                chosen = min((self._greedy(a, t, g) for g in able.tolist()), key=lambda c: c.lost[m - first])
+                m -= first
+            value[mine] = chosen.least + np.bincount(chosen.product[:m], minlength=len(mine))
+        return value
+
     def _by_layer(self, of_products: Floats) -> Floats:
         out = np.zeros(self.cost.shape)
         np.add.at(out, self.layer, of_products)
-        return np.where(np.isfinite(self.cost), out, np.inf)
+        return np.where(self.allowed, out, np.inf)
 
     def filled(self, tiles: ArrayLike) -> Ints:
         """Return the value in which every product of layer l fills ``tiles[l]`` tiles."""
@@ -176,16 +278,23 @@ class TileColumns:
 
         .. math:: \sum_l \min_t \bigl( \ell_l(t) + \lambda c_l(t) + \mu k_l(t) \bigr) - \lambda B - \mu K
 
-        A ``"claim"``, that no answer loses less, is checked by listing the numbers of tiles that could still end below.
+        over the options (t, k) of each layer. A ``"claim"``, that no answer loses less, is checked by listing the
+        options that could still end below.
         """
-        limits = (self.budget, self.max_kept)
-        choices = Choices(self.loss, (self.cost, self.kept), limits, self.objective_unit, leeway=1e-12)
         multipliers = [multiplier_of(duals, name, 0.0) for name in ("latency", "kept")]
-        return bound(choices, multipliers, float(duals.get("claim", -math.inf)))
+        return bound(self.choices, multipliers, float(duals.get("claim", -math.inf)))
+
+    @cached_property
+    def choices(self) -> Choices:
+        """The problem as a multiple-choice knapsack over `options`."""
+        limits = (self.budget, float(math.floor(self.max_kept)) if self.limited else math.inf)
+        return Choices(self.options.loss, (self.options.cost, self.options.kept), limits, self.objective_unit, 1e-12)
 
     def least(self) -> tuple[float, float]:
         """Return the least latency and the fewest vectors that any answer has."""
-        return float(math.fsum(self.cost.min(axis=1))), float(self.kept.min(axis=1).sum())
+        tiles = np.arange(self.cost.shape[1])
+        fewest = np.where(self.allowed, np.where(tiles > 0, (tiles - 1) * self.tile + 1, 0), np.inf).min(axis=1)
+        return float(math.fsum(np.where(self.allowed, self.cost, np.inf).min(axis=1))), float(fewest.sum())
 
     def is_infeasible_by(self, ray: Any) -> bool:
         """Return whether even the least latency or the fewest vectors are beyond the limits; ``ray`` is not read."""
@@ -193,30 +302,61 @@ class TileColumns:
         return latency > self.budget * (1 + 1e-12) or kept > self.max_kept
 
     def to_pulp(self) -> pulp.LpProblem:
-        """Return the problem as a PuLP model with a binary ``y_l_t`` for every layer and number of tiles."""
+        """Return the integer model: a binary ``y_l_t`` for every layer and number of tiles.
+
+        Where K can bind, binaries ``x_g_i`` say whether product g keeps its i-th vector, and ``f_g_t`` which product
+        begins the last of t tiles.
+        """
         import pulp
 
         model = pulp.LpProblem("tile_columns", pulp.LpMinimize)
         y = {(int(a), int(t)): model.add_variable(f"y_{a}_{t}", 0, 1, pulp.LpBinary) for a, t in self._allowed}
-        model.setObjective(pulp.LpAffineExpression([(v, float(self.loss[key])) for key, v in y.items()]))
         for a in range(self.n_layers):
             model.addConstraint(pulp.lpSum(v for key, v in y.items() if key[0] == a) == 1, f"layer_{a}")
-        for name, of, limit in (("latency", self.cost, self.budget), ("kept", self.kept, self.max_kept)):
-            if math.isfinite(limit):
-                unit = limit or 1.0  # rows in units of the limit: engines have absolute tolerances
-                used = pulp.LpAffineExpression([(v, float(of[key]) / unit) for key, v in y.items()])
-                model.addConstraint(used <= limit / unit * (1 + ROUNDING), name)
+        if math.isfinite(self.budget):
+            unit = self.budget or 1.0  # the row in units of the limit: engines have absolute tolerances
+            used = pulp.LpAffineExpression([(v, float(self.cost[key]) / unit) for key, v in y.items()])
+            model.addConstraint(used <= self.budget / unit * (1 + ROUNDING), "latency")
+        if not self.limited:
+            model.setObjective(pulp.LpAffineExpression([(v, float(self.loss[key])) for key, v in y.items()]))
+            return model
+        x = {
+            (g, i): model.add_variable(f"x_{g}_{i}", 0, 1, pulp.LpBinary)
+            for g, n in enumerate(self.capacity.tolist())
+            for i in range(n)
+        }
+        for (g, i), v in x.items():
+            if i:
+                model.addConstraint(v <= x[g, i - 1], f"falls_{g}_{i}")
+            if i % self.tile == 0:
+                room = pulp.lpSum(
+                    y.get((int(self.layer[g]), t), 0) for t in range(i // self.tile + 1, self.cost.shape[1])
+                )
+                model.addConstraint(v <= room, f"within_{g}_{i}")
+        for (a, t), v in y.items():
+            begins = [x[g, i] for g in np.flatnonzero(self.layer == a).tolist() if (g, i := (t - 1) * self.tile) in x]
+            starts = [model.add_variable(f"f_{a}_{t}_{k}", 0, 1, pulp.LpBinary) for k in range(len(begins) if t else 0)]
+            for k, (start, begin) in enumerate(zip(starts, begins, strict=bool(t))):
+                model.addConstraint(start <= begin, f"begins_{a}_{t}_{k}")
+            if t:
+                model.addConstraint(pulp.lpSum(starts) >= v, f"reaches_{a}_{t}")
+        model.addConstraint(pulp.lpSum(x.values()) <= math.floor(self.max_kept), "kept")
+        gained = pulp.LpAffineExpression([(v, -float(self.energy[key])) for key, v in x.items()])
+        model.setObjective(gained + self.objective_unit)
         return model
 
     @property
     def _allowed(self) -> Ints:
-        return np.argwhere(np.isfinite(self.cost))
+        return np.argwhere(self.allowed)
 
     def read_pulp(self, model: pulp.LpProblem) -> Ints:
         """Return the value held by the variables of a solved `to_pulp` model."""
-        found, tiles = model.variablesDict(), np.zeros(self.n_layers, np.int64)
+        on = {name for name, variable in model.variablesDict().items() if (variable.varValue or 0.0) > 0.5}
+        if self.limited:
+            held = [sum(f"x_{g}_{i}" in on for i in range(n)) for g, n in enumerate(self.capacity.tolist())]
+            return np.array(held, np.int64)
+        tiles = np.zeros(self.n_layers, np.int64)
         for a, t in self._allowed:
-            variable = found.get(f"y_{a}_{t}")
-            if variable is not None and (variable.varValue or 0.0) > 0.5:
+            if f"y_{a}_{t}" in on:
                 tiles[a] = t
         return self.filled(tiles)

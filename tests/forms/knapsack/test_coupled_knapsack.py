@@ -125,7 +125,7 @@ def test_widths_of_a_chain() -> None:
     assert solve(widths_task(29), "coupled-dp").value.tolist() == [2, 3]
     with pytest.raises(ValueError, match="18"):
         widths_task(17)
-    with pytest.raises(ValueError, match="not among"):
+    with pytest.raises(ValueError, match="must be one of 4, 2"):
         task.objective(np.array([5, 6]))
 
 
