@@ -9,12 +9,11 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solver import Run
-from prunopt.forms.knapsack._lagrangian import Choices, relaxed
+from prunopt.forms.knapsack._lagrangian import Choices, bound, relaxed
 
 ROUNDING = 1e-12  # relative: what sums in another order may differ by
 MANY = 20_000  # options beyond which the relaxation starts with a few of them
-MOST = 20_000_000  # states of one group before domination
-RISING = (1 + 1e-12) * np.concatenate([np.linspace(1, 2, 101), 2.0 ** np.linspace(1.1, 40, 100)])
+MOST = 4_000_000  # states of one group before domination
 
 
 class States(NamedTuple):
@@ -112,15 +111,22 @@ def best_choice(choices: Choices, weights: Floats, most: float, run: Run) -> tup
     return walk_back(trail, best) if lost[best] <= most + slack else None, True
 
 
-def near_choice(choices: Choices, weights: Floats) -> Ints | None:
-    """Return the cheapest choice at multiples of the multipliers, rising until it is within the limits, or None."""
-    groups, limits = np.arange(len(choices.loss)), np.array(choices.limits)
-    for factor in RISING:
-        chosen = relaxed(choices, (weights * factor).tolist())[0].argmin(axis=1)
-        used = np.array([cost[groups, chosen].sum() for cost in choices.costs])
-        if np.all(used <= limits):
-            return np.asarray(chosen)
-    return None
+def optimum(choices: Choices, run: Run, most: float = math.inf) -> tuple[Ints | None, Floats, bool]:
+    """Return the best choice that loses at most ``most``, the multipliers, and whether all states were looked at.
+
+    The threshold of `best_choice` starts just above the Lagrangian bound and is raised until an answer lies below.
+    """
+    weights = multipliers(choices)
+    lower = bound(choices, weights.tolist())
+    there = np.isfinite(choices.loss)
+    span = float(sum(row[ok].max() - row[ok].min() for row, ok in zip(choices.loss, there, strict=True)))
+    above = max(1e-4 * span, 1e-12)
+    while True:
+        last = above >= 2 * span + 1e-9 or lower + above >= most
+        chosen, complete = best_choice(choices, weights, most if last else lower + above, run)
+        if chosen is not None or not complete or last:
+            return chosen, weights, complete
+        above *= 8
 
 
 def walk_back(trail: list[States], at: int) -> Ints:

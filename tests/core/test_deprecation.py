@@ -50,4 +50,4 @@ def test_old_names_of_forms() -> None:
     with pytest.raises(AttributeError, match="NoForm"):
         _ = prunopt.forms.NoForm
     with pytest.warns(DeprecationWarning, match="penalty="):
-        assert Closure.of([1], price=2).penalty == 2
+        assert Closure.of([1], price=2).penalty == 2  # type: ignore[call-arg]
