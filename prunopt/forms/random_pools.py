@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Floats, Ints
-from prunopt.core.validate import floats, number
+from prunopt.core.arrays import Floats
+from prunopt.core.validate import number
 
 GAMMA = (math.sqrt(5.0) - 1.0) / 2.0  # 1 - GAMMA**2 == GAMMA
 
@@ -134,33 +133,6 @@ def product_samples(
     rng = np.random.default_rng(seed)
     ends = (math.exp(centre - length / 2), math.exp(centre + length / 2))
     return hyperbolic_samples(shape, *ends, seed=rng), hyperbolic_samples(shape, *ends, seed=rng)
-
-
-def batch_assignment(samples: ArrayLike, width: GoldenWidth, n_weights: int) -> Ints:
-    """Deal the samples of one batch out to the weights: entry (j, i) is weight j's sample in interval i, -1 for none.
-
-    The j-th sample that falls into an interval goes to weight j.
-
-    Parameters
-    ----------
-    samples : (M,) float
-        Positive numbers; those outside of all intervals go to nobody.
-    width
-        The construction, from `golden_width`.
-    n_weights
-        Number of weights.
-    """
-    values = floats("samples", samples, ("M",), low=5e-324, mend="take each sign by itself")
-    interval = np.floor(np.log(width.high / values) / -math.log(GAMMA)).astype(np.int64)
-    interval[values == width.low] = width.levels - 1
-    inside = np.flatnonzero((interval >= 0) & (interval < width.levels))
-    order = inside[np.argsort(interval[inside], kind="stable")]
-    count = np.bincount(interval[inside], minlength=width.levels)
-    turn = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    served = turn < n_weights
-    out = np.full((n_weights, width.levels), -1, np.int64)
-    out[turn[served], interval[order[served]]] = order[served]
-    return out
 
 
 def product_width(epsilon: float, delta: float, *, n_weights: int = 1, largest: float = 0.25) -> int:

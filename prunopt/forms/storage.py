@@ -36,13 +36,9 @@ from prunopt.forms.subset.subset_sum import SubsetSum
 
 FORMAT = "prunopt-form-1"
 CODE = (BlackBox, SubsetChoice, RelaxedMask)  # forms that hold functions
-FORMS: dict[str, type[Any]] = {
-    form.__name__: form
-    for form in (
-        BudgetedClosure, Closure, CoupledKnapsack, LinearProgram, MaskBlocks, MultipleChoiceKnapsack, QuadraticKnapsack,
-        QuadraticSubset, RobustQuadraticSubset, SubsetSum, TileColumns,
-    )
-}  # fmt: skip
+_PLAIN = (BudgetedClosure, Closure, CoupledKnapsack, LinearProgram, MaskBlocks, MultipleChoiceKnapsack)
+_MORE = (QuadraticKnapsack, QuadraticSubset, RobustQuadraticSubset, SubsetSum, TileColumns)
+FORMS: dict[str, type[Any]] = {form.__name__: form for form in (*_PLAIN, *_MORE)}
 RENAMED = {"CoupledChoice": "CoupledKnapsack", "QuadraticChoice": "QuadraticKnapsack", "price": "penalty"}
 LARGEST = 8 * 2**30  # bytes that a form may unpack to
 
