@@ -10,7 +10,7 @@ import numpy as np
 
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.certificates import unit_of
-from prunopt.core.solution import Solution, Status
+from prunopt.core.solution import Solution, Status, relative_gap
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.knapsack.tile_columns import TileColumns
 from prunopt.solvers.knapsack._states import multipliers, optimum
@@ -53,7 +53,7 @@ class TileDp(Solver[TileColumns]):
         best = _Best(problem, run)
         if problem.limited:
             best.relax()
-        if best.value is None or best.bound < best.objective - limits.gap * max(unit_of(problem), abs(best.objective)):
+        if not best.within(limits.gap):
             chosen, weights, complete = optimum(problem.choices, run, best.objective)
             if chosen is None and complete and best.value is None:
                 message = "latency and max_kept can be met each by itself, not both together; raise one of them"
@@ -66,7 +66,7 @@ class TileDp(Solver[TileColumns]):
         if best.value is None:
             message = "stopped by its limits without an answer; give it more time"
             return Solution(Status.FAILED, None, solver=self.name, message=message)
-        done = best.bound >= best.objective
+        done = best.within(limits.gap)
         run.report(best.objective, min(best.bound, best.objective))
         return Solution(
             Status.OPTIMAL if done else Status.FEASIBLE,
@@ -89,6 +89,10 @@ class _Best:
         self.value: Ints | None = None
         self.objective, self.bound = math.inf, -math.inf
         self.duals: dict[str, float] = {}
+
+    def within(self, gap: float) -> bool:
+        """Whether the best answer is proven to a relative gap."""
+        return self.value is not None and relative_gap(self.objective, self.bound, unit_of(self.problem)) <= gap
 
     def offer(self, chosen: Ints) -> None:
         """Keep the value of a choice among the options if it is within the limits, and the best."""
