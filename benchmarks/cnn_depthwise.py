@@ -7,7 +7,6 @@ share of squared weights that goes (16 would be everything).
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from typing import Any
@@ -18,10 +17,9 @@ import torch
 from benchmarks.machine import described
 from benchmarks.results import store
 from prunopt import solve
-from prunopt.forms import MultipleChoiceKnapsack, TileColumns, TilePartition
+from prunopt.forms import MultipleChoiceKnapsack, TileColumns
 from prunopt.networks.cnn.deprune import depthwise_task
 from prunopt.networks.cnn.models import read_cnn
-from prunopt.problems import DepthwiseConv
 from prunopt.solvers.tiles._ratio_rules import balanced
 from prunopt.solvers.tiles.dcp import Dcp
 from prunopt.solvers.tiles.dcp_b import DcpB
@@ -78,18 +76,6 @@ def quickest(form: TileColumns, lost: float) -> Any:
     return form.filled(np.asarray(answer.value))
 
 
-def permuted(task: DepthwiseConv, tiles: Any) -> tuple[DepthwiseConv, list[dict[str, Any]]]:
-    """Return the task with channels dealt out to products for the tiles that each layer keeps."""
-    assignment, report = [], []
-    for w, t in zip(task.weights, tiles, strict=True):
-        energy = (w**2).reshape(len(w), -1)
-        start = time.perf_counter()
-        answer = solve(TilePartition(energy, task.tile, int(t) * task.tile), "tile-swap")
-        assignment.append(np.asarray(answer.value))
-        report.append({"status": answer.status.name, "gap": answer.gap, "seconds": time.perf_counter() - start})
-    return DepthwiseConv(task.weights, task.positions, task.budget, task.tile, assignment=assignment), report
-
-
 def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
@@ -99,23 +85,11 @@ def main() -> None:
     quickest(form, 8.0)  # compiles; not timed
     for ratio in RATIOS:
         block = rows(form, ratio, dense)
-        tiles = form.tiles(_ours(form, block, dense))
-        other, report = permuted(task, tiles)
-        value = other.form.filled(tiles)
-        block.append({"ratio": ratio, "method": "ours: latency <= HSR, channels renumbered", "status": "FEASIBLE",
-                      "lost": other.form.objective(value), "speed": dense / other.form.latency(value),
-                      "kept": int(value.sum()), "seconds": math.fsum(r["seconds"] for r in report),
-                      "layers proven": sum(r["status"] == "OPTIMAL" for r in report)})  # fmt: skip
         table += block
         for row in block:
             print(f"{ratio:.0%} {row['method']:44} lost {row['lost']:.3f} speed {row['speed']:.2f}x "
                   f"kept {row['kept']} {row['status']} {row['seconds']:.3f} s")  # fmt: skip
     store("cnn_depthwise", {"about": described("torch"), "layers": names, "rows": table})
-
-
-def _ours(form: TileColumns, block: list[dict[str, Any]], dense: float) -> Any:
-    hsr = next(row for row in block if row["method"] == "HSR")
-    return solve(replace(form, budget=dense / hsr["speed"] * (1 + 1e-12)), TileDp()).value
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks.machine import described, in_fresh_process, peak_bytes, seconds
 from benchmarks.results import store
 from prunopt.core.solver import Limits
 from prunopt.forms import Closure
-from prunopt.forms.closure.parametric_closure import PricePath
+from prunopt.forms.closure.parametric_closure import PenaltyPath
 from prunopt.problems import ForestBudget
 from prunopt.solvers.closure.min_cut import MinCut
 from prunopt.solvers.closure.parametric_cut import closure_path
@@ -29,9 +29,9 @@ ROWS = (5_000, 50_000, 500_000)
 MOST_FOR_PROCESSES = 50_000
 
 
-def in_parallel(closure: Closure, serial: PricePath, backend: str) -> float:
+def in_parallel(closure: Closure, serial: PenaltyPath, backend: str) -> float:
     """Seconds of the path with two workers; the path itself has to be that of one."""
-    found: dict[str, PricePath] = {}
+    found: dict[str, PenaltyPath] = {}
 
     def path() -> None:
         with joblib.parallel_config(backend=backend):
@@ -39,7 +39,7 @@ def in_parallel(closure: Closure, serial: PricePath, backend: str) -> float:
 
     taken = seconds(path)
     for one, two in zip(serial.blocks, found["path"].blocks, strict=True):
-        assert one.price == two.price
+        assert one.penalty == two.penalty
         assert np.array_equal(one.items, two.items)
         assert np.array_equal(one.multipliers, two.multipliers)
     return taken
@@ -77,8 +77,8 @@ def grow(n_rows: str) -> dict[str, Any]:
             closure_path(warm, n_jobs=2)  # starts the workers
         parallel["loky"] = in_parallel(closure, found["path"], "loky")
     blocks = found["path"].blocks
-    middle = sorted(b.price for b in blocks)[len(blocks) // 2]
-    cut_seconds = seconds(lambda: MinCut().solve(replace(closure, price=middle), Limits(), 0))
+    middle = sorted(b.penalty for b in blocks)[len(blocks) // 2]
+    cut_seconds = seconds(lambda: MinCut().solve(replace(closure, penalty=middle), Limits(), 0))
     return {
         "rows": n,
         "items": closure.n_items,

@@ -68,14 +68,14 @@ def speed(name: str) -> dict[str, Any]:
     """Cut and path against OR-tools on one instance."""
     closure = task(name).path_closure().closure
     path = closure_path(closure)
-    prices = sorted(b.price for b in path.blocks)
+    prices = sorted(b.penalty for b in path.blocks)
     middle = prices[len(prices) // 2]
     at = {"middle": middle, "quarter": prices[len(prices) // 4], "three quarters": prices[3 * len(prices) // 4]}
     if name == "magic":
         at["1/20"] = MAGIC_PRICE
     cuts: dict[str, Any] = {}
     for label, price in at.items():
-        priced = replace(closure, price=price)
+        priced = replace(closure, penalty=price)
         ours = MinCut().solve(priced, Limits(), 0)
         assert Fraction(ortools_cut(priced), price.denominator) * closure.unit == -priced.exact_objective(ours.value)
         taken = interleaved(
@@ -85,7 +85,7 @@ def speed(name: str) -> dict[str, Any]:
     both = interleaved(
         {
             "path": lambda: closure_path(closure),
-            "cut": partial(MinCut().solve, replace(closure, price=middle), Limits(), 0),
+            "cut": partial(MinCut().solve, replace(closure, penalty=middle), Limits(), 0),
         },
         runs=3,
     )
@@ -106,7 +106,7 @@ def speed(name: str) -> dict[str, Any]:
 
 def highs() -> dict[str, Any]:
     """The linear program of the magic closure by HiGHS' interior point method, beside the cut."""
-    closure = replace(task("magic").path_closure().closure, price=MAGIC_PRICE)
+    closure = replace(task("magic").path_closure().closure, penalty=MAGIC_PRICE)
     linear: LinearProgram = closure.to_linear_program()
     MinCut().solve(closure, Limits(), 0)
     answers: dict[str, Any] = {}
@@ -147,7 +147,7 @@ def memory_of(name: str, what: str) -> dict[str, float]:
     ballast = np.ones(max(before - resident, 0), np.uint8)
     start = peak_bytes()
     if what == "cut":
-        MinCut().solve(replace(closure, price=Fraction(1, 20)), Limits(), 0)
+        MinCut().solve(replace(closure, penalty=Fraction(1, 20)), Limits(), 0)
     else:
         closure_path(closure)
     grown = peak_bytes() - start
@@ -163,7 +163,7 @@ def primal_dual(budget: float = 20.0) -> dict[str, Any]:
     """The gap of the subgradient method after 20 s on magic, with the authors' step rule and with ours."""
     whole = task("magic")
     factor = whole.path_closure()
-    priced = whole.at_price(MAGIC_PRICE * factor.price_unit)
+    priced = whole.at_penalty(MAGIC_PRICE * factor.price_unit)
     import prunopt as po
 
     exact = po.solve(priced, "min-cut")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.core.validate import ints, number, one_of, require
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LayerCost:
     """What one layer costs by the widths at its ends.
@@ -33,6 +35,7 @@ class LayerCost:
     table: Any
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class ChannelWidths:
     r"""Choose a width for every group of channels.
@@ -63,33 +66,28 @@ class ChannelWidths:
     loss: Sequence[Sequence[float]]
     layers: Sequence[LayerCost]
     budget: float
-    forms: ClassVar[tuple[type, ...]] = (CoupledChoice,)
+    forms: ClassVar[tuple[type, ...]] = (CoupledKnapsack,)
     violation_unit: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if len(self.widths) != len(self.loss):
-            raise ValueError(f"loss: {len(self.loss)} groups given, widths has {len(self.widths)}")
+        n = len(self.widths)
+        require(len(self.loss) == n, "loss", f"hold {n} groups as widths", len(self.loss))
         for g, (w, values) in enumerate(zip(self.widths, self.loss, strict=True)):
-            if len(w) != len(values) or not len(w) or len(set(w)) != len(w) or min(w) < 0:
-                raise ValueError(f"widths[{g}]: different widths >= 0, one loss each, are needed")
-        if not 0 <= self.budget < math.inf:
-            raise ValueError(f"budget={self.budget!r}: give a finite number >= 0")
+            good = len(w) == len(values) > 0 and len(set(w)) == len(w) and min(w) >= 0
+            require(good, f"widths[{g}]", "be different widths >= 0, one loss each", w)
+        number("budget", self.budget, low=0.0)
         for i, layer in enumerate(self.layers):
-            n = len(self.widths)
-            if not (-1 <= layer.source < n and -1 <= layer.target < n):
-                raise ValueError(f"layers[{i}]: groups -1 to {n - 1} are known, not {layer.source}, {layer.target}")
-        if self.form.least_cost > self.budget * (1 + 1e-12):
-            raise ValueError(
-                f"budget={self.budget:g}: below the least that these widths allow, {self.form.least_cost:g}; "
-                "raise it or offer smaller widths"
-            )
+            ends = (layer.source, layer.target)
+            require(all(-1 <= g < n for g in ends), f"layers[{i}]", f"join groups -1 to {n - 1}", ends)
+        least, mend = self.form.least_cost, "raise it or offer smaller widths"
+        require(least <= self.budget * (1 + 1e-12), "budget", f"be >= {least:g}", self.budget, mend)
 
     @cached_property
-    def form(self) -> CoupledChoice:
+    def form(self) -> CoupledKnapsack:
         """The task as options of groups."""
         n, k = len(self.widths), max((len(w) for w in self.widths), default=1)
         loss, cost = np.full((n + 1, k), np.inf), np.zeros((n + 1, k))
-        loss[n, 0] = 0.0  # a group of one option bears what does not depend on any width
+        loss[n, 0] = 0.0  # a group of one option holds the costs that do not depend on any width
         pairs: dict[tuple[int, int], Floats] = {}
         for g, values in enumerate(self.loss):
             loss[g, : len(values)] = values
@@ -97,8 +95,8 @@ class ChannelWidths:
             table = np.asarray(layer.table, np.float64)
             rows = len(self.widths[layer.source]) if layer.source >= 0 else 1
             columns = len(self.widths[layer.target]) if layer.target >= 0 else 1
-            if table.shape[0] < rows or table.shape[1] < columns:
-                raise ValueError(f"layers: a table of shape {table.shape}, ({rows}, {columns}) or more is needed")
+            fits = table.shape[0] >= rows and table.shape[1] >= columns
+            require(fits, "table", f"have shape ({rows}, {columns}) or more", table)
             table = table[:rows, :columns]
             if layer.source == layer.target:
                 g = layer.source if layer.source >= 0 else n
@@ -114,17 +112,14 @@ class ChannelWidths:
                 full[: turned.shape[0], : turned.shape[1]] += turned
         edges = np.array(list(pairs), np.int64).reshape(-1, 2)
         tables = np.array(list(pairs.values())).reshape(-1, k, k)
-        return CoupledChoice(loss, cost, edges, tables, self.budget)
+        return CoupledKnapsack(loss, cost, edges, tables, self.budget)
 
     def options(self, x: ArrayLike) -> Ints:
         """Return the option of every group (and the one of the constant) by its width."""
-        w = np.asarray(x)
-        if w.shape != (len(self.widths),) or w.dtype.kind not in "iu":
-            raise ValueError(f"x: {w.dtype} {w.shape} given, {len(self.widths)} integer widths are needed")
+        w = ints("x", x, (len(self.widths),))
         out = np.zeros(len(w) + 1, np.int64)
         for g, (width, offered) in enumerate(zip(w.tolist(), self.widths, strict=True)):
-            if width not in offered:
-                raise ValueError(f"x[{g}]={width}: not among the widths offered, {list(offered)}")
+            one_of(f"x[{g}]", width, [int(v) for v in offered])
             out[g] = list(offered).index(width)
         return out
 
@@ -141,9 +136,8 @@ class ChannelWidths:
         return self.form.used(self.options(x))
 
     def reduce(self, to: type | None = None) -> Reduced[Ints]:
-        """Return the task as a `CoupledChoice`."""
-        if to is not None and not issubclass(CoupledChoice, to):
-            raise ValueError(f"to={to.__name__}: ChannelWidths reduces to CoupledChoice")
+        """Return the task as a `CoupledKnapsack`."""
+        require(to is None or issubclass(CoupledKnapsack, to), "to", "be CoupledKnapsack", to)
         return Reduced(self.form, self._widths_of)
 
     def _widths_of(self, options: Any) -> Ints:

@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import floats, ints, mask, of_shape, require, whole_number
 from prunopt.forms.knapsack.tile_columns import TileColumns
 
 Masks = tuple[Bools, ...]
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class DepthwiseConv:
     r"""Prune single weights of depthwise convolutions, where that removes whole vectors of a matrix product.
@@ -45,9 +48,6 @@ class DepthwiseConv:
         The measured latency of each layer by tiles kept; None models it as G * positions * tiles.
     max_kept : float
         The most weights that stay in all, K; infinity for no limit.
-    assignment : sequence of (M,) int, optional
-        The product of each channel of every layer; None takes channels in their order. Channels may be renumbered
-        freely at inference: see `prunopt.forms.TilePartition`.
 
     Notes
     -----
@@ -69,45 +69,21 @@ class DepthwiseConv:
     tile: int = 32
     cost: Any = None
     max_kept: float = math.inf
-    assignment: Any = None
     forms: ClassVar[tuple[type, ...]] = (TileColumns,)
     violation_unit: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
         weights = tuple(_kernel(i, w) for i, w in enumerate(self.weights))
-        if not weights:
-            raise ValueError("weights: no depthwise layer given; there is nothing to prune")
-        positions = np.array(self.positions, np.int64)
-        if positions.shape != (len(weights),) or np.any(positions < 1):
-            raise ValueError(f"positions: {positions.tolist()} given; {len(weights)} numbers of pixels >= 1 are needed")
-        if int(self.tile) < 1:
-            raise ValueError(f"tile={self.tile!r}: give a number of channels >= 1")
+        require(weights, "weights", "hold a depthwise layer", weights)
+        positions = np.array(ints("positions", self.positions, (len(weights),), low=1))
+        whole_number("tile", self.tile, low=1)
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "positions", positions)
         object.__setattr__(self, "tile", int(self.tile))
-        given = [None] * len(weights) if self.assignment is None else list(self.assignment)
-        if len(given) != len(weights):
-            raise ValueError(f"assignment: {len(given)} layers given, {len(weights)} are needed")
-        assignment = tuple(self._assigned(i, a) for i, a in enumerate(given))
-        object.__setattr__(self, "assignment", assignment)
-        cost = self.modelled_cost() if self.cost is None else np.array(self.cost, np.float64)
-        if cost.shape != self.modelled_cost().shape:
-            raise ValueError(
-                f"cost: shape {cost.shape} given, {self.modelled_cost().shape} (layers, tiles + 1) is needed"
-            )
+        modelled = self.modelled_cost()
+        cost = modelled if self.cost is None else np.array(of_shape("cost", self.cost, modelled.shape))
         object.__setattr__(self, "cost", cost)
         _ = self.form
-
-    def _assigned(self, i: int, of: Any) -> Ints:
-        m, products = len(self.weights[i]), -(-len(self.weights[i]) // self.tile)
-        if of is None:
-            return np.arange(m) // self.tile
-        of = np.array(of, np.int64)
-        if of.shape != (m,) or of.min() < 0 or of.max() >= products or np.bincount(of).max() > self.tile:
-            raise ValueError(
-                f"assignment[{i}]: products 0 to {products - 1} of at most {self.tile} channels are needed"
-            )
-        return np.asarray(of)
 
     @property
     def products(self) -> Ints:
@@ -131,11 +107,10 @@ class DepthwiseConv:
     def _order(self) -> list[Ints]:
         """For every product the flat places of its weights in their layer, the largest first."""
         out = []
-        for w, of in zip(self.weights, self.assignment, strict=True):
-            flat = (w**2).reshape(len(w), -1)
-            for g in range(-(-len(w) // self.tile)):
-                place = (np.flatnonzero(of == g)[:, None] * flat.shape[1] + np.arange(flat.shape[1])).ravel()
-                out.append(place[np.argsort(-flat.ravel()[place], kind="stable")])
+        for w in self.weights:
+            flat, size = (w**2).ravel(), self.tile * w[0].size
+            for start in range(0, len(flat), size):
+                out.append(start + np.argsort(-flat[start : start + size], kind="stable"))
         return out
 
     @cached_property
@@ -179,28 +154,18 @@ class DepthwiseConv:
 
     def reduce(self, to: type | None = None) -> Reduced[Masks]:
         """Return the task as a `TileColumns`; within a product the largest weights stay, whatever their number."""
-        if to is not None and not issubclass(TileColumns, to):
-            raise ValueError(f"to={to.__name__}: DepthwiseConv reduces to TileColumns")
+        require(to is None or issubclass(TileColumns, to), "to", "be TileColumns", to)
         return Reduced(self.form, self.masks, slack=1e-12)
 
     def _as_value(self, x: Sequence[ArrayLike]) -> Masks:
-        masks = tuple(np.asarray(m) for m in x)
-        if len(masks) != len(self.weights):
-            raise ValueError(f"x: {len(masks)} masks given, {len(self.weights)} are needed")
-        for i, (m, w) in enumerate(zip(masks, self.weights, strict=True)):
-            if m.shape != w.shape or m.dtype != np.bool_:
-                raise ValueError(f"x[{i}]: {m.dtype} of shape {m.shape} given, bool of shape {w.shape} is needed")
-        return masks
+        require(len(x) == len(self.weights), "x", f"hold {len(self.weights)} masks", len(x))
+        return tuple(mask(f"x[{i}]", m, w.shape) for i, (m, w) in enumerate(zip(x, self.weights, strict=True)))
 
 
 def _kernel(i: int, w: Any) -> Floats:
     array = np.array(w, np.float64)
     if array.ndim == 4 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim != 3 or not array.size:
-        raise ValueError(f"weights[{i}]: shape {array.shape} given; (channels, kh, kw) is needed")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"weights[{i}]: it holds numbers that are not finite")
-    if not np.any(array):
-        raise ValueError(f"weights[{i}]: all weights are zero; leave the layer out")
+    floats(f"weights[{i}]", array, ("channels", "kh", "kw"))
+    require(np.any(array), f"weights[{i}]", "hold a weight that is not zero", array, "leave the layer out")
     return array

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.problem import Reduced
 from prunopt.core.validate import ints, invalid, one_of, require
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
 from prunopt.forms.relaxed.trained_mask import TrainedMask, Trainee
 
@@ -32,7 +32,7 @@ class SoftMask:
     ----------
     widths : sequence of int sequences
         The widths that each group may take, rising; the last is all of it.
-    costs : CoupledChoice
+    costs : CoupledKnapsack
         What widths cost, alone and by layers that join two groups, and the budget B. Its option k of group g is
         ``widths[g][k]``; groups behind the last have one option, constants. Its losses are not read.
     loss : callable
@@ -55,7 +55,7 @@ class SoftMask:
     """
 
     widths: Sequence[Sequence[int]]
-    costs: CoupledChoice
+    costs: CoupledKnapsack
     loss: Callable[[Ints], float]
     relaxed_loss: Callable[[list[Any], int], Any] | None = None
     trainee: Trainee | None = None

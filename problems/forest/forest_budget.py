@@ -218,9 +218,9 @@ class ForestBudget:
         """Return the closure at this price, and how far rounding may move its objective (0 = exact integers)."""
         exact = self._integer_closure()
         if exact is not None:
-            closure = replace(exact, price=self.price * self.cost_factor / exact.unit)
-            whole = int(np.abs(closure.profit).sum()) * closure.price.denominator
-            if max(whole, int(closure.cost.sum()) * closure.price.numerator) < GRID:
+            closure = replace(exact, penalty=self.price * self.cost_factor / exact.unit)
+            whole = int(np.abs(closure.profit).sum()) * closure.penalty.denominator
+            if max(whole, int(closure.cost.sum()) * closure.penalty.numerator) < GRID:
                 return closure, 0.0
         indptr, indices, cost = self._requirements
         profit = self._profits

@@ -136,7 +136,7 @@ class StreamedForestBudget:
             whole = scale is None
             of_error = Fraction(1, ensemble.n_trees) if scale is None else unit / scale
             parent = _parents(ensemble)
-            disk = writer.finish(profit, parent, price=1, unit=of_error / Fraction(total))
+            disk = writer.finish(profit, parent, penalty=1, unit=of_error / Fraction(total))
         slack = 0.0 if whole else len(profit) * float(disk.unit) / 2 * (1 + 1e-6)
         again = None if isinstance(rows, Iterator) else lambda: _regrouped(source(), ensemble, rows_per_chunk)
         task = cls(ensemble, prices, Fraction(0), error, total, disk, unit, slack, again)
@@ -159,7 +159,7 @@ class StreamedForestBudget:
     @property
     def closure(self) -> ClosureOnDisk:
         """The closure at this price."""
-        return self.disk.at_price(self.price * self.cost_unit / (Fraction(self.total_weight) * self.disk.unit))
+        return self.disk.at_penalty(self.price * self.cost_unit / (Fraction(self.total_weight) * self.disk.unit))
 
     def error(self, kept: ArrayLike) -> float:
         """Return the mean over trees of the (weighted) mean error of the pruned trees."""

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
@@ -56,3 +57,37 @@ def moved_arguments(**objects: type[Any]) -> Callable[[F], F]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:
+    """Let a dataclass take and show fields under their old names: ``@renamed_fields(price="penalty")``.
+
+    Where both keywords are there the old one counts, for `dataclasses.replace` fills in the new one.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        start = cls.__init__
+
+        @wraps(start)
+        def init(self: Any, *arguments: Any, **options: Any) -> None:
+            for old in names.keys() & options.keys():
+                warn(f"{cls.__name__}({old}=...)", f"{names[old]}=...")
+                options[names[old]] = options.pop(old)
+            start(self, *arguments, **options)
+
+        cls.__init__ = init  # type: ignore[method-assign]
+        for old, new in names.items():
+            setattr(cls, old, renamed_property(old, new))
+        return cls
+
+    return decorate
+
+
+def renamed_property(old: str, new: str) -> property:
+    """Return a property that shows the attribute ``new`` under its old name."""
+
+    def read(self: Any) -> Any:
+        warn(f"{type(self).__name__}.{old}", f".{new}")
+        return getattr(self, new)
+
+    return property(read)

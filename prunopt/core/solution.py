@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+
+from prunopt.core.display import pairs, summary
+
 X = TypeVar("X")
 Y = TypeVar("Y")
 
@@ -76,6 +80,22 @@ class Solution(Generic[X]):
     stats: Mapping[str, Any] = field(default_factory=dict)
     solver: str = ""
     message: str = ""
+
+    def __repr__(self) -> str:
+        numbers = f"{self.status.name}, objective={self.objective:.10g}, bound={self.bound:.10g}"
+        return f"Solution({numbers}, value={summary(self.value)}, solver={self.solver!r})"
+
+    def __str__(self) -> str:
+        duals = ", ".join(f"{name} {np.shape(value) or ''}".strip() for name, value in self.duals.items())
+        lines = {
+            "value": summary(self.value),
+            "stats": pairs(self.stats),
+            "proof": f"{duals or 'no duals'}; {len(self.trace)} steps in the trace",
+            "message": self.message,
+        }
+        head = f"{self.solver or 'Solution'}: {self.status.value}"
+        numbers = f"objective {self.objective:.10g}, bound {self.bound:.10g}, gap {self.gap:.3g}"
+        return "\n".join([head, numbers, *(f"{name}: {text}" for name, text in lines.items() if text)])
 
     @property
     def gap(self) -> float:

@@ -187,3 +187,15 @@ def _range(low: float, high: float, open_ends: str) -> str:
     above, below = ">" if "(" in open_ends else ">=", "<" if ")" in open_ends else "<="
     parts = [f"{above} {low:g}"] * (low > -math.inf) + [f"{below} {high:g}"] * (high < math.inf)
     return " " + " and ".join(parts)
+
+
+def of_shape(argument: str, value: Any, shape: Sequence[int | str | None], mend: str = "") -> Floats:
+    """Return a float64 array of a shape, whatever its entries: NaN and infinity pass."""
+    return _array(argument, value, np.float64, shape, mend)
+
+
+def mask(argument: str, value: Any, shape: Sequence[int | str | None]) -> Bools:
+    """Return a bool array of a shape; numbers are refused, 0 and 1 as well, for they may be places."""
+    given = _array(argument, value, None, shape, "")
+    require(given.dtype == np.bool_, argument, "hold True and False", Shown(f"dtype {given.dtype}"))
+    return given

@@ -16,17 +16,17 @@ from prunopt.forests.path import TOLERANCE, BudgetPath, PathPoint
 from prunopt.problems.forest.forest_budget import ForestBudget
 
 if TYPE_CHECKING:
-    from prunopt.forms.closure.parametric_closure import PricePath
+    from prunopt.forms.closure.parametric_closure import PenaltyPath
 
 
 def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits | None) -> BudgetPath:
     """Compute the path of a task, and check it in the task's own terms."""
     closure, price_unit, error_slack, cost_slack = task.path_closure()
-    found: PricePath = closure_path(closure, limits)
+    found: PenaltyPath = closure_path(closure, limits)
     # Blocks leave by rising price. One that costs without gaining (price 0), or whose gain is no more than what
     # rounding may have made of nothing, is never worth having.
     noise = Fraction(error_slack) / closure.unit
-    worth = [block.price for block, profit in zip(found.blocks, found.profits, strict=True) if profit > noise]
+    worth = [block.penalty for block, profit in zip(found.blocks, found.profits, strict=True) if profit > noise]
     leaving = sorted(set(worth))
     starts = [Fraction(0), *leaving]
     rank = {price: r for r, price in enumerate(leaving, start=1)}
@@ -35,7 +35,7 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     gained, spent = np.zeros(len(starts), object), np.zeros(len(starts), object)
     gained[:] = int(closure.profit[found.always].sum())
     for block, profit, cost in zip(found.blocks, found.profits, found.costs, strict=True):
-        stays = rank.get(block.price, 0)
+        stays = rank.get(block.penalty, 0)
         lifetime[block.items] = stays
         gained[:stays] += profit
         spent[:stays] += cost

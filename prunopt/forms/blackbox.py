@@ -10,6 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
+from prunopt.core.display import one_line
+from prunopt.core.validate import ints, require, unique
+
 Point = Mapping[str, Any]
 
 
@@ -36,10 +41,10 @@ class Gene:
     ordered: bool = False
 
     def __post_init__(self) -> None:
-        if not self.options and not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"gene {self.name!r}: low={self.low!r}, high={self.high!r}; give low < high, both finite")
-        if len(set(self.options)) != len(self.options):
-            raise ValueError(f"gene {self.name!r}: an option is given twice")
+        if not self.options:
+            real = math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+            require(real, f"gene {self.name!r}", "have low < high, both finite", (self.low, self.high))
+        unique(f"gene {self.name!r}, options", self.options)
 
     def allows(self, value: Any) -> bool:
         """Return whether ``value`` is one of the options, or lies in the range."""
@@ -48,6 +53,7 @@ class Gene:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class BlackBox:
     r"""Minimise a loss that can only be evaluated, over genes that decode to a decision.
@@ -88,13 +94,11 @@ class BlackBox:
     def __post_init__(self) -> None:
         genes = tuple(self.genes)
         names = [g.name for g in genes]
-        if not genes or len(set(names)) != len(names):
-            raise ValueError(f"genes: {names} given; one gene or more, each with a name of its own")
+        require(genes, "genes", "hold one gene or more", names)
+        unique("genes", names)
         steps = tuple(float(f) for f in self.fidelities)
-        if not steps or steps[-1] != 1.0 or any(not 0 < a < b for a, b in itertools.pairwise(steps)):
-            raise ValueError(f"fidelities={self.fidelities!r}: give rising shares in (0, 1] that end with 1")
-        if not 0 < steps[0] <= 1:
-            raise ValueError(f"fidelities={self.fidelities!r}: give rising shares in (0, 1] that end with 1")
+        rising = steps[-1:] == (1.0,) and all(0 < a < b for a, b in itertools.pairwise((*steps, 2.0)))
+        require(rising, "fidelities", "be rising shares in (0, 1] that end with 1", self.fidelities)
         object.__setattr__(self, "genes", genes)
         object.__setattr__(self, "fidelities", steps)
 
@@ -110,14 +114,14 @@ class BlackBox:
         return math.inf if self.decode(x) is None else 0.0
 
     def _check(self, x: Point) -> None:
-        if not isinstance(x, Mapping) or set(x) != {g.name for g in self.genes}:
-            raise ValueError(f"x: a mapping of {', '.join(g.name for g in self.genes)} is needed")
+        names = [g.name for g in self.genes]
+        require(isinstance(x, Mapping) and set(x) == set(names), "x", f"be a mapping of {', '.join(names)}", x)
         for gene in self.genes:
-            if not gene.allows(x[gene.name]):
-                allowed = f"one of {gene.options}" if gene.options else f"a number from {gene.low} to {gene.high}"
-                raise ValueError(f"x[{gene.name!r}]={x[gene.name]!r}: give {allowed}")
+            allowed = f"one of {gene.options}" if gene.options else f"a number from {gene.low} to {gene.high}"
+            require(gene.allows(x[gene.name]), f"x[{gene.name!r}]", f"be {allowed}", x[gene.name])
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LevelSearch(BlackBox):
     r"""A black box over the levels of a multiple-choice knapsack.
@@ -143,29 +147,16 @@ class LevelSearch(BlackBox):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        import numpy as np
-
-        cost = np.asarray(self.cost)
-        if cost.ndim != 2 or cost.dtype.kind not in "iu" or len(cost) != len(self.genes):
-            raise ValueError(
-                f"cost: {cost.dtype} {cost.shape}; a row of whole numbers for each of {len(self.genes)} genes"
-            )
+        cost = ints("cost", self.cost, (len(self.genes), "levels"))
         for g, gene in enumerate(self.genes):
-            if gene.name != f"level_{g}" or gene.options != tuple(range(cost.shape[1])):
-                raise ValueError(f"genes[{g}]: {gene}; the genes of a LevelSearch are those of level_genes(G, L)")
-        start = np.zeros(len(cost), np.int64) if self.start is None else np.asarray(self.start)
-        if (
-            start.shape != (len(cost),)
-            or start.dtype.kind not in "iu"
-            or start.min() < 0
-            or start.max() >= cost.shape[1]
-        ):
-            raise ValueError(f"start: {start.dtype} {start.shape}; a level for each of {len(cost)} groups is needed")
+            level = gene.name == f"level_{g}" and gene.options == tuple(range(cost.shape[1]))
+            require(level, f"genes[{g}]", "be that of level_genes(G, L)", gene)
+        given = np.zeros(len(cost), np.int64) if self.start is None else self.start
+        start = ints("start", given, (len(cost),), low=0, high=cost.shape[1] - 1)
         spent = int(cost[np.arange(len(cost)), start].sum())
-        if spent > self.budget:
-            raise ValueError(f"start: it costs {spent}, more than the budget {self.budget}; start within the budget")
-        object.__setattr__(self, "cost", cost.astype(np.int64))
-        object.__setattr__(self, "start", start.astype(np.int64))
+        require(spent <= self.budget, "start", f"cost at most the budget {self.budget}", spent)
+        object.__setattr__(self, "cost", cost)
+        object.__setattr__(self, "start", start)
 
 
 def level_genes(groups: int, levels: int) -> tuple[Gene, ...]:

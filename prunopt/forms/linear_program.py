@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import floats, of_shape, require
 
 if TYPE_CHECKING:
     import pulp
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 REDUCED_COST_TOLERANCE = 1e-7
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LinearProgram:
     r"""A linear program over a box.
@@ -53,19 +56,12 @@ class LinearProgram:
         if rows.ndim == 1:
             rows = rows.reshape(len(b), len(c) if not len(b) else -1)
         A = sparse.csr_array(rows)
-        if c.ndim != 1 or b.ndim != 1 or A.shape != (len(b), len(c)):
-            raise ValueError(f"A: shape {A.shape} given; len(b)={len(b)} rows and len(c)={len(c)} columns are needed")
-        upper = np.asarray(self.upper, np.float64)
-        if upper.ndim and upper.shape != c.shape:
-            raise ValueError(f"upper: shape {upper.shape} given; one number, or one for each of {len(c)} variables")
+        fits = c.ndim == b.ndim == 1 and A.shape == (len(b), len(c))
+        require(fits, "A", f"have shape ({len(b)}, {len(c)}), a row for each of b, a column for each of c", A.shape)
+        upper = floats("upper", self.upper, None if np.ndim(self.upper) == 0 else c.shape, low=0.0, finite=False)
         upper = np.broadcast_to(upper, c.shape).copy()
         for name, values in (("c", c), ("A", A.data), ("b", b)):
-            if not np.all(np.isfinite(values)):
-                raise ValueError(
-                    f"{name}: NaN or infinity given; every coefficient must be finite (drop rows without limit)"
-                )
-        if np.any(np.isnan(upper)) or np.any(upper < 0):
-            raise ValueError("upper: give numbers >= 0, or infinity")
+            floats(name, values, mend="drop rows without a limit")
         for name, value in (("c", c), ("A", A.astype(np.float64)), ("b", b), ("upper", upper)):
             object.__setattr__(self, name, value)
 
@@ -105,7 +101,7 @@ class LinearProgram:
         """
         y = np.asarray(duals.get("rows", ()), np.float64)
         if y.shape != self.b.shape or not np.all(np.isfinite(y)):
-            raise CertificateError(f"duals['rows']: shape {y.shape}, {self.b.shape} finite numbers are needed")
+            raise CertificateError(f"duals['rows'] must be {len(self.b)} finite numbers, got shape {y.shape}")
         y = np.maximum(y, 0.0)
         slope = np.minimum(self.c + self.A.T @ y, 0.0)
         free = np.isinf(self.upper)
@@ -146,7 +142,4 @@ class LinearProgram:
         return np.array([found[f"x_{i}"].varValue or 0.0 if f"x_{i}" in found else 0.0 for i in range(len(self.c))])
 
     def _as_value(self, x: ArrayLike) -> Floats:
-        v = np.asarray(x, np.float64)
-        if v.shape != self.c.shape:
-            raise ValueError(f"x: shape {v.shape} given, {self.c.shape} is needed")
-        return v
+        return of_shape("x", x, self.c.shape)

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.engines import new_engine, no_stdout, set_options
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, bools, floats, of_shape, refuse, require
 from prunopt.forms.linear_program import LinearProgram
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ REFUSED = 3  # exit status of the process that parses, for files that it can rea
 ROUNDING = 1e-5  # how far from a whole number an engine may leave an integer variable
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Model:
     r"""A mixed-integer linear model in the terms of its file.
@@ -78,25 +81,18 @@ class Model:
         given: Any = self.A if sparse.issparse(self.A) else np.asarray(self.A, np.float64).reshape(-1, len(c))
         A = sparse.csr_array(given)
         rows, n = A.shape
-        if c.shape != (n,):
-            raise ValueError(f"c: shape {c.shape} given for {n} columns of A")
+        require(c.shape == (n,), "c", f"hold {n} numbers, one for each column of A", c)
         columns: dict[str, Any] = {"c": c, "A": A.astype(np.float64)}
         for name, size in (("row_lower", rows), ("row_upper", rows), ("lower", n), ("upper", n)):
-            values = np.asarray(getattr(self, name), np.float64)
-            if values.shape != (size,) or np.any(np.isnan(values)):
-                raise ValueError(f"{name}: shape {values.shape} given, ({size},) numbers without NaN are needed")
+            values = floats(name, getattr(self, name), (size,), finite=False)
             columns[name] = np.where(np.abs(values) >= INFINITE, np.copysign(np.inf, values), values)
-        columns["integer"] = np.asarray(self.integer, np.bool_)
-        if columns["integer"].shape != (n,):
-            raise ValueError(f"integer: shape {columns['integer'].shape} given, ({n},) is needed")
-        for name, values in (("c", c), ("A", A.data), ("offset", np.array([self.offset]))):
-            if not np.all(np.isfinite(values)):
-                raise ValueError(f"{name}: NaN or infinity given; every coefficient must be finite")
+        columns["integer"] = bools("integer", self.integer, (n,))
+        for name, numbers in (("c", c), ("A", A.data), ("offset", self.offset)):
+            floats(name, numbers)
         columns["names"] = tuple(self.names) or tuple(f"x_{i}" for i in range(n))
         columns["row_names"] = tuple(self.row_names) or tuple(f"row_{r}" for r in range(rows))
         for name, size in (("names", n), ("row_names", rows)):
-            if len(columns[name]) != size:
-                raise ValueError(f"{name}: {len(columns[name])} given, {size} are needed")
+            require(len(columns[name]) == size, name, f"hold {size} names", len(columns[name]))
         for name, value in columns.items():
             object.__setattr__(self, name, value)
         self._check_sides(self.names, self.lower, self.upper)
@@ -105,7 +101,7 @@ class Model:
     @staticmethod
     def _check_sides(names: tuple[str, ...], low: Floats, high: Floats) -> None:
         for i in np.flatnonzero((low > high) | (low == np.inf) | (high == -np.inf))[:1]:
-            raise ValueError(f"{names[i]}: its lower bound {low[i]:g} and upper bound {high[i]:g} leave no value")
+            refuse(names[i], "have a lower bound below its upper bound", (float(low[i]), float(high[i])))
 
     @cached_property
     def violation_unit(self) -> float:
@@ -142,8 +138,7 @@ class Model:
     def reduce(self, to: type | None = None) -> Reduced[Floats]:
         """Return the model as a `LinearProgram`: variables shifted, mirrored or split, rows made one-sided."""
         if self.integer.any() or (to is not None and not issubclass(LinearProgram, to)):
-            what = "it has integer variables" if self.integer.any() else "it has a LinearProgram"
-            raise ValueError(f"this Model has no {to.__name__ if to else 'linear'} form; {what}")
+            refuse("to", "be LinearProgram, for a model without integer variables", to)
         from scipy import sparse
 
         has_low, has_high = np.isfinite(self.lower), np.isfinite(self.upper)
@@ -219,10 +214,7 @@ class Model:
         return np.where(whole, np.rint(x), x)
 
     def _as_value(self, x: ArrayLike) -> Floats:
-        v = np.asarray(x, np.float64)
-        if v.shape != self.c.shape:
-            raise ValueError(f"x: shape {v.shape} given, {self.c.shape} is needed")
-        return v
+        return of_shape("x", x, self.c.shape)
 
 
 def read_model(path: str | os.PathLike[str]) -> Model:
@@ -239,10 +231,8 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     HiGHS parses the file, in a process of its own: a damaged file can crash its parser.
     """
     file = Path(path)
-    if file.suffix.lower() not in (".mps", ".lp"):
-        raise ValueError(f"{file}: a name ending in .mps or .lp is needed")
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file" if not file.exists() else f"{file}: a folder, no file")
+    require(file.suffix.lower() in (".mps", ".lp"), "path", "end with .mps or .lp", str(path))
+    require(file.is_file(), "path", "be a file", Shown(f"{str(path)!r}, " + ("a folder" * file.is_dir() or "missing")))
     with open(file, "rb"):  # the reader would say no more than "parser error"
         pass
     with tempfile.TemporaryDirectory() as folder:

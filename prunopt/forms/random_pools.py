@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Floats, Ints
+from prunopt.core.arrays import Floats
+from prunopt.core.validate import number
 
 GAMMA = (math.sqrt(5.0) - 1.0) / 2.0  # 1 - GAMMA**2 == GAMMA
 
@@ -67,12 +67,8 @@ def golden_width(
     """
     from scipy.special import bdtr
 
-    if not 0 < epsilon < largest or not math.isfinite(largest):
-        raise ValueError(f"epsilon={epsilon!r}: give a tolerance between 0 and the largest weight, {largest!r}")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta={delta!r}: give a probability between 0 and 1")
-    if n_weights < 1:
-        raise ValueError(f"n_weights={n_weights!r}: give a count >= 1")
+    _check_width(epsilon, delta, n_weights, largest)
+    number("epsilon", epsilon, low=0.0, high=largest, open_ends="()")
     k = golden_levels(epsilon, largest)
     p = (1 + 1 / k) / (2 * k) if product else 1 / k
     tail, n = math.log(k / delta), n_weights
@@ -117,8 +113,7 @@ def hyperbolic_samples(
     signed
         Give each sample a random sign.
     """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"low={low!r}, high={high!r}: give 0 < low < high, finite")
+    number("high", high, low=number("low", low, low=0.0, open_ends="("), open_ends="(")
     rng = np.random.default_rng(seed)
     values = np.clip(np.exp(rng.uniform(math.log(low), math.log(high), shape)), low, high)
     return values * rng.choice((-1.0, 1.0), shape) if signed else values
@@ -133,43 +128,11 @@ def product_samples(
     :math:`\tfrac14 \ln (\mathrm{low} \cdot \mathrm{high})`. Their sum has a triangular density of length 2 T, whose
     middle half is [log low, log high]; there it is at least 1 / (2 T), half of the hyperbolic density.
     """
-    if not 0 < low < high < math.inf:
-        raise ValueError(f"low={low!r}, high={high!r}: give 0 < low < high, finite")
+    number("high", high, low=number("low", low, low=0.0, open_ends="("), open_ends="(")
     length, centre = math.log(high / low), (math.log(low) + math.log(high)) / 4
     rng = np.random.default_rng(seed)
     ends = (math.exp(centre - length / 2), math.exp(centre + length / 2))
     return hyperbolic_samples(shape, *ends, seed=rng), hyperbolic_samples(shape, *ends, seed=rng)
-
-
-def batch_assignment(samples: ArrayLike, width: GoldenWidth, n_weights: int) -> Ints:
-    """Deal the samples of one batch out to the weights: entry (j, i) is weight j's sample in interval i, -1 for none.
-
-    The j-th sample that falls into an interval goes to weight j.
-
-    Parameters
-    ----------
-    samples : (M,) float
-        Positive numbers; those outside of all intervals go to nobody.
-    width
-        The construction, from `golden_width`.
-    n_weights
-        Number of weights.
-    """
-    values = np.asarray(samples, np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"samples: shape {values.shape} given, (M,) is needed")
-    if np.any(values <= 0) or not np.all(np.isfinite(values)):
-        raise ValueError("samples: give finite numbers > 0; take each sign by itself")
-    interval = np.floor(np.log(width.high / values) / -math.log(GAMMA)).astype(np.int64)
-    interval[values == width.low] = width.levels - 1
-    inside = np.flatnonzero((interval >= 0) & (interval < width.levels))
-    order = inside[np.argsort(interval[inside], kind="stable")]
-    count = np.bincount(interval[inside], minlength=width.levels)
-    turn = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
-    served = turn < n_weights
-    out = np.full((n_weights, width.levels), -1, np.int64)
-    out[turn[served], interval[order[served]]] = order[served]
-    return out
 
 
 def product_width(epsilon: float, delta: float, *, n_weights: int = 1, largest: float = 0.25) -> int:
@@ -275,11 +238,7 @@ def signed_draws(needed: int, n_pools: int, delta: float) -> int:
 
 
 def _check_width(epsilon: float, delta: float, n_weights: int, largest: float) -> None:
-    if not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon={epsilon!r}: give a finite tolerance > 0")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta={delta!r}: give a probability between 0 and 1")
-    if n_weights < 1:
-        raise ValueError(f"n_weights={n_weights!r}: give a count >= 1")
-    if not 0 < largest < math.inf:
-        raise ValueError(f"largest={largest!r}: give a finite bound > 0")
+    number("epsilon", epsilon, low=0.0, open_ends="(")
+    number("delta", delta, low=0.0, high=1.0, open_ends="()")
+    number("n_weights", n_weights, low=1)
+    number("largest", largest, low=0.0, open_ends="(")

@@ -17,9 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.core.files import write_atomically
+from prunopt.core.validate import Shown, invalid, require
+from prunopt.forms.blackbox import BlackBox
+from prunopt.forms.closure.budgeted_closure import BudgetedClosure
+from prunopt.forms.closure.closure import Closure
+from prunopt.forms.closure.closure_on_disk import ClosureOnDisk
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
+from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
+from prunopt.forms.knapsack.tile_columns import TileColumns
+from prunopt.forms.layer.mask_blocks import MaskBlocks
+from prunopt.forms.layer.quadratic_subset import QuadraticSubset
+from prunopt.forms.linear_program import LinearProgram
+from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
+from prunopt.forms.subset.quadratic_knapsack import QuadraticKnapsack
+from prunopt.forms.subset.subset_choice import SubsetChoice
+from prunopt.forms.subset.subset_sum import SubsetSum
 
 FORMAT = "prunopt-form-1"
-CODE = ("BlackBox", "EnumerableChoice", "LevelSearch", "SubsetChoice")  # forms that hold functions
+CODE = (BlackBox, SubsetChoice, RelaxedMask)  # forms that hold functions
+_PLAIN = (BudgetedClosure, Closure, CoupledKnapsack, LinearProgram, MaskBlocks, MultipleChoiceKnapsack)
+_MORE = (QuadraticKnapsack, QuadraticSubset, SubsetSum, TileColumns)
+FORMS: dict[str, type[Any]] = {form.__name__: form for form in (*_PLAIN, *_MORE)}
+RENAMED = {"CoupledChoice": "CoupledKnapsack", "QuadraticChoice": "QuadraticKnapsack", "price": "penalty"}
 LARGEST = 8 * 2**30  # bytes that a form may unpack to
 
 
@@ -35,15 +54,14 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
     """
     from scipy import sparse
 
-    if type(form).__name__ == "ClosureOnDisk":
-        raise TypeError(
-            f"form: a ClosureOnDisk is a folder already; come back with ClosureOnDisk.open({str(form.folder)!r})"
-        )
-    if type(form).__name__ in CODE:
-        name = type(form).__name__
-        raise TypeError(f"form: a {name} holds functions, which no file can; save the task's data instead")
-    if type(form).__name__ not in _forms():
-        raise TypeError(f"form: {type(form).__name__} given; one of {', '.join(sorted(_forms()))} is needed")
+    name = type(form).__name__
+    if type(form) is not FORMS.get(name):
+        mend = ""
+        if isinstance(form, ClosureOnDisk):
+            mend = f"it is a folder already, open it with ClosureOnDisk.open({str(form.folder)!r})"
+        elif isinstance(form, CODE):
+            mend = "it holds functions, so save the task's data"
+        raise TypeError(str(invalid("form", f"be one of {', '.join(FORMS)}", Shown(name), mend)))
     arrays: dict[str, Any] = {}
     plain: dict[str, Any] = {}
     for item in dataclasses.fields(form):
@@ -60,7 +78,7 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
             plain[item.name] = {"fraction": [str(value.numerator), str(value.denominator)]}
         else:
             plain[item.name] = value
-    header = json.dumps({"format": FORMAT, "form": type(form).__name__, "fields": plain})
+    header = json.dumps({"format": FORMAT, "form": name, "fields": plain})
     with write_atomically(Path(path).with_suffix(".npz")) as temporary:
         np.savez_compressed(temporary, header=np.frombuffer(header.encode(), np.uint8), **arrays)
 
@@ -76,20 +94,20 @@ def load_form(path: str | os.PathLike[str]) -> Any:
     from scipy import sparse
 
     file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"path={str(path)!r}: no such file")
+    require(file.is_file(), "path", "be a file that exists", str(path))
     try:
         arrays = read_arrays(file)
         header = json.loads(arrays.pop("header").tobytes().decode())
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}, {FORMAT!r} is needed")
-        form = _forms()[header["form"]]
+        form = FORMS[RENAMED.get(header["form"], header["form"])]
         fields: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
-        for name, value in header["fields"].items():
+        for key, value in header["fields"].items():
+            name = RENAMED.get(key, key)
             if isinstance(value, dict) and "fraction" in value:
                 fields[name] = Fraction(int(value["fraction"][0]), int(value["fraction"][1]))
             elif isinstance(value, dict) and "sparse" in value:
-                parts = tuple(arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+                parts = tuple(arrays[f"{key}.{part}"] for part in ("data", "indices", "indptr"))
                 fields[name] = sparse.csr_array(parts, shape=tuple(value["sparse"]))
             else:
                 fields[name] = value
@@ -150,10 +168,3 @@ def _array(member: IO[bytes], entry: zipfile.ZipInfo) -> NDArray[Any]:
     if array.nbytes != wanted:
         raise ValueError(f"{entry.filename}: cut short")
     return np.array(array.reshape(shape[::-1]).T if by_column else array.reshape(shape))
-
-
-def _forms() -> dict[str, type]:
-    import prunopt.forms
-
-    names = [name for name in prunopt.forms.__all__ if isinstance(getattr(prunopt.forms, name), type)]
-    return {name: getattr(prunopt.forms, name) for name in names if name not in (*CODE, "ClosureOnDisk")}

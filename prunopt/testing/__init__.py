@@ -35,24 +35,23 @@ from prunopt.forms import (
     BudgetedClosure,
     Closure,
     ClosureOnDisk,
-    CoupledChoice,
+    CoupledKnapsack,
     EnumerableChoice,
     LevelSearch,
     LinearProgram,
     MaskBlocks,
     MultipleChoiceKnapsack,
-    QuadraticChoice,
+    QuadraticKnapsack,
     QuadraticSubset,
     RelaxedMask,
     SubsetSum,
     TileColumns,
-    TilePartition,
 )
-from prunopt.testing.choices import coupled_choices, tile_columns, tile_partitions
+from prunopt.testing.choices import coupled_knapsacks, tile_columns
 from prunopt.testing.layers import mask_blocks, quadratic_subsets
 from prunopt.testing.relaxed import relaxed_masks
 from prunopt.testing.searches import black_boxes, knapsacks, level_searches
-from prunopt.testing.subsets import quadratic_choices, subset_choices
+from prunopt.testing.subsets import quadratic_knapsacks, subset_choices
 
 TOLERANCE = 1e-7
 
@@ -130,7 +129,7 @@ def brute_force_subset_sum(problem: SubsetSum) -> float | None:
 
 
 def random_closure(rng: np.random.Generator, n_items: int, *, arcs: bool = False) -> Closure:
-    """Return a random closure: a forest, shared requirements, profits of both signs, a rational price."""
+    """Return a random closure: a forest, shared requirements, profits of both signs, a rational penalty."""
     n_requirements = int(rng.integers(0, 8))
     parent = np.array([rng.integers(-1, h) if h else -1 for h in range(n_items)], np.int32)
     needs = [sorted(np.flatnonzero(rng.random(n_requirements) < 0.35).tolist()) for _ in range(n_items)]
@@ -141,7 +140,7 @@ def random_closure(rng: np.random.Generator, n_items: int, *, arcs: bool = False
         np.cumsum([0, *map(len, needs)]),
         np.array([j for r in needs for j in r], np.int32),
         rng.integers(0, 9, n_requirements),
-        price=Fraction(int(rng.integers(0, 7)), int(rng.integers(1, 6))),
+        penalty=Fraction(int(rng.integers(0, 7)), int(rng.integers(1, 6))),
         unit=Fraction(1, int(rng.integers(1, 50))),
         arcs=pairs.astype(np.int32),
     )
@@ -160,7 +159,7 @@ def closures() -> Iterator[Instance]:
     yield Instance("shared", shared, brute_force_closure(shared))
     tie = Closure.of([2, 2], requirements=[[0], [0]], cost=[4])
     yield Instance("tie", tie, 0.0)
-    yield Instance("free", replace(shared, price=Fraction(0)), -9.0)
+    yield Instance("free", replace(shared, penalty=Fraction(0)), -9.0)
     yield Instance("fractions", Closure.of([0.5, Fraction(1, 3)], requirements=[[0], [0]], cost=[0.75]), -1 / 12)
     yield Instance("large", Closure.of([2**55, -(2**54)], arcs=[(0, 1)]), -float(2**54))
     yield Instance("empty", Closure.of([]), 0.0)
@@ -175,7 +174,9 @@ def on_disk(problem: Closure, folder: str | os.PathLike[str], n_chunks: int = 3)
         mine = problem.indices % n_chunks == k
         indptr = np.concatenate([[0], np.cumsum(np.bincount(owner[mine], minlength=problem.n_items))])
         chunks.append((indptr, problem.indices[mine] // n_chunks, problem.cost[k::n_chunks]))
-    return ClosureOnDisk.write(folder, problem.profit, problem.parent, chunks, price=problem.price, unit=problem.unit)
+    return ClosureOnDisk.write(
+        folder, problem.profit, problem.parent, chunks, penalty=problem.penalty, unit=problem.unit
+    )
 
 
 def closures_on_disk() -> Iterator[Instance]:
@@ -235,13 +236,12 @@ def subset_sums() -> Iterator[Instance]:
 
 
 INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
-    CoupledChoice: lambda: (Instance(*row) for row in coupled_choices()),
-    TilePartition: lambda: (Instance(*row) for row in tile_partitions()),
+    CoupledKnapsack: lambda: (Instance(*row) for row in coupled_knapsacks()),
     TileColumns: lambda: (Instance(*row) for row in tile_columns()),
     MultipleChoiceKnapsack: lambda: (Instance(*row) for row in knapsacks()),
     BlackBox: lambda: (Instance(*row) for row in black_boxes()),
     EnumerableChoice: lambda: (Instance(*row) for row in subset_choices()),
-    QuadraticChoice: lambda: (Instance(*row) for row in quadratic_choices()),
+    QuadraticKnapsack: lambda: (Instance(*row) for row in quadratic_knapsacks()),
     LevelSearch: lambda: (Instance(*row) for row in level_searches()),
     Closure: closures,
     ClosureOnDisk: closures_on_disk,

@@ -1,4 +1,4 @@
-"""Small instances of `EnumerableChoice` and `QuadraticChoice`, their optima found by looking at every subset."""
+"""Small instances of `EnumerableChoice` and `QuadraticKnapsack`, their optima found by looking at every subset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.validate import whole_number
-from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
+from prunopt.forms.subset.quadratic_knapsack import QuadraticKnapsack
 from prunopt.forms.subset.subset_choice import EnumerableChoice
 
 
@@ -59,7 +59,7 @@ def subset_choices() -> Iterator[tuple[str, EnumerableChoice, float | None]]:
     yield "cheapest only", tight, 2.0
 
 
-def quadratic_choices() -> Iterator[tuple[str, QuadraticChoice, float | None]]:
+def quadratic_knapsacks() -> Iterator[tuple[str, QuadraticKnapsack, float | None]]:
     """Yield name, problem and optimum: as above, with subsets that are forbidden."""
     rng = np.random.default_rng(29)
     for k in range(10):
@@ -71,17 +71,17 @@ def quadratic_choices() -> Iterator[tuple[str, QuadraticChoice, float | None]]:
         budget = math.inf if k % 4 == 1 else max(0.7 * float(cost.sum()), 1.0, float(cost.max()) * len(cover))
         budget = max(budget, float(np.sort(cost)[-(exactly or 1) :].sum()))
         linear = rng.normal(-0.5, 1.0, n)
-        problem = QuadraticChoice(linear, pair, cost, budget, float(k), cover, exactly)
+        problem = QuadraticKnapsack(linear, pair, cost, budget, float(k), cover, exactly)
         if k % 2 == 0:
             allowed = EnumerableChoice(problem.value_of, cost, budget, cover, exactly)
             best = list(allowed.every_choice())
             cuts = sorted(best, key=problem.objective)[: min(3, len(best) - 1)]
             forbidden = np.array(cuts, np.bool_).reshape(len(cuts), n)
-            problem = QuadraticChoice(linear, pair, cost, budget, float(k), cover, exactly, forbidden)
+            problem = QuadraticKnapsack(linear, pair, cost, budget, float(k), cover, exactly, forbidden)
         yield f"quadratic-{k}", problem, brute_force_subset(problem, n)
     two = np.array([[True, False], [False, True]])
     yield (
         "all forbidden",
-        QuadraticChoice([1.0, 2.0], np.zeros((2, 2)), [1.0, 1.0], 2.0, exactly=1, forbidden=two),
+        QuadraticKnapsack([1.0, 2.0], np.zeros((2, 2)), [1.0, 1.0], 2.0, exactly=1, forbidden=two),
         None,
     )

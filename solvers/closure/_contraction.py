@@ -10,7 +10,7 @@ from prunopt.core.arrays import Bools, Ints, Ints32, Singles
 from prunopt.core.jit import njit
 
 
-class Part(NamedTuple):
+class Contracted(NamedTuple):
     """Items between two closures, requirements that only they need, and a guess of the flow in units of profit."""
 
     items: Ints32  # ids in the whole problem, ascending
@@ -26,7 +26,9 @@ class Part(NamedTuple):
 
 
 @njit
-def restrict(part: Part, keep: Bools, taken: Bools, edge: Ints, up: Ints, lost: Ints, per_profit: float) -> Part:
+def restrict(
+    part: Contracted, keep: Bools, taken: Bools, edge: Ints, up: Ints, lost: Ints, per_profit: float
+) -> Contracted:
     """Return the part made of the items ``keep``, with the requirements of the items ``taken`` paid for.
 
     ``edge``, ``up`` and ``lost`` (or arrays of size 0) are a flow of ``part`` in units of ``1 / per_profit`` profit,
@@ -88,7 +90,7 @@ def restrict(part: Part, keep: Bools, taken: Bools, edge: Ints, up: Ints, lost: 
                 k += 1
         a += 1
         indptr[a] = k
-    return Part(items, requirements, parent, profit, indptr, indices, cost, guess_edge, guess_up, guess_lost)
+    return Contracted(items, requirements, parent, profit, indptr, indices, cost, guess_edge, guess_up, guess_lost)
 
 
 @njit
@@ -107,7 +109,7 @@ def needs_nothing(parent: Ints32, indptr: Ints, indices: Ints32, cost: Ints) -> 
 
 
 @njit
-def value_of(part: Part, chosen: Bools) -> tuple[int, int]:
+def value_of(part: Contracted, chosen: Bools) -> tuple[int, int]:
     """Return the profit of the chosen items and the cost of what they need."""
     profit, cost = 0, 0
     paid = np.zeros(len(part.cost), np.bool_)

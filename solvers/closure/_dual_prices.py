@@ -1,7 +1,7 @@
 """Dual prices of a closure: what every item pays of every requirement's cost, in integers.
 
-A requirement's price is split among the items that need it. Two ways of moving the shares are here: the subgradient of
-the Lagrangian, and exact descent of its quadratic smoothing, one block of requirements at a time.
+A requirement's scaled cost is split among the items that need it. Two ways of moving the shares are here: the
+subgradient of the Lagrangian, and exact descent of its quadratic smoothing, one block of requirements at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,35 @@ from prunopt.core.arrays import Bools, Floats, Ints, Ints32
 from prunopt.core.jit import njit
 
 Shares = NDArray[Any]  # int64, or int32 on disk
+
+
+class Needs(NamedTuple):
+    """Who needs what: ``items[offsets[j]:offsets[j + 1]]`` share the scaled cost ``capacity[j]`` as ``shares`` says."""
+
+    offsets: Ints
+    items: Ints32
+    capacity: Ints
+    shares: Shares
+
+
+class Priced(NamedTuple):
+    """A closure by items: their needs are ``indices[indptr[h]:indptr[h + 1]]``, of scaled costs ``cost``."""
+
+    parent: Ints32
+    profit: Ints | Floats
+    indptr: Ints
+    indices: Ints32
+    cost: Ints | Floats
+    arcs: Ints32
+
+
+class Relaxed(NamedTuple):
+    """What `lagrangian` finds: the trees' choice, the sum of each requirement's multipliers; and working space."""
+
+    chosen: Bools
+    paid: Floats
+    bought: Bools
+    weight: Floats
 
 
 class Forest(NamedTuple):
@@ -137,11 +166,12 @@ def by_item(indices: Ints32, place: Ints, offsets: Ints, shares: Shares, out: In
 
 
 @njit
-def adopt(offsets: Ints, items: Ints32, capacity: Ints, shares: Shares, spent: Ints, degree: Floats) -> None:
-    """Add given shares to what their items spend, where they add up to the price; else split the price equally.
+def adopt(needs: Needs, spent: Ints, degree: Floats) -> None:
+    """Add given shares to what their items spend, where they add up to the scaled cost; else split it equally.
 
     Counts in ``degree`` the edges of each item that can ever change.
     """
+    offsets, items, capacity, shares = needs
     for j in range(len(capacity)):
         n, paid, least = offsets[j + 1] - offsets[j], 0, 0
         if n == 0:
@@ -161,15 +191,16 @@ def adopt(offsets: Ints, items: Ints32, capacity: Ints, shares: Shares, spent: I
 
 @njit
 def redistribute(
-    f: Forest, offsets: Ints, items: Ints32, capacity: Ints, shares: Shares, first: int, last: int,
-    relaxation: float, step: Floats, move: Floats, buffer: Floats,
-) -> None:  # fmt: skip
+    f: Forest, needs: Needs, first: int, last: int, relaxation: float, step: Floats, move: Floats, buffer: Floats
+) -> None:
     """Take one projected step of the smoothed dual in the shares of the requirements ``first`` to ``last - 1``.
 
     An edge moves by its item's level times a step that is the item's weight over the number of its edges in the block
-    (each counted by the root of its price), then every requirement's shares are projected, in the metric of the steps,
-    on the simplex of shares that add up to its price. ``step``, ``move`` (m,) and ``buffer`` are working space.
+    (each counted by the root of its scaled cost), then every requirement's shares are projected, in the metric of the
+    steps, on the simplex of shares that add up to its scaled cost. ``step``, ``move`` (m,) and ``buffer`` are working
+    space.
     """
+    offsets, items, capacity, shares = needs
     step[:] = 0.0
     for j in range(first, last):
         if capacity[j] > 0 and offsets[j + 1] - offsets[j] > 1:
@@ -212,7 +243,7 @@ def redistribute(
         each, rest, seen = (left // above, left % above, j) if left > 0 and above > 0 else (0, 0, 0)
         for k in range(n):
             share = np.int64(buffer[k])
-            if left < 0:  # shares beyond 2^53 are inexact, and can add up to more than the price
+            if left < 0:  # shares beyond 2^53 are inexact, and can add up to more than the scaled cost
                 taken = min(share, -left)
                 share -= taken
                 left += taken
@@ -243,8 +274,9 @@ def shift_along_arcs(f: Forest, arcs: Ints32, shares: Ints, largest: int, relaxa
 
 
 @njit
-def add_costs_by_rank(offsets: Ints, items: Ints32, capacity: Ints, rank: Ints32, out: Ints) -> None:
-    """Add every requirement's price to the entry of the least rank among the items that need it."""
+def add_costs_by_rank(needs: Needs, rank: Ints32, out: Ints) -> None:
+    """Add every requirement's scaled cost to the entry of the least rank among the items that need it."""
+    offsets, items, capacity, _ = needs
     for j in range(len(capacity)):
         if offsets[j] == offsets[j + 1]:
             continue
@@ -271,8 +303,9 @@ def drop_unmet(parent: Ints32, arcs: Ints32, chosen: Bools) -> None:
 
 
 @njit
-def profit_of(indptr: Ints, indices: Ints32, supply: Ints, capacity: Ints, chosen: Bools, users: Ints32) -> int:
-    """Return the profit of the chosen items less the price of what they need; count the users of requirements."""
+def profit_of(priced: Priced, chosen: Bools, users: Ints32) -> int:
+    """Return the profit of the chosen items less the scaled cost of what they need; count the users of requirements."""
+    _, supply, indptr, indices, capacity, _ = priced
     users[:] = 0
     profit = 0
     for h in range(len(chosen)):
@@ -288,14 +321,14 @@ def profit_of(indptr: Ints, indices: Ints32, supply: Ints, capacity: Ints, chose
 
 @njit
 def best_responses(
-    ends: Ints, members: Ints, parent: Ints32, supply: Ints, indptr: Ints, indices: Ints32, capacity: Ints,
-    chosen: Bools, users: Ints32, value: Ints, wanted: Bools,
-) -> int:  # fmt: skip
+    ends: Ints, members: Ints, priced: Priced, chosen: Bools, users: Ints32, value: Ints, wanted: Bools
+) -> int:
     """Choose each tree anew, in turn, with what the others have bought for free; return by how much profit rose.
 
     Tree t owns the items ``members[ends[t]:ends[t + 1]]``, ascending. Where two items of a tree need one requirement
     the choice is a guess; a tree changes only if that raises the profit. ``users`` counts users as `profit_of` does.
     """
+    parent, supply, indptr, indices, capacity, _ = priced
     gain = 0
     for t in range(len(ends) - 1):
         tree = members[ends[t] : ends[t + 1]]
@@ -336,15 +369,14 @@ def best_responses(
 
 
 @njit
-def lagrangian(
-    parent: Ints32, profit: Floats, indptr: Ints, indices: Ints32, cost: Floats, arcs: Ints32, beta: Floats,
-    gamma: Floats, chosen: Bools, paid: Floats, bought: Bools, weight: Floats,
-) -> tuple[float, float, float]:  # fmt: skip
+def lagrangian(priced: Priced, beta: Floats, gamma: Floats, relaxed: Relaxed) -> tuple[float, float, float]:
     """Evaluate the Lagrangian at multipliers ``beta`` (E,) of the requirements and ``gamma`` (k,) of the arcs.
 
     Sets ``chosen`` to the least best closure of each tree and ``paid`` to the sum of each requirement's multipliers;
     returns the upper bound on the profit, the profit of ``chosen``, and the squared norm of the subgradient.
     """
+    parent, profit, indptr, indices, cost, arcs = priced
+    chosen, paid, bought, weight = relaxed
     m = len(parent)
     paid[:] = 0.0
     bought[:] = False
@@ -380,11 +412,10 @@ def lagrangian(
 
 
 @njit
-def subgradient_step(
-    indptr: Ints, indices: Ints32, cost: Floats, arcs: Ints32, chosen: Bools, paid: Floats, eta: float,
-    beta: Floats, gamma: Floats,
-) -> None:  # fmt: skip
+def subgradient_step(priced: Priced, relaxed: Relaxed, eta: float, beta: Floats, gamma: Floats) -> None:
     """Move the multipliers by ``eta`` times the subgradient of `lagrangian` and project them on the positive."""
+    _, _, indptr, indices, cost, arcs = priced
+    chosen, paid, _, _ = relaxed
     for h in range(len(chosen)):
         for e in range(indptr[h], indptr[h + 1]):
             bought = paid[indices[e]] > cost[indices[e]]

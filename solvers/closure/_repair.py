@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from prunopt.core.arrays import Bools, Ints, Ints32
 from prunopt.core.jit import njit
+
+
+class Trees(NamedTuple):
+    """A closure whose trees are runs of items: tree t holds the items ``roots[t]`` to ``roots[t + 1] - 1``."""
+
+    roots: Ints
+    parent: Ints32
+    profit: Ints
+    indptr: Ints
+    indices: Ints32
+    cost: Ints
 
 
 @njit
@@ -19,14 +32,14 @@ def count_users(indptr: Ints, indices: Ints32, chosen: Bools, users: Ints32) -> 
 
 
 @njit
-def drop_by_price(
-    roots: Ints, parent: Ints32, profit: Ints, indptr: Ints, indices: Ints32, cost: Ints, fixed: Bools,
-    chosen: Bools, users: Ints32, spent: int, budget: int, price: float,
-) -> int:  # fmt: skip
-    """Drop, tree by tree, the parts whose profit is below ``price`` times what they alone use; return the cost left.
+def drop_by_penalty(
+    trees: Trees, fixed: Bools, chosen: Bools, users: Ints32, spent: int, budget: int, penalty: float
+) -> int:
+    """Drop, tree by tree, the parts whose profit is below ``penalty`` times what they alone use; return the cost left.
 
-    Items from ``roots[t]`` to ``roots[t + 1] - 1`` are tree t. Stops as soon as the budget is met.
+    Stops as soon as the budget is met.
     """
+    roots, parent, profit, indptr, indices, cost = trees
     value = np.zeros(len(parent))
     for t in range(len(roots) - 1):
         first, last = roots[t], roots[t + 1]
@@ -36,7 +49,7 @@ def drop_by_price(
                 value[h] = profit[h]
                 for e in range(indptr[h], indptr[h + 1]):
                     if users[indices[e]] == 1:
-                        value[h] -= price * cost[indices[e]]
+                        value[h] -= penalty * cost[indices[e]]
         for h in range(last - 1, first - 1, -1):
             p = parent[h]
             if chosen[h] and p >= 0 and (value[h] > 0 or fixed[h]):
@@ -56,14 +69,14 @@ def drop_by_price(
 
 
 @njit
-def add_by_price(
-    roots: Ints, parent: Ints32, profit: Ints, indptr: Ints, indices: Ints32, cost: Ints, barred: Bools,
-    chosen: Bools, users: Ints32, spent: int, budget: int, price: float,
-) -> int:  # fmt: skip
-    """Add, tree by tree, the parts worth more than ``price`` times what is not yet paid for, where the budget allows.
+def add_by_penalty(
+    trees: Trees, barred: Bools, chosen: Bools, users: Ints32, spent: int, budget: int, penalty: float
+) -> int:
+    """Add, tree by tree, the parts worth more than ``penalty`` times what is not yet paid for, where the budget allows.
 
     A tree whose addition would break the budget is left as it is. Returns the cost spent.
     """
+    roots, parent, profit, indptr, indices, cost = trees
     value = np.zeros(len(parent))
     extra = np.zeros(len(parent), np.int64)
     wanted = np.zeros(len(parent), np.bool_)
@@ -76,7 +89,7 @@ def add_by_price(
             for e in range(indptr[h], indptr[h + 1]):
                 if users[indices[e]] == 0:
                     extra[h] += cost[indices[e]]
-            value[h] = profit[h] - price * extra[h]
+            value[h] = profit[h] - penalty * extra[h]
         for h in range(last - 1, first - 1, -1):
             p = parent[h]
             if not chosen[h] and not barred[h] and p >= 0 and not chosen[p] and value[h] > 0:

@@ -1,4 +1,4 @@
-"""The best closure within a budget: Lagrange's bound from the exact price path, repair, branch and bound."""
+"""The best closure within a budget: Lagrange's bound from the exact penalty path, repair, branch and bound."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
-from prunopt.forms.closure.budgeted_closure import BudgetedClosure, Decisions, Leaf, Rest
+from prunopt.forms.closure.budgeted_closure import BudgetedClosure, Decisions, Leaf, OpenPart
 from prunopt.forms.closure.closure import exact_sum
-from prunopt.forms.closure.parametric_closure import Block, PricePath
+from prunopt.forms.closure.parametric_closure import PathBlock, PenaltyPath
 from prunopt.solvers.closure import _repair as kernel
 from prunopt.solvers.closure.parametric_cut import closure_path
 
 PROOF_BYTES = 2**28  # of the leaves' multipliers together; beyond it only the root's proof is kept
-# Prices tried in the repair of a dearer neighbour, relative to the price of the block that breaks the budget.
-DROP_ROUNDS = 60  # each at a price 1.25 times the last
+# Penalties tried in the repair of a dearer neighbour, relative to the penalty of the block that breaks the budget.
+DROP_ROUNDS = 60  # each at a penalty 1.25 times the last
 REPAIR_FACTORS = (1.0, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
 
 
@@ -37,7 +37,7 @@ class _Node(NamedTuple):
 class BudgetBranchAndBound(Solver[BudgetedClosure]):
     r"""Solve a `BudgetedClosure` by branch and bound on the Lagrangian bound [1]_ [2]_.
 
-    At every node the exact path of the contracted closure over all prices gives the two neighbours of the budget on
+    At every node the exact path of the contracted closure over all penalties gives the two neighbours of the budget on
     the lower hull; the line between them is Lagrange's bound, the cheaper one is a valid answer, and dropping parts of
     the dearer one tree by tree, then adding parts that still fit, gives better ones. The node is divided on the item
     of the block that breaks the budget which carries the most profit below it. Best bound first.
@@ -135,8 +135,8 @@ class _Search:
         path = closure_path(rest.closure, Limits(seconds=self.limits.seconds))
         chosen, breaking = _within(path, budget)
         self._offer(rest, chosen)
-        price = breaking.price if breaking is not None else Fraction(0)
-        leaf = _leaf(decisions, path, price)
+        penalty = breaking.penalty if breaking is not None else Fraction(0)
+        leaf = _leaf(decisions, path, penalty)
         bound = self.problem.leaf_bound(leaf)
         if breaking is None:
             return _Node(bound, -1 if path.complete else _widest(rest, path.blocks[0]), leaf)
@@ -145,7 +145,7 @@ class _Search:
                 self._offer(rest, candidate)
         return _Node(bound, _widest(rest, breaking), leaf)
 
-    def _offer(self, rest: Rest, chosen: Bools) -> None:
+    def _offer(self, rest: OpenPart, chosen: Bools) -> None:
         gain = rest.profit + exact_sum(rest.closure.profit[chosen])
         if gain > self._gain:
             value = rest.inside.copy()
@@ -154,7 +154,7 @@ class _Search:
             self.objective = float(-self.problem.closure.unit * gain)
 
 
-def _within(path: PricePath, budget: int) -> tuple[Bools, Block | None]:
+def _within(path: PenaltyPath, budget: int) -> tuple[Bools, PathBlock | None]:
     """The dearest optimum on the path within the budget, and the block that the next one adds (None at its end)."""
     chosen, spent = path.always.copy(), 0
     for block, cost in zip(path.blocks, path.costs, strict=True):
@@ -165,15 +165,15 @@ def _within(path: PricePath, budget: int) -> tuple[Bools, Block | None]:
     return chosen, None
 
 
-def _leaf(decisions: Decisions, path: PricePath, price: Fraction) -> Leaf:
-    """The path's proof at one price, in units fine enough that rounding does not move a bound by one unit of profit."""
+def _leaf(decisions: Decisions, path: PenaltyPath, penalty: Fraction) -> Leaf:
+    """The path's proof at one penalty, in units so fine that no bound moves by one unit of profit."""
     closure = path.closure
-    largest = exact_sum(np.abs(closure.profit)) + math.ceil(price * exact_sum(closure.cost)) + 1
+    largest = exact_sum(np.abs(closure.profit)) + math.ceil(penalty * exact_sum(closure.cost)) + 1
     denominator = 1 << max((2**60 // largest).bit_length() - 1, 0)
-    return Leaf(decisions, price, path.multipliers(price, denominator), denominator)
+    return Leaf(decisions, penalty, path.multipliers(penalty, denominator), denominator)
 
 
-def _widest(rest: Rest, block: Block) -> int:
+def _widest(rest: OpenPart, block: PathBlock) -> int:
     """The item of a block with the most profit in it and below it, as an item of the whole problem."""
     inside = np.zeros(rest.closure.n_items, np.bool_)
     inside[block.items] = True
@@ -184,16 +184,16 @@ def _widest(rest: Rest, block: Block) -> int:
     return int(rest.items[block.items[np.argmax(total[block.items])]])
 
 
-def _repaired(rest: Rest, chosen: Bools, breaking: Block, budget: int) -> list[Bools]:
+def _repaired(rest: OpenPart, chosen: Bools, breaking: PathBlock, budget: int) -> list[Bools]:
     """Closures within the budget between the two neighbours on the hull, and around them."""
     c = rest.closure
     roots = np.append(np.flatnonzero(c.parent < 0), c.n_items)
     if not _trees_are_runs(c.parent, roots):
         return []
-    arrays = (roots, c.parent, c.profit, c.indptr, c.indices, c.cost)
+    trees = kernel.Trees(roots, c.parent, c.profit, c.indptr, c.indices, c.cost)
     users = np.zeros(c.n_requirements, np.int32)
     nobody = np.zeros(c.n_items, np.bool_)
-    price = float(breaking.price)
+    penalty = float(breaking.penalty)
     dearer = chosen.copy()
     dearer[breaking.items] = True
     found = []
@@ -204,11 +204,11 @@ def _repaired(rest: Rest, chosen: Bools, breaking: Block, budget: int) -> list[B
         for power in range(DROP_ROUNDS if dropping else 0):
             if spent <= budget:
                 break
-            spent = kernel.drop_by_price(*arrays, chosen, current, users, spent, budget, price * 1.25**power)
+            spent = kernel.drop_by_penalty(trees, chosen, current, users, spent, budget, penalty * 1.25**power)
         if spent > budget:
             continue
         for share in REPAIR_FACTORS:
-            spent = kernel.add_by_price(*arrays, nobody, current, users, spent, budget, price * share)
+            spent = kernel.add_by_penalty(trees, nobody, current, users, spent, budget, penalty * share)
         found.append(current)
     return found
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import require
 from prunopt.forms.closure.closure import INT64_SAFE, Closure, exact_sum
 from prunopt.solvers.closure import _push_relabel as kernel
 
@@ -53,7 +54,7 @@ class MinCut(Solver[Closure]):
 
         def bound_of_flow() -> float:
             absorbed = int(flow.paid.sum()) + int(flow.lost.sum())
-            return float(problem.unit * Fraction(absorbed - available, problem.price.denominator))
+            return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator))
 
         try:
             while not done and not run.out_of_time:
@@ -65,7 +66,7 @@ class MinCut(Solver[Closure]):
         duals: dict[str, Any] = {
             "requirements": edge if of_arc is None else edge[~of_arc],
             "arcs": np.zeros(0, np.int64) if of_arc is None else _in_order(problem, edge[of_arc]),
-            "denominator": problem.price.denominator,
+            "denominator": problem.penalty.denominator,
         }
         value = flow.label[problem.n_requirements :] >= kernel.FAR if done else _repair(problem, duals)
         bound = bound_of_flow()
@@ -90,19 +91,16 @@ class MinCut(Solver[Closure]):
 
 
 def integer_capacities(problem: Closure) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return profits and costs times the price, as integers in units of ``1 / price.denominator``."""
-    price = problem.price
+    """Return profits and costs times the penalty, as integers in units of ``1 / penalty.denominator``."""
+    penalty = problem.penalty
     for what, numbers, factor in (
-        ("profit", problem.profit, price.denominator),
-        ("cost", problem.cost, price.numerator),
+        ("profit", problem.profit, penalty.denominator),
+        ("cost", problem.cost, penalty.numerator),
     ):
         total = exact_sum(np.abs(numbers)) * factor
-        if total >= INT64_SAFE:
-            raise ValueError(
-                f"price={price}: {what} times {factor} adds up to {total}, beyond 2**62; "
-                "use a coarser unit, or a price with a smaller denominator (Fraction.limit_denominator)"
-            )
-    return problem.profit * price.denominator, problem.cost * price.numerator
+        mend = "use a coarser unit, or a penalty with a smaller denominator (Fraction.limit_denominator)"
+        require(total < INT64_SAFE, f"{what} times {factor}", f"add up to less than 2**62 at {penalty=!s}", total, mend)
+    return problem.profit * penalty.denominator, problem.cost * penalty.numerator
 
 
 def arcs_merged(
@@ -132,7 +130,7 @@ def _repair(problem: Closure, duals: dict[str, Any]) -> NDArray[np.bool_]:
     """A good closure from the multipliers of an unfinished flow: what pays tree by tree, if that is worth anything."""
     empty = np.zeros(problem.n_items, np.bool_)
     edge = np.concatenate([[0], np.cumsum(duals["requirements"])])
-    weight = problem.profit * problem.price.denominator - (edge[problem.indptr[1:]] - edge[problem.indptr[:-1]])
+    weight = problem.profit * problem.penalty.denominator - (edge[problem.indptr[1:]] - edge[problem.indptr[:-1]])
     chosen = problem.tree_closure(weight)
     if problem.violation(chosen) > 0 or problem.exact_objective(chosen) > 0:
         return empty

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution, Status, relative_gap
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number, one_of
 from prunopt.forms.closure.closure import Closure, exact_sum
 from prunopt.solvers.closure import _dual_prices as kernel
 
@@ -28,7 +29,7 @@ WORTH_KEEPING = 0.05  # a better bound is copied when it closes this share of th
 
 @dataclass(frozen=True)
 class PrimalDual(Solver[Closure]):
-    r"""Bound a `Closure` by splitting every requirement's price among the items that need it.
+    r"""Bound a `Closure` by splitting every requirement's scaled cost among the items that need it.
 
     With a multiplier b >= 0 on every x_h <= w_j the problem falls apart into trees, each solved by dynamic
     programming [1]_:
@@ -88,10 +89,8 @@ class PrimalDual(Solver[Closure]):
     relaxation: float = 1.8
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule!r}: give one of {', '.join(RULES)}")
-        if not 0 <= self.base < np.inf:
-            raise ValueError(f"base={self.base!r}: give a number >= 0")
+        one_of("rule", self.rule, RULES)
+        number("base", self.base, low=0.0)
         check_relaxation(self.relaxation)
 
     def solve(self, problem: Closure, limits: Limits, seed: int) -> Solution[Bools]:
@@ -161,37 +160,36 @@ def iterate(method: Iterative, run: Run) -> str:
 
 def check_relaxation(relaxation: float) -> None:
     """Raise ValueError unless 0 < relaxation < 2."""
-    if not 0 < relaxation < 2:
-        raise ValueError(f"relaxation={relaxation!r}: give a number between 0 and 2; longer steps do not converge")
+    number("relaxation", relaxation, low=0.0, high=2.0, open_ends="()", mend="longer steps do not converge")
 
 
 @dataclass(frozen=True)
 class Units:
     """The units of ``unit / scale`` in which multipliers are integers, and their sums stay within 64 bits."""
 
-    price: Fraction
+    penalty: Fraction
     scale: int
     gains: int  # the sum of all positive profits, in these units
     ceiling: int  # the most that a requirement can be paid: nothing pays more than all gains
-    rounded: bool  # whether prices are rounded down, because no unit that divides them fits into 64 bits
+    rounded: bool  # whether scaled costs are rounded down, because no unit that divides them fits into 64 bits
 
     @classmethod
-    def of(cls, profit: Ints, total_cost: int, n_requirements: int, price: Fraction, n_arcs: int = 0) -> Units:
+    def of(cls, profit: Ints, total_cost: int, n_requirements: int, penalty: Fraction, n_arcs: int = 0) -> Units:
         """Return fine units for a closure."""
         gains, size = exact_sum(np.maximum(profit, 0)), exact_sum(np.abs(profit))
         # No multiplier of an arc needs to be more than all gains, so that arcs take their part of the room.
-        whole = size + int(price * total_cost) + 2 * n_arcs * gains + 1
-        rounded = whole * price.denominator >= LARGEST
-        unit, capped = (1, whole >= ROOMY) if rounded else (price.denominator, False)
-        if capped:  # prices far above all gains; cut down, no sum of them is beyond 64 bits
+        whole = size + int(penalty * total_cost) + 2 * n_arcs * gains + 1
+        rounded = whole * penalty.denominator >= LARGEST
+        unit, capped = (1, whole >= ROOMY) if rounded else (penalty.denominator, False)
+        if capped:  # penalties far above all gains; cut down, no sum of them is beyond 64 bits
             whole = size + 1
         scale = unit << max((ROOMY // (whole * unit)).bit_length() - 1, 0)
         ceiling = min(gains * scale, 2 * LARGEST // (n_requirements + 1)) if capped else gains * scale
-        return cls(price, scale, gains * scale, ceiling, rounded)
+        return cls(penalty, scale, gains * scale, ceiling, rounded)
 
     def capacity(self, cost: Ints) -> Ints:
-        """Return the prices of requirements; where no product fits into 64 bits, up to a few units less."""
-        factor = self.price * self.scale
+        """Return costs times the penalty; where no product fits into 64 bits, up to a few units less."""
+        factor = self.penalty * self.scale
         if exact_sum(cost) * factor.numerator < 2 * LARGEST and factor.denominator < LARGEST:
             return np.minimum(cost * factor.numerator // factor.denominator, self.ceiling)
         wide = np.longdouble
@@ -205,7 +203,7 @@ class Units:
 
 def _units(problem: Closure) -> Units:
     total = exact_sum(problem.cost)
-    return Units.of(problem.profit, total, problem.n_requirements, problem.price, len(problem.arcs))
+    return Units.of(problem.profit, total, problem.n_requirements, problem.penalty, len(problem.arcs))
 
 
 def block_ends(offsets: Ints, n_items: int) -> Ints:
@@ -217,7 +215,7 @@ def block_ends(offsets: Ints, n_items: int) -> Ints:
 
 
 def bound_of(forest: kernel.Forest) -> int:
-    """Return the most profit that the present shares allow (no requirement is paid more than its price)."""
+    """Return the most profit that the present shares allow (no requirement is paid more than its scaled cost)."""
     return int(kernel.best_profit(forest.parent, forest.supply - forest.spent))
 
 
@@ -251,29 +249,31 @@ class _Blocks:
         self.ready = False
 
     def start(self, run: Run) -> None:
-        """Split all prices equally."""
+        """Split all scaled costs equally."""
         run.report(0.0)
         p = self.problem
         self.units = _units(p)
-        self.supply, self.price = p.profit * self.units.scale, self.units.capacity(p.cost)
+        self.supply, self.scaled = p.profit * self.units.scale, self.units.capacity(p.cost)
         self.place = self.rng.permutation(p.n_requirements)
-        self.offsets, self.items = kernel.by_requirement(p.indptr, p.indices, self.place)
-        self.capacity = np.empty_like(self.price)
-        self.capacity[self.place] = self.price
-        self.shares, self.arc_shares = np.zeros(p.n_edges, np.int64), np.zeros(len(p.arcs), np.int64)
+        offsets, items = kernel.by_requirement(p.indptr, p.indices, self.place)
+        capacity = np.empty_like(self.scaled)
+        capacity[self.place] = self.scaled
+        self.needs = kernel.Needs(offsets, items, capacity, np.zeros(p.n_edges, np.int64))
+        self.priced = kernel.Priced(p.parent, self.supply, p.indptr, p.indices, self.scaled, p.arcs)
+        self.arc_shares = np.zeros(len(p.arcs), np.int64)
         degree = np.bincount(p.arcs.ravel(), minlength=p.n_items).astype(np.float64)
         self.forest = kernel.forest_of(p.parent, self.supply, degree)
-        kernel.adopt(self.offsets, self.items, self.capacity, self.shares, self.forest.spent, degree)
+        kernel.adopt(self.needs, self.forest.spent, degree)
         np.maximum(degree, 1.0, out=degree)
-        self.ends = block_ends(self.offsets, p.n_items)
+        self.ends = block_ends(offsets, p.n_items)
         self.arc_ends = np.linspace(0, len(p.arcs), min(LEAST_BLOCKS, len(p.arcs)) + 1).astype(np.int64)
-        widest = int(np.diff(self.offsets).max(initial=0))
+        widest = int(np.diff(offsets).max(initial=0))
         self.step, self.move, self.buffer = np.zeros(p.n_items), np.zeros(p.n_items), np.zeros(widest)
         self.users = np.zeros(p.n_requirements, np.int32)
         self.seen = self.chosen
         self.kept: tuple[int, Ints, Ints] | None = None
         self.trees = _trees(p.parent)
-        self.stats = {"blocks": len(self.ends) - 1, "rounded prices": self.units.rounded}
+        self.stats = {"blocks": len(self.ends) - 1, "rounded costs": self.units.rounded}
         self.ready = True
         self._look(run)
 
@@ -286,8 +286,8 @@ class _Blocks:
             kernel.regress(self.forest)
             if k < n_blocks:
                 first, last = self.ends[k], self.ends[k + 1]
-                block = (self.offsets, self.items, self.capacity, self.shares, first, last, self.relaxation)
-                kernel.redistribute(self.forest, *block, self.step, self.move, self.buffer)
+                space = (self.step, self.move, self.buffer)
+                kernel.redistribute(self.forest, self.needs, first, last, self.relaxation, *space)
             else:
                 part = slice(self.arc_ends[k - n_blocks], self.arc_ends[k - n_blocks + 1])
                 arcs = (self.problem.arcs[part], self.arc_shares[part], self.units.gains, self.relaxation)
@@ -300,7 +300,7 @@ class _Blocks:
         kernel.regress(self.forest)
         rank, profit = ranked(self.forest)
         cost = np.zeros_like(profit)
-        kernel.add_costs_by_rank(self.offsets, self.items, self.capacity, rank, cost)
+        kernel.add_costs_by_rank(self.needs, rank, cost)
         self._try(best_level(rank, profit, cost)[0], run)
         if len(self.problem.arcs):
             self._try(self.forest.level > 0, run)
@@ -320,14 +320,12 @@ class _Blocks:
         if np.array_equal(chosen, self.seen):
             return
         self.seen = chosen.copy()
-        supply, price = self.supply, self.price
-        profit = int(kernel.profit_of(p.indptr, p.indices, supply, price, chosen, self.users))
+        profit = int(kernel.profit_of(self.priced, chosen, self.users))
         if not len(p.arcs):
             value, wanted = np.zeros(p.n_items, np.int64), np.zeros(p.n_items, np.bool_)
             gain = 1
             while gain > 0 and not run.out_of_time:
-                choice = (price, chosen, self.users, value, wanted)
-                gain = int(kernel.best_responses(*self.trees, p.parent, supply, p.indptr, p.indices, *choice))
+                gain = int(kernel.best_responses(*self.trees, self.priced, chosen, self.users, value, wanted))
                 profit += gain
         if self.units.rounded:
             profit = floor(-p.exact_objective(chosen) / p.unit * self.units.scale)
@@ -336,9 +334,9 @@ class _Blocks:
 
     def _keep(self, bound: int) -> None:
         if self.kept is None:
-            self.kept = (bound, self.shares.copy(), self.arc_shares.copy())
+            self.kept = (bound, self.needs.shares.copy(), self.arc_shares.copy())
             return
-        np.copyto(self.kept[1], self.shares)
+        np.copyto(self.kept[1], self.needs.shares)
         np.copyto(self.kept[2], self.arc_shares)
         self.kept = (bound, *self.kept[1:])
 
@@ -347,11 +345,11 @@ class _Blocks:
         p = self.problem
         out = np.zeros(p.n_edges, np.int64)
         if not self.ready:
-            return {"requirements": out, "arcs": np.zeros(len(p.arcs), np.int64), "denominator": p.price.denominator}
-        shares, arc_shares = self.shares, self.arc_shares
+            return {"requirements": out, "arcs": np.zeros(len(p.arcs), np.int64), "denominator": p.penalty.denominator}
+        shares, arc_shares = self.needs.shares, self.arc_shares
         if self.kept is not None and self.kept[0] < bound_of(self.forest):
             _, shares, arc_shares = self.kept
-        kernel.by_item(p.indices, self.place, self.offsets, shares, out)
+        kernel.by_item(p.indices, self.place, self.needs.offsets, shares, out)
         return {"requirements": out, "arcs": arc_shares.copy(), "denominator": self.units.scale}
 
 
@@ -379,8 +377,9 @@ class _Subgradient:
         self.bound = self.dual = np.inf
         self.profit, self.norm = -np.inf, 0.0
         m, w = problem.n_items, problem.n_requirements
-        self.gain, self.price = problem.profit.astype(np.float64), problem.cost * float(problem.price)
-        self.work = (np.zeros(m, np.bool_), np.zeros(w), np.zeros(w, np.bool_), np.zeros(m))
+        gain, scaled = problem.profit.astype(np.float64), np.asarray(problem.cost * float(problem.penalty), np.float64)
+        self.priced = kernel.Priced(problem.parent, gain, problem.indptr, problem.indices, scaled, problem.arcs)
+        self.relaxed = kernel.Relaxed(np.zeros(m, np.bool_), np.zeros(w), np.zeros(w, np.bool_), np.zeros(m))
 
     def start(self, run: Run) -> None:
         """Evaluate the trees at multipliers 0."""
@@ -390,17 +389,15 @@ class _Subgradient:
     def advance(self, run: Run) -> bool:
         """Step along the subgradient at the present multipliers, and evaluate the new ones."""
         if self.norm > 0:
-            p, iteration = self.problem, run.evaluations + 1
+            iteration = run.evaluations + 1
             eta = (1 + self.base) * (self.dual - self.profit) / (self.norm * (iteration + self.base))
-            place = (p.indptr, p.indices, self.price, p.arcs, self.work[0], self.work[1])
-            kernel.subgradient_step(*place, eta, self.beta, self.gamma)
+            kernel.subgradient_step(self.priced, self.relaxed, eta, self.beta, self.gamma)
         return self._evaluate(run)
 
     def _evaluate(self, run: Run) -> bool:
         p, before = self.problem, (self.bound, self.profit)
-        shape = (p.parent, self.gain, p.indptr, p.indices, self.price, p.arcs)
-        self.dual, value, self.norm = kernel.lagrangian(*shape, self.beta, self.gamma, *self.work)
-        chosen = self.work[0].copy()
+        self.dual, value, self.norm = kernel.lagrangian(self.priced, self.beta, self.gamma, self.relaxed)
+        chosen = self.relaxed.chosen.copy()
         if len(p.arcs):
             kernel.drop_unmet(p.parent, p.arcs, chosen)
             value = -float(p.exact_objective(chosen) / p.unit)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution, Status, relative_gap
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import require
 from prunopt.forms.closure._multipliers_on_disk import MultipliersOnDisk, MultipliersWriter
 from prunopt.forms.closure.closure_on_disk import ClosureOnDisk
 from prunopt.solvers.closure import _dual_prices as kernel
@@ -33,24 +34,24 @@ from prunopt.solvers.closure.primal_dual import (
 )
 
 NARROW = 2**31 - 1  # the most that a multiplier of 32 bits can be
-FINE = 2**12  # units of the mean price of an edge at which 32 bits are fine enough
+FINE = 2**12  # units of the mean scaled cost of an edge at which 32 bits are fine enough
 
 
 @dataclass(frozen=True)
 class StreamedPrimalDual(Solver[ClosureOnDisk]):
     r"""Bound a `ClosureOnDisk` as `PrimalDual` bounds a `Closure`, one chunk after another.
 
-    What every item pays of every requirement's price lies on disk beside the requirements; in memory are the items,
-    what each of them pays in total, and one chunk. A pass visits the chunks in random order and takes one projected
-    step of the smoothed dual
+    What every item pays of every requirement's scaled cost lies on disk beside the requirements; in memory are the
+    items, what each of them pays in total, and one chunk. A pass visits the chunks in random order and takes one
+    projected step of the smoothed dual
 
     .. math::
         \tfrac12 \sum_h \omega_h t_h(b)^2, \qquad \sum_h b_{hj} = p c_j,
 
     (see `PrimalDual`) for every block of a chunk's requirements. In the same pass the closures {t > s} of all levels s
-    that stood at its beginning are priced, so that a pass reads every chunk once and writes its multipliers once.
+    that stood at its beginning are penalized, so that a pass reads every chunk once and writes its multipliers once.
 
-    A requirement's multipliers always add up to its price, whatever the other chunks hold: after each chunk the
+    A requirement's multipliers always add up to its scaled cost, whatever the other chunks hold: after each chunk the
     multipliers on disk prove a bound, which is known without reading anything. The best of these bounds is the one
     that is kept: a changed chunk is a new file, and the files of the best multipliers stay until better ones are
     complete. So the bound is valid whenever the method stops (by a limit, an interrupt, or an error in a callback),
@@ -59,7 +60,7 @@ class StreamedPrimalDual(Solver[ClosureOnDisk]):
     Parameters
     ----------
     folder
-        Where multipliers are kept; the same folder again goes on from there (as long as closure and price are the
+        Where multipliers are kept; the same folder again goes on from there (as long as closure and penalty are the
         same). None = a folder inside that of the closure, deleted once the solution is no longer in use.
     relaxation
         Length of the steps, in (0, 2); 1 is the inverse of the curvature.
@@ -117,7 +118,7 @@ class StreamedPrimalDual(Solver[ClosureOnDisk]):
             "iterations": run.evaluations,
             "chunks": len(problem.sizes),
             "multiplier bytes": np.dtype(dtype).itemsize,
-            "rounded prices": units.rounded,
+            "rounded costs": units.rounded,
             "resumed": resumed,
             **method.stats,
         }
@@ -142,14 +143,12 @@ class StreamedPrimalDual(Solver[ClosureOnDisk]):
             place = Path(self.folder)
             if place.exists() and any(place.iterdir()):
                 found = MultipliersOnDisk.open(place)
-                if found.closure != problem.digest or found.sizes != sizes:
-                    raise ValueError(
-                        f"folder={str(self.folder)!r}: multipliers of another closure; name another folder"
-                    )
-                if (found.denominator, found.dtype, found.price) == (units.scale, dtype, str(problem.price)):
+                same = found.closure == problem.digest and found.sizes == sizes
+                require(same, "folder", "hold multipliers of this closure", str(self.folder), "name another folder")
+                if (found.denominator, found.dtype, found.penalty) == (units.scale, dtype, str(problem.penalty)):
                     return MultipliersWriter(found), True
         files: tuple[None, ...] = (None,) * len(sizes)
-        nothing = MultipliersOnDisk(place, files, sizes, units.scale, dtype, problem.digest, str(problem.price))
+        nothing = MultipliersOnDisk(place, files, sizes, units.scale, dtype, problem.digest, str(problem.penalty))
         writer = MultipliersWriter(nothing)
         nothing.save()
         return writer, False
@@ -157,13 +156,13 @@ class StreamedPrimalDual(Solver[ClosureOnDisk]):
 
 def units_of(problem: ClosureOnDisk) -> tuple[Units, str]:
     """Return the units of the multipliers, and the type that they are stored in: 32 bits if those are fine enough."""
-    wide = Units.of(problem.profit, problem.total_cost, problem.n_requirements, problem.price)
-    unit = 1 if wide.rounded else problem.price.denominator
-    largest = min(problem.largest_cost * problem.price, Fraction(wide.gains, wide.scale)) * unit
+    wide = Units.of(problem.profit, problem.total_cost, problem.n_requirements, problem.penalty)
+    unit = 1 if wide.rounded else problem.penalty.denominator
+    largest = min(problem.largest_cost * problem.penalty, Fraction(wide.gains, wide.scale)) * unit
     if wide.rounded or largest <= 0 or largest > NARROW:
         return wide, "int64"
     scale = min(unit << (floor(NARROW / largest).bit_length() - 1), wide.scale)
-    mean = problem.total_cost * problem.price * scale / max(problem.n_edges, 1)
+    mean = problem.total_cost * problem.penalty * scale / max(problem.n_edges, 1)
     if mean < FINE and scale < wide.scale:
         return wide, "int64"
     gains = wide.gains // wide.scale * scale
@@ -195,15 +194,15 @@ class _Streamed:
         self.ready = False
 
     def start(self, run: Run) -> None:
-        """Take the multipliers on disk, and split all other prices equally."""
+        """Take the multipliers on disk, and split all other scaled costs equally."""
         run.report(0.0, self.units.objective(self.bound, self.problem.unit))
         forest = self.forest
         for k in range(len(self.problem.sizes)):
             if run.limits.seconds is not None and run.seconds >= run.limits.seconds:
                 return
-            offsets, items, capacity, shares = self._read(k)
-            kernel.adopt(offsets, items, capacity, shares, forest.spent, forest.omega)
-            self._write(k, shares, run)
+            needs = self._read(k)
+            kernel.adopt(needs, forest.spent, forest.omega)
+            self._write(k, needs.shares, run)
         np.maximum(forest.omega, 1.0, out=forest.omega)
         self.ready = True
 
@@ -218,24 +217,24 @@ class _Streamed:
         for k in self.rng.permutation(len(self.problem.sizes)):
             if run.out_of_time:
                 return True
-            offsets, items, capacity, shares = self._read(k)
-            kernel.add_costs_by_rank(offsets, items, capacity, rank, cost)
-            ends = block_ends(offsets, self.problem.n_items)
-            buffer = np.zeros(int(np.diff(offsets).max(initial=0)))
+            needs = self._read(k)
+            kernel.add_costs_by_rank(needs, rank, cost)
+            ends = block_ends(needs.offsets, self.problem.n_items)
+            buffer = np.zeros(int(np.diff(needs.offsets).max(initial=0)))
             for b in self.rng.permutation(len(ends) - 1):
                 if run.out_of_time:
                     break
                 kernel.regress(forest)
-                block = (offsets, items, capacity, shares, ends[b], ends[b + 1], self.relaxation)
-                kernel.redistribute(forest, *block, self.step, self.move, buffer)
-            self._write(k, shares, run)
+                space = (self.step, self.move, buffer)
+                kernel.redistribute(forest, needs, ends[b], ends[b + 1], self.relaxation, *space)
+            self._write(k, needs.shares, run)
         self._consider(*best_level(rank, profit, cost), run)
         return self.bound < before[0] or self.profit > before[1]
 
-    def _read(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[Any]]:
+    def _read(self, k: int) -> kernel.Needs:
         chunk, shares = self.problem.chunk(k), self.writer.read(k)
         self.stats["bytes read"] += sum(a.nbytes for a in (*chunk, shares))
-        return chunk.offsets, chunk.items, self.units.capacity(chunk.cost), shares
+        return kernel.Needs(chunk.offsets, chunk.items, self.units.capacity(chunk.cost), shares)
 
     def _write(self, k: int, shares: NDArray[Any], run: Run) -> None:
         """Store a chunk's multipliers; with them the stored ones prove what the items pay in total."""

@@ -12,10 +12,10 @@ from prunopt.core.jit import njit
 
 @njit
 def relaxation(loss: Floats, cost: Ints, budget: int) -> tuple[float, Ints]:
-    """Return the price at which the linear relaxation fits the budget, and the levels that it takes in full.
+    """Return the penalty at which the linear relaxation fits the budget, and the levels that it takes in full.
 
     Every group starts at its cheapest level. Going up its lower convex hull buys loss for cost at falling rates; the
-    steps of all groups are taken in the order of their rates until one does not fit. Its rate is the price.
+    steps of all groups are taken in the order of their rates until one does not fit. Its rate is the penalty.
     """
     groups, levels = loss.shape
     start, spent = np.empty(groups, np.int64), 0
@@ -80,7 +80,15 @@ def fill(loss: Floats, cost: Ints, budget: int, chosen: Ints) -> Ints:
 
 @njit
 def grow(
-    spent: Ints, lost: Floats, step: Ints, added: Floats, budget: int, price: float, room: float, up: float, down: float
+    spent: Ints,
+    lost: Floats,
+    step: Ints,
+    added: Floats,
+    budget: int,
+    penalty: float,
+    room: float,
+    up: float,
+    down: float,
 ) -> tuple[Ints, Floats, Ints, Ints]:
     """Return the partial choices after one more group: cost, reduced loss, parent, and which of its levels.
 
@@ -97,7 +105,7 @@ def grow(
         for i in range(n):
             c, r = spent[i] + step[j], lost[i] + added[j]
             if c <= budget:
-                least = r + (budget - c) * min(price, up)
+                least = r + (budget - c) * min(penalty, up)
             else:
                 least = r + (c - budget) * down
             if least < room:
@@ -108,9 +116,9 @@ def grow(
     out_parent, out_level = np.empty(k, np.int64), np.empty(k, np.int64)
     kept = 0
     for i in order:
-        real = loss[i] - price * (cost[i] - budget)
+        real = loss[i] - penalty * (cost[i] - budget)
         if kept:
-            before = out_loss[kept - 1] - price * (out_cost[kept - 1] - budget)
+            before = out_loss[kept - 1] - penalty * (out_cost[kept - 1] - budget)
             if real >= before:
                 continue
             if cost[i] == out_cost[kept - 1]:

@@ -10,6 +10,7 @@ import numpy as np
 from prunopt.core.arrays import Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import whole_number
 from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
 from prunopt.solvers.knapsack.choice_lagrange import ChoiceLagrange
 
@@ -18,12 +19,12 @@ from prunopt.solvers.knapsack.choice_lagrange import ChoiceLagrange
 class ChoiceDp(Solver[MultipleChoiceKnapsack]):
     r"""Exact dynamic programming around the answer of the linear relaxation [1]_.
 
-    At the price of the relaxation every choice loses the Lagrangian bound, plus the reduced losses of its levels, plus
-    the price of what it leaves unspent. Starting from the levels that the relaxation takes, groups join one after
-    another, those first whose second-best level has the least reduced loss; a partial choice (a cost and a reduced
-    loss) goes as soon as it cannot beat the best choice known, or another one costs and loses no more. When no
-    partial choice is left, the best one known is optimal. The answer's bound claims just that, and the form checks
-    the claim by a list of its own (`MultipleChoiceKnapsack.bound`).
+    At the penalty of the relaxation every choice loses the Lagrangian bound, plus the reduced losses of its levels,
+    plus the penalty of what it leaves unspent. Starting from the levels that the relaxation takes, groups join one
+    after another, those first whose second-best level has the least reduced loss; a partial choice (a cost and a
+    reduced loss) goes as soon as it cannot beat the best choice known, or another one costs and loses no more. When no
+    partial choice is left, the best one known is optimal. The answer's bound claims just that, and the form checks the
+    claim by a list of its own (`MultipleChoiceKnapsack.bound`).
 
     Parameters
     ----------
@@ -46,8 +47,7 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
     states: int = 4_000_000
 
     def __post_init__(self) -> None:
-        if self.states < 1:
-            raise ValueError(f"states={self.states!r}: give a number of partial choices >= 1")
+        whole_number("states", self.states, low=1)
 
     def solve(self, problem: MultipleChoiceKnapsack, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the optimal choice; a limit returns the best one yet with the Lagrangian bound."""
@@ -91,11 +91,11 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
         """Return the best choice, and why the search stopped early (empty where it did not)."""
         from prunopt.solvers.knapsack._choice_kernel import grow, slopes
 
-        price, relaxed, budget = float(first.duals["price"]), first.bound, problem.budget
-        priced = problem.loss + price * problem.cost
-        base = priced.argmin(axis=1)
+        penalty, relaxed, budget = float(first.duals["penalty"]), first.bound, problem.budget
+        penalized = problem.loss + penalty * problem.cost
+        base = penalized.argmin(axis=1)
         groups = np.arange(problem.n_groups)
-        reduced = priced - priced[groups, base][:, None]
+        reduced = penalized - penalized[groups, base][:, None]
         change = problem.cost - problem.cost[groups, base][:, None]
         tolerance = 1e-12 * max(1.0, abs(first.objective))
         room = first.objective - relaxed - tolerance
@@ -124,7 +124,7 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
                 change[g, levels],
                 reduced[g, levels],
                 budget,
-                price,
+                penalty,
                 room,
                 least_up[place + 1],
                 least_down[place + 1],
@@ -133,7 +133,7 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
             stats["groups joined"], stats["states"] = place + 1, stats["states"] + len(spent)
             fits = np.flatnonzero(spent <= budget)
             if len(fits):
-                ends = lost[fits] + price * (budget - spent[fits])
+                ends = lost[fits] + penalty * (budget - spent[fits])
                 if ends.min() < room:
                     best, room = (len(history) - 1, int(fits[ends.argmin()])), float(ends.min())
                     value = self._trace_back(first.value, base, history, best)

@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack by its Lagrangian dual: a bound from one price, and a rounded choice."""
+"""The multiple-choice knapsack by its Lagrangian dual: a bound from one penalty, and a rounded choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsa
 
 @dataclass(frozen=True)
 class ChoiceLagrange(Solver[MultipleChoiceKnapsack]):
-    r"""Price the budget: :math:`\max_{\lambda \ge 0} \sum_g \min_j (\mathrm{loss}_{gj} + \lambda \mathrm{cost}_{gj})
+    r"""Penalty the budget: :math:`\max_{\lambda \ge 0} \sum_g \min_j (\mathrm{loss}_{gj} + \lambda \mathrm{cost}_{gj})
     - \lambda \, \mathrm{budget}`.
 
     The dual is concave and piecewise linear; its maximum is the value of the linear relaxation, found exactly by
@@ -36,17 +36,17 @@ class ChoiceLagrange(Solver[MultipleChoiceKnapsack]):
     reference: ClassVar[str] = "Sinha & Zoltners, Oper. Res. 1979"
 
     def solve(self, problem: MultipleChoiceKnapsack, limits: Limits, seed: int) -> Solution[NDArray[np.int64]]:
-        """Return the rounded choice with the bound that the price proves."""
+        """Return the rounded choice with the bound that the penalty proves."""
         from prunopt.solvers.knapsack._choice_kernel import fill, relaxation
 
         run = Run(limits)
         if problem.is_infeasible_by(None):
             return Solution(Status.INFEASIBLE, None, solver=self.name, duals={"ray": ()}, message=problem.explain())
         if not problem.n_groups:
-            return Solution(Status.OPTIMAL, np.zeros(0, np.int64), 0.0, 0.0, duals={"price": 0.0}, solver=self.name)
-        price, chosen = relaxation(problem.loss, problem.cost, problem.budget)
+            return Solution(Status.OPTIMAL, np.zeros(0, np.int64), 0.0, 0.0, duals={"penalty": 0.0}, solver=self.name)
+        penalty, chosen = relaxation(problem.loss, problem.cost, problem.budget)
         value = fill(problem.loss, problem.cost, problem.budget, chosen)
-        duals = {"price": float(price)}
+        duals = {"penalty": float(penalty)}
         run.report(problem.objective(value), problem.bound(duals))
         return Solution(
             Status.OPTIMAL if run.solved else Status.FEASIBLE,
@@ -55,6 +55,6 @@ class ChoiceLagrange(Solver[MultipleChoiceKnapsack]):
             bound=run.bound,
             duals=duals,
             trace=run.trace,
-            stats={"price": float(price), "unspent": problem.budget - problem.spent(value)},
+            stats={"penalty": float(penalty), "unspent": problem.budget - problem.spent(value)},
             solver=self.name,
         )

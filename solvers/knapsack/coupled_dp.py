@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.core.validate import whole_number
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.solvers.knapsack._states import ROUNDING, undominated
 
 
@@ -24,18 +25,19 @@ class Front(NamedTuple):
     chosen: NDArray[np.int16]
 
 
-class TooManyError(Exception):
+class TooManyStatesError(Exception):
     """More states than allowed, or no time left."""
 
 
 @dataclass(frozen=True)
-class CoupledDp(Solver[CoupledChoice]):
-    r"""Solve a `CoupledChoice` on a forest exactly; on other graphs, answer by its Lagrangian relaxation.
+class CoupledDp(Solver[CoupledKnapsack]):
+    r"""Solve a `CoupledKnapsack` on a forest exactly; on other graphs, answer by its Lagrangian relaxation.
 
     From the leaves to the roots every group holds, for each of its options, the undominated pairs (loss, cost) of the
     groups below it. A pair is dropped when its own Lagrangian value and the least of everything else (the
-    min-marginals of `CoupledChoice.messages`) exceed a threshold. The threshold starts just above the Lagrangian bound
-    and is raised until an answer lies below it, at the latest at the best answer that the relaxation gave by itself.
+    min-marginals of `CoupledKnapsack.messages`) exceed a threshold. The threshold starts just above the Lagrangian
+    bound and is raised until an answer lies below it, at the latest at the best answer that the relaxation gave by
+    itself.
 
     Parameters
     ----------
@@ -48,7 +50,7 @@ class CoupledDp(Solver[CoupledChoice]):
     """
 
     name: ClassVar[str] = "coupled-dp"
-    form: ClassVar[type] = CoupledChoice
+    form: ClassVar[type] = CoupledKnapsack
     exact: ClassVar[bool] = False  # exact on forests only, which is a matter of the instance
     rank: ClassVar[int] = 10
     reference: ClassVar[str] = "Kellerer, Pferschy & Pisinger 2004"
@@ -56,10 +58,9 @@ class CoupledDp(Solver[CoupledChoice]):
     max_states: int = 2_000_000
 
     def __post_init__(self) -> None:
-        if self.max_states < 1:
-            raise ValueError(f"max_states={self.max_states!r}: give a number >= 1")
+        whole_number("max_states", self.max_states, low=1)
 
-    def solve(self, problem: CoupledChoice, limits: Limits, seed: int) -> Solution[Any]:
+    def solve(self, problem: CoupledKnapsack, limits: Limits, seed: int) -> Solution[Any]:
         """Return the best choice found; OPTIMAL on a forest unless stopped."""
         run = Run(limits)
         if problem.is_infeasible_by(None):
@@ -78,7 +79,7 @@ class CoupledDp(Solver[CoupledChoice]):
         if not proven and problem.is_forest:
             try:
                 value, proven = self._exact(problem, multiplier, lower, best, run), True
-            except TooManyError as stop:
+            except TooManyStatesError as stop:
                 why = str(stop)
         elif not proven:
             why = "the graph has circles: the relaxation's answer and its bound; pulp proves more"
@@ -89,7 +90,7 @@ class CoupledDp(Solver[CoupledChoice]):
         status = Status.OPTIMAL if proven else Status.FEASIBLE
         return Solution(status, value, objective, bound, duals, run.trace, stats, self.name, why)
 
-    def _exact(self, problem: CoupledChoice, multiplier: float, lower: float, best: float, run: Run) -> Ints:
+    def _exact(self, problem: CoupledKnapsack, multiplier: float, lower: float, best: float, run: Run) -> Ints:
         above = max((best - lower) / 256, 1e-12 * max(1.0, abs(best)))
         while True:
             most = min(lower + above, best)
@@ -97,10 +98,10 @@ class CoupledDp(Solver[CoupledChoice]):
             if found is not None:
                 return found
             if most >= best:
-                raise TooManyError("rounding hid the relaxation's own answer")
+                raise TooManyStatesError("rounding hid the relaxation's own answer")
             above *= 4
 
-    def _below(self, problem: CoupledChoice, multiplier: float, most: float, run: Run) -> Ints | None:
+    def _below(self, problem: CoupledKnapsack, multiplier: float, most: float, run: Run) -> Ints | None:
         """The best answer that loses at most ``most``, or None where there is none."""
         order, parent, edge = problem.rooted
         inner, outer = problem.messages(multiplier)
@@ -120,7 +121,7 @@ class CoupledDp(Solver[CoupledChoice]):
         rest_of_roots = math.fsum(inner[i].min() for i in order if parent[i] < 0)
         for i in reversed(order):
             if run.out_of_time:
-                raise TooManyError("stopped by its limits")
+                raise TooManyStatesError("stopped by its limits")
             p = parent[i]
             if p >= 0:
                 table = problem.pair(edge[i], p)
@@ -178,20 +179,20 @@ class CoupledDp(Solver[CoupledChoice]):
         total = int(counts.sum())
         run.evaluations += total
         if total > 16 * self.max_states or run.out_of_time:
-            raise TooManyError(f"more than {self.max_states} states, or out of time: not proven optimal")
+            raise TooManyStatesError(f"more than {self.max_states} states, or out of time: not proven optimal")
         i = np.repeat(np.arange(len(counts)), counts)
         j = order[np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)]
         lost, used = first.lost[i] + second.lost[j], first.used[i] + second.used[j]
         at = np.flatnonzero(used <= purse)
         at = at[undominated(lost[at], used[None, at])]
         if len(at) > self.max_states:
-            raise TooManyError(f"more than {self.max_states} states: not proven optimal")
+            raise TooManyStatesError(f"more than {self.max_states} states: not proven optimal")
         if not len(at):
             return None
         return Front(lost[at], used[at], np.concatenate([first.chosen[i[at]], second.chosen[j[at]]], axis=1))
 
 
-def relaxation(problem: CoupledChoice) -> tuple[float, Ints | None]:
+def relaxation(problem: CoupledKnapsack) -> tuple[float, Ints | None]:
     """Return the multiplier of the greatest Lagrangian bound, and the best answer met on the way to it."""
     if not problem.n_groups:
         return 0.0, np.zeros(0, np.int64)
@@ -232,7 +233,7 @@ def relaxation(problem: CoupledChoice) -> tuple[float, Ints | None]:
     return -top[1], None if best is None else best[1]
 
 
-def minimiser(problem: CoupledChoice, multiplier: float) -> Ints:
+def minimiser(problem: CoupledKnapsack, multiplier: float) -> Ints:
     """Return the options of least loss + multiplier * cost on the spanning forest."""
     order, parent, edge = problem.rooted
     inner, _ = problem.messages(multiplier)

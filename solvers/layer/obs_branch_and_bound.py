@@ -13,7 +13,7 @@ from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import whole_number
-from prunopt.forms.layer._subset_bound import Costs, Rest, eliminate, exact_costs, least_rest, restrict
+from prunopt.forms.layer._subset_bound import Costs, Rest, exact_costs, least_rest, restrict
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer.obs_greedy import fill, greedy
 from prunopt.solvers.layer.obs_swap import exchange
@@ -122,7 +122,7 @@ class _Tree:
             self.open.append(Node(-math.inf, 0, np.zeros_like(first), np.zeros_like(first), problem.remove, None))
             return
         none = np.zeros(problem.n_groups, np.bool_)
-        rest = eliminate(problem, none)
+        rest = problem.eliminate(none)
         self._add(none, none.copy(), problem.remove, rest, exact_costs(rest))
 
     @property
@@ -164,7 +164,7 @@ class _Tree:
         node = heapq.heappop(self.open)
         rest = node.rest
         if rest is None:
-            rest = restrict(eliminate(self.problem, node.removed), ~node.kept)
+            rest = restrict(self.problem.eliminate(node.removed), ~node.kept)
         else:
             self._held -= rest.gram.nbytes + rest.inverse.nbytes
         if self._ruled_out(node.bound):

@@ -14,6 +14,7 @@ from prunopt.core import engines
 from prunopt.core.problem import Modelled
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import one_of
 from prunopt.forms.linear_program import LinearProgram
 
 METHODS = ("choose", "simplex", "ipm", "pdlp")
@@ -46,8 +47,7 @@ class Highs(Solver[LinearProgram]):
     method: str = "choose"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r}: give one of {', '.join(METHODS)}")
+        one_of("method", self.method, METHODS)
 
     @classmethod
     def instead(cls, problem: Any) -> str | None:

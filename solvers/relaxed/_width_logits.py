@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prunopt.core.arrays import Floats
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.relaxed_mask import Choices
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class WidthLogits:
     """
 
     def __init__(
-        self, groups: Sequence[int], tables: Sequence[Floats], costs: CoupledChoice | None, mixture: Mixture
+        self, groups: Sequence[int], tables: Sequence[Floats], costs: CoupledKnapsack | None, mixture: Mixture
     ) -> None:
         import torch
 
@@ -213,7 +213,7 @@ class WidthLogits:
 class _Costs:
     """The expected cost, differentiable in the probabilities."""
 
-    def __init__(self, costs: CoupledChoice, groups: Sequence[int], options: Sequence[int]) -> None:
+    def __init__(self, costs: CoupledKnapsack, groups: Sequence[int], options: Sequence[int]) -> None:
         import torch
 
         self.spans = [(t, g, options[t]) for t, n in enumerate(groups) for g in range(n)]

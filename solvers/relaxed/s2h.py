@@ -13,7 +13,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import number, one_of, require, whole_number
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
 from prunopt.forms.relaxed.trained_mask import Lesson, TrainedMask
 from prunopt.solvers.knapsack.coupled_dp import CoupledDp
@@ -159,7 +159,7 @@ class S2H(Solver[RelaxedMask]):
         stretch, more = 1.0, 0.01
         while True:
             loss = self._distances(logits, costs, stretch)
-            task = CoupledChoice(loss, costs.cost, costs.edges, costs.pair_cost, costs.budget)
+            task = CoupledKnapsack(loss, costs.cost, costs.edges, costs.pair_cost, costs.budget)
             found: Solution[Any] = (CoupledDp() if task.is_forest else Pulp()).solve(task, Limits(), 0)
             if found.value is None:
                 raise RuntimeError(f"rounding: {found.solver} found no widths within the budget: {found.message}")
@@ -170,7 +170,7 @@ class S2H(Solver[RelaxedMask]):
         how = f"{found.solver}, {proven}" + (f", expected widths x {stretch:.3g}" if stretch > 1 else "")
         return Rounded(problem.choices(found.value), how, stretch)
 
-    def _distances(self, logits: WidthLogits, costs: CoupledChoice, stretch: float) -> Floats:
+    def _distances(self, logits: WidthLogits, costs: CoupledKnapsack, stretch: float) -> Floats:
         """Return what the exact rounding minimizes, by group and option."""
         loss = np.where(np.isfinite(costs.loss), 0.0, np.inf)
         for i, row in enumerate(logits.log_probabilities()):
@@ -217,7 +217,7 @@ class Rounded:
     stretch: float = 1.0
 
 
-def _room(task: CoupledChoice, choice: Any) -> bool:
+def _room(task: CoupledKnapsack, choice: Any) -> bool:
     """Whether some group could take its next option within the budget."""
     for i, k in enumerate(choice):
         if k + 1 < task.loss.shape[1] and np.isfinite(task.loss[i, k + 1]):

@@ -1,4 +1,4 @@
-"""Depth-first search for a `QuadraticChoice`, and its local search; items come in the order of branching."""
+"""Depth-first search for a `QuadraticKnapsack`, and its local search; items come in the order of branching."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from prunopt.core.arrays import Bools, Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
-from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
+from prunopt.forms.subset.quadratic_knapsack import QuadraticKnapsack
 from prunopt.solvers.subset._quadratic_search import Items, descend, search
 
 PROOF_LEAVES = 20_000  # a search tree with more is not handed over as a proof
@@ -19,7 +19,7 @@ NODES_PER_SECOND = 100_000  # a careful guess, to keep to a limit of time
 
 
 @dataclass(frozen=True)
-class QuadraticBranchAndBound(Solver[QuadraticChoice]):
+class QuadraticBranchAndBound(Solver[QuadraticKnapsack]):
     r"""Depth-first branch and bound; every node's bound takes half of each undecided pair for either of its items.
 
     The items with the largest stake, :math:`|l_i| + \frac12 \sum_j |q_{ij}|`, are decided first. It starts from the
@@ -36,7 +36,7 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
     """
 
     name: ClassVar[str] = "quadratic-branch-and-bound"
-    form: ClassVar[type] = QuadraticChoice
+    form: ClassVar[type] = QuadraticKnapsack
     exact: ClassVar[bool] = True
     rank: ClassVar[int] = 10
     requires: ClassVar[tuple[str, ...]] = ("numba",)
@@ -45,7 +45,7 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
     nodes: int = 20_000_000
     starts: int = 20
 
-    def solve(self, problem: QuadraticChoice, limits: Limits, seed: int) -> Solution[Bools]:
+    def solve(self, problem: QuadraticKnapsack, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the best subset."""
         run = Run(limits)
         n = problem.n_items
@@ -86,7 +86,7 @@ class QuadraticBranchAndBound(Solver[QuadraticChoice]):
         return Solution(status, value, objective, bound, duals=duals, trace=run.trace, **about)
 
 
-def items_of(problem: QuadraticChoice, order: Ints) -> Items:
+def items_of(problem: QuadraticKnapsack, order: Ints) -> Items:
     """Return the problem as the kernel takes it, its items in this order."""
     set_of, pair = np.full(problem.n_items, -1, np.int64), problem.pair + problem.pair.T
     for k, s in enumerate(problem.cover):
@@ -96,7 +96,7 @@ def items_of(problem: QuadraticChoice, order: Ints) -> Items:
     return Items(*arrays, problem.subset.limit, set_of[order], len(problem.cover), exactly)
 
 
-def local_search(problem: QuadraticChoice, starts: int, seed: int) -> Bools | None:
+def local_search(problem: QuadraticKnapsack, starts: int, seed: int) -> Bools | None:
     """Return the best subset that is not forbidden of several local searches, None if all end in forbidden ones."""
     rng, items = np.random.default_rng(seed), items_of(problem, np.arange(problem.n_items))
     best: Bools | None = None
@@ -111,7 +111,7 @@ def local_search(problem: QuadraticChoice, starts: int, seed: int) -> Bools | No
     return best
 
 
-def random_subset(problem: QuadraticChoice, rng: np.random.Generator) -> Bools:
+def random_subset(problem: QuadraticKnapsack, rng: np.random.Generator) -> Bools:
     """Return a random subset within the constraints on costs, sets and number."""
     kept = problem.subset.cheapest.copy()
     if problem.exactly is not None:

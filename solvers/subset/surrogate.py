@@ -12,7 +12,7 @@ from prunopt.core.arrays import Bools
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import one_of, whole_number
-from prunopt.forms.subset.quadratic_knapsack import QuadraticChoice
+from prunopt.forms.subset.quadratic_knapsack import QuadraticKnapsack
 from prunopt.forms.subset.subset_choice import SubsetChoice
 from prunopt.solvers.mip.pulp import Pulp
 from prunopt.solvers.subset._moves import Tried, answer, cheaper_within_sets, too_many
@@ -32,7 +32,7 @@ class Surrogate(Solver[SubsetChoice]):
 
     Samples are random subsets that use the budget up, half of them near the best one so far. A ridge regression on
     single items and pairs, with the ridge of least leave-one-out error, is the model. Its optimum is a
-    `QuadraticChoice`, in which all subsets tried so far are forbidden (no-good cuts). Rounds end when the evaluations
+    `QuadraticKnapsack`, in which all subsets tried so far are forbidden (no-good cuts). Rounds end when the evaluations
     are used up, or after ``patience`` rounds without gain.
 
     What is proven is the model's optimum, never the loss's: ``stats["surrogate gap"]`` is the model's own gap, and the
@@ -141,7 +141,7 @@ class Surrogate(Solver[SubsetChoice]):
         known = [x for x in tried.masks()[0] if problem.violation(x) == 0]
         forbidden = np.array(known, np.bool_).reshape(len(known), problem.n_items)
         limits: dict[str, Any] = {"cover": problem.cover, "exactly": problem.exactly, "forbidden": forbidden}
-        model = QuadraticChoice(fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, **limits)
+        model = QuadraticKnapsack(fit.linear, fit.pair, problem.costs, problem.budget, constant=fit.constant, **limits)
         left = None if run.limits.seconds is None else max(0.1, run.limits.seconds - run.seconds)
         if self.engine == "pulp":
             seconds = self.seconds if left is None else min(left, self.seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,9 +13,11 @@ import numpy as np
 from prunopt.core.arrays import Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
+from prunopt.core.validate import number
 from prunopt.forms.knapsack.tile_columns import TileColumns
 
 GRID = 400  # pruning ratios tried where none is given
+SHARES = (1 - 1e-9, 1e-9, *np.linspace(0.9, 0.1, 17))  # of latency against vectors where no ratio fits
 
 
 def by_threshold(problem: TileColumns, ratio: float) -> Ints:
@@ -80,15 +82,26 @@ def follow(
     else:
         found = _least_within(problem, rule)
         if found is None:
-            stats["changed"] = "no ratio of the grid meets the limits: every layer takes its cheapest number of tiles"
-            value = problem.filled(problem.cost.argmin(axis=1))
-            if problem.violation(value) > 0:
+            stats["changed"] = "no ratio of the grid meets the limits: every layer takes its cheapest option"
+            cheapest = next((x for x in _cheapest(problem) if problem.violation(x) == 0), None)
+            if cheapest is None:
                 return Solution(Status.FAILED, None, solver=name, stats=stats, message="no ratio meets the limits")
+            value = cheapest
         else:
             stats["ratio"], value = found
     objective = problem.objective(value)
     run.report(objective)
     return Solution(Status.FEASIBLE, value, objective, -math.inf, trace=run.trace, stats=stats, solver=name)
+
+
+def _cheapest(problem: TileColumns) -> Iterator[Ints]:
+    """The options of each layer that take least of the limits: latency first, vectors first, and shares of both."""
+    tiles, kept, _, cost = problem.options
+    limits = ((cost, problem.budget), (kept, problem.max_kept))
+    latency, vectors = (np.where(tiles >= 0, of, 0.0) / max(limit, 1e-300) for of, limit in limits)
+    for share in SHARES:
+        used = share * latency + (1 - share) * vectors
+        yield problem.value_of(np.where(tiles >= 0, used, np.inf).argmin(axis=1))
 
 
 def _least_within(problem: TileColumns, rule: Callable[[TileColumns, float], Ints]) -> tuple[float, Ints] | None:
@@ -133,8 +146,8 @@ class RatioRule(Solver[TileColumns]):
         """Return the vectors kept in each product."""
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 <= self.ratio <= 1:
-            raise ValueError(f"ratio={self.ratio!r}: give the fraction of vectors to be removed, 0 to 1, or None")
+        if self.ratio is not None:
+            number("ratio", self.ratio, low=0.0, high=1.0, mend="give the fraction of vectors to remove, or None")
 
     def solve(self, problem: TileColumns, limits: Limits, seed: int) -> Solution[Any]:
         """Return the rule's answer, without a bound."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from prunopt.core import deprecation
 from prunopt.core.deprecation import moved_arguments, renamed_arguments
 
 
@@ -44,3 +45,31 @@ def test_keywords_that_went_into_an_object_work_and_name_it() -> None:
     assert area(2.0, shape=Shape(3.0)) == 6.0
     with pytest.raises(TypeError, match="put all into shape"):
         area(shape=Shape(3.0), **old)
+
+
+def test_a_renamed_field_is_taken_and_shown_under_its_old_name() -> None:
+    from dataclasses import dataclass, replace
+
+    @deprecation.renamed_fields(price="penalty")
+    @dataclass(frozen=True)
+    class Item:
+        penalty: int = 1
+
+    with pytest.warns(DeprecationWarning, match=r"use penalty="):
+        assert Item(price=2).penalty == 2  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match=r"use penalty="):
+        assert replace(Item(2), price=3) == Item(3)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match=r"use \.penalty"):
+        assert Item(4).price == 4  # type: ignore[attr-defined]
+
+
+def test_old_names_of_forms() -> None:
+    import prunopt.forms
+    from prunopt.forms import Closure, CoupledKnapsack
+
+    with pytest.warns(DeprecationWarning, match="CoupledKnapsack"):
+        assert prunopt.forms.CoupledChoice is CoupledKnapsack
+    with pytest.raises(AttributeError, match="NoForm"):
+        _ = prunopt.forms.NoForm
+    with pytest.warns(DeprecationWarning, match="penalty="):
+        assert Closure.of([1], price=2).penalty == 2  # type: ignore[call-arg]

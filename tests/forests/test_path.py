@@ -261,7 +261,8 @@ def test_a_wrong_path_is_refused() -> None:
     def swapped(closure: Any, limits: Any) -> Any:
         found = closure_path(closure, limits)
         first, *middle, last = found.blocks
-        return replace(found, blocks=(first._replace(price=last.price), *middle, last._replace(price=first.price)))
+        swapped = (first._replace(penalty=last.penalty), *middle, last._replace(penalty=first.penalty))
+        return replace(found, blocks=swapped)
 
     with pytest.raises(po.CertificateError, match="path"):
         path_of(task, forest, swapped, None)

@@ -68,7 +68,7 @@ def test_chunks_of_any_size_make_the_same_files(grown: tuple[Any, Any, Any], tmp
     costs = [task.cost(kept) for task in tasks]
     assert [task.rows is None for task in tasks] == [False, True, False, False]
     assert costs == pytest.approx([costs[0]] * 4, rel=1e-12)
-    again = ClosureOnDisk.open(tmp_path / "a").at_price(tasks[0].closure.price)
+    again = ClosureOnDisk.open(tmp_path / "a").at_penalty(tasks[0].closure.penalty)
     limits = po.Limits(evaluations=50)
     assert np.array_equal(po.solve(again, limits=limits).value, po.solve(tasks[0], limits=limits).value)
 

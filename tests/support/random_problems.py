@@ -18,21 +18,19 @@ import numpy as np
 from prunopt import testing
 from prunopt.forms import (
     BudgetedClosure,
-    CoupledChoice,
+    CoupledKnapsack,
     EnumerableChoice,
     LinearProgram,
     MaskBlocks,
     MultipleChoiceKnapsack,
-    QuadraticChoice,
+    QuadraticKnapsack,
     QuadraticSubset,
     SubsetSum,
     TileColumns,
-    TilePartition,
 )
 from prunopt.testing import Instance
 from prunopt.testing.choices import (
     brute_force_coupled,
-    brute_force_partition,
     brute_force_tiles,
     random_coupled,
     random_tiles,
@@ -86,24 +84,17 @@ def _knapsack(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
 
 def _coupled(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     problem = random_coupled(rng, str(rng.choice(["chain", "star", "forest", "circle"])))
-    problem = CoupledChoice(problem.loss * scale, problem.cost, problem.edges, problem.pair_cost, problem.budget)
+    problem = CoupledKnapsack(problem.loss * scale, problem.cost, problem.edges, problem.pair_cost, problem.budget)
     return Instance("coupled", problem, brute_force_coupled(problem))
 
 
 def _tiles(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     problem = random_tiles(rng)
     energy = np.array(problem.energy) * scale
-    problem = TileColumns(energy, problem.layer, problem.capacity, problem.cost, problem.budget, 4, problem.max_kept)
+    problem = TileColumns(
+        energy, problem.layer, problem.capacity, problem.cost, problem.budget, problem.tile, problem.max_kept
+    )
     return Instance("tiles", problem, brute_force_tiles(problem))
-
-
-def _partition(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
-    energy = rng.normal(size=(int(rng.integers(2, 6)), int(rng.integers(1, 4)))) ** 2
-    if rough:
-        energy[1] = energy[0]
-        energy[0, 0] = energy[1, 0] = TINY / min(scale, 1.0) if scale >= 1 else 0.0
-    problem = TilePartition(energy * scale, int(rng.integers(2, 4)), int(rng.integers(0, 5)))
-    return Instance("partition", problem, brute_force_partition(problem))
 
 
 def _choice(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
@@ -128,7 +119,7 @@ def _quadratic(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     cost = rng.integers(0, 5, n).astype(np.float64) * size
     exactly = int(rng.integers(1, n)) if rng.random() < 0.4 else None
     room = math.inf if exactly is not None else float(rng.integers(0, 2 * n)) * size
-    problem = QuadraticChoice(linear * scale, pair * scale, cost, room, scale * float(rng.integers(3)), (), exactly)
+    problem = QuadraticKnapsack(linear * scale, pair * scale, cost, room, scale * float(rng.integers(3)), (), exactly)
     return Instance("quadratic", problem, brute_force_subset(problem, n))
 
 
@@ -182,11 +173,10 @@ GENERATORS: dict[str, Draw] = {
     "BudgetedClosure": _budget,
     "LinearProgram": _linear,
     "MultipleChoiceKnapsack": _knapsack,
-    "CoupledChoice": _coupled,
+    "CoupledKnapsack": _coupled,
     "TileColumns": _tiles,
-    "TilePartition": _partition,
     "EnumerableChoice": _choice,
-    "QuadraticChoice": _quadratic,
+    "QuadraticKnapsack": _quadratic,
     "SubsetSum": _sums,
     "QuadraticSubset": _groups,
     "MaskBlocks": _masks,

@@ -73,7 +73,7 @@ def test_no_wrong_answer_to_a_form_gets_through(form: str) -> None:
     for instance, honest, stale in answers(form):
         assert instance.optimum is not None
         assert not is_wrong(instance.problem, instance.optimum, honest), f"{honest.solver} is wrong itself"
-        step = 4 if form in SLOW or form == "CoupledChoice" else 3  # all of them: benchmarks/trust.py
+        step = 4 if form in SLOW or form == "CoupledKnapsack" else 3  # all of them: benchmarks/trust.py
         count, through = wrong_ones_get_through(instance.problem, instance.optimum, honest, stale, step)
         assert not through, f"{len(through)} of {count} wrong answers get through: {through[:5]}"
         total += count

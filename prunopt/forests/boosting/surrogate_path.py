@@ -27,7 +27,7 @@ from prunopt.forests.boosting._tree_grower import goes_left
 from prunopt.forests.boosting.boosting import Problem
 from prunopt.forests.boosting.trees import GrownForest
 from prunopt.forms.closure.closure import Closure
-from prunopt.forms.closure.parametric_closure import PricePath
+from prunopt.forms.closure.parametric_closure import PenaltyPath
 from prunopt.problems.forest._routing import first_uses
 from prunopt.solvers.closure.parametric_cut import closure_path
 
@@ -62,7 +62,7 @@ class SurrogatePath:
     profit: Floats
     price: Floats
     unit_loss: float
-    path: PricePath | None
+    path: PenaltyPath | None
 
     def lifetimes(self, points: NDArray[np.intp]) -> Ints32:
         """Return for the prunings ``points``, by falling cost, how many of them keep each node."""
@@ -156,7 +156,7 @@ def surrogate_path(forest: GrownForest, data: Problem, *, keep_proof: bool = Fal
     profit = gained + np.concatenate([[0.0], np.cumsum(np.array(path.profits, np.float64))])
     per_loss = scale * float(data.weight.sum())
     in_loss = mass / (float(unit) * per_loss)
-    price = np.array([np.inf, *(float(b.price) * in_loss for b in path.blocks)])
+    price = np.array([np.inf, *(float(b.penalty) * in_loss for b in path.blocks)])
     return SurrogatePath(rank, cost, profit / per_loss, price, 1.0 / per_loss, path if keep_proof else None)
 
 

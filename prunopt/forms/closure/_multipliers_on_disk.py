@@ -41,8 +41,8 @@ class MultipliersOnDisk:
         ``"int32"`` or ``"int64"``.
     closure
         Digest of the closure that they belong to.
-    price
-        The price that they were made for, as ``"numerator/denominator"``. They prove a bound at any price.
+    penalty
+        The penalty that they were made for, as ``"numerator/denominator"``. They prove a bound at any penalty.
     """
 
     folder: Path
@@ -51,7 +51,7 @@ class MultipliersOnDisk:
     denominator: int
     dtype: str
     closure: str
-    price: str = ""
+    penalty: str = ""
 
     def chunk(self, k: int) -> NDArray[Any]:
         """Return the multipliers of chunk k, in the order of its edges.
@@ -98,7 +98,7 @@ class MultipliersOnDisk:
         manifest = {
             "format": FORMAT,
             "closure": self.closure,
-            "price": self.price,
+            "price": self.penalty,
             "denominator": str(self.denominator),
             "dtype": self.dtype,
             "sizes": list(self.sizes),

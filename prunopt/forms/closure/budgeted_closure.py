@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import require, whole_number
 from prunopt.forms.closure.closure import Closure, exact_sum
 
 if TYPE_CHECKING:
@@ -25,17 +27,17 @@ Decisions = tuple[tuple[int, bool], ...]
 class Leaf(NamedTuple):
     """One part of a divided problem: decisions (item, chosen) in the order of branching, and what bounds the rest.
 
-    ``price`` multiplies the budget row; ``multipliers``, in units of ``1 / denominator``, the rows x_h <= w_j between
+    ``penalty`` multiplies the budget row; ``multipliers``, in units of ``1 / denominator``, the rows x_h <= w_j between
     the undecided items and the requirements that decisions do not pay for, in the order of the edges.
     """
 
     decisions: Decisions
-    price: Fraction
+    penalty: Fraction
     multipliers: NDArray[np.int64]
     denominator: int
 
 
-class Rest(NamedTuple):
+class OpenPart(NamedTuple):
     """What decisions leave open: the items (ascending), the closure of them, and what is already gained and spent."""
 
     items: NDArray[np.intp]
@@ -45,6 +47,7 @@ class Rest(NamedTuple):
     cost: int
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class BudgetedClosure:
     r"""The most profitable closure whose requirements cost no more than a budget.
@@ -56,12 +59,12 @@ class BudgetedClosure:
     The budget row breaks the total unimodularity of the closure: with it the problem is NP-hard (a knapsack is a
     closure without shared requirements). Lagrange's bound
     :math:`\max_{p \ge 0} \min_x u (p \sum c_j w_j - \sum a_h x_h - p B)` is the line between two neighbours on the path
-    over all prices. Profits are integers, so any bound may be rounded up to a multiple of u.
+    over all penalties. Profits are integers, so any bound may be rounded up to a multiple of u.
 
     Parameters
     ----------
     closure
-        Items, requirements and unit, without ``arcs``; its own price plays no part.
+        Items, requirements and unit, without ``arcs``; its own penalty plays no part.
     budget
         Greatest total cost B >= 0 of the requirements, in the closure's cost units.
     """
@@ -70,11 +73,9 @@ class BudgetedClosure:
     budget: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.budget, bool) or self.budget != int(self.budget) or self.budget < 0:
-            raise ValueError(f"budget={self.budget!r}: give a whole number >= 0, in the units of the closure's costs")
-        if len(self.closure.arcs):
-            raise ValueError("closure: arcs besides the forest are not supported under a budget")
-        object.__setattr__(self, "budget", int(self.budget))
+        budget = whole_number("budget", self.budget, low=0, mend="give it in the units of the closure's costs")
+        require(not len(self.closure.arcs), "closure", "have no arcs besides the forest", self.closure.arcs)
+        object.__setattr__(self, "budget", budget)
 
     @cached_property
     def objective_unit(self) -> float:
@@ -123,14 +124,14 @@ class BudgetedClosure:
         rest = self.rest(leaf.decisions)
         if rest is None or rest.cost > self.budget:
             return math.inf
-        if leaf.price < 0:
-            raise CertificateError(f"a leaf has the negative price {leaf.price}")
-        priced = replace(rest.closure, price=leaf.price)
-        gain = -priced.rational_bound({"requirements": leaf.multipliers, "denominator": leaf.denominator})
-        unspent = Fraction(self.budget - rest.cost) * leaf.price
+        if leaf.penalty < 0:
+            raise CertificateError(f"a leaf has the negative penalty {leaf.penalty}")
+        penalized = replace(rest.closure, penalty=leaf.penalty)
+        gain = -penalized.rational_bound({"requirements": leaf.multipliers, "denominator": leaf.denominator})
+        unspent = Fraction(self.budget - rest.cost) * leaf.penalty
         return float(-self.closure.unit * math.floor(gain + unspent + rest.profit))
 
-    def rest(self, decisions: Decisions) -> Rest | None:
+    def rest(self, decisions: Decisions) -> OpenPart | None:
         """Return what ``decisions`` leave open; None where they contradict one another."""
         c = self.closure
         inside, outside = np.zeros(c.n_items, np.bool_), np.zeros(c.n_items, np.bool_)
@@ -148,13 +149,13 @@ class BudgetedClosure:
         items = np.flatnonzero(~inside & ~outside)
         paid = c.covered(inside)
         part = c.part(items, np.flatnonzero(~paid), Fraction(0))
-        return Rest(items, part, inside, exact_sum(c.profit[inside]), exact_sum(c.cost[paid]))
+        return OpenPart(items, part, inside, exact_sum(c.profit[inside]), exact_sum(c.cost[paid]))
 
     def to_pulp(self) -> pulp.LpProblem:
         """Return the 0-1 program of the closure with the budget as one more row."""
         import pulp
 
-        model = replace(self.closure, price=Fraction(0)).to_pulp()
+        model = replace(self.closure, penalty=Fraction(0)).to_pulp()
         found = model.variablesDict()
         spent = pulp.LpAffineExpression([(found[f"w_{j}"], int(c)) for j, c in enumerate(self.closure.cost)])
         if len(self.closure.cost):

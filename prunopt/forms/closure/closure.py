@@ -1,4 +1,4 @@
-"""Maximum-weight closure with priced requirements: the totally unimodular form of pruning under feature prices."""
+"""Maximum-weight closure with costs of requirements: the totally unimodular form of pruning under feature costs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Ints
+from prunopt.core.deprecation import renamed_arguments, renamed_fields
+from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import ints, invalid, mask, refuse, require
 from prunopt.forms.linear_program import LinearProgram
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ def _no_arcs() -> NDArray[np.int32]:
     return np.zeros((0, 2), np.int32)
 
 
+@renamed_fields(price="penalty")
+@one_line
 @dataclass(frozen=True, eq=False)
 class Closure:
     r"""Choose items that bring profit, together with all that they need.
@@ -50,7 +55,7 @@ class Closure:
         ``indices[indptr[h]:indptr[h + 1]]`` are the requirements R_h of item h, each named once.
     cost : (W,) int64
         Cost c_j >= 0 of each requirement, paid once however many items need it.
-    price : Fraction
+    penalty : Fraction
         The factor p >= 0 on all costs.
     unit : Fraction
         The factor u > 0 that turns the integers into the caller's unit.
@@ -74,7 +79,7 @@ class Closure:
     indptr: Ints
     indices: NDArray[np.int32]
     cost: Ints
-    price: Fraction = Fraction(1)
+    penalty: Fraction = Fraction(1)
     unit: Fraction = Fraction(1)
     arcs: NDArray[np.int32] = field(default_factory=_no_arcs)
 
@@ -88,40 +93,29 @@ class Closure:
             ("arcs", np.int32),
         ):
             object.__setattr__(self, name, _integers(name, getattr(self, name), np.dtype(dtype)))
-        object.__setattr__(self, "price", Fraction(self.price))
+        object.__setattr__(self, "penalty", Fraction(self.penalty))
         object.__setattr__(self, "unit", Fraction(self.unit))
         self._check()
 
     def _check(self) -> None:
         m, w = len(self.profit), len(self.cost)
-        if self.parent.shape != (m,):
-            raise ValueError(f"parent: {self.parent.shape} given, one entry for each of the {m} items is needed")
-        if m and not (np.all(self.parent < np.arange(m)) and np.all(self.parent >= -1)):
-            bad = int(np.flatnonzero((self.parent >= np.arange(m)) | (self.parent < -1))[0])
-            raise ValueError(f"parent[{bad}]={self.parent[bad]}: give an earlier item, or -1; others belong in arcs")
-        if self.indptr.shape != (m + 1,) or self.indptr[0] != 0 or self.indptr[-1] != len(self.indices):
-            raise ValueError(f"indptr: give {m + 1} offsets from 0 to len(indices)={len(self.indices)}")
-        if np.any(np.diff(self.indptr) < 0):
-            raise ValueError("indptr: offsets must not fall")
-        if len(self.indices) and (self.indices.min() < 0 or self.indices.max() >= w):
-            raise ValueError(f"indices: requirements are numbered 0 to {w - 1}")
-        if w and self.cost.min() < 0:
-            bad = int(np.argmin(self.cost))
-            raise ValueError(f"cost[{bad}]={self.cost[bad]}: a cost is >= 0; a gain belongs in profit")
-        if self.price < 0:
-            raise ValueError(f"price={self.price}: give a price >= 0")
-        if self.unit <= 0:
-            raise ValueError(f"unit={self.unit}: give a unit > 0")
-        if self.arcs.ndim != 2 or self.arcs.shape[1] != 2:
-            raise ValueError(f"arcs: shape {self.arcs.shape} given, (k, 2) is needed: item, item that it needs")
-        if len(self.arcs) and (self.arcs.min() < 0 or self.arcs.max() >= m):
-            raise ValueError(f"arcs: items are numbered 0 to {m - 1}")
+        require(self.parent.shape == (m,), "parent", f"hold {m} entries, one an item", self.parent)
+        for h in np.flatnonzero((self.parent >= np.arange(m)) | (self.parent < -1)):
+            refuse(f"parent[{h}]", "be an earlier item, or -1", self.parent[h], "others belong in arcs")
+        offsets = self.indptr.shape == (m + 1,) and self.indptr[0] == 0 and self.indptr[-1] == len(self.indices)
+        require(offsets, "indptr", f"hold {m + 1} offsets from 0 to len(indices)={len(self.indices)}", self.indptr)
+        require(np.all(np.diff(self.indptr) >= 0), "indptr", "not fall", self.indptr)
+        ints("indices", self.indices, low=0, high=w - 1)
+        ints("cost", self.cost, low=0, mend="a gain belongs in profit")
+        require(self.penalty >= 0, "penalty", "be >= 0", self.penalty)
+        require(self.unit > 0, "unit", "be > 0", self.unit)
+        ints("arcs", self.arcs, ("k", 2), low=0, high=m - 1)
         for name in ("profit", "cost"):
             total = exact_sum(np.abs(getattr(self, name)))
-            if total >= INT64_SAFE:
-                raise ValueError(f"{name}: its absolute values add up to {total}, beyond 2**62; use a coarser unit")
+            require(total < INT64_SAFE, name, "add up to less than 2**62", total, "use a coarser unit")
 
     @classmethod
+    @renamed_arguments(price="penalty")
     def of(
         cls,
         profit: Sequence[Any] | NDArray[Any],
@@ -129,7 +123,7 @@ class Closure:
         arcs: Sequence[tuple[int, int]] | NDArray[Any] = (),
         requirements: Sequence[Sequence[int]] | None = None,
         cost: Sequence[Any] | NDArray[Any] = (),
-        price: Any = 1,
+        penalty: Any = 1,
     ) -> Closure:
         """Build a closure from plain lists; profits and costs may be ints, Fractions, or floats (taken exactly).
 
@@ -143,14 +137,13 @@ class Closure:
             For each item, the requirements that it needs.
         cost
             Cost of each requirement.
-        price
+        penalty
             Factor on all costs.
         """
         profits, costs = [_fraction("profit", v) for v in profit], [_fraction("cost", v) for v in cost]
         m = len(profits)
         needs = [[] for _ in range(m)] if requirements is None else [sorted(set(map(int, r))) for r in requirements]
-        if len(needs) != m:
-            raise ValueError(f"requirements: {len(needs)} lists given for {m} items")
+        require(len(needs) == m, "requirements", f"be {m} lists, one an item", len(needs))
         denominator = math.lcm(*(v.denominator for v in profits + costs), 1)
         parent, extra = np.full(m, -1, np.int32), []
         for a, b in arcs:
@@ -164,7 +157,7 @@ class Closure:
             indptr=np.cumsum([0, *map(len, needs)]),
             indices=np.array([j for r in needs for j in r], np.int64),
             cost=np.array([int(v * denominator) for v in costs], dtype=object),
-            price=_fraction("price", price),
+            penalty=_fraction("penalty", penalty),
             unit=Fraction(1, denominator),
             arcs=np.array(extra, np.int32).reshape(-1, 2),
         )
@@ -199,10 +192,10 @@ class Closure:
         """Return the objective of ``x`` as an exact rational."""
         chosen = self._as_value(x)
         spent = exact_sum(self.cost[self.covered(chosen)])
-        return self.unit * (self.price * spent - exact_sum(self.profit[chosen]))
+        return self.unit * (self.penalty * spent - exact_sum(self.profit[chosen]))
 
     def objective(self, x: ArrayLike, /) -> float:
-        """Return price * cost of what is needed - profit of what is chosen, in the caller's unit."""
+        """Return penalty * cost of what is needed - profit of what is chosen, in the caller's unit."""
         return float(self.exact_objective(x))
 
     def violation(self, x: ArrayLike, /) -> float:
@@ -213,13 +206,10 @@ class Closure:
         return float(broken + np.count_nonzero(chosen[self.arcs[:, 0]] & ~chosen[self.arcs[:, 1]]))
 
     def _as_value(self, x: ArrayLike) -> Bools:
-        chosen = np.asarray(x)
-        if chosen.shape != (self.n_items,) or chosen.dtype != np.bool_:
-            raise ValueError(f"x: {chosen.dtype} of shape {chosen.shape} given, bool of shape ({self.n_items},) needed")
-        return chosen
+        return mask("x", x, (self.n_items,))
 
-    def part(self, items: NDArray[Any], requirements: NDArray[Any], price: Fraction) -> Closure:
-        """Return the closure of some items (ascending) and requirements, at a price; links to others are dropped.
+    def part(self, items: NDArray[Any], requirements: NDArray[Any], penalty: Fraction) -> Closure:
+        """Return the closure of some items (ascending) and requirements, at a penalty; links to others are dropped.
 
         Dropping links relaxes the problem: a closure's profit is at most the sum over the parts that divide it. The
         edges of the part are those of the whole between the two, in the same order; its unit is 1.
@@ -239,7 +229,7 @@ class Closure:
             np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
             heads[inside],
             self.cost[requirements],
-            price=price,
+            penalty=penalty,
         )
 
     def bound(self, duals: Mapping[str, Any]) -> float:
@@ -274,23 +264,23 @@ class Closure:
         duals
             ``"requirements"``: (E,) integers, ``"arcs"``: (k,) integers (may be left out without arcs), and
             ``"denominator"``: all of them are in units of ``unit / denominator``; for an exact bound, a multiple of
-            the price's denominator.
+            the penalty's denominator.
 
         Raises
         ------
         CertificateError
             If the multipliers are of the wrong shape or sign.
         OverflowError
-            If they, or the price's terms, are too large to be added in 64 bits.
+            If they, or the penalty's terms, are too large to be added in 64 bits.
         """
-        scale = int(duals.get("denominator", self.price.denominator))
+        scale = int(duals.get("denominator", self.penalty.denominator))
         if scale <= 0:
             raise CertificateError(f"denominator {scale}: a positive integer is needed")
-        if scale % self.price.denominator:
-            raise OverflowError(f"denominator {scale} is no multiple of the price's, {self.price.denominator}")
+        if scale % self.penalty.denominator:
+            raise OverflowError(f"denominator {scale} is no multiple of the penalty's, {self.penalty.denominator}")
         edge = _multipliers("requirements", duals.get("requirements", ()), self.n_edges)
         arc = _multipliers("arcs", duals.get("arcs", ()), len(self.arcs))
-        factor = self.price.numerator * (scale // self.price.denominator)
+        factor = self.penalty.numerator * (scale // self.penalty.denominator)
         largest = max(
             scale * exact_sum(np.abs(self.profit)) + exact_sum(edge) + 2 * exact_sum(arc),
             factor * exact_sum(self.cost),
@@ -308,17 +298,17 @@ class Closure:
 
     def _rounded_bound(self, duals: Mapping[str, Any]) -> float:
         wide = np.longdouble
-        scale = wide(int(duals.get("denominator", self.price.denominator)))
+        scale = wide(int(duals.get("denominator", self.penalty.denominator)))
         edge = _multipliers("requirements", duals.get("requirements", ()), self.n_edges).astype(wide) / scale
         arc = _multipliers("arcs", duals.get("arcs", ()), len(self.arcs)).astype(wide) / scale
-        price = wide(self.price.numerator) / wide(self.price.denominator)
+        penalty = wide(self.penalty.numerator) / wide(self.penalty.denominator)
         running = np.concatenate([np.zeros(1, wide), np.cumsum(edge)])
         weight = self.profit.astype(wide) - (running[self.indptr[1:]] - running[self.indptr[:-1]])
         np.subtract.at(weight, self.arcs[:, 0], arc)
         np.add.at(weight, self.arcs[:, 1], arc)
-        surplus = -price * self.cost.astype(wide)
+        surplus = -penalty * self.cost.astype(wide)
         np.add.at(surplus, self.indices, edge)
-        size = wide(exact_sum(np.abs(self.profit))) + edge.sum() + arc.sum() + price * wide(exact_sum(self.cost))
+        size = wide(exact_sum(np.abs(self.profit))) + edge.sum() + arc.sum() + penalty * wide(exact_sum(self.cost))
         terms = self.n_edges + len(self.arcs) + self.n_items + self.n_requirements + 8
         rounding = size * terms * np.finfo(wide).eps
         profit = self.tree_values(weight).sum() + np.maximum(surplus, 0).sum() + rounding
@@ -358,8 +348,7 @@ class Closure:
 
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the linear relaxation, which is integral: every level set of an optimum is an optimal closure."""
-        if to is not None and not issubclass(LinearProgram, to):
-            raise ValueError(f"a Closure has no {to.__name__} form; it has a LinearProgram")
+        require(to is None or issubclass(LinearProgram, to), "to", "be LinearProgram", to)
         return Reduced(self.to_linear_program(), lambda v: np.asarray(v[: self.n_items] > 0.5))
 
     def to_linear_program(self) -> LinearProgram:
@@ -374,7 +363,7 @@ class Closure:
         data = np.concatenate([np.ones(len(row)), -np.ones(len(row))])
         shape = (len(row), m + self.n_requirements)
         rows = sparse.csr_array((data, (np.concatenate([row, row]), np.concatenate([low, high]))), shape=shape)
-        unit, factor = float(self.unit), float(self.unit * self.price)
+        unit, factor = float(self.unit), float(self.unit * self.penalty)
         return LinearProgram(np.concatenate([-unit * self.profit, factor * self.cost]), rows, np.zeros(len(row)))
 
     def to_pulp(self) -> pulp.LpProblem:
@@ -384,7 +373,7 @@ class Closure:
         model = pulp.LpProblem("closure", pulp.LpMinimize)
         x = [model.add_variable(f"x_{h}", 0, 1, "Integer") for h in range(self.n_items)]
         w = [model.add_variable(f"w_{j}", 0, 1, "Integer") for j in range(self.n_requirements)]
-        unit, factor = float(self.unit), float(self.unit * self.price)
+        unit, factor = float(self.unit), float(self.unit * self.penalty)
         terms = [(v, -unit * int(a)) for v, a in zip(x, self.profit, strict=True)]
         model.setObjective(
             pulp.LpAffineExpression(terms + [(v, factor * int(c)) for v, c in zip(w, self.cost, strict=True)])
@@ -406,15 +395,15 @@ class Closure:
     def to_networkx(self) -> nx.DiGraph[Any]:
         """Return the s-t graph whose minimum cut is the optimum: nodes ``"s"``, ``"t"``, ``("x", h)``, ``("w", j)``.
 
-        Capacities are integers in units of ``unit / price.denominator``; arcs without a capacity are infinite. The
+        Capacities are integers in units of ``unit / penalty.denominator``; arcs without a capacity are infinite. The
         items on the source side of a minimum cut are an optimal closure, and
-        ``objective = (cut - source capacity) * unit / price.denominator``.
+        ``objective = (cut - source capacity) * unit / penalty.denominator``.
         """
         import networkx as nx
 
         graph: nx.DiGraph[Any] = nx.DiGraph()
         graph.add_nodes_from(["s", "t"])
-        scale = self.price.denominator
+        scale = self.penalty.denominator
         for h, a in enumerate(self.profit):
             graph.add_node(("x", h))
             if a > 0:
@@ -428,7 +417,7 @@ class Closure:
         for a, b in self.arcs:
             graph.add_edge(("x", int(a)), ("x", int(b)))
         for j, c in enumerate(self.cost):
-            graph.add_edge(("w", j), "t", capacity=int(c) * self.price.numerator)
+            graph.add_edge(("w", j), "t", capacity=int(c) * self.penalty.numerator)
         return graph
 
 
@@ -447,10 +436,10 @@ def _integers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if array.size == 0:
         return array.astype(dtype)
     if array.dtype.kind not in "iuO":
-        raise TypeError(f"{name}: {array.dtype} given, integers are needed; Closure.of takes floats and Fractions")
+        raise TypeError(f"{name} must hold integers, got {array.dtype}; Closure.of takes floats and Fractions")
     limits = np.iinfo(dtype)
     if array.dtype != dtype and (int(array.min()) < limits.min or int(array.max()) > limits.max):
-        raise ValueError(f"{name}: a value is beyond {dtype}; use a coarser unit")
+        refuse(name, f"hold numbers within {dtype}", array, "use a coarser unit")
     return np.ascontiguousarray(array.astype(dtype, copy=False))
 
 
@@ -458,7 +447,7 @@ def _fraction(name: str, value: Any) -> Fraction:
     try:
         return Fraction(value.item() if isinstance(value, np.generic) else value)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name}={value!r}: give finite numbers") from None
+        raise invalid(name, "be a finite number", value) from None
 
 
 def _multipliers(name: str, values: Any, length: int) -> Ints:
@@ -466,7 +455,7 @@ def _multipliers(name: str, values: Any, length: int) -> Ints:
     if array.size == 0 and length == 0:
         return np.zeros(0, np.int64)
     if array.shape != (length,) or array.dtype.kind not in "iu":
-        raise CertificateError(f"duals[{name!r}]: {array.dtype} of shape {array.shape}, integers ({length},) needed")
+        raise CertificateError(f"duals[{name!r}] must be {length} integers, got {array.dtype} of {array.shape}")
     if array.min() < 0:
         raise CertificateError(f"duals[{name!r}]: a multiplier is negative ({array.min()})")
     return array.astype(np.int64, copy=False)

@@ -16,9 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from prunopt.core import deprecation
 from prunopt.core.arrays import Ints
+from prunopt.core.deprecation import renamed_arguments, renamed_fields
+from prunopt.core.display import one_line
 from prunopt.core.files import write_json
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import ints, require
 from prunopt.forms.closure._multipliers_on_disk import MultipliersOnDisk, read_array, write_array
 from prunopt.forms.closure.closure import INT64_SAFE, Closure, exact_sum
 
@@ -34,6 +38,8 @@ class Chunk(NamedTuple):
     cost: Ints  # (w,)
 
 
+@renamed_fields(price="penalty")
+@one_line
 @dataclass(frozen=True, eq=False)
 class ClosureOnDisk:
     r"""Choose items that bring profit, with all that they need: a `Closure` that does not fit into memory.
@@ -58,7 +64,7 @@ class ClosureOnDisk:
         Requirements and edges of each chunk.
     total_cost, largest_cost
         Sum and largest of all costs.
-    price : Fraction
+    penalty : Fraction
         The factor p >= 0 on all costs.
     unit : Fraction
         The factor u > 0 that turns the integers into the caller's unit.
@@ -76,11 +82,12 @@ class ClosureOnDisk:
     sizes: tuple[tuple[int, int], ...]
     total_cost: int
     largest_cost: int
-    price: Fraction
+    penalty: Fraction
     unit: Fraction
     digest: str
 
     @classmethod
+    @renamed_arguments(price="penalty")
     def write(
         cls,
         folder: str | os.PathLike[str],
@@ -88,7 +95,7 @@ class ClosureOnDisk:
         parent: ArrayLike,
         chunks: Iterable[tuple[ArrayLike, ArrayLike, ArrayLike]],
         *,
-        price: Fraction | int = 1,
+        penalty: Fraction | int = 1,
         unit: Fraction | int = 1,
     ) -> ClosureOnDisk:
         """Write a closure to a folder and return it.
@@ -102,13 +109,13 @@ class ClosureOnDisk:
         chunks
             ``(indptr, indices, cost)`` for each chunk, as in `Closure`: ``indices[indptr[h]:indptr[h + 1]]`` are the
             requirements of item h, numbered within the chunk. A requirement belongs to one chunk.
-        price, unit
+        penalty, unit
             See `Closure`.
         """
         with ClosureWriter(folder, len(np.asarray(profit))) as writer:
             for indptr, indices, cost in chunks:
                 writer.add(indptr, indices, cost)
-            return writer.finish(profit, parent, price=price, unit=unit)
+            return writer.finish(profit, parent, penalty=penalty, unit=unit)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, check: bool = True) -> ClosureOnDisk:
@@ -152,11 +159,10 @@ class ClosureOnDisk:
             raise ValueError(f"folder={str(folder)!r}: no complete closure ({error})") from None
 
     def _check(self) -> None:
-        _ = self.alone  # checks profits, parents, price and unit
-        if any(w < 0 or e < 0 for w, e in self.sizes):
-            raise ValueError("a chunk of negative size")
-        if not 0 <= self.largest_cost <= self.total_cost < INT64_SAFE:
-            raise ValueError(f"the costs add up to {self.total_cost}: 0 to 2**62 is possible; use a coarser unit")
+        _ = self.alone  # checks profits, parents, penalty and unit
+        require(all(w >= 0 and e >= 0 for w, e in self.sizes), "chunks", "have sizes >= 0", self.sizes)
+        possible = 0 <= self.largest_cost <= self.total_cost < INT64_SAFE
+        require(possible, "cost", "add up to less than 2**62", self.total_cost, "use a coarser unit")
 
     def _check_chunks(self) -> None:
         total, largest = 0, 0
@@ -164,8 +170,13 @@ class ClosureOnDisk:
             _check_chunk(chunk, self.n_items, f"chunk {k}")
             total += exact_sum(chunk.cost)
             largest = max(largest, int(chunk.cost.max(initial=0)))
-        if (total, largest) != (self.total_cost, self.largest_cost):
-            raise ValueError(f"the costs add up to {total}, the manifest says {self.total_cost}")
+        said = (total, largest) == (self.total_cost, self.largest_cost)
+        require(said, "cost", f"add up to {self.total_cost}, as the manifest says", total)
+
+    def at_price(self, price: Fraction | int) -> ClosureOnDisk:
+        """Return `at_penalty`: the old name."""
+        deprecation.warn("ClosureOnDisk.at_price", "at_penalty")
+        return self.at_penalty(price)
 
     @property
     def n_items(self) -> int:
@@ -182,9 +193,9 @@ class ClosureOnDisk:
         """Number of (item, requirement) pairs E."""
         return sum(e for _, e in self.sizes)
 
-    def at_price(self, price: Fraction | int) -> ClosureOnDisk:
-        """Return the same closure at another price; the files are shared."""
-        other = replace(self, price=Fraction(price))
+    def at_penalty(self, penalty: Fraction | int) -> ClosureOnDisk:
+        """Return the same closure at another penalty; the files are shared."""
+        other = replace(self, penalty=Fraction(penalty))
         other._check()
         return other
 
@@ -215,7 +226,7 @@ class ClosureOnDisk:
         """The items without their requirements."""
         nothing = np.zeros(self.n_items + 1, np.int64)
         none = (np.zeros(0, np.int32), np.zeros(0, np.int64))
-        return Closure(self.profit, self.parent, nothing, *none, price=self.price, unit=self.unit)
+        return Closure(self.profit, self.parent, nothing, *none, penalty=self.penalty, unit=self.unit)
 
     def exact_objective(self, x: ArrayLike) -> Fraction:
         """Return the objective of ``x`` as an exact rational; reads every chunk once."""
@@ -226,10 +237,10 @@ class ClosureOnDisk:
                 users = np.concatenate([[0], np.cumsum(chosen[chunk.items], dtype=np.int64)])
                 needed = users[chunk.offsets[1:]] > users[chunk.offsets[:-1]]
                 spent += exact_sum(chunk.cost[needed])
-        return self.unit * (self.price * spent - exact_sum(self.profit[chosen]))
+        return self.unit * (self.penalty * spent - exact_sum(self.profit[chosen]))
 
     def objective(self, x: ArrayLike, /) -> float:
-        """Return price * cost of what is needed - profit of what is chosen, in the caller's unit."""
+        """Return penalty * cost of what is needed - profit of what is chosen, in the caller's unit."""
         return float(self.exact_objective(x))
 
     def violation(self, x: ArrayLike, /) -> float:
@@ -248,7 +259,7 @@ class ClosureOnDisk:
             + \sum_j \max(0, \sum_h b_{hj} - p c_j) \Bigr)
 
         Chunks and multipliers are read once, and added up in integers with code that no solver uses. Where the
-        multipliers' unit does not divide a requirement's price, what is paid beyond the price is rounded up by less
+        multipliers' unit does not divide a requirement's scaled cost, what is paid beyond it is rounded up by less
         than one unit, which keeps the bound valid.
 
         Parameters
@@ -282,13 +293,13 @@ class ClosureOnDisk:
             np.subtract.at(weight, chunk.items, share)
             running = np.concatenate([[0], np.cumsum(share)])
             paid = running[chunk.offsets[1:]] - running[chunk.offsets[:-1]]
-            beyond += exact_sum(np.maximum(paid - self._prices(chunk.cost, scale), 0))
+            beyond += exact_sum(np.maximum(paid - self._scaled_costs(chunk.cost, scale), 0))
         profit = exact_sum(self.alone.tree_values(weight)) + beyond
         return -self.unit * Fraction(profit, scale)
 
-    def _prices(self, cost: Ints, scale: int) -> Ints:
-        """Prices of requirements in units of ``1 / scale``, rounded down, at most 2^62."""
-        factor = self.price * scale
+    def _scaled_costs(self, cost: Ints, scale: int) -> Ints:
+        """Costs times the penalty in units of ``1 / scale``, rounded down, at most 2^62."""
+        factor = self.penalty * scale
         if self.largest_cost * factor.numerator < INT64_SAFE and factor.denominator < INT64_SAFE:
             return cost * factor.numerator // factor.denominator
         exact = (min(int(c) * factor.numerator // factor.denominator, INT64_SAFE) for c in cost)
@@ -307,7 +318,7 @@ class ClosureOnDisk:
             np.concatenate([[0], np.cumsum(np.bincount(items, minlength=self.n_items))]),
             np.concatenate([np.zeros(0, np.int64), *owner])[order],
             np.concatenate([np.zeros(0, np.int64), *(c.cost for c in chunks)]),
-            price=self.price,
+            penalty=self.penalty,
             unit=self.unit,
         )
 
@@ -330,10 +341,9 @@ class ClosureWriter:
 
     def __init__(self, folder: str | os.PathLike[str], n_items: int, *, seed: int = 0) -> None:
         self.folder, self.n_items = Path(folder), n_items
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"folder={str(folder)!r}: it is a file")
-        if (self.folder / MANIFEST).exists():
-            raise ValueError(f"folder={str(folder)!r}: it holds a closure already; delete it, or name another folder")
+        require(self.folder.is_dir() or not self.folder.exists(), "folder", "be a folder, not a file", str(folder))
+        empty = not (self.folder / MANIFEST).exists()
+        require(empty, "folder", "hold no closure yet", str(folder), "delete it, or name another folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._discard()  # what an interrupted writer left
         self._rng = np.random.default_rng(seed)
@@ -383,14 +393,14 @@ class ClosureWriter:
         self._total += exact_sum(costs)
         self._largest = max(self._largest, int(costs.max(initial=0)))
 
+    @renamed_arguments(price="penalty")
     def finish(
-        self, profit: ArrayLike, parent: ArrayLike, *, price: Fraction | int = 1, unit: Fraction | int = 1
+        self, profit: ArrayLike, parent: ArrayLike, *, penalty: Fraction | int = 1, unit: Fraction | int = 1
     ) -> ClosureOnDisk:
         """Write the items and the manifest, and return the closure."""
         none = (np.zeros(self.n_items + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64))
-        items = Closure(np.asarray(profit), np.asarray(parent), *none, price=Fraction(price), unit=Fraction(unit))
-        if self._total >= INT64_SAFE:
-            raise ValueError(f"cost: all costs add up to {self._total}, beyond 2**62; use a coarser unit")
+        items = Closure(np.asarray(profit), np.asarray(parent), *none, penalty=Fraction(penalty), unit=Fraction(unit))
+        require(self._total < INT64_SAFE, "cost", "add up to less than 2**62", self._total, "use a coarser unit")
         write_array(self.folder / "profit.npy", items.profit)
         write_array(self.folder / "parent.npy", items.parent)
         manifest = {
@@ -399,7 +409,7 @@ class ClosureWriter:
             "chunks": self._sizes,
             "total cost": str(self._total),
             "largest cost": str(self._largest),
-            "price": [str(items.price.numerator), str(items.price.denominator)],
+            "price": [str(items.penalty.numerator), str(items.penalty.denominator)],
             "unit": [str(items.unit.numerator), str(items.unit.denominator)],
         }
         write_json(self.folder / MANIFEST, manifest)
@@ -413,9 +423,7 @@ class ClosureWriter:
 
 def _check_chunk(chunk: Chunk, n_items: int, name: str) -> None:
     offsets, items = chunk.offsets, chunk.items
-    if offsets[0] != 0 or offsets[-1] != len(items) or np.any(np.diff(offsets) < 0):
-        raise ValueError(f"{name}: its offsets do not lead from 0 to {len(items)}")
-    if len(items) and (items.min() < 0 or items.max() >= n_items):
-        raise ValueError(f"{name}: items are numbered 0 to {n_items - 1}")
-    if chunk.cost.min(initial=0) < 0:
-        raise ValueError(f"{name}: a cost is below 0")
+    leads = offsets[0] == 0 and offsets[-1] == len(items) and np.all(np.diff(offsets) >= 0)
+    require(leads, f"{name}, offsets", f"rise from 0 to {len(items)}", offsets)
+    ints(f"{name}, items", items, low=0, high=n_items - 1)
+    ints(f"{name}, cost", chunk.cost, low=0)

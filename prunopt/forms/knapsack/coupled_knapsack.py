@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats, Ints
-from prunopt.core.solution import CertificateError
-from prunopt.forms.knapsack._proof import TooManyError, least_below
+from prunopt.core.display import one_line
+from prunopt.core.validate import Shown, floats, ints, number, refuse, require
+from prunopt.forms.knapsack._lagrangian import multiplier_of
+from prunopt.forms.knapsack._proof import States, TooManyChoicesError, sums, together
 
 if TYPE_CHECKING:
     import networkx as nx
     import pulp
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
-class CoupledChoice:
+class CoupledKnapsack:
     r"""A multiple-choice knapsack whose costs couple neighbouring groups.
 
     .. math::
@@ -61,36 +64,28 @@ class CoupledChoice:
     violation_unit: ClassVar[float] = 1.0  # violations are shares of the budget
 
     def __post_init__(self) -> None:
-        loss, cost = np.array(self.loss, np.float64), np.array(self.cost, np.float64)
-        if loss.ndim != 2 or cost.shape != loss.shape:
-            raise ValueError(f"loss: shape {loss.shape}, cost: {cost.shape}; the same (groups, options) are needed")
+        loss = np.array(floats("loss", self.loss, ("groups", "options"), finite=False))
         n, k = loss.shape
-        edges = np.array(self.edges, np.int64).reshape(-1, 2)
-        pair_cost = np.array(self.pair_cost, np.float64).reshape(-1, k, k)
-        if len(pair_cost) != len(edges):
-            raise ValueError(f"pair_cost: {len(pair_cost)} tables given for {len(edges)} edges")
         there = ~np.isposinf(loss)
-        cost = np.where(there, cost, 0.0)
-        if np.any(np.isnan(loss)) or np.any(np.isneginf(loss)):
-            raise ValueError("loss: NaN or minus infinity given; finite numbers, or infinity for no such option")
-        for i in np.flatnonzero(~there.any(axis=1))[:1]:
-            raise ValueError(f"loss: group {i} has no option; give at least one finite loss")
-        if not np.all(np.isfinite(cost)) or np.any(cost < 0):
-            raise ValueError("cost: finite numbers >= 0 are needed")
-        if len(edges) and (np.any(edges < 0) or np.any(edges >= n) or np.any(edges[:, 0] == edges[:, 1])):
-            raise ValueError(f"edges: pairs of different groups 0 to {n - 1} are needed")
-        if len({tuple(sorted(e)) for e in edges.tolist()}) != len(edges):
-            raise ValueError("edges: a pair is given twice; add up its tables")
+        require(not np.isneginf(loss).any(), "loss", "be finite, or +infinity for a missing option", -math.inf)
+        for i in np.flatnonzero(~there.any(axis=1)):
+            refuse(f"loss[{i}]", "hold a finite number", Shown("missing options only"), "give the group an option")
+        given = np.asarray(self.cost, np.float64)
+        require(given.shape == loss.shape, "cost", f"have shape {loss.shape} as loss", Shown(f"shape {given.shape}"))
+        cost = floats("cost", np.where(there, given, 0.0), low=0.0)
+        edges = ints("edges", np.asarray(self.edges).reshape(-1, 2), low=0, high=n - 1)
+        require(np.all(edges[:, 0] != edges[:, 1]), "edges", "join different groups", edges)
+        pairs = {tuple(sorted(e)) for e in edges.tolist()}
+        require(len(pairs) == len(edges), "edges", "name each pair once", edges, "add up the tables of a pair")
+        pair_cost = np.array(self.pair_cost, np.float64).reshape(-1, k, k)
+        require(len(pair_cost) == len(edges), "pair_cost", f"hold {len(edges)} tables, one an edge", len(pair_cost))
         for e, (i, j) in enumerate(edges):
             pair_cost[e] = np.where(there[i][:, None] & there[j][None, :], pair_cost[e], 0.0)
-        if not np.all(np.isfinite(pair_cost)) or np.any(pair_cost < 0):
-            raise ValueError("pair_cost: finite numbers >= 0 are needed")
-        if not 0 <= float(self.budget) < math.inf:
-            raise ValueError(f"budget={self.budget!r}: give a finite number >= 0")
+        pair_cost = floats("pair_cost", pair_cost, low=0.0)
         for name, array in (("loss", loss), ("cost", cost), ("edges", edges), ("pair_cost", pair_cost)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        object.__setattr__(self, "budget", float(self.budget))
+        object.__setattr__(self, "budget", number("budget", self.budget, low=0.0))
 
     @property
     def n_groups(self) -> int:
@@ -118,11 +113,8 @@ class CoupledChoice:
         return max(0.0, over / self.budget if self.budget else math.inf * over if over > 0 else 0.0)
 
     def _as_value(self, x: ArrayLike) -> Ints:
-        v = np.asarray(x)
         n, k = self.loss.shape
-        if v.shape != (n,) or v.dtype.kind not in "iu" or (v.size and (v.min() < 0 or v.max() >= k)):
-            raise ValueError(f"x: {v.dtype} {v.shape} given; {n} integers from 0 to {k - 1} are needed")
-        return v.astype(np.int64)
+        return ints("x", x, (n,), low=0, high=k - 1)
 
     def to_networkx(self) -> nx.Graph[int]:
         """Return the graph of the groups; edge attribute ``index`` is the row of ``edges``."""
@@ -211,9 +203,7 @@ class CoupledChoice:
         that no choice loses less, is checked by listing what could still end below it; where too many partial choices
         remain, it does not count. Both are lowered by what sums may be off (`rounding`).
         """
-        multiplier = float(duals.get("multiplier", 0.0))
-        if not 0 <= multiplier < math.inf:
-            raise CertificateError(f"duals['multiplier']={multiplier}: a finite number >= 0 is needed")
+        multiplier = multiplier_of(duals, "multiplier", 0.0)
         inner, _ = self.messages(multiplier)
         roots = self.rooted[1] < 0
         relaxed = float(math.fsum(inner[roots].min(axis=1)) + self.outside(multiplier) - multiplier * self.budget)
@@ -222,9 +212,59 @@ class CoupledChoice:
         if not relaxed < claim < math.inf:
             return relaxed
         try:
-            return max(relaxed, least_below(self, multiplier, claim))
-        except TooManyError:
+            return max(relaxed, self._least_below(multiplier, claim))
+        except TooManyChoicesError:
             return relaxed
+
+    def _least_below(self, multiplier: float, claim: float) -> float:
+        r"""Return the least loss below ``claim``; where no choice loses less, the claim less what sums may be off.
+
+        From the leaves to the roots of the spanning forest, partial choices are listed by the option of their uppermost
+        group. One is dropped when its Lagrangian value and the least of everything else (the min-marginals of
+        `messages`) come to the claim, or when another of the same option neither costs nor loses more.
+
+        Raises
+        ------
+        TooManyChoicesError
+            If too many partial choices remain.
+        """
+        order, parent, edge = self.rooted
+        inner, outer = self.messages(multiplier)
+        # A sum that comes to the ceiling may be off by the slack, and so truly comes to the claim less twice that.
+        slack = self.rounding(multiplier)
+        ceiling = claim + multiplier * self.budget - slack
+        there = np.isfinite(self.loss)
+        states: list[dict[int, States]] = [{} for _ in order]
+        for i, k in np.argwhere(there & (inner + outer < ceiling)).tolist():
+            states[i][k] = self.loss[i, k : k + 1], self.cost[i, k : k + 1]
+        waiting = np.where(there, inner - np.where(there, self.loss, 0.0) - multiplier * self.cost, 0.0)
+        roots = [i for i in order if parent[i] < 0]
+        later = math.fsum(float(inner[i].min()) for i in roots)
+        done: States = np.zeros(1), np.zeros(1)
+        fixed = self.outside(multiplier)
+        for i in reversed(order):
+            p = int(parent[i])
+            if p < 0:
+                later -= float(inner[i].min())
+                done = sums(
+                    done,
+                    together(states[i], np.zeros(there.shape[1])),
+                    multiplier,
+                    ceiling - later - fixed,
+                    self.budget,
+                )
+            else:
+                table = self.pair(int(edge[i]), p)
+                waiting[p] -= np.where(there[p], (multiplier * table + inner[i][None, :]).min(axis=1), 0.0)
+                for a, above in list(states[p].items()):
+                    room = ceiling - outer[p, a] - waiting[p, a]
+                    states[p][a] = sums(above, together(states[i], table[a]), multiplier, room, self.budget)
+                    if not len(states[p][a][0]):
+                        del states[p][a]
+            states[i] = {}
+            if not len(done[0]):
+                return claim - 2 * slack
+        return min(claim - 2 * slack, float(done[0].min(initial=math.inf)))
 
     def rounding(self, multiplier: float) -> float:
         """Return by how much sums of loss + multiplier * cost may be off: large multipliers drown the losses."""
@@ -242,7 +282,7 @@ class CoupledChoice:
         """A lower bound on the cost of any answer, the least itself on a forest."""
         if not self.n_groups:
             return 0.0
-        flat = CoupledChoice(
+        flat = CoupledKnapsack(
             np.where(np.isinf(self.loss), np.inf, 0.0), self.cost, self.edges, self.pair_cost, self.budget
         )
         inner, _ = flat.messages(1.0)
@@ -256,7 +296,7 @@ class CoupledChoice:
         """Return the local polytope with binary ``x_i_k``: pair variables have their options as marginals."""
         import pulp
 
-        model = pulp.LpProblem("coupled_choice", pulp.LpMinimize)
+        model = pulp.LpProblem("coupled_knapsack", pulp.LpMinimize)
         options = [np.flatnonzero(np.isfinite(row)).tolist() for row in self.loss]
         x = {(i, k): model.add_variable(f"x_{i}_{k}", 0, 1, pulp.LpBinary) for i, ks in enumerate(options) for k in ks}
         unit = self.budget or 1.0

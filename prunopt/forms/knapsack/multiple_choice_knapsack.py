@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Floats, Ints
-from prunopt.core.solution import CertificateError
+from prunopt.core.arrays import Ints
+from prunopt.core.display import one_line
+from prunopt.core.validate import Shown, floats, ints, refuse, require, whole_number
+from prunopt.forms.knapsack._lagrangian import Choices, bound, multiplier_of
 
 if TYPE_CHECKING:
     import pulp
 
 LARGEST_SUM = 2**62  # sums of costs must stay within 64 bits
-STATES = 4_000_000  # partial choices that a proof may hold at once
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class MultipleChoiceKnapsack:
     r"""A multiple-choice knapsack: pick one level of every group, spend at most the budget, lose least.
@@ -54,33 +56,23 @@ class MultipleChoiceKnapsack:
     violation_unit = 1.0
 
     def __post_init__(self) -> None:
-        loss = np.asarray(self.loss)
-        if loss.dtype.kind not in "fiu" or loss.ndim != 2 or (loss.size == 0 and loss.shape[0]):
-            raise ValueError(
-                f"loss: {loss.dtype} of shape {loss.shape} given, (groups, levels) real numbers are needed"
-            )
-        loss = np.ascontiguousarray(loss, np.float64)
-        if np.any(np.isnan(loss)) or np.any(loss == -np.inf):
-            raise ValueError("loss: NaN or -infinity given; give finite numbers, +infinity for a level that is missing")
-        empty = np.flatnonzero(~np.isfinite(loss).any(axis=1))
-        if len(empty):
-            raise ValueError(f"loss: group {empty[0]} has no level of finite loss; give it one")
-        given = np.asarray(self.cost)
-        if given.shape != loss.shape:
-            raise ValueError(f"cost: shape {given.shape} given, {loss.shape} as loss is needed")
-        if given.dtype.kind not in "iu" and not np.array_equal(given, np.rint(np.asarray(given, np.float64))):
-            raise ValueError("cost: whole numbers are needed; scale and round them up, the budget down")
-        cost = np.ascontiguousarray(given).astype(np.int64)
-        if np.any(cost < 0):
-            raise ValueError(f"cost: {cost.min()} given; every cost must be >= 0")
-        if cost.size and float(cost.max(axis=1).astype(np.float64).sum()) > LARGEST_SUM:
-            raise ValueError("cost: the costs add up to more than 2^62; give larger units")
-        budget = self.budget
-        if isinstance(budget, bool) or budget != int(budget) or budget < 0:
-            raise ValueError(f"budget={budget!r}: give a whole number >= 0, in the unit of the costs")
+        given = np.asarray(self.loss)
+        real = given.dtype.kind in "fiu" and given.ndim == 2 and (given.size or not given.shape[0])
+        require(real, "loss", "hold real numbers of shape (groups, levels)", Shown(f"{given.dtype} of {given.shape}"))
+        loss = np.ascontiguousarray(floats("loss", given, finite=False))
+        there = np.isfinite(loss)
+        require(not np.isneginf(loss).any(), "loss", "be finite, or +infinity for a missing level", -math.inf)
+        for g in np.flatnonzero(~there.any(axis=1)):
+            refuse(f"loss[{g}]", "hold a finite number", Shown("missing levels only"), "give the group a level")
+        cost = np.ascontiguousarray(
+            ints("cost", self.cost, loss.shape, low=0, mend="scale and round the costs up, the budget down")
+        )
+        total = float(cost.max(axis=1).astype(np.float64).sum()) if cost.size else 0.0
+        require(total <= LARGEST_SUM, "cost", "add up to 2^62 at most", total, "give larger units")
+        budget = whole_number("budget", self.budget, low=0, mend="give it in the unit of the costs")
         object.__setattr__(self, "loss", loss)
         object.__setattr__(self, "cost", cost)
-        object.__setattr__(self, "budget", min(int(budget), LARGEST_SUM))
+        object.__setattr__(self, "budget", min(budget, LARGEST_SUM))
 
     @property
     def n_groups(self) -> int:
@@ -117,68 +109,24 @@ class MultipleChoiceKnapsack:
         return float(max(0, self.spent(x) - self.budget))
 
     def bound(self, duals: Mapping[str, Any]) -> float:
-        r"""Return the lower bound that a price, and a claim, prove.
+        r"""Return the lower bound that a penalty, and a claim, prove.
 
-        For every price :math:`\lambda \ge 0` of a unit of cost the Lagrangian bound is
+        For every penalty :math:`\lambda \ge 0` of a unit of cost the Lagrangian bound is
 
         .. math:: L(\lambda) = \sum_g \min_j (\mathrm{loss}_{gj} + \lambda \, \mathrm{cost}_{gj})
                   - \lambda \, \mathrm{budget}
 
         A claim "no choice loses less than v" is checked by listing, group by group, the partial choices that could
-        still end below v: a choice loses :math:`L(\lambda)` plus the reduced losses
-        :math:`\mathrm{loss}_{gj} + \lambda \mathrm{cost}_{gj} - \min_{j'} (\dots)` of its levels, plus
-        :math:`\lambda` for every unit not spent. Of partial choices of equal groups one that neither costs nor loses
-        more than another replaces it. If a choice below v remains, the bound is what it loses.
+        still end below v. If a choice below v remains, the bound is what it loses.
 
         Parameters
         ----------
         duals
-            ``"price"``: :math:`\lambda \ge 0`; ``"claim"``: v, optional.
+            ``"penalty"``: :math:`\lambda \ge 0` (until the last release ``"price"``); ``"claim"``: v, optional.
         """
-        price = float(duals.get("price", math.nan))
-        if not 0 <= price < math.inf:
-            raise CertificateError(f"duals['price']: {price}, a finite number >= 0 is needed")
-        if not self.n_groups:
-            return 0.0
-        priced = self.loss + price * self.cost
-        least = priced.min(axis=1)
-        # Lowered by what rounding may add: large prices drown the losses.
-        slack = 2.0**-50 * (self.objective_unit + float(np.abs(least).sum()) + price * abs(self.budget))
-        relaxed = math.fsum([*least, -price * self.budget]) - slack
-        claim = float(duals.get("claim", -math.inf))
-        if not relaxed < claim < math.inf:
-            return relaxed
-        return max(relaxed, self._least_below(claim, relaxed, priced - least[:, None], price))
-
-    def _least_below(self, claim: float, relaxed: float, reduced: Floats, price: float) -> float:
-        """The least loss below ``claim``, the claim where there is none, -inf where too many choices remain."""
-        room = claim - relaxed
-        count = np.count_nonzero(reduced < room, axis=1)
-        second = np.partition(reduced, 1, axis=1)[:, 1] if self.n_levels > 1 else np.full(self.n_groups, np.inf)
-        order = np.argsort(np.where(count > 1, second, np.inf), kind="stable")
-        cheapest = np.where(reduced < room, self.cost, LARGEST_SUM).min(axis=1)[order]
-        dearest = np.where(reduced < room, self.cost, -1).max(axis=1)[order]
-        still_least = np.concatenate([np.cumsum(cheapest[::-1])[::-1], [0]])
-        still_most = np.concatenate([np.cumsum(dearest[::-1])[::-1], [0]])
-        costs, losses = np.zeros(1, np.int64), np.zeros(1)
-        for place, g in enumerate(order):
-            levels = np.flatnonzero(reduced[g] < room)
-            if len(costs) * len(levels) > STATES:
-                return -math.inf
-            costs = (costs[:, None] + self.cost[g, levels]).ravel()
-            losses = (losses[:, None] + reduced[g, levels]).ravel()
-            unspent = np.maximum(self.budget - costs - still_most[place + 1], 0)
-            held = (losses + price * unspent < room) & (costs + still_least[place + 1] <= self.budget)
-            costs, losses = costs[held], losses[held]
-            if not len(costs):
-                return claim
-            real = losses - price * costs  # what the levels lose, but for a constant
-            by_cost = np.lexsort((real, costs))
-            costs, losses, real = costs[by_cost], losses[by_cost], real[by_cost]
-            better = real < np.minimum.accumulate(np.concatenate([[np.inf], real[:-1]]))
-            costs, losses = costs[better], losses[better]
-        found = relaxed + losses + price * (self.budget - costs)
-        return float(min(claim, found.min(initial=np.inf)))
+        penalty = multiplier_of(duals, "penalty", float(duals.get("price", math.nan)))
+        choices = Choices(self.loss, (self.cost,), (self.budget,), self.objective_unit)
+        return bound(choices, (penalty,), float(duals.get("claim", -math.inf))) if self.n_groups else 0.0
 
     def is_infeasible_by(self, ray: Any) -> bool:
         """Return whether the cheapest choice is over the budget (``ray`` plays no part: the costs are the proof)."""
@@ -218,9 +166,4 @@ class MultipleChoiceKnapsack:
         return held.argmax(axis=1).astype(np.int64) if held.size else np.zeros(0, np.int64)
 
     def _as_value(self, x: ArrayLike) -> Ints:
-        v = np.asarray(x)
-        if v.shape != (self.n_groups,) or (v.size and v.dtype.kind not in "iu"):
-            raise ValueError(f"x: {v.dtype} of shape {v.shape} given, ({self.n_groups},) levels are needed")
-        if np.any(v < 0) or np.any(v >= max(1, self.n_levels)):
-            raise ValueError(f"x: level {v.min() if np.any(v < 0) else v.max()}, they go from 0 to {self.n_levels - 1}")
-        return v.astype(np.int64)
+        return ints("x", x, (self.n_groups,), low=0, high=max(1, self.n_levels) - 1)

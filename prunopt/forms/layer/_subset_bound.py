@@ -1,18 +1,15 @@
-"""What a partition of all answers of a `QuadraticSubset` proves, recomputed from the Hessian alone."""
+"""What is left of a `QuadraticSubset` when groups are removed, and the least that removing more of them costs."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import CertificateError
-
-if TYPE_CHECKING:
-    from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 
 CHUNK = 512
 SPECTRUM = 400  # columns up to which eigenvalues are computed for a bound
@@ -39,32 +36,7 @@ class Costs(NamedTuple):
     correlation: Floats
 
 
-def leaves_bound(form: QuadraticSubset, removed: Bools, kept: Bools) -> float:
-    r"""Return the least of the leaves' bounds, after checking that the leaves cover every answer.
-
-    A leaf holds the answers that remove all of F and none of the groups kept; r groups are still to be chosen among the
-    open ones. After F is eliminated, with weights W' and inverse C' of what is left, every choice R costs
-
-    .. math:: E(F \cup R) = E(F) + \operatorname{tr} W'_R (C'_{RR})^{-1} {W'_R}^T
-
-    and the second term is bounded by `least_rest`.
-    """
-    _check_cover(removed, kept, form.remove)
-    best = math.inf
-    by_removed: dict[bytes, list[int]] = {}
-    for leaf in range(len(removed)):
-        by_removed.setdefault(removed[leaf].tobytes(), []).append(leaf)
-    for leaves in by_removed.values():
-        flags = removed[leaves[0]]
-        missing = form.remove - int(flags.sum())
-        rest = eliminate(form, flags)
-        for leaf in leaves:
-            if rest.spent < best:
-                best = min(best, rest.spent + least_rest(restrict(rest, ~kept[leaf]), missing, best - rest.spent))
-    return best
-
-
-def _check_cover(removed: Bools, kept: Bools, remove: int) -> None:
+def check_cover(removed: Bools, kept: Bools, remove: int) -> None:
     """Every set of ``remove`` groups lies in a leaf: the leaves are disjoint and as numerous, together, as the sets."""
     if np.any(removed & kept):
         raise CertificateError("duals: a leaf removes a group that it keeps")
@@ -81,23 +53,6 @@ def _check_cover(removed: Bools, kept: Bools, remove: int) -> None:
         apart[np.arange(len(apart)), start + np.arange(len(apart))] = True
         if not apart.all():
             raise CertificateError("duals: two leaves hold the same answer")
-
-
-def eliminate(form: QuadraticSubset, removed: Bools) -> Rest:
-    """Return what is left of the form's groups after the flagged ones are removed, from scratch."""
-    W, C = np.asarray(form.weight), form.inverse
-    members = form.members
-    groups = np.flatnonzero(~removed)
-    rest = np.concatenate([members[g] for g in groups]) if len(groups) else np.zeros(0, np.int64)
-    W_rest, C_rest, spent = W[:, rest], C[np.ix_(rest, rest)], 0.0
-    if removed.any():
-        out = np.concatenate([members[g] for g in np.flatnonzero(removed)])
-        L = np.linalg.cholesky(C[np.ix_(out, out)])
-        half_W = solve_triangular(L, W[:, out].T, lower=True)
-        half_C = solve_triangular(L, C[np.ix_(out, rest)], lower=True)
-        spent = float(np.vdot(half_W, half_W))
-        W_rest, C_rest = W_rest - half_W.T @ half_C, C_rest - half_C.T @ half_C
-    return Rest(groups, form.sizes[groups], W_rest.T @ W_rest, C_rest, spent)
 
 
 def restrict(rest: Rest, open_: Bools) -> Rest:

@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import Shown, floats, number, of_shape, require
 
 DEPENDENT = 1e-13  # a column with less than this share of its own energy left after the others counts as dependent
 ASYMMETRY = 1e-5  # relative: Hessians summed up in single precision are symmetric to about this
-LADDER = tuple(
-    10.0**k for k in range(-10, 1)
-)  # dampings tried for the error message, as multiples of the mean diagonal
+LADDER = 10.0 ** np.arange(-10, 1)  # dampings tried for the error message, as multiples of the mean diagonal
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class LayerLeastSquares(ABC):
     r"""Remove weights of the layer y = W x, and re-solve those that stay.
@@ -48,17 +49,13 @@ class LayerLeastSquares(ABC):
     def __post_init__(self) -> None:
         weight = _numbers("weight", self.weight)
         hessian = _numbers("hessian", self.hessian)
-        if weight.ndim != 2 or not weight.size:
-            raise ValueError(f"weight: shape {weight.shape} given, (out, in) is needed")
-        d = weight.shape[1]
-        if hessian.shape != (d, d):
-            raise ValueError(f"hessian: shape {hessian.shape} given, ({d}, {d}) is needed for a weight {weight.shape}")
+        require(weight.ndim == 2 and weight.size, "weight", "have shape (out, in)", Shown(f"shape {weight.shape}"))
+        square = (weight.shape[1],) * 2
+        require(hessian.shape == square, "hessian", f"have shape {square}", Shown(f"shape {hessian.shape}"))
         skew, size = float(np.abs(hessian - hessian.T).max()), float(np.abs(hessian).max())
-        if skew > ASYMMETRY * size:
-            raise ValueError(f"hessian: not symmetric, entries differ by {skew:.3g}; give X @ X.T")
-        damping = float(self.damping)
-        if not 0 <= damping < np.inf:
-            raise ValueError(f"damping={self.damping!r}: give a number >= 0, a multiple of the hessian's mean diagonal")
+        differ = Shown(f"entries that differ by {skew:.3g}")
+        require(skew <= ASYMMETRY * size, "hessian", "be symmetric", differ, "give X @ X.T")
+        damping = number("damping", self.damping, low=0.0, mend="give a multiple of the hessian's mean diagonal")
         object.__setattr__(self, "weight", weight)
         object.__setattr__(self, "hessian", hessian if skew == 0 else (hessian + hessian.T) / 2)
         object.__setattr__(self, "damping", damping)
@@ -113,10 +110,7 @@ class LayerLeastSquares(ABC):
 
     def error(self, candidate: ArrayLike, *, damped: bool = False) -> float:
         """Return ||WX - W'X||^2 of any weights W', shape (out, in); with the damping's term where ``damped``."""
-        other = np.asarray(candidate, np.float64)
-        if other.shape != self.shape:
-            raise ValueError(f"candidate: shape {other.shape} given, {self.shape} is needed")
-        change = self.weight - other
+        change = self.weight - of_shape("candidate", candidate, self.shape)
         return float(np.vdot(change @ (self.normal if damped else self.hessian), change))
 
     @abstractmethod
@@ -211,10 +205,4 @@ def _mirrored(lower: Floats) -> Floats:
 
 
 def _numbers(name: str, given: Any) -> Floats:
-    array = np.ascontiguousarray(np.asarray(given, np.float64))
-    if not np.all(np.isfinite(array)):
-        count = int(np.count_nonzero(~np.isfinite(array)))
-        raise ValueError(
-            f"{name}: {count} entries are NaN or infinite; check the calibration activations of this layer"
-        )
-    return array
+    return np.ascontiguousarray(floats(name, given, mend="check the calibration activations of this layer"))

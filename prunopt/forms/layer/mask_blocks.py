@@ -12,19 +12,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.display import one_line
+from prunopt.core.validate import mask, number, one_of, require
 from prunopt.forms.layer._refit import masked_least_squares
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
+from prunopt.forms.layer.nm_patterns import pattern_of
 
 SCOPES = ("row", "layer")
 
 
-class Refit(NamedTuple):
+class MaskedRefit(NamedTuple):
     """Re-solved weights, and the largest entry of the gradient on what is kept, relative to that of W H."""
 
     weight: Floats
     residual: float
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class MaskBlocks(LayerLeastSquares):
     r"""Choose which weights of a layer to keep; those are re-solved together.
@@ -70,27 +74,15 @@ class MaskBlocks(LayerLeastSquares):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.pattern is None) == (self.sparsity is None):
-            raise ValueError("pattern, sparsity: give one of them, (N, M) as in 2:4 or a fraction removed")
-        if self.scope not in SCOPES:
-            raise ValueError(f"scope={self.scope!r}: give one of {', '.join(SCOPES)}")
+        given = (self.pattern, self.sparsity)
+        require((given[0] is None) != (given[1] is None), "pattern, sparsity", "be given one without the other", given)
+        one_of("scope", self.scope, SCOPES)
         if self.pattern is not None:
-            d = self.shape[1]
-            try:
-                parts = self.pattern.split(":") if isinstance(self.pattern, str) else self.pattern
-                pattern = tuple(int(v) for v in parts)
-            except (TypeError, ValueError):
-                pattern = ()
-            if len(pattern) != 2 or not 0 < pattern[0] <= pattern[1] or d % pattern[1]:
-                raise ValueError(
-                    f"pattern={self.pattern!r}: give (N, M) or 'N:M' with 0 < N <= M, M a divisor of {d} inputs"
-                )
+            pattern, d = pattern_of(self.pattern), self.shape[1]
+            require(d % pattern[1] == 0, "pattern", f"be N:M with M a divisor of {d} inputs", self.pattern)
             object.__setattr__(self, "pattern", pattern)
         else:
-            sparsity = float(self.sparsity or 0.0)
-            if not 0 <= sparsity < 1:
-                raise ValueError(f"sparsity={self.sparsity!r}: give the fraction removed, 0 <= sparsity < 1")
-            object.__setattr__(self, "sparsity", sparsity)
+            object.__setattr__(self, "sparsity", number("sparsity", self.sparsity, low=0.0, high=1.0, open_ends=")"))
 
     @cached_property
     def _last(self) -> dict[str, Any]:
@@ -132,14 +124,14 @@ class MaskBlocks(LayerLeastSquares):
         """Return `refit` of the mask."""
         return self.refit(value)
 
-    def solved(self, mask: ArrayLike, start: ArrayLike | None = None) -> Refit:
+    def solved(self, mask: ArrayLike, start: ArrayLike | None = None) -> MaskedRefit:
         """Return the re-solved weights and their optimality residual; ``start`` is where an iteration would begin."""
         kept = self._as_value(mask)
         key = hashlib.sha256(np.packbits(kept).tobytes()).hexdigest()
         if self._last.get("key") != key:
             weight, residual = masked_least_squares(self.weight, self.normal, kept, start)
-            self._last.update(key=key, refit=Refit(weight, residual))
-        refit: Refit = self._last["refit"]
+            self._last.update(key=key, refit=MaskedRefit(weight, residual))
+        refit: MaskedRefit = self._last["refit"]
         return refit
 
     def cheapest(self, scores: ArrayLike) -> Bools:
@@ -159,7 +151,4 @@ class MaskBlocks(LayerLeastSquares):
         return self.diagonal_bound(duals["diagonal"]) if "diagonal" in duals else -np.inf
 
     def _as_value(self, x: ArrayLike) -> Bools:
-        kept = np.asarray(x)
-        if kept.shape != self.shape or kept.dtype != np.bool_:
-            raise ValueError(f"x: {kept.dtype} of shape {kept.shape} given, bool of shape {self.shape} needed")
-        return kept
+        return mask("x", x, self.shape)

@@ -11,21 +11,28 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Bytes, Ints
+from prunopt.core.validate import Shown, ints, refuse, require, whole_number
 
 LARGEST_BLOCK = 16  # candidates are listed, C(16, 8) = 12,870 of them
 WORD = 62  # bits of a packed word at most, so that codes stay within signed 64-bit integers
 CHUNK = 1 << 16  # words unpacked at a time
 
 
-def check_pattern(pattern: object) -> tuple[int, int]:
-    """Return (N, M) of a pattern given as a pair or as text such as ``"2:4"``; ValueError for any other."""
+def pattern_of(pattern: object) -> tuple[int, int]:
+    """Return (N, M), 0 < N <= M, of a pattern given as a pair or as text such as ``"2:4"``; ValueError for others."""
     try:
         parts: Any = pattern.split(":") if isinstance(pattern, str) else pattern
         kept, block = (int(part) for part in parts)
     except (TypeError, ValueError):
-        raise ValueError(f"pattern={pattern!r}: give (N, M), or text such as '2:4'") from None
-    if not 0 < kept <= block <= LARGEST_BLOCK:
-        raise ValueError(f"pattern={pattern!r}: give N:M with 0 < N <= M <= {LARGEST_BLOCK}")
+        kept = block = 0
+    require(0 < kept <= block, "pattern", "be (N, M), or text such as '2:4', with 0 < N <= M", pattern)
+    return kept, block
+
+
+def check_pattern(pattern: object) -> tuple[int, int]:
+    """Return `pattern_of` a pattern whose masks can be listed: M is 16 at most."""
+    kept, block = pattern_of(pattern)
+    require(block <= LARGEST_BLOCK, "pattern", f"be N:M with M <= {LARGEST_BLOCK}", pattern)
     return kept, block
 
 
@@ -55,8 +62,7 @@ def codes_of(mask: ArrayLike, kept: int, block: int) -> Ints:
         Bool, its last axis a multiple of ``block``.
     """
     given = np.asarray(mask, np.bool_)
-    if given.shape[-1] % block:
-        raise ValueError(f"mask: last axis of {given.shape[-1]} entries, which is no multiple of {block}")
+    require(given.shape[-1] % block == 0, "mask", f"have a last axis that is a multiple of {block}", given)
     blocks = given.reshape(-1, block)
     table = np.full(1 << block, -1, np.int64)
     weights = np.int64(1) << np.arange(block)
@@ -65,27 +71,24 @@ def codes_of(mask: ArrayLike, kept: int, block: int) -> Ints:
     codes: Ints = table[blocks @ weights]
     wrong = np.flatnonzero(codes < 0)
     if len(wrong):
-        first, size = wrong[0], int(blocks[wrong[0]].sum())
-        raise ValueError(f"mask: block {first} keeps {size} of {block}, not {kept} ({len(wrong)} such blocks)")
+        found = Shown(f"{int(blocks[wrong[0]].sum())} of them in block {wrong[0]} ({len(wrong)} such blocks)")
+        refuse("mask", f"keep {kept} of {block} weights in every block", found)
     return codes
 
 
 def mask_of(codes: ArrayLike, kept: int, block: int, shape: tuple[int, ...]) -> Bools:
     """Return the mask of the given shape whose blocks have the given codes."""
     table = candidates(kept, block)
-    numbers = np.asarray(codes, np.int64)
-    if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(table):
-        raise ValueError(f"codes: {numbers.min()} to {numbers.max()} given, 0 to {len(table) - 1} for {kept}:{block}")
-    if numbers.size * block != np.prod(shape, dtype=np.int64):
-        raise ValueError(f"codes: {numbers.size} given, shape {shape} has {np.prod(shape) // block} blocks of {block}")
+    numbers = ints("codes", codes, low=0, high=len(table) - 1)
+    n_blocks = np.prod(shape, dtype=np.int64) / block
+    require(numbers.size == n_blocks, "codes", f"hold {n_blocks:g} numbers for shape {shape}", numbers.size)
     return table[numbers].reshape(shape)
 
 
 @lru_cache(maxsize=32)
 def word_of(n_codes: int) -> tuple[int, int]:
     """Return (codes, bits) of the packed word that wastes least: 17 codes of 2:4 in 44 bits, 0.647 bits a weight."""
-    if n_codes < 1:
-        raise ValueError(f"n_codes={n_codes!r}: give a number of candidates >= 1")
+    whole_number("n_codes", n_codes, low=1)
     words = ((k, (n_codes**k - 1).bit_length()) for k in range(1, WORD + 1))
     return min((w for w in words if w[1] <= WORD), key=lambda w: (w[1] / w[0], w[0]))
 
@@ -96,9 +99,7 @@ def pack(codes: ArrayLike, n_codes: int) -> Bytes:
     Lossless: ``unpack(pack(c, n), len(c), n)`` is c. For 2:4 it takes 44 bits for 17 blocks, within 0.2 % of
     log2(6) / 4 = 0.646 bits a weight.
     """
-    given = np.asarray(codes, np.int64).ravel()
-    if given.size and not 0 <= given.min() <= given.max() < n_codes:
-        raise ValueError(f"codes: {given.min()} to {given.max()} given, 0 to {n_codes - 1} expected")
+    given = ints("codes", codes, low=0, high=n_codes - 1).ravel()
     size, bits = word_of(n_codes)
     digits = np.zeros((-(-len(given) // size), size), np.int64)
     digits.ravel()[: len(given)] = given
@@ -117,8 +118,8 @@ def unpack(packed: ArrayLike, count: int, n_codes: int) -> Ints:
     size, bits = word_of(n_codes)
     n_words = -(-int(count) // size)
     needed = -(-n_words * bits // 8)
-    if data.dtype != np.uint8 or data.ndim != 1 or len(data) != needed:
-        raise ValueError(f"packed: {data.dtype} of shape {data.shape} given, {needed} bytes hold {count} codes")
+    fits = data.dtype == np.uint8 and data.shape == (needed,)
+    require(fits, "packed", f"be {needed} bytes for {count} codes", Shown(f"{data.dtype} of shape {data.shape}"))
     powers = np.int64(n_codes) ** np.arange(size, dtype=np.int64)
     weights = np.int64(1) << np.arange(bits, dtype=np.int64)
     out = np.empty((n_words, size), np.int64)
@@ -127,8 +128,8 @@ def unpack(packed: ArrayLike, count: int, n_codes: int) -> Ints:
         last = min(k + CHUNK, n_words)
         piece = np.unpackbits(data[k * bits // 8 : -(-last * bits // 8)], bitorder="little")[: (last - k) * bits]
         words = piece.reshape(last - k, bits).astype(np.int64) @ weights
-        if words.size and words.max() >= n_codes**size:
-            raise ValueError(f"packed: word {int(words.max())} is no number of {size} digits of base {n_codes}")
+        most = int(words.max(initial=0))
+        require(most < n_codes**size, "packed", f"hold words of {size} digits of base {n_codes}", most)
         out[k:last] = words[:, None] // powers % n_codes
     codes: Ints = out.ravel()[:count]
     return codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import solve_triangular
 
-from prunopt.core.arrays import Floats, Ints
+from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
-from prunopt.forms.layer._subset_bound import leaves_bound
+from prunopt.core.validate import ints, require, whole_number
+from prunopt.forms.layer._subset_bound import Rest, check_cover, least_rest, restrict
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class QuadraticSubset(LayerLeastSquares):
     r"""Remove k groups of columns of a layer and re-solve the others.
@@ -59,11 +64,8 @@ class QuadraticSubset(LayerLeastSquares):
         super().__post_init__()
         d = self.shape[1]
         groups = _groups(self.groups, d)
-        remove = self.remove
-        if isinstance(remove, bool) or int(remove) != remove or not 0 <= remove <= len(groups):
-            raise ValueError(f"remove={remove!r}: give a whole number of groups from 0 to {len(groups)}")
         object.__setattr__(self, "groups", groups)
-        object.__setattr__(self, "remove", int(remove))
+        object.__setattr__(self, "remove", whole_number("remove", self.remove, low=0, high=len(groups)))
 
     @property
     def n_groups(self) -> int:
@@ -142,7 +144,7 @@ class QuadraticSubset(LayerLeastSquares):
             Either ``"diagonal"``: (in,) numbers whose diagonal matrix dominates the inverse Hessian, see
             `LayerLeastSquares.diagonal_bound`; or a partition of all answers into leaves, ``"removed"`` and ``"kept"``:
             (leaves, groups) bool, the groups that are surely removed and surely kept, see
-            `prunopt.forms.layer._subset_bound.leaves_bound`. Of both, the better counts.
+            `_leaves_bound`. Of both, the better counts.
         """
         best = -np.inf
         if "diagonal" in duals:
@@ -154,33 +156,67 @@ class QuadraticSubset(LayerLeastSquares):
                     raise CertificateError(f"duals[{name!r}]: a bool array (leaves, {self.n_groups}) is needed")
             if removed.shape != kept.shape:
                 raise CertificateError("duals: as many rows of 'removed' as of 'kept' are needed")
-            best = max(best, leaves_bound(self, removed, kept))
+            best = max(best, self._leaves_bound(removed, kept))
         return float(best)
+
+    def _leaves_bound(self, removed: Bools, kept: Bools) -> float:
+        r"""Return the least of the leaves' bounds, after checking that the leaves cover every answer.
+
+        A leaf holds the answers that remove all of F and none of the groups kept; r groups are still to be chosen
+        among the open ones. After F is eliminated, with weights W' and inverse C' of what is left, every choice R costs
+
+        .. math:: E(F \cup R) = E(F) + \operatorname{tr} W'_R (C'_{RR})^{-1} {W'_R}^T
+
+        and the second term is bounded by `least_rest`.
+        """
+        check_cover(removed, kept, self.remove)
+        best = math.inf
+        by_removed: dict[bytes, list[int]] = {}
+        for leaf in range(len(removed)):
+            by_removed.setdefault(removed[leaf].tobytes(), []).append(leaf)
+        for leaves in by_removed.values():
+            flags = removed[leaves[0]]
+            missing = self.remove - int(flags.sum())
+            rest = self.eliminate(flags)
+            for leaf in leaves:
+                if rest.spent < best:
+                    best = min(best, rest.spent + least_rest(restrict(rest, ~kept[leaf]), missing, best - rest.spent))
+        return best
+
+    def eliminate(self, removed: Bools) -> Rest:
+        """Return what is left of the groups after the flagged ones are removed, from scratch."""
+        W, C = np.asarray(self.weight), self.inverse
+        members = self.members
+        groups = np.flatnonzero(~removed)
+        rest = np.concatenate([members[g] for g in groups]) if len(groups) else np.zeros(0, np.int64)
+        W_rest, C_rest, spent = W[:, rest], C[np.ix_(rest, rest)], 0.0
+        if removed.any():
+            out = np.concatenate([members[g] for g in np.flatnonzero(removed)])
+            L = np.linalg.cholesky(C[np.ix_(out, out)])
+            half_W = solve_triangular(L, W[:, out].T, lower=True)
+            half_C = solve_triangular(L, C[np.ix_(out, rest)], lower=True)
+            spent = float(np.vdot(half_W, half_W))
+            W_rest, C_rest = W_rest - half_W.T @ half_C, C_rest - half_C.T @ half_C
+        return Rest(groups, self.sizes[groups], W_rest.T @ W_rest, C_rest, spent)
 
     def _as_value(self, x: ArrayLike) -> Ints:
         chosen = np.asarray(x)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
-        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            raise ValueError(f"x: {chosen.dtype} of shape {chosen.shape} given, a list of group numbers is needed")
-        if chosen.size and (chosen.min() < 0 or chosen.max() >= self.n_groups or len(np.unique(chosen)) < chosen.size):
-            raise ValueError(f"x: give distinct group numbers from 0 to {self.n_groups - 1}")
-        return np.sort(chosen.astype(np.int64))
+        groups = np.sort(ints("x", chosen, ("removed",), low=0, high=self.n_groups - 1))
+        require(np.all(np.diff(groups)), "x", "name each group once", groups)
+        return groups
 
 
 def _groups(given: Sequence[Any], d: int) -> tuple[tuple[int, ...], ...]:
     groups = []
     seen = np.zeros(d, np.bool_)
     for g, columns in enumerate(given):
-        index = np.atleast_1d(np.asarray(columns))
-        if index.ndim != 1 or not index.size or index.dtype.kind not in "iu":
-            raise ValueError(f"groups[{g}]: {index.dtype} {index.shape} given, one or more column numbers are needed")
-        if index.min() < 0 or index.max() >= d:
-            raise ValueError(f"groups[{g}]: columns {index.min()} to {index.max()}, the weight has 0 to {d - 1}")
-        if np.any(seen[index]) or len(np.unique(index)) < len(index):
-            raise ValueError(f"groups[{g}]: a column appears twice; groups must be disjoint")
+        index = ints(f"groups[{g}]", np.atleast_1d(np.asarray(columns)), ("columns",), low=0, high=d - 1)
+        require(index.size, f"groups[{g}]", "hold a column number", index)
+        fresh = not np.any(seen[index]) and len(np.unique(index)) == len(index)
+        require(fresh, f"groups[{g}]", "be disjoint from the other groups", index, "name each column once")
         seen[index] = True
-        groups.append(tuple(int(i) for i in index))
-    if not groups:
-        raise ValueError("groups: none given; give at least one list of columns")
+        groups.append(tuple(index.tolist()))
+    require(groups, "groups", "hold a list of columns", groups)
     return tuple(groups)

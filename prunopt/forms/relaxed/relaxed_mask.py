@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Floats, Ints
+from prunopt.core.display import one_line
+from prunopt.core.validate import Shown, floats, ints, require
 
 Choices = tuple[Ints, ...]
 
@@ -20,6 +22,7 @@ MOST_ENUMERATED = 1 << 20
 CHUNK = 1 << 14
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class RelaxedMask:
     r"""Choose a candidate for every group, so that a loss is least that is differentiable on their convex hulls.
@@ -73,11 +76,10 @@ class RelaxedMask:
 
     def __post_init__(self) -> None:
         groups = tuple(int(g) for g in self.groups)
-        if not groups or min(groups) < 1:
-            raise ValueError(f"groups={self.groups!r}: give at least one table, each with at least one group")
-        tables = tuple(np.asarray(a, np.float64) for a in self.candidates)
-        if len(tables) != len(groups) or any(a.ndim != 2 or not a.size or not np.isfinite(a).all() for a in tables):
-            raise ValueError(f"candidates: give {len(groups)} finite tables (candidates, entries), as many as groups")
+        require(groups and min(groups) >= 1, "groups", "name a table, each with a group or more", self.groups)
+        tables = tuple(floats("candidates", a, ("candidates", "entries")) for a in self.candidates)
+        require(len(tables) == len(groups), "candidates", f"be {len(groups)} tables, as many as groups", len(tables))
+        require(all(a.size for a in tables), "candidates", "be tables that are not empty", [a.shape for a in tables])
         object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "candidates", tables)
         for name in ("prior", "energy"):
@@ -85,9 +87,8 @@ class RelaxedMask:
             if given is None:
                 continue
             arrays = tuple(np.asarray(a, np.float64) for a in given)
-            wanted = [(g, a.shape[1]) for g, a in zip(groups, tables, strict=True)]
-            if [a.shape for a in arrays] != wanted:
-                raise ValueError(f"{name}: shapes {[a.shape for a in arrays]} given, {wanted} needed")
+            shapes, wanted = [a.shape for a in arrays], [(g, a.shape[1]) for g, a in zip(groups, tables, strict=True)]
+            require(shapes == wanted, name, f"have shapes {wanted}", shapes)
             object.__setattr__(self, name, arrays)
 
     @property
@@ -135,8 +136,8 @@ class RelaxedMask:
         ValueError
             If there are more than 2^20.
         """
-        if self.n_choices > MOST_ENUMERATED:
-            raise ValueError(f"problem: {self.n_choices:.3g} choices; {MOST_ENUMERATED} can be enumerated at most")
+        count = Shown(f"{self.n_choices:.3g}")
+        require(self.n_choices <= MOST_ENUMERATED, "choices", f"be {MOST_ENUMERATED} at most to be enumerated", count)
         lists = [range(len(a)) for g, a in zip(self.groups, self.tables, strict=True) for _ in range(g)]
         ends = np.cumsum(self.groups)[:-1]
         for choice in product(*lists):
@@ -150,15 +151,13 @@ class RelaxedMask:
 
     def _shaped(self, x: Sequence[ArrayLike]) -> Choices:
         given = tuple(np.asarray(k) for k in x)
-        if [k.shape for k in given] != [(g,) for g in self.groups] or any(k.dtype.kind not in "iu" for k in given):
-            shapes = [(str(k.dtype), k.shape) for k in given]
-            raise ValueError(f"x: {shapes} given; whole numbers of shapes {[(g,) for g in self.groups]} needed")
-        return tuple(k.astype(np.int64) for k in given)
+        shapes, wanted = [k.shape for k in given], [(g,) for g in self.groups]
+        require(shapes == wanted, "x", f"be arrays of shapes {wanted}", shapes)
+        return tuple(ints("x", k) for k in given)
 
     def _as_value(self, x: Sequence[ArrayLike]) -> Choices:
         value = self._shaped(x)
-        if self.violation(value):
-            raise ValueError("x: a group has chosen a number that is not in its list of candidates")
+        require(not self.violation(value), "x", "choose from each group's candidates", value)
         return value
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Ints
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.core.display import one_line
+from prunopt.core.validate import require
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.relaxed_mask import Choices, RelaxedMask
 
 
@@ -53,6 +55,7 @@ class Trainee(Protocol):
         """Go back to a state."""
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class TrainedMask(RelaxedMask):
     r"""Choose a candidate for every group within a budget; the weights behind the loss may learn at the same time.
@@ -62,7 +65,7 @@ class TrainedMask(RelaxedMask):
 
     Parameters
     ----------
-    costs : CoupledChoice, optional
+    costs : CoupledKnapsack, optional
         Costs and budget: its group i is the i-th group of all tables, its option k their candidate k; groups behind
         the last one have one option. Its losses are not read.
     trainee : Trainee, optional
@@ -73,7 +76,7 @@ class TrainedMask(RelaxedMask):
     The expected cost of a relaxation with probabilities p is :math:`\sum_i p_i c_i + \sum_{(i,j)} p_i^T d_{ij} p_j`.
     """
 
-    costs: CoupledChoice | None = None
+    costs: CoupledKnapsack | None = None
     trainee: Trainee | None = None
 
     def __post_init__(self) -> None:
@@ -82,13 +85,15 @@ class TrainedMask(RelaxedMask):
             return
         sizes = [len(a) for g, a in zip(self.groups, self.tables, strict=True) for _ in range(g)]
         there = np.isfinite(self.costs.loss).sum(axis=1).tolist()
-        if there[: len(sizes)] != sizes or any(n != 1 for n in there[len(sizes) :]):
-            raise ValueError(f"costs: options {there} given; {sizes} are needed, and 1 for every constant behind them")
-        if self.costs.is_infeasible_by(None):
-            raise ValueError(
-                f"costs.budget={self.costs.budget:g}: below the least that any choice costs, "
-                f"{self.costs.least_cost:g}; raise it or offer smaller candidates"
-            )
+        fits = there[: len(sizes)] == sizes and all(n == 1 for n in there[len(sizes) :])
+        require(fits, "costs", f"have {sizes} options, and 1 for every constant behind them", there)
+        require(
+            not self.costs.is_infeasible_by(None),
+            "costs.budget",
+            f"be >= {self.costs.least_cost:g}, the least that any choice costs",
+            self.costs.budget,
+            "raise it or offer smaller candidates",
+        )
 
     def options(self, x: Sequence[ArrayLike]) -> Ints:
         """Return the choices in the numbering of ``costs``."""
@@ -118,6 +123,5 @@ class TrainedMask(RelaxedMask):
 
     def _as_value(self, x: Sequence[ArrayLike]) -> Choices:
         value = self._shaped(x)
-        if super().violation(value):  # a value beyond the budget is still one
-            raise ValueError("x: a group has chosen a number that is not in its list of candidates")
+        require(not super().violation(value), "x", "choose from each group's candidates", value)  # budget or not
         return value

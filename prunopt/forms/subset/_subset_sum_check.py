@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from prunopt.core.arrays import Ints
+from prunopt.core.arrays import Ints, Ints32
 from prunopt.core.jit import njit
+
+
+class Sums(NamedTuple):
+    """The targets, the pool that each draws from, the pools, and the tolerance, in whole units."""
+
+    targets: Ints
+    pool: Ints
+    pools: Ints
+    epsilon: int
+
+
+class Lists(NamedTuple):
+    """Room for the sums of both halves of a pool: where each size begins, the sums, and their last items."""
+
+    left: Ints
+    right: Ints
+    a: Ints
+    b: Ints
+    last: Ints32
 
 
 def proven_sizes(targets: Ints, pool: Ints, pools: Ints, epsilon: int, least: Ints, claims: Ints, largest: int) -> Ints:
@@ -37,7 +56,8 @@ def proven_sizes(targets: Ints, pool: Ints, pools: Ints, epsilon: int, least: In
     room = [np.empty(s, np.int64) for s in sizes]
     last = np.empty(max(sizes), np.int32)
     out = least.copy()
-    _check(targets, pool, pools, order, epsilon, claims, largest, even, odd, room[0], room[1], last, out)
+    lists = Lists(even, odd, room[0], room[1], last)
+    _check(Sums(targets, pool, pools, epsilon), order, claims, largest, lists, out)
     return out
 
 
@@ -48,7 +68,7 @@ def _levels(items: int, largest: int) -> Ints:
 
 
 @njit
-def _fill(items: Ints, begin: Ints, first: int, upto: int, sums: Ints, last: NDArray[np.int32]) -> None:
+def _fill(items: Ints, begin: Ints, first: int, upto: int, sums: Ints, last: Ints32) -> None:
     """List the sums of ``first`` to ``upto`` items by adding a later item to every shorter sum; unsorted."""
     if first == 0:
         sums[0], last[0] = 0, -1
@@ -61,7 +81,7 @@ def _fill(items: Ints, begin: Ints, first: int, upto: int, sums: Ints, last: NDA
 
 
 @njit
-def _list(items: Ints, begin: Ints, upto: int, sums: Ints, last: NDArray[np.int32]) -> None:
+def _list(items: Ints, begin: Ints, upto: int, sums: Ints, last: Ints32) -> None:
     top = min(upto, len(begin) - 2)
     _fill(items, begin, 0, top, sums, last)
     for level in range(1, top + 1):
@@ -88,21 +108,9 @@ def _in_window(target: int, epsilon: int, size: int, left: Ints, right: Ints, a:
 
 
 @njit
-def _check(
-    targets: Ints,
-    pool: Ints,
-    pools: Ints,
-    order: Ints,
-    epsilon: int,
-    claims: Ints,
-    largest: int,
-    left: Ints,
-    right: Ints,
-    a: Ints,
-    b: Ints,
-    last: NDArray[np.int32],
-    out: Ints,
-) -> None:
+def _check(problem: Sums, order: Ints, claims: Ints, largest: int, lists: Lists, out: Ints) -> None:
+    targets, pool, pools, epsilon = problem
+    left, right, a, b, last = lists
     held, upto = -1, -1
     for i in order:
         while out[i] < claims[i] and out[i] <= largest:

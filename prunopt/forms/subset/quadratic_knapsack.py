@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import floats, mask, require
 from prunopt.forms.subset.subset_choice import SubsetChoice
 
 if TYPE_CHECKING:
     import pulp
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
-class QuadraticChoice:
+class QuadraticKnapsack:
     r"""Choose which of n items stay, under a loss of single items and pairs.
 
     .. math::
@@ -56,15 +59,13 @@ class QuadraticChoice:
     forbidden: Any = None
 
     def __post_init__(self) -> None:
-        linear, pair = np.array(self.linear, np.float64), np.array(self.pair, np.float64)
-        n = len(linear) if linear.ndim == 1 else 0
-        if not n or not np.isfinite(linear).all():
-            raise ValueError(f"linear: shape {linear.shape} given; a vector of finite numbers is needed")
-        if pair.shape != (n, n) or not np.isfinite(pair).all() or np.tril(pair).any():
-            raise ValueError(f"pair: shape {pair.shape} given; ({n}, {n}), finite, 0 up to the diagonal, is needed")
+        linear = np.array(floats("linear", self.linear, ("n",)))
+        n = len(linear)
+        require(n, "linear", "hold a number", linear)
+        pair = np.array(floats("pair", self.pair, (n, n)))
+        require(not np.tril(pair).any(), "pair", "be 0 on and below the diagonal", pair)
         cuts = np.zeros((0, n), np.bool_) if self.forbidden is None else np.array(self.forbidden)
-        if cuts.dtype != np.bool_ or cuts.ndim != 2 or cuts.shape[1] != n:
-            raise ValueError(f"forbidden: {cuts.dtype} of shape {cuts.shape} given; bool of shape (m, {n}) is needed")
+        mask("forbidden", cuts, ("m", n))
         for name, array in (("linear", linear), ("pair", pair), ("forbidden", cuts)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -74,9 +75,7 @@ class QuadraticChoice:
     @cached_property
     def subset(self) -> SubsetChoice:
         """The same constraints, but for the cuts."""
-        cost = np.asarray(self.cost, np.float64)
-        if len(cost) != len(self.linear):
-            raise ValueError(f"cost: {len(cost)} numbers given for {len(self.linear)} items")
+        cost = floats("cost", self.cost, self.linear.shape)
         return SubsetChoice(self.value_of, cost, self.budget, self.cover, self.exactly)
 
     @property
@@ -159,7 +158,7 @@ class QuadraticChoice:
         """Return the integer model with its products linearised: y_ij <= x_i, y_ij <= x_j, y_ij >= x_i + x_j - 1."""
         import pulp
 
-        model = pulp.LpProblem("quadratic_choice", pulp.LpMinimize)
+        model = pulp.LpProblem("quadratic_knapsack", pulp.LpMinimize)
         x = [model.add_variable(f"x_{i}", cat="Binary") for i in range(self.n_items)]
         terms = [float(v) * x[i] for i, v in enumerate(self.linear)]
         for i, j in np.argwhere(self.pair):

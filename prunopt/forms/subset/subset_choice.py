@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
+from prunopt.core.validate import Shown, floats, ints, mask, require, whole_number
 
 MOST_ENUMERATED = 1 << 16
 SLACK = 1e-9  # relative: sums of costs this far over the budget are rounding
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class SubsetChoice:
     r"""Choose which of n items stay, so that a loss is least of which nothing is known but its values.
@@ -62,28 +65,22 @@ class SubsetChoice:
     scores_name: str = ""
 
     def __post_init__(self) -> None:
-        cost = np.asarray(self.cost, np.float64)
-        if cost.ndim != 1 or not cost.size or not np.isfinite(cost).all() or (cost < 0).any():
-            raise ValueError(f"cost: shape {cost.shape} given; a vector of finite numbers >= 0 is needed")
+        cost = floats("cost", self.cost, ("n",), low=0.0)
+        require(cost.size, "cost", "hold a number", cost)
         if not callable(self.loss):
-            raise TypeError(f"loss: {type(self.loss).__name__} given; give a function of a bool array ({cost.size},)")
-        if math.isnan(self.budget):
-            raise ValueError(f"budget={self.budget!r}: give a number")
-        cover = tuple(np.unique(np.asarray(s, np.int64)) for s in self.cover)
+            raise TypeError(f"loss must be a function of a bool array ({cost.size},), got {type(self.loss).__name__}")
+        require(not math.isnan(self.budget), "budget", "be a number", self.budget)
+        cover = tuple(np.unique(ints("cover", np.asarray(s), low=0, high=cost.size - 1)) for s in self.cover)
         members = np.concatenate([*cover, np.zeros(0, np.int64)])
-        if any(not s.size for s in cover) or len(np.unique(members)) < len(members):
-            raise ValueError("cover: give sets of item numbers that are not empty and share no item")
-        if members.size and (members.min() < 0 or members.max() >= cost.size):
-            raise ValueError(f"cover: items {members.min()} to {members.max()} given, there are {cost.size}")
-        if self.exactly is not None and not len(cover) <= self.exactly <= cost.size:
-            raise ValueError(f"exactly={self.exactly!r}: give a number from {len(cover)} to {cost.size}")
+        require(all(s.size for s in cover), "cover", "hold sets that are not empty", self.cover)
+        require(len(np.unique(members)) == len(members), "cover", "hold sets that share no item", self.cover)
+        if self.exactly is not None:
+            whole_number("exactly", self.exactly, low=len(cover), high=cost.size)
         object.__setattr__(self, "cost", cost)
         object.__setattr__(self, "cover", cover)
         least = float(cost[self.cheapest].sum())
-        if least > self.limit:
-            raise ValueError(
-                f"budget={self.budget!r}: {int(self.cheapest.sum())} items have to stay, which cost {least:g} at least"
-            )
+        why = f"{int(self.cheapest.sum())} items have to stay"
+        require(least <= self.limit, "budget", f"be >= {least:g}", self.budget, why)
 
     @property
     def costs(self) -> Floats:
@@ -133,12 +130,10 @@ class SubsetChoice:
         return 2**self.n_items if self.exactly is None else math.comb(self.n_items, self.exactly)
 
     def _as_value(self, x: ArrayLike) -> Bools:
-        kept = np.asarray(x)
-        if kept.shape != (self.n_items,) or kept.dtype != np.bool_:
-            raise ValueError(f"x: {kept.dtype} of shape {kept.shape} given, bool of shape ({self.n_items},) needed")
-        return kept
+        return mask("x", x, (self.n_items,))
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class EnumerableChoice(SubsetChoice):
     """A `SubsetChoice` with so few subsets (2^16 at most, before costs are looked at) that all can be tried.
@@ -151,8 +146,8 @@ class EnumerableChoice(SubsetChoice):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_raw > MOST_ENUMERATED:
-            raise ValueError(f"about {self.n_raw:.3g} subsets: {MOST_ENUMERATED} can be enumerated; use SubsetChoice")
+        count = Shown(f"about {self.n_raw:.3g}")
+        require(self.n_raw <= MOST_ENUMERATED, "subsets", f"be {MOST_ENUMERATED} at most", count, "use SubsetChoice")
 
     def every_choice(self) -> Iterator[Bools]:
         """Yield every subset that meets the constraints; those that share their first items come together."""

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
+from prunopt.core.validate import floats, mask, number, refuse, require
 
 if TYPE_CHECKING:
     import pulp
@@ -38,6 +40,7 @@ class FixedPoint(NamedTuple):
     exact: bool
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class SubsetSum:
     r"""For every target the fewest candidates whose sum is near enough.
@@ -84,16 +87,11 @@ class SubsetSum:
 
     def __post_init__(self) -> None:
         targets, candidates = _numbers("targets", self.targets), _numbers("candidates", self.candidates)
-        if targets.ndim != 1:
-            raise ValueError(f"targets: shape {targets.shape} given, (m,) is needed; ravel a matrix of weights")
-        if candidates.ndim not in (1, 2) or (candidates.ndim == 2 and len(candidates) != len(targets)):
-            raise ValueError(
-                f"candidates: shape {candidates.shape} given; (n,) shared by all, or one row of candidates for each "
-                f"of the {len(targets)} targets"
-            )
-        epsilon = float(self.epsilon)
-        if not (1e-200 <= epsilon < math.inf):
-            raise ValueError(f"epsilon={self.epsilon!r}: give a finite tolerance > 0, in the unit of the targets")
+        require(targets.ndim == 1, "targets", "have shape (m,)", targets, "ravel a matrix of weights")
+        m = len(targets)
+        fits = candidates.ndim == 1 or (candidates.ndim == 2 and len(candidates) == m)
+        require(fits, "candidates", f"have shape (n,), or ({m}, n) with a row for each target", candidates)
+        epsilon = number("epsilon", self.epsilon, low=1e-200, mend="give a tolerance in the unit of the targets")
         object.__setattr__(self, "targets", targets)
         object.__setattr__(self, "candidates", candidates)
         object.__setattr__(self, "epsilon", epsilon)
@@ -104,10 +102,8 @@ class SubsetSum:
         if (n + 1) * unit / 2 <= ROUNDING * self.epsilon or (_whole(self.targets, unit) and self._whole_candidates):
             return
         least = (n + 1) * unit / 2 / ROUNDING
-        raise ValueError(
-            f"epsilon={self.epsilon!r}: too fine beside candidates and targets of this size, whose sums are told apart "
-            f"in steps of {unit:.3g}; give at least {least:.3g}"
-        )
+        why = f"sums of candidates and targets of this size are told apart in steps of {unit:.3g}"
+        refuse("epsilon", f"be >= {least:.3g}", self.epsilon, why)
 
     @property
     def n_targets(self) -> int:
@@ -130,8 +126,7 @@ class SubsetSum:
     def _unit(self) -> float:
         sizes = np.abs(self.candidates).sum(axis=-1)
         total = float(np.max(sizes, initial=0.0)) + float(np.abs(self.targets).max(initial=0.0)) + self.epsilon
-        if not total < 2.0**900:
-            raise ValueError(f"candidates: they and the targets add up to {total:.3g}; rescale them below 2**900")
+        require(total < 2.0**900, "candidates", "add up, with the targets, to less than 2**900", total, "rescale them")
         return math.ldexp(1.0, math.frexp(total)[1] - BITS)
 
     @cached_property
@@ -177,11 +172,7 @@ class SubsetSum:
         return out
 
     def _as_value(self, x: ArrayLike) -> Bools:
-        kept = np.asarray(x)
-        shape = (self.n_targets, self.n_candidates)
-        if kept.shape != shape or kept.dtype != np.bool_:
-            raise ValueError(f"x: {kept.dtype} of shape {kept.shape} given, bool of shape {shape} needed")
-        return kept
+        return mask("x", x, (self.n_targets, self.n_candidates))
 
     def least_reaching(self) -> Ints:
         r"""Return for each target the fewest candidates that could reach it, by size alone; n + 1 where none can.
@@ -236,8 +227,8 @@ class SubsetSum:
 
         All sums of the even places are searched for in the sorted sums of the odd ones.
         """
-        if self.provable_size < self.n_candidates:
-            raise ValueError(f"candidates: {self.n_candidates} are too many to look at every subset")
+        n = self.n_candidates
+        require(self.provable_size >= n, "candidates", "be few enough to look at every subset", n)
         return self._nearest(target) * self.fixed.unit
 
     def _nearest(self, target: int) -> int:
@@ -345,12 +336,8 @@ def enumerable_level(items: int) -> int:
 def _numbers(name: str, values: Any) -> Floats:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: {array.dtype} given, real numbers are needed")
-    array = np.ascontiguousarray(array, np.float64)
-    if not np.all(np.isfinite(array)):
-        bad = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(f"{name}[{', '.join(map(str, bad))}]={array[bad]}: give finite numbers")
-    return array
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    return np.ascontiguousarray(floats(name, array))
 
 
 def _whole(values: Floats, unit: float) -> bool:

@@ -18,7 +18,7 @@ from prunopt.core import validate
 from prunopt.core.arrays import Ints
 from prunopt.core.budget import Budget
 from prunopt.core.deprecation import moved_arguments
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.trained_mask import Lesson
 from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.costs import layer_costs
@@ -131,7 +131,7 @@ class SoftMasks:
         self,
         network: GatedNetwork,
         widths: Sequence[Sequence[int]],
-        costs: CoupledChoice,
+        costs: CoupledKnapsack,
         gates: Gates,
         solver: S2H | None = None,
         distillation: Distillation | None = None,

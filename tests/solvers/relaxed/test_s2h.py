@@ -16,7 +16,7 @@ import torch
 from prunopt.api import solve
 from prunopt.core.solution import SolveError
 from prunopt.core.solver import Limits
-from prunopt.forms.knapsack.coupled_knapsack import CoupledChoice
+from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.trained_mask import TrainedMask
 from prunopt.problems.soft_mask import SoftMask
 from prunopt.solvers.relaxed._width_logits import Mixture, WidthLogits, is_nested
@@ -25,7 +25,7 @@ from prunopt.solvers.relaxed.s2h import S2H
 WIDTHS = [[1, 2, 3, 4], [2, 4, 6], [1, 2, 3]]
 
 
-def costs(share: float) -> CoupledChoice:
+def costs(share: float) -> CoupledKnapsack:
     """A chain of three groups and a constant: layers cost the product of their widths."""
     k = max(len(w) for w in WIDTHS)
     loss = np.full((4, k), np.inf)
@@ -38,7 +38,7 @@ def costs(share: float) -> CoupledChoice:
     pairs[0, :4, :3] = np.outer(WIDTHS[0], WIDTHS[1])
     pairs[1, :3, :3] = np.outer(WIDTHS[1], WIDTHS[2])
     dense = 4 + 1 + 24 + 18
-    return CoupledChoice(loss, single, [[0, 1], [1, 2]], pairs, share * dense)
+    return CoupledKnapsack(loss, single, [[0, 1], [1, 2]], pairs, share * dense)
 
 
 def task(share: float = 0.5, seed: int = 0) -> SoftMask:

@@ -84,7 +84,7 @@ def test_infeasible_by_one_target() -> None:
     many = SubsetSum([100.0, 0.3], np.full(60, 0.5), 0.1)
     assert many.is_infeasible_by(0), "by size alone"
     assert not many.is_infeasible_by(1), "too many subsets to look at: not proven"
-    with pytest.raises(ValueError, match="60 are too many"):
+    with pytest.raises(ValueError, match="look at every subset, got 60"):
         many.nearest(1)
 
 
@@ -138,16 +138,16 @@ def test_exact_units() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"targets": [[1.0]]}, ValueError, r"targets: shape \(1, 1\)"),
-        ({"targets": [np.nan, 1.0]}, ValueError, r"targets\[0\]=nan"),
-        ({"targets": ["a", "b"]}, TypeError, "targets: <U1 given"),
-        ({"candidates": np.ones((3, 2))}, ValueError, r"candidates: shape \(3, 2\)"),
-        ({"candidates": [[1.0, np.inf], [0.0, 1.0]]}, ValueError, r"candidates\[0, 1\]=inf"),
-        ({"epsilon": 0.0}, ValueError, "epsilon=0.0: give a finite tolerance > 0"),
-        ({"epsilon": -1.0}, ValueError, "epsilon=-1.0"),
-        ({"epsilon": np.nan}, ValueError, "epsilon=nan"),
-        ({"epsilon": 1e-16, "candidates": [1e-7 / 3, 0.7]}, ValueError, "too fine beside candidates"),
-        ({"candidates": [1e300, 1.0]}, ValueError, "rescale them below"),
+        ({"targets": [[1.0]]}, ValueError, r"targets must have shape \(m,\)"),
+        ({"targets": [np.nan, 1.0]}, ValueError, r"got targets\[0\] = nan"),
+        ({"targets": ["a", "b"]}, TypeError, "targets must hold real numbers, got dtype <U1"),
+        ({"candidates": np.ones((3, 2))}, ValueError, r"candidates must have shape .*\(3, 2\)"),
+        ({"candidates": [[1.0, np.inf], [0.0, 1.0]]}, ValueError, r"got candidates\[0\]\[1\] = inf"),
+        ({"epsilon": 0.0}, ValueError, "epsilon must be .* got 0.0"),
+        ({"epsilon": -1.0}, ValueError, "epsilon must be .* got -1.0"),
+        ({"epsilon": np.nan}, ValueError, "epsilon must be .* got nan"),
+        ({"epsilon": 1e-16, "candidates": [1e-7 / 3, 0.7]}, ValueError, "are told apart in steps"),
+        ({"candidates": [1e300, 1.0]}, ValueError, "rescale them"),
     ],
 )
 def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -159,7 +159,7 @@ def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: 
 def test_wrong_values_and_claims_are_refused() -> None:
     problem = SubsetSum([0.5, 1.0], [0.3, 0.7], 0.1)
     for wrong in (np.zeros((2, 3), np.bool_), np.zeros(2, np.bool_), np.zeros((2, 2))):
-        with pytest.raises(ValueError, match=r"bool of shape \(2, 2\) needed"):
+        with pytest.raises(ValueError, match=r"x must (have shape \(2, 2\)|hold True and False)"):
             problem.objective(wrong)
     for duals in ({}, {"sizes": np.array([1])}, {"sizes": np.array([0.5, 1.0])}):
         with pytest.raises(po.CertificateError, match="sizes"):

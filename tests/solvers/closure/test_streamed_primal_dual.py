@@ -26,11 +26,11 @@ from prunopt.solvers.closure.streamed_primal_dual import StreamedPrimalDual, uni
 from prunopt.testing import on_disk
 
 
-def forest_closure(price: Fraction = Fraction(1, 300)) -> Closure:
+def forest_closure(penalty: Fraction = Fraction(1, 300)) -> Closure:
     X, y = load_breast_cancer(return_X_y=True)
     forest = RandomForestClassifier(15, max_depth=5, random_state=0).fit(X, y)
     closure = ForestBudget.from_forest(forest, X, y, np.arange(1, 31), 0).path_closure().closure
-    return replace(closure, price=price)
+    return replace(closure, penalty=penalty)
 
 
 @pytest.mark.parametrize("n_chunks", [1, 5])
@@ -52,7 +52,7 @@ def test_bounds_are_valid_at_any_stop_and_meet_the_cut(tmp_path: Path, n_chunks:
 
 
 @pytest.mark.parametrize(
-    ("price", "rounded", "dtype"),
+    ("penalty", "rounded", "dtype"),
     [
         (Fraction(1, 300), False, "int32"),
         (Fraction(2**40, 3), False, "int32"),
@@ -60,15 +60,15 @@ def test_bounds_are_valid_at_any_stop_and_meet_the_cut(tmp_path: Path, n_chunks:
         (Fraction(10**25 + 7, 3 * 10**17 + 1), True, "int64"),
     ],
 )
-def test_prices_of_any_size(tmp_path: Path, price: Fraction, rounded: bool, dtype: str) -> None:
-    memory = forest_closure(price)
+def test_prices_of_any_size(tmp_path: Path, penalty: Fraction, rounded: bool, dtype: str) -> None:
+    memory = forest_closure(penalty)
     disk = on_disk(memory, tmp_path / "c", 3)
     units, found = units_of(disk)
     assert (units.rounded, found) == (rounded, dtype)
     solution = po.solve(disk, limits=po.Limits(evaluations=200))
     assert solution.objective == pytest.approx(po.solve(memory, "primal-dual").objective, abs=1e-9)
     assert solution.gap < 1e-6
-    assert solution.stats["rounded prices"] is units.rounded
+    assert solution.stats["rounded costs"] is units.rounded
 
 
 @pytest.mark.parametrize("call", [1, 3, 40])
@@ -138,11 +138,11 @@ def test_a_named_folder_goes_on(tmp_path: Path) -> None:
     assert more.stats["resumed"]
     assert more.bound > one.bound
     assert disk.bound({"requirements": tmp_path / "m"}) == more.bound
-    dearer = po.solve(disk.at_price(Fraction(1, 150)), solver, limits=po.Limits(evaluations=1))
-    assert not dearer.stats["resumed"], "another price"
+    dearer = po.solve(disk.at_penalty(Fraction(1, 150)), solver, limits=po.Limits(evaluations=1))
+    assert not dearer.stats["resumed"], "another penalty"
     assert len(list((tmp_path / "m").glob("chunk-*.npy"))) == 3
     other = on_disk(forest_closure(), tmp_path / "d", 2)
-    with pytest.raises(ValueError, match="multipliers of another closure"):
+    with pytest.raises(ValueError, match="multipliers of this closure"):
         po.solve(other, solver)
 
 
@@ -188,5 +188,5 @@ def test_memory_is_that_of_the_items_and_one_chunk(tmp_path: Path) -> None:
 
 
 def test_options() -> None:
-    with pytest.raises(ValueError, match="relaxation=2"):
+    with pytest.raises(ValueError, match=r"relaxation must be .* got 2"):
         StreamedPrimalDual(relaxation=2)

@@ -39,7 +39,7 @@ class Cut:
     def bound(self) -> Fraction:
         absorbed = int(self.flow.paid.sum()) + int(self.flow.lost.sum())
         missing = absorbed - int(np.maximum(self.supply, 0).sum())
-        return self.problem.unit * Fraction(missing, self.problem.price.denominator)
+        return self.problem.unit * Fraction(missing, self.problem.penalty.denominator)
 
     @property
     def chosen(self) -> Bools:
@@ -149,7 +149,7 @@ def test_any_guess_leads_to_the_same_cut(seed: int, arcs: bool, unit: float) -> 
 
 
 def test_an_optimal_guess_leaves_nothing_to_do() -> None:
-    problem = replace(random_closure(np.random.default_rng(1), 60), price=Fraction(1, 3))
+    problem = replace(random_closure(np.random.default_rng(1), 60), penalty=Fraction(1, 3))
     cold = Cut(problem)
     while not cold.advance(10**6):
         pass
@@ -230,7 +230,7 @@ def test_capacities_at_the_edge_of_62_bits() -> None:
     cut.check()
     assert cut.bound == -1
     assert np.all(cut.chosen)
-    with pytest.raises(ValueError, match=r"profit times 2 adds up to 4611686018427387904, beyond 2\*\*62"):
-        integer_capacities(replace(problem, price=Fraction(1, 2)))
-    with pytest.raises(ValueError, match=r"cost times 3 adds up to \d+, beyond 2\*\*62"):
-        integer_capacities(replace(problem, price=Fraction(3)))
+    with pytest.raises(ValueError, match=r"profit times 2 must add up to less than 2\*\*62 .* got 4611686018427387904"):
+        integer_capacities(replace(problem, penalty=Fraction(1, 2)))
+    with pytest.raises(ValueError, match=r"cost times 3 must add up to less than 2\*\*62"):
+        integer_capacities(replace(problem, penalty=Fraction(3)))

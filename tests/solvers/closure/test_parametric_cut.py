@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import Closure
-from prunopt.forms.closure.parametric_closure import Block, PricePath
+from prunopt.forms.closure.parametric_closure import PathBlock, PenaltyPath
 from prunopt.solvers.closure import _push_relabel as kernel
 from prunopt.solvers.closure import parametric_cut as price_path
 from prunopt.solvers.closure.min_cut import MinCut
@@ -41,21 +41,21 @@ def large_closure(rng: np.random.Generator, n_items: int, n_requirements: int, f
     )
 
 
-def check_path(problem: Closure, path: PricePath, prices: list[Fraction]) -> None:
+def check_path(problem: Closure, path: PenaltyPath, penalties: list[Fraction]) -> None:
     assert path.complete
-    breaks = [b.price for b in path.blocks]
+    breaks = [b.penalty for b in path.blocks]
     assert breaks == sorted(breaks, reverse=True)
     items = np.concatenate([b.items for b in path.blocks] or [np.zeros(0, int)])
     assert len(items) == len(set(items.tolist()))
     previous = None
-    for price in sorted({*prices, *breaks}):
-        kept = path.kept(price)
-        priced = replace(problem, price=price)
+    for penalty in sorted({*penalties, *breaks}):
+        kept = path.kept(penalty)
+        priced = replace(problem, penalty=penalty)
         best = po.solve(priced, "min-cut")
         assert priced.violation(kept) == 0
-        assert path.objective(price) == priced.exact_objective(kept) == priced.exact_objective(best.value)
+        assert path.objective(penalty) == priced.exact_objective(kept) == priced.exact_objective(best.value)
         assert np.array_equal(kept, best.value), "the largest optimum"
-        assert path.gap(price) == 0
+        assert path.gap(penalty) == 0
         if previous is not None:
             assert not np.any(kept & ~previous), "nested"
         previous = kept
@@ -66,12 +66,14 @@ def check_path(problem: Closure, path: PricePath, prices: list[Fraction]) -> Non
 def test_path_is_the_direct_cut_at_every_price(seed: int) -> None:
     rng = np.random.default_rng(seed)
     problem = random_closure(rng, int(rng.integers(0, 14)))
-    prices = [Fraction(int(a), int(b)) for a, b in zip(rng.integers(0, 30, 8), rng.integers(1, 9, 8), strict=True)]
+    penalties = [Fraction(int(a), int(b)) for a, b in zip(rng.integers(0, 30, 8), rng.integers(1, 9, 8), strict=True)]
     path = closure_path(problem)
-    check_path(problem, path, prices)
+    check_path(problem, path, penalties)
     if problem.n_items <= 9:
-        for price in prices[:3]:
-            assert float(path.objective(price)) == pytest.approx(brute_force_closure(replace(problem, price=price)))
+        for penalty in penalties[:3]:
+            assert float(path.objective(penalty)) == pytest.approx(
+                brute_force_closure(replace(problem, penalty=penalty))
+            )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -87,11 +89,11 @@ def test_path_of_larger_closures(seed: int) -> None:
 def test_cut_agrees_with_networkx_on_larger_closures() -> None:
     rng = np.random.default_rng(0)
     for _ in range(5):
-        problem = replace(large_closure(rng, 80, 40), price=Fraction(int(rng.integers(1, 9)), 4))
+        problem = replace(large_closure(rng, 80, 40), penalty=Fraction(int(rng.integers(1, 9)), 4))
         cut, _ = nx.minimum_cut(problem.to_networkx(), "s", "t")
-        supply = int(np.maximum(problem.profit, 0).sum()) * problem.price.denominator
+        supply = int(np.maximum(problem.profit, 0).sum()) * problem.penalty.denominator
         solution = po.solve(problem, "min-cut")
-        assert solution.objective == float(Fraction(int(cut) - supply, problem.price.denominator))
+        assert solution.objective == float(Fraction(int(cut) - supply, problem.penalty.denominator))
         po.verify(problem, solution)
 
 
@@ -124,7 +126,7 @@ def test_workers_find_the_same_path(backend: str, tmp_path: Path) -> None:
             assert np.array_equal(one.always, other.always)
             assert len(one.blocks) == len(other.blocks)
             for a, b in zip(one.blocks, other.blocks, strict=True):
-                assert (a.price, a.denominator) == (b.price, b.denominator)
+                assert (a.penalty, a.denominator) == (b.penalty, b.denominator)
                 assert np.array_equal(a.items, b.items)
                 assert np.array_equal(a.requirements, b.requirements)
                 assert np.array_equal(a.multipliers, b.multipliers)
@@ -154,8 +156,8 @@ def test_a_time_limit_reaches_the_workers(backend: str) -> None:
     with joblib.parallel_config(backend=backend):
         path = closure_path(problem, po.Limits(seconds=0.0), n_jobs=2)
     assert not path.complete
-    for price in (Fraction(0), Fraction(2)):
-        assert path.bound(price) <= po.solve(replace(problem, price=price), "min-cut").objective + 1e-9
+    for penalty in (Fraction(0), Fraction(2)):
+        assert path.bound(penalty) <= po.solve(replace(problem, penalty=penalty), "min-cut").objective + 1e-9
 
 
 def test_an_interrupt_keeps_what_was_complete(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,22 +175,22 @@ def test_an_interrupt_keeps_what_was_complete(monkeypatch: pytest.MonkeyPatch) -
     path = closure_path(problem, n_jobs=2)
     assert not path.complete
     assert 1 < len(path.blocks) < len(whole.blocks)
-    for price in [b.price for b in whole.blocks][::5]:
-        assert path.bound(price) <= float(whole.objective(price)) + 1e-9 <= float(path.objective(price)) + 2e-9
+    for penalty in [b.penalty for b in whole.blocks][::5]:
+        assert path.bound(penalty) <= float(whole.objective(penalty)) + 1e-9 <= float(path.objective(penalty)) + 2e-9
 
 
 @pytest.mark.parametrize("n_jobs", [0, 1.5, True])
 def test_bad_numbers_of_workers(n_jobs: Any) -> None:
-    with pytest.raises(ValueError, match=f"n_jobs={n_jobs}"):
+    with pytest.raises(ValueError, match=f"n_jobs must be .* got {n_jobs}"):
         closure_path(Closure.of([1]), n_jobs=n_jobs)
 
 
 def test_many_prices_are_proven_at_once() -> None:
     problem = large_closure(np.random.default_rng(1), 200, 80)
     path = closure_path(problem)
-    prices = sorted({Fraction(0), Fraction(1, 3), *(b.price for b in path.blocks), Fraction(99)})
-    proven = path.proven_profits(prices)
-    assert [float(-problem.unit * profit) for profit in proven] == [path.bound(price) for price in prices]
+    penalties = sorted({Fraction(0), Fraction(1, 3), *(b.penalty for b in path.blocks), Fraction(99)})
+    proven = path.proven_profits(penalties)
+    assert [float(-problem.unit * profit) for profit in proven] == [path.bound(penalty) for penalty in penalties]
     with pytest.raises(ValueError, match="rising"):
         path.proven_profits([Fraction(2), Fraction(1)])
 
@@ -200,19 +202,19 @@ def test_numbers_beyond_62_bits_are_cut_rounded_and_the_gap_says_so() -> None:
     factor = 2**45
     path = closure_path(replace(small, profit=small.profit * factor, cost=small.cost * factor))
     assert path.stats["rounded cuts"] > 0
-    assert [b.price for b in path.blocks] == [b.price for b in exact.blocks]
-    gaps = [path.gap(b.price) for b in path.blocks]
+    assert [b.penalty for b in path.blocks] == [b.penalty for b in exact.blocks]
+    gaps = [path.gap(b.penalty) for b in path.blocks]
     assert all(0 <= gap < 1e-12 for gap in gaps)
 
 
 def test_overflow_is_refused() -> None:
-    problem = Closure.of([2**40, 5], requirements=[[0], [0]], cost=[3], price=Fraction(1, 2**30))
-    with pytest.raises(ValueError, match=r"beyond 2\*\*62; use a coarser unit"):
+    problem = Closure.of([2**40, 5], requirements=[[0], [0]], cost=[3], penalty=Fraction(1, 2**30))
+    with pytest.raises(ValueError, match=r"less than 2\*\*62 .* use a coarser unit"):
         po.solve(problem, "min-cut")
 
 
 def test_arcs_are_refused_by_the_path() -> None:
-    with pytest.raises(ValueError, match="a path needs a forest alone"):
+    with pytest.raises(ValueError, match="no arcs besides the forest"):
         closure_path(Closure.of([1, 1], arcs=[(0, 1)]))
 
 
@@ -222,20 +224,20 @@ def test_a_wrong_path_shows_in_its_gap() -> None:
     first, second, *rest = path.blocks
     none = np.zeros_like(second.multipliers)
     without_proof = replace(path, blocks=(first, second._replace(multipliers=none), *rest))
-    assert without_proof.gap(second.price) > 0
-    swapped = (Block(second.price, *first[1:]), Block(first.price, *second[1:]), *rest)
-    assert max(replace(path, blocks=swapped).gap(p) for p in (first.price, second.price)) > 0
+    assert without_proof.gap(second.penalty) > 0
+    swapped = (PathBlock(second.penalty, *first[1:]), PathBlock(first.penalty, *second[1:]), *rest)
+    assert max(replace(path, blocks=swapped).gap(p) for p in (first.penalty, second.penalty)) > 0
 
 
 def test_time_limit_gives_a_coarser_path_with_valid_bounds() -> None:
     problem = large_closure(np.random.default_rng(3), 400, 150)
     path = closure_path(problem, po.Limits(seconds=0.0))
     assert not path.complete
-    for price in (Fraction(0), Fraction(1, 3), Fraction(2), Fraction(10)):
-        best = po.solve(replace(problem, price=price), "min-cut")
-        assert path.bound(price) <= best.objective + 1e-9
-        assert float(path.objective(price)) >= best.objective - 1e-9
-        assert path.gap(price) >= 0
+    for penalty in (Fraction(0), Fraction(1, 3), Fraction(2), Fraction(10)):
+        best = po.solve(replace(problem, penalty=penalty), "min-cut")
+        assert path.bound(penalty) <= best.objective + 1e-9
+        assert float(path.objective(penalty)) >= best.objective - 1e-9
+        assert path.gap(penalty) >= 0
 
 
 def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch, slice_: int) -> None:
@@ -252,7 +254,7 @@ def interrupt_after(calls: int, monkeypatch: pytest.MonkeyPatch, slice_: int) ->
 
 
 def test_interrupt_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = replace(large_closure(np.random.default_rng(4), 600, 300), price=Fraction(1, 2))
+    problem = replace(large_closure(np.random.default_rng(4), 600, 300), penalty=Fraction(1, 2))
     best = po.solve(problem, "min-cut")
     interrupt_after(3, monkeypatch, 50)
     solution = MinCut().solve(problem, po.Limits(), 0)
@@ -272,8 +274,8 @@ def test_interrupted_path_is_marked_and_valid(monkeypatch: pytest.MonkeyPatch) -
     path = closure_path(problem)
     assert not path.complete
     assert 1 < len(path.blocks) < len(whole.blocks)
-    for price in [b.price for b in whole.blocks][::5]:
-        assert path.bound(price) <= float(whole.objective(price)) + 1e-9 <= float(path.objective(price)) + 2e-9
+    for penalty in [b.penalty for b in whole.blocks][::5]:
+        assert path.bound(penalty) <= float(whole.objective(penalty)) + 1e-9 <= float(path.objective(penalty)) + 2e-9
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -290,10 +292,10 @@ def test_rounded_paths_stay_nested_and_nearly_exact(seed: int) -> None:
     path = closure_path(noisy)
     assert path.stats["rounded cuts"] > 0
     previous = None
-    for price in sorted(b.price for b in path.blocks):
-        kept = path.kept(price)
+    for penalty in sorted(b.penalty for b in path.blocks):
+        kept = path.kept(penalty)
         assert noisy.violation(kept) == 0
         assert previous is None or not np.any(kept & ~previous)
-        assert path.objective(price) == replace(noisy, price=price).exact_objective(kept)
-        assert path.gap(price) < 1e-12
+        assert path.objective(penalty) == replace(noisy, penalty=penalty).exact_objective(kept)
+        assert path.gap(penalty) < 1e-12
         previous = kept

@@ -10,7 +10,7 @@ import pytest
 from prunopt import load_form, save_form, solve, verify
 from prunopt.core.solution import Status
 from prunopt.core.solver import Limits
-from prunopt.forms import CoupledChoice
+from prunopt.forms import CoupledKnapsack
 from prunopt.problems.channel_widths import ChannelWidths, LayerCost
 from prunopt.solvers.knapsack.coupled_dp import CoupledDp
 from prunopt.testing.choices import brute_force_coupled, random_coupled
@@ -58,13 +58,13 @@ def test_a_circle_has_a_valid_bound_and_no_claim() -> None:
             assert answer.bound <= best + 1e-9 <= answer.objective + 1e-6
 
 
-def large(rng: np.random.Generator, groups: int = 30, options: int = 8) -> CoupledChoice:
+def large(rng: np.random.Generator, groups: int = 30, options: int = 8) -> CoupledKnapsack:
     widths = np.arange(options, 0, -1) / options
     loss = rng.random((groups, 1)) * (1 - widths) ** 2
     edges = np.array([(i, int(rng.integers(0, i))) for i in range(1, groups)])
     pair = np.rint(rng.integers(50, 2000, (groups - 1, 1, 1)) * widths[:, None] * widths[None, :] * 64)
     whole = pair[:, 0, 0].sum()
-    return CoupledChoice(loss, np.zeros_like(loss), edges, pair, float(np.floor(0.6 * whole)))
+    return CoupledKnapsack(loss, np.zeros_like(loss), edges, pair, float(np.floor(0.6 * whole)))
 
 
 def test_a_network_sized_tree_is_solved_to_the_last_digit() -> None:
@@ -94,16 +94,16 @@ def test_round_trip(tmp_path: Path) -> None:
     ("arguments", "match"),
     [
         (([[1.0]], [[1.0, 2.0]], [], [], 1.0), "loss"),
-        (([[np.inf]], [[1.0]], [], [], 1.0), "no option"),
+        (([[np.inf]], [[1.0]], [], [], 1.0), "missing options only"),
         (([[1.0]], [[-1.0]], [], [], 1.0), "cost"),
         (([[1.0]] * 2, [[1.0]] * 2, [(0, 0)], [[[1.0]]], 1.0), "edges"),
-        (([[1.0]] * 2, [[1.0]] * 2, [(0, 1), (1, 0)], [[[1.0]], [[1.0]]], 1.0), "twice"),
+        (([[1.0]] * 2, [[1.0]] * 2, [(0, 1), (1, 0)], [[[1.0]], [[1.0]]], 1.0), "name each pair once"),
         (([[1.0]], [[1.0]], [], [], -1.0), "budget"),
     ],
 )
 def test_bad_input(arguments: tuple[object, ...], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        CoupledChoice(*arguments)  # type: ignore[arg-type]
+        CoupledKnapsack(*arguments)  # type: ignore[arg-type]
 
 
 def widths_task(budget: float) -> ChannelWidths:
@@ -125,5 +125,15 @@ def test_widths_of_a_chain() -> None:
     assert solve(widths_task(29), "coupled-dp").value.tolist() == [2, 3]
     with pytest.raises(ValueError, match="18"):
         widths_task(17)
-    with pytest.raises(ValueError, match="not among"):
+    with pytest.raises(ValueError, match="must be one of 4, 2"):
         task.objective(np.array([5, 6]))
+
+
+def test_a_file_of_the_old_name_is_read(tmp_path: Path) -> None:
+    form = CoupledKnapsack([[1.0, 0.0]], [[0.0, 1.0]], [], [], 1.0)
+    save_form(form, tmp_path / "form.npz")
+    with np.load(tmp_path / "form.npz") as held:
+        arrays = dict(held)
+    header = arrays.pop("header").tobytes().replace(b"CoupledKnapsack", b"CoupledChoice")
+    np.savez(tmp_path / "old.npz", header=np.frombuffer(header, np.uint8), **arrays)
+    assert isinstance(load_form(tmp_path / "old.npz"), CoupledKnapsack)

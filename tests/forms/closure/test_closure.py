@@ -24,7 +24,7 @@ from prunopt.testing import brute_force_closure, random_closure
 def test_any_multipliers_give_a_lower_bound(seed: int, arcs: bool) -> None:
     rng = np.random.default_rng(seed)
     problem = random_closure(rng, int(rng.integers(0, 9)), arcs=arcs)
-    denominator = problem.price.denominator * int(rng.integers(1, 5))
+    denominator = problem.penalty.denominator * int(rng.integers(1, 5))
     duals = {
         "requirements": rng.integers(0, 30, problem.n_edges),
         "arcs": rng.integers(0, 30, len(problem.arcs)),
@@ -42,14 +42,14 @@ def test_networkx_minimum_cut_is_the_optimum(seed: int, arcs: bool) -> None:
     cut, (source_side, _) = nx.minimum_cut(graph, "s", "t")
     supply = sum(data["capacity"] for _, _, data in graph.out_edges("s", data=True))
     best = brute_force_closure(problem)
-    assert float((cut - supply) * problem.unit / problem.price.denominator) == pytest.approx(best, abs=1e-12)
+    assert float((cut - supply) * problem.unit / problem.penalty.denominator) == pytest.approx(best, abs=1e-12)
     chosen = np.array([("x", h) in source_side for h in range(problem.n_items)])
     assert problem.violation(chosen) == 0
     assert problem.objective(chosen) == pytest.approx(best, abs=1e-12)
 
 
 def test_objective_pays_a_shared_requirement_once() -> None:
-    problem = Closure.of([5, 4, 1], requirements=[[0], [0, 1], [1]], cost=[3, 2], price=Fraction(1, 2))
+    problem = Closure.of([5, 4, 1], requirements=[[0], [0, 1], [1]], cost=[3, 2], penalty=Fraction(1, 2))
     assert problem.exact_objective([True, True, False]) == Fraction(5, 2) - 9
     assert problem.objective([True, False, False]) == -3.5
     assert problem.objective([False, False, False]) == 0
@@ -66,7 +66,7 @@ def test_sums_do_not_overflow() -> None:
     large = np.full(9, 2**62 - 1)
     assert exact_sum(large) == 9 * (2**62 - 1)
     assert exact_sum(-large) == -9 * (2**62 - 1)
-    with pytest.raises(ValueError, match=r"profit: its absolute values add up to .* beyond 2\*\*62"):
+    with pytest.raises(ValueError, match=r"profit must add up to less than 2\*\*62"):
         Closure.of([2**61, 2**61])
     problem = Closure.of([2**60], requirements=[[0]], cost=[2**60])
     duals = {"requirements": np.array([2**61]), "denominator": 8}
@@ -84,16 +84,16 @@ def test_floats_and_fractions_are_taken_exactly() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"parent": [0, -1]}, r"parent\[0\]=0"),
-        ({"parent": [-1]}, "one entry for each of the 2 items"),
+        ({"parent": [0, -1]}, r"parent\[0\] must be an earlier item"),
+        ({"parent": [-1]}, "parent must hold 2 entries"),
         ({"indptr": [0, 1]}, "indptr"),
         ({"indptr": [0, 2, 1]}, "indptr"),
-        ({"indices": [5]}, "numbered 0 to 0"),
-        ({"cost": [-1]}, r"cost\[0\]=-1"),
-        ({"price": -1}, "price=-1"),
-        ({"unit": 0}, "unit=0"),
-        ({"arcs": [[0, 7]]}, "numbered 0 to 1"),
-        ({"arcs": [0, 1]}, "arcs: shape"),
+        ({"indices": [5]}, "indices must hold .* <= 0"),
+        ({"cost": [-1]}, r"got cost\[0\] = -1"),
+        ({"penalty": -1}, "penalty must be >= 0"),
+        ({"unit": 0}, "unit must be > 0"),
+        ({"arcs": [[0, 7]]}, "arcs must hold .* <= 1"),
+        ({"arcs": [0, 1]}, "arcs must have shape"),
     ],
 )
 def test_bad_arrays(change: dict[str, Any], message: str) -> None:
@@ -105,12 +105,12 @@ def test_bad_arrays(change: dict[str, Any], message: str) -> None:
 def test_floats_in_the_arrays_are_refused() -> None:
     with pytest.raises(TypeError, match=r"Closure\.of takes floats"):
         Closure(np.array([1.5]), np.array([-1]), np.array([0, 0]), np.array([], int), np.array([], int))
-    with pytest.raises(ValueError, match="profit=nan"):
+    with pytest.raises(ValueError, match="profit must be a finite number, got nan"):
         Closure.of([float("nan")])
 
 
 def test_wrong_multipliers_are_refused() -> None:
-    problem = Closure.of([1, 2], requirements=[[0], [0]], cost=[3], price=Fraction(1, 2))
+    problem = Closure.of([1, 2], requirements=[[0], [0]], cost=[3], penalty=Fraction(1, 2))
     for duals in (
         {"requirements": np.array([1])},
         {"requirements": np.array([-1, 0])},
@@ -143,9 +143,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     np.savez(file, header=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="not a form"):
         po.load_form(file)
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="a file that exists"):
         po.load_form(tmp_path / "none.npz")
-    with pytest.raises(TypeError, match="str given"):
+    with pytest.raises(TypeError, match=r"be one of .* got str"):
         po.save_form("text", file)
 
 
@@ -161,5 +161,5 @@ def test_linear_relaxation_is_integral() -> None:
 
 def test_price_zero_and_empty() -> None:
     problem = Closure.of([1, -1], requirements=[[0], [0]], cost=[5])
-    assert po.solve(replace(problem, price=Fraction(0))).value.tolist() == [True, False]
+    assert po.solve(replace(problem, penalty=Fraction(0))).value.tolist() == [True, False]
     assert po.solve(Closure.of([])).objective == 0
