@@ -72,8 +72,9 @@ def _proven(status: str, objective: Any, bound: Any, solver: str) -> str:
 
 
 def _forest(folder: Path, r: dict[str, Any]) -> Page:
-    from prunopt.commands.forest_report import proof
+    from prunopt.commands.forest_report import proof, with_penalties
 
+    r = with_penalties(r)
     unit, score, chosen, whole = r["currency"] or "units", r["score"], r["chosen"], r["unpruned"]
     who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
     rows, k = r["path"], chosen["point"]
@@ -90,19 +91,19 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     ]  # fmt: skip
     page.certificate = [proof(r, unit, who)]
     cells = [
-        ("chosen" if i == k else "", _number(p["price"], 3), f"{p['cost']:.2f}", f"{p['validation score']:.3f}",
+        ("chosen" if i == k else "", _number(p["penalty"], 3), f"{p['cost']:.2f}", f"{p['validation score']:.3f}",
          f"{p['test score']:.3f}", str(p["nodes"]), f"{p['gap']:.1e}" if p["gap"] else "0", ", ".join(p["features"]))
         for i, p in enumerate(rows)
     ]  # fmt: skip
     heads = (
         "",
-        "price",
+        "penalty",
         f"{unit} per {who}",
         f"validation {score}",
         f"test {score}",
         "tests",
         "gap",
-        "features bought",
+        "features acquired",
     )
     page.sheets = [Sheet("Every optimal pruning", heads, cells, (0, 7), () if k is None else (k,))]
 
@@ -113,7 +114,7 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
         return pareto(lines, ax, unit=unit, who=who, measure=score)
 
     page.picture(folder, "pareto.png", "Cost against error: every optimal pruning", curve)
-    page.picture(folder, "features.png", "What is bought at which budget")
+    page.picture(folder, "features.png", "What is acquired at which budget")
     page.picture(folder, "trees.png", "The trees before and after")
     return page
 

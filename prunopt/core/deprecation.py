@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T", bound=type)
 
 
 def warn(old: str, new: str, stacklevel: int = 3) -> None:
@@ -32,3 +34,33 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def renamed_attributes(**names: str) -> Callable[[T], T]:
+    """Let a class answer to old names of its attributes and methods: ``@renamed_attributes(price="penalty")``."""
+
+    def decorate(owner: T) -> T:
+        for old, new in names.items():
+
+            def find(self: Any, old: str = old, new: str = new) -> Any:
+                warn(f"{type(self).__name__}.{old}", new)
+                return getattr(self, new)
+
+            setattr(owner, old, property(find))
+        return owner
+
+    return decorate
+
+
+def renamed_names(module: str, find: Callable[[str], Any] | None = None, **names: str) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` of a module that answers to old names; ``find`` is asked for all others."""
+
+    def look(name: str) -> Any:
+        if name in names:
+            warn(f"{module}.{name}", names[name])
+            return getattr(sys.modules[module], names[name])
+        if find is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return find(name)
+
+    return look
