@@ -97,9 +97,13 @@ def _judged(proposal: Proposal, train: Problem, valid: Problem, settings: Settin
     share = valid.weight / valid.weight.sum()
     utility = score - LOSS_SHARE * loss if isinstance(valid.loss, Classification) else -loss
     return Candidate(
-        float(share @ costs), float(share @ score), float(share @ loss), utility * share * len(share), blend.slope,
+        float(share @ costs),
+        float(share @ score),
+        float(share @ loss),
+        utility * share * len(share),
+        blend.slope,
         proposal,
-    )  # fmt: skip
+    )
 
 
 def trained(
@@ -107,9 +111,15 @@ def trained(
 ) -> Blend:
     """Return the predictors of a policy."""
     return Blend.trained(
-        policy, data, weights=BLENDS[settings.blend], n_free_trees=settings.n_free_trees,
-        n_extra=max(1, round(settings.n_free_trees * extra_share)), ridge=RIDGE, seed=settings.seed, slope=slope,
-    )  # fmt: skip
+        policy,
+        data,
+        weights=BLENDS[settings.blend],
+        n_free_trees=settings.n_free_trees,
+        n_extra=max(1, round(settings.n_free_trees * extra_share)),
+        ridge=RIDGE,
+        seed=settings.seed,
+        slope=slope,
+    )
 
 
 def within(candidates: list[Candidate], budget: float) -> Candidate:
