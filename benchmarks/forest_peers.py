@@ -19,8 +19,9 @@ from sklearn.ensemble import RandomForestClassifier
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.forests.boosting.binning import QuantileBins
-from prunopt.forests.boosting.boosting import Problem, dearest_price
+from prunopt.forests.boosting.cost_efficient_boosting import Problem, largest_penalty
 from prunopt.forests.boosting.losses import Classification
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 Predictor = Callable[[Floats], tuple[Floats, Bools]]
 
@@ -111,20 +112,20 @@ CEGB_STAGES = (1, 2, 3, 5, 8, 12, 20, 30, 40, 60, 80, 100)
 CEGB_PRICES = tuple(np.geomspace(0.95, 0.0015, 12))
 
 
-def cegb(split: Split, n_prices: int = 12) -> tuple[list[dict[str, Any]], float, int]:
+def cegb(split: Split, n_tradeoffs: int = 12) -> tuple[list[dict[str, Any]], float, int]:
     """Return records, seconds and the number of candidates."""
     start = time.perf_counter()
-    top = dearest_tradeoff(split)
+    top = largest_tradeoff(split)
     candidates = [majority(split)]
     for rate, leaves, rounds in CEGB_SHAPES:
-        for share in np.geomspace(CEGB_PRICES[0], CEGB_PRICES[-1], n_prices):
+        for share in np.geomspace(CEGB_PRICES[0], CEGB_PRICES[-1], n_tradeoffs):
             candidates += _cegb_stages(split, rate, leaves, rounds, top * share)
     records = chosen_within(candidates, split)
     return records, time.perf_counter() - start, len(candidates)
 
 
-def dearest_tradeoff(split: Split) -> float:
-    """Return the trade-off from which on nothing is bought: LightGBM's gains are twice the fall of the loss."""
+def largest_tradeoff(split: Split) -> float:
+    """Return the trade-off from which on nothing is acquired: LightGBM's gains are twice the fall of the loss."""
     X, y = split.train
     bins = QuantileBins.of(X, 250)
     codes, classes = bins(X), n_classes(split)
@@ -132,9 +133,9 @@ def dearest_tradeoff(split: Split) -> float:
     for c in range(1 if classes == 2 else classes):
         target = (y == (1 if classes == 2 else c)).astype(np.float64)
         if 0 < target.sum() < len(y):
-            one = Problem(codes, target, np.ones(len(y)), np.arange(X.shape[1], dtype=np.int32), split.costs,
-                          Classification(2), bins.n_codes)  # fmt: skip
-            best = max(best, 2 * dearest_price(one, 1e-3, _min_rows(len(y))))
+            costs = FeatureCosts.of(split.costs, X.shape[1])
+            one = Problem(codes, target, np.ones(len(y)), costs, Classification(2), bins.n_codes)
+            best = max(best, 2 * largest_penalty(one, 1e-3, _min_rows(len(y))))
     return best
 
 

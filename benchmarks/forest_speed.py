@@ -163,7 +163,7 @@ def primal_dual(budget: float = 20.0) -> dict[str, Any]:
     """The gap of the subgradient method after 20 s on magic, with the authors' step rule and with ours."""
     whole = task("magic")
     factor = whole.path_closure()
-    priced = whole.at_penalty(MAGIC_PRICE * factor.price_unit)
+    priced = whole.at_penalty(MAGIC_PRICE * factor.penalty_unit)
     import prunopt as po
 
     exact = po.solve(priced, "min-cut")

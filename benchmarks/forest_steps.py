@@ -20,7 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "whole recipe": {},
     "without free trees": {"n_free_trees": 0},
     "pruned by training rows alone": {"profits": "train"},
-    "five prices instead of eleven": {"n_prices": 5},
+    "five prices instead of eleven": {"n_penalties": 5},
 }
 
 

@@ -89,8 +89,8 @@ def prices() -> list[dict[str, Any]]:
         task = StreamedForestBudget.build(forest, (X, y), COSTS, 0, Path(name) / "closure", rows_per_chunk=PER_CHUNK)
         whole = ForestBudget.from_forest(forest, X, y, COSTS, 0)
         for price in PRICES:
-            best = po.solve(whole.at_price(price), "min-cut")
-            found = po.solve(task.at_price(price), limits=po.Limits(seconds=60))
+            best = po.solve(whole.at_penalty(price), "min-cut")
+            found = po.solve(task.at_penalty(price), limits=po.Limits(seconds=60))
             out.append(
                 {
                     "price": price,
@@ -111,7 +111,7 @@ def stream(n_rows: str) -> dict[str, Any]:
     n = int(n_rows)
     X, y, forest = grown()
     few = budget_path(forest, X[:5000], y[:5000], COSTS)
-    price = float(f"{few.points[len(few.points) // 2].price:.2g}")
+    price = float(f"{few.points[len(few.points) // 2].penalty:.2g}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder, X, y, n)

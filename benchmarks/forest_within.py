@@ -22,7 +22,7 @@ def main() -> None:
     from sklearn.ensemble import RandomForestClassifier
 
     heart = load_heart()
-    costs = heart.prices().costs
+    costs = heart.costs().costs
     forest = RandomForestClassifier(40, max_depth=10, max_features=None, random_state=0).fit(heart.X, heart.y)
     task = ForestBudget.from_forest(forest, heart.X, heart.y, costs, 0, errors="oob")
     path = budget_path(forest, heart.X, heart.y, costs, errors="oob")

@@ -54,7 +54,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = rng.random((80, 3)).round(3)
     lines = [f"{a},{b},{c},{'ill' if a + b > 1 else 'well'}" for a, b, c in rows]
     (place / "patients.csv").write_text("\n".join(["age,blood,scan,diagnosis", *lines]), "utf-8")
-    (place / "prices.json").write_text(json.dumps({"age": 1, "blood": 12.5, "scan": 103}), "utf-8")
+    (place / "costs.json").write_text(json.dumps({"age": 1, "blood": 12.5, "scan": 103}), "utf-8")
     (place / "text.txt").write_text(" ".join(f"word{i % 17} and {i % 5}" for i in range(800)), "utf-8")
     (place / "net.py").write_text(NET, "utf-8")
     x = rng.normal(size=(64, 3, 32, 32)).astype(np.float32)

@@ -2,71 +2,96 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from prunopt.core.arrays import Bools, Floats, Ints, Singles
+from prunopt.core.arrays import AnyArray, Bools, Floats, Ints, Ints32, Singles
 from prunopt.core.jit import njit
+from prunopt.problems.forest.feature_costs import Components
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble, Trees
+
+Hashes = NDArray[np.uint64]
+
+
+def leaves_of(ensemble: TreeEnsemble, rows: Singles) -> Ints32:
+    """Return the leaf (global node id) that each row reaches in each tree, shape (n, T)."""
+    out = np.empty((len(rows), ensemble.n_trees), np.int32)
+    add_leaves(rows, ensemble.arrays, out)
+    return out
 
 
 @njit
-def _goes_left(value: np.float32, threshold: float, missing_left: bool) -> bool:
-    if np.isnan(value):
+def goes_left(value: Any, missing: float, threshold: Any, missing_left: bool) -> bool:
+    """Whether a value goes to the left child; ``missing`` is NaN, or the code of missing values."""
+    if value == missing or value != value:
         return missing_left
     return bool(value <= threshold)
 
 
 @njit
-def add_losses(
-    X: Singles, root: int, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
-    loss: Floats, target: Ints, weight: Floats, out: Floats,
-) -> None:  # fmt: skip
-    """Add, for every node h on the path of every row i, ``weight[i] * loss[h, target[i]]`` to ``out[h]``."""
+def child(value: Any, h: int, trees: Trees) -> int:
+    """Return the child of node h that a value goes to."""
+    left = goes_left(value, trees.missing, trees.threshold[h], trees.missing_left[h])
+    return int(trees.left[h] if left else trees.right[h])
+
+
+@njit
+def add_leaves(X: AnyArray, trees: Trees, out: Ints32) -> None:
+    """Write the leaf that each row reaches in each tree, (n, T)."""
+    for t in range(len(trees.offsets) - 1):
+        for i in range(len(X)):
+            h = trees.offsets[t]
+            while trees.left[h] >= 0:
+                h = child(X[i, trees.feature[h]], h, trees)
+            out[i, t] = h
+
+
+@njit
+def add_losses(X: Singles, t: int, trees: Trees, loss: Floats, target: Ints, weight: Floats, out: Floats) -> None:
+    """Add, for every node h of tree t on the path of every row i, ``weight[i] * loss[h, target[i]]`` to ``out[h]``."""
     for i in range(len(X)):
         if weight[i] == 0.0:
             continue
-        h = root
+        h = trees.offsets[t]
         while True:
             out[h] += weight[i] * loss[h, target[i]]
-            if left[h] < 0:
+            if trees.left[h] < 0:
                 break
-            go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
-            h = left[h] if go else right[h]
+            h = child(X[i, trees.feature[h]], h, trees)
 
 
 @njit
-def add_squares(
-    X: Singles, root: int, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
-    mean: Floats, target: Floats, weight: Floats, out: Floats,
-) -> None:  # fmt: skip
-    """Add, for every node h on the path of every row i, ``weight[i] * (target[i] - mean[h])^2`` to ``out[h]``."""
+def add_squares(X: Singles, t: int, trees: Trees, mean: Floats, target: Floats, weight: Floats, out: Floats) -> None:
+    """Add, for every node h of tree t on the path of every row i, ``weight[i] * (target[i] - mean[h])^2``."""
     for i in range(len(X)):
         if weight[i] == 0.0:
             continue
-        h = root
+        h = trees.offsets[t]
         while True:
             out[h] += weight[i] * (target[i] - mean[h]) ** 2
-            if left[h] < 0:
+            if trees.left[h] < 0:
                 break
-            go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
-            h = left[h] if go else right[h]
+            h = child(X[i, trees.feature[h]], h, trees)
 
 
 @njit
-def first_uses(left: Ints, parent: Ints, feature: Ints, charges_of: Ints, paid: Bools, per_row: bool) -> Bools:
-    """Return which internal nodes are the first on their root path to make each charge that costs something, (N, L).
+def first_uses(trees: Trees, parent: AnyArray, components_of: AnyArray, costly: Bools, per_row: bool) -> Bools:
+    """Return which nodes are the first on their root path to incur each component that costs something, (N, L).
 
-    With ``per_row`` (some rows know some features, so that a later node may be the first to pay), only nodes whose very
-    feature was tested above are left out.
+    With ``per_row`` (some rows know some features, so that a later node may be the first to cost), only nodes whose
+    very feature was tested above are left out.
     """
-    L = charges_of.shape[1]
+    left, feature = trees.left, trees.feature
+    L = components_of.shape[1]
     first = np.zeros((len(left), L), np.bool_)
     for h in range(len(left)):
         if left[h] < 0:
             continue
         for layer in range(L):
-            charge = charges_of[feature[h], layer]
-            if charge < 0 or not paid[charge]:
+            component = components_of[feature[h], layer]
+            if component < 0 or not costly[component]:
                 continue
             fresh = True
             u = parent[h]
@@ -75,7 +100,7 @@ def first_uses(left: Ints, parent: Ints, feature: Ints, charges_of: Ints, paid: 
                     fresh = False
                 elif not per_row:
                     for other in range(L):
-                        if charges_of[feature[u], other] == charge:
+                        if components_of[feature[u], other] == component:
                             fresh = False
                 u = parent[u]
             first[h, layer] = fresh
@@ -83,22 +108,19 @@ def first_uses(left: Ints, parent: Ints, feature: Ints, charges_of: Ints, paid: 
 
 
 @njit
-def bought_groups(
-    X: Singles, offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
-    group_of: Ints, known: Bools, split: Bools, out: Bools,
-) -> None:  # fmt: skip
+def acquired_groups(X: AnyArray, trees: Trees, group_of: AnyArray, known: Bools, split: Bools, out: Bools) -> None:
     """Set ``out[i, g]`` where row i meets a node of group g among the nodes that stay ``split``, in any tree.
 
-    Features that are ``known`` (0, 1 or n, K) are not bought.
+    Features that are ``known`` (0, 1 or n, K) are not acquired.
     """
-    for t in range(len(offsets) - 1):
+    for t in range(len(trees.offsets) - 1):
         for i in range(len(X)):
-            h = offsets[t]
-            while left[h] >= 0 and split[h]:
-                if len(known) == 0 or not known[i % len(known), feature[h]]:
-                    out[i, group_of[feature[h]]] = True
-                go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
-                h = left[h] if go else right[h]
+            h = trees.offsets[t]
+            while trees.left[h] >= 0 and split[h]:
+                feature = trees.feature[h]
+                if len(known) == 0 or not known[i % len(known), feature]:
+                    out[i, group_of[feature]] = True
+                h = child(X[i, feature], h, trees)
 
 
 @njit
@@ -111,44 +133,38 @@ def _mix(state: np.uint64) -> np.uint64:
 
 
 @njit
-def sign_requirements(
-    X: Singles, offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
-    charges_of: Ints, first: Bools, known: Bools, low: NDArray[np.uint64], high: NDArray[np.uint64],
-) -> None:  # fmt: skip
-    """Hash, for every (row, charge), the set of nodes that are the first to make the charge on the row's paths.
+def sign_requirements(X: Singles, trees: Trees, costs: Components, first: Bools, low: Hashes, high: Hashes) -> None:
+    """Hash, for every (row, component), the set of nodes that are the first to incur it on the row's paths.
 
-    ``low`` and ``high`` (n, C) receive 128 bits, the sums of two hashes of the nodes' ids; 0 = made by no node.
+    ``low`` and ``high`` (n, C) receive 128 bits, the sums of two hashes of the nodes' ids; 0 = incurred by no node.
     """
-    R, made = len(known), np.full(low.shape[1], -1, np.int64)  # the walk in which a charge was last made
+    R, made = len(costs.known), np.full(low.shape[1], -1, np.int64)  # the walk in which a component was last incurred
     for layer in range(first.shape[1]):
-        asks, charge = first[:, layer].copy(), charges_of[:, layer].copy()
-        for t in range(len(offsets) - 1):
+        asks, component = first[:, layer].copy(), costs.of[:, layer].copy()
+        for t in range(len(trees.offsets) - 1):
             for i in range(len(X)):
-                h = offsets[t]
-                walk = (layer * len(offsets) + t) * len(X) + i
-                while left[h] >= 0:
+                h = trees.offsets[t]
+                walk = (layer * len(trees.offsets) + t) * len(X) + i
+                while trees.left[h] >= 0:
                     if asks[h]:
-                        c = charge[feature[h]]
+                        c = component[trees.feature[h]]
                         fresh = True
                         if R > 0:
-                            fresh = not known[i % R, feature[h]] and made[c] != walk
+                            fresh = not costs.known[i % R, trees.feature[h]] and made[c] != walk
                             if fresh:
                                 made[c] = walk
                         if fresh:
                             low[i, c] += _mix(np.uint64(2 * h))
                             high[i, c] += _mix(np.uint64(2 * h + 1))
-                    go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
-                    h = left[h] if go else right[h]
+                    h = child(X[i, trees.feature[h]], h, trees)
 
 
 @njit
-def merge_requirements(
-    low: NDArray[np.uint64], high: NDArray[np.uint64], weight: Floats, charge_cost: Floats
-) -> tuple[NDArray[np.int32], Floats]:
-    """Give every (row, charge) that some node makes the number of its requirement, and price the requirements.
+def merge_requirements(low: Hashes, high: Hashes, weight: Floats, component_cost: Floats) -> tuple[Ints32, Floats]:
+    """Give every (row, component) that some node incurs the number of its requirement, and cost the requirements.
 
     Pairs of one signature, hence of one set of nodes, become one requirement with the sum of their costs: any
-    solution pays for all of them or for none. Pairs that cost nothing (``charge_cost`` is (1 or n, C)) are left out.
+    solution incurs all of them or none. Pairs that cost nothing (``component_cost`` is (1 or n, C)) are left out.
     Returns the number for the first pair of each requirement (n, C), -1 for all other pairs, and the costs.
     """
     n, C = low.shape
@@ -160,14 +176,14 @@ def merge_requirements(
     owner = np.full((n, C), -1, np.int32)
     # A requirement is remembered by its first pair, whose signature the others are compared with.
     first_pair = np.empty(n * C, np.int64)
-    cost = np.zeros(n * C, np.float64)
+    total = np.zeros(n * C, np.float64)
     count = 0
     for i in range(n):
         if weight[i] == 0.0:
             continue
-        price = charge_cost[i if len(charge_cost) > 1 else 0]
+        cost = component_cost[i if len(component_cost) > 1 else 0]
         for c in range(C):
-            if price[c] == 0.0 or (low[i, c] == 0 and high[i, c] == 0):
+            if cost[c] == 0.0 or (low[i, c] == 0 and high[i, c] == 0):
                 continue
             at = low[i, c] & mask
             found = np.int32(-1)
@@ -183,38 +199,35 @@ def merge_requirements(
                 first_pair[found] = i * C + c
                 owner[i, c] = found
                 slot[at] = found
-            cost[found] += weight[i] * price[c]
-    return owner, cost[:count].copy()
+            total[found] += weight[i] * cost[c]
+    return owner, total[:count].copy()
 
 
 @njit
 def fill_edges(
-    X: Singles, offsets: Ints, left: Ints, right: Ints, feature: Ints, threshold: Floats, missing_left: Bools,
-    charges_of: Ints, first: Bools, known: Bools, owner: NDArray[np.int32], position: Ints,
-    indices: NDArray[np.int32],
-) -> None:  # fmt: skip
+    X: Singles, trees: Trees, costs: Components, first: Bools, owner: Ints32, position: Ints, indices: Ints32
+) -> None:
     """Write the requirements (of `merge_requirements`) of every node from ``position[node]`` on, and move it there.
 
     With no ``indices``, and ``position`` 0, this counts them.
     """
-    R, made = len(known), np.full(owner.shape[1], -1, np.int64)  # the walk in which a charge was last made
+    R, made = len(costs.known), np.full(owner.shape[1], -1, np.int64)  # the walk in which a component was last incurred
     for layer in range(first.shape[1]):
-        asks, charge = first[:, layer].copy(), charges_of[:, layer].copy()
-        for t in range(len(offsets) - 1):
+        asks, component = first[:, layer].copy(), costs.of[:, layer].copy()
+        for t in range(len(trees.offsets) - 1):
             for i in range(len(X)):
-                h = offsets[t]
-                walk = (layer * len(offsets) + t) * len(X) + i
-                while left[h] >= 0:
+                h = trees.offsets[t]
+                walk = (layer * len(trees.offsets) + t) * len(X) + i
+                while trees.left[h] >= 0:
                     if asks[h]:
-                        c = charge[feature[h]]
+                        c = component[trees.feature[h]]
                         fresh = True
                         if R > 0:
-                            fresh = not known[i % R, feature[h]] and made[c] != walk
+                            fresh = not costs.known[i % R, trees.feature[h]] and made[c] != walk
                             if fresh:
                                 made[c] = walk
                         if fresh and owner[i, c] >= 0:
                             if len(indices) > 0:
                                 indices[position[h]] = owner[i, c]
                             position[h] += 1
-                    go = _goes_left(X[i, feature[h]], threshold[h], missing_left[h])
-                    h = left[h] if go else right[h]
+                    h = child(X[i, trees.feature[h]], h, trees)

@@ -1,131 +1,164 @@
-"""Prices of features: purchases, the charges that they make, and what is known already."""
+"""Costs of features: acquisitions, the cost components that they incur, and what is known already."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Bools, Floats, Ints
-from prunopt.problems.forest._cost_parsing import groups_of, known_mask, part_of
-from prunopt.problems.forest.cost_lists import Prices
+from prunopt.core.arrays import AnyArray, Bools, Floats, Ints
+from prunopt.core.deprecation import renamed_attributes, renamed_names
+from prunopt.core.validate import Shown, floats, invalid, require
+from prunopt.problems.forest._cost_parsing import groups_of, known_mask
+from prunopt.problems.forest.cost_lists import CostList, part_of
 
 
+class Components(NamedTuple):
+    """The cost components of features, as kernels read them.
+
+    Row i incurs ``cost[i or 0, c]`` for each component c >= 0 in ``of[k]``, once, when it acquires feature k;
+    ``known`` (0, 1 or n, K) features cost nothing.
+    """
+
+    of: AnyArray
+    cost: Floats
+    known: Bools
+
+
+@renamed_attributes(repriced="for_other_rows", bill="of_rows", charged="incurred")
 @dataclass(frozen=True, eq=False)
-class FeaturePrices:
-    r"""What a purchase is, and what it costs.
+class FeatureCosts:
+    r"""What can be acquired, and what it costs.
 
-    .. math:: \text{cost}_i(B) = \sum_c p_{ic} \, [\text{some purchase } g \in B \text{ makes the charge } c]
+    .. math:: \text{cost}_i(B) = \sum_c p_{ic} \, [\text{some group } g \in B \text{ incurs the component } c]
 
-    is what row i pays for the purchases B. Every purchase makes a charge of its own; several purchases can have a
-    charge in common, which is paid once: drawing blood, for the first blood test. A feature that is known already is
-    no purchase. (All of this is a weighted coverage, hence a closure: discounts for quantity are not.)
+    is the cost of row i for the acquired groups B. Every group has a component of its own; several groups can have one
+    in common, which is incurred once: drawing blood, for the first blood test. A feature that is known already is not
+    acquired. (All of this is a weighted coverage, hence a closure: discounts for quantity are not.)
 
     Parameters
     ----------
     group_of : (K,) int64
-        The purchase group of each feature; a feature outside every group is a group of its own.
+        The group of each feature, acquired as one; a feature outside every group is a group of its own.
     group_cost : (G,) float64
-        The price of each group bought alone, paid once for a row however many of its features are used; the mean over
-        the rows, where prices are per row.
+        The cost of each group alone, incurred once for a row however many of its features are used; the mean over the
+        rows, where costs are per row.
     group_names : tuple of str
         One name for each group.
-    charges_of : (G, L) int64
-        The charges that each group makes, -1 = none. Left out: one each.
-    charge_cost : (1 or n, C) float64
-        What each charge is, for all rows or for each. Left out: ``group_cost``.
+    components_of : (G, L) int64
+        The cost components of each group, -1 = none. Left out: one each.
+    component_cost : (1 or n, C) float64
+        What each component costs, for all rows or for each. Left out: ``group_cost``.
     known : (1 or n, K) bool or None
         Which features are known already, for all rows or for each: they cost nothing. None = none. (Set by `knowing`.)
     derived : tuple of (feature, features)
         Features that are computed from others.
     base
-        The same prices while nothing is known; None = these.
+        The same costs while nothing is known; None = these.
     """
 
     group_of: Ints
     group_cost: Floats
     group_names: tuple[str, ...]
-    charges_of: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    charge_cost: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    components_of: Ints = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    component_cost: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     known: Bools | None = None
     derived: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    base: FeaturePrices | None = None
+    base: FeatureCosts | None = None
 
     def __post_init__(self) -> None:
-        if self.charges_of.size == 0:
-            object.__setattr__(self, "charges_of", np.arange(len(self.group_cost))[:, None])
-        if self.charge_cost.size == 0:
-            object.__setattr__(self, "charge_cost", np.asarray(self.group_cost, np.float64)[None, :])
+        if self.components_of.size == 0:
+            object.__setattr__(self, "components_of", np.arange(len(self.group_cost))[:, None])
+        if self.component_cost.size == 0:
+            object.__setattr__(self, "component_cost", np.asarray(self.group_cost, np.float64)[None, :])
 
     @property
     def n_rows(self) -> int | None:
-        """How many rows the prices are for; None = any."""
-        rows = [len(a) for a in (self.charge_cost, self.known) if a is not None and len(a) != 1]
+        """How many rows the costs are for; None = any."""
+        rows = [len(a) for a in (self.component_cost, self.known) if a is not None and len(a) != 1]
         return rows[0] if rows else None
 
     @property
     def total(self) -> float:
-        """The price of everything for one row, nothing being known; the mean where prices are per row."""
-        used = np.unique(self.charges_of[self.charges_of >= 0])
-        return float(self.charge_cost[:, used].sum() / len(self.charge_cost))
+        """The cost of everything for one row, nothing being known; the mean where costs are per row."""
+        used = np.unique(self.components_of[self.components_of >= 0])
+        return float(self.component_cost[:, used].sum() / len(self.component_cost))
 
     @property
     def is_plain(self) -> bool:
-        """Whether a price is a number for each group, the same for all rows, with nothing in common or known."""
-        return self.charges_of.shape[1] == 1 and self.n_rows is None and self.known is None
+        """Whether a cost is a number for each group, the same for all rows, with nothing in common or known."""
+        return self.components_of.shape[1] == 1 and self.n_rows is None and self.known is None
 
     def features(self, groups: Bools) -> Bools:
-        """Return which features are known once the ``groups`` (G,) are bought; also for rows of groups (n, G)."""
+        """Return which features are known once the ``groups`` (G,) are acquired; also for rows of groups (n, G)."""
         return np.asarray(groups[..., self.group_of])
 
-    def charged(self, bought: Bools) -> Bools:
-        """Return which charges the purchases ``bought`` (n, G) make, (n, C)."""
-        out = np.zeros((len(bought), self.charge_cost.shape[1]), np.bool_)
-        for groups in self.charges_of.T:
+    def incurred(self, acquired: Bools) -> Bools:
+        """Return which components the ``acquired`` groups (n, G) incur, (n, C)."""
+        out = np.zeros((len(acquired), self.component_cost.shape[1]), np.bool_)
+        for groups in self.components_of.T:
             for g in np.flatnonzero(groups >= 0):
-                out[:, groups[g]] |= bought[:, g]
+                out[:, groups[g]] |= acquired[:, g]
         return out
 
-    def bill(self, bought: Bools) -> Floats:
-        """Return what each row pays for the purchases ``bought`` (n, G)."""
-        charged = self.for_rows(len(bought)).charged(bought)
-        if len(self.charge_cost) == 1:
-            return np.asarray(charged @ self.charge_cost[0], np.float64)
-        return np.asarray((charged * self.charge_cost).sum(axis=1))
-
-    # Kernels read features, not groups.
+    def of_rows(self, acquired: Bools) -> Floats:
+        """Return the cost of each row for the ``acquired`` groups (n, G)."""
+        incurred = self.for_rows(len(acquired)).incurred(acquired)
+        if len(self.component_cost) == 1:
+            return np.asarray(incurred @ self.component_cost[0], np.float64)
+        return np.asarray((incurred * self.component_cost).sum(axis=1))
 
     @property
-    def feature_charges(self) -> Ints:
-        """The charges that each feature makes, (K, L), -1 = none."""
-        return np.ascontiguousarray(self.charges_of[self.group_of])
+    def components(self) -> Components:
+        """The components of features, not of groups: what kernels read."""
+        return Components(np.ascontiguousarray(self.components_of[self.group_of]), self.component_cost, self.known_mask)
 
     @property
     def known_mask(self) -> Bools:
         """`known`, (0, K) where nothing is."""
         return np.zeros((0, len(self.group_of)), np.bool_) if self.known is None else self.known
 
+    @property
+    def known_groups(self) -> Bools:
+        """Which groups are known, (0, 1 or n, G); a group of which only a part is known is refused."""
+        mask, group_of, G = self.known_mask, self.group_of, len(self.group_cost)
+        whole, part = np.ones((len(mask), G), np.bool_), np.zeros((len(mask), G), np.bool_)
+        for k in range(mask.shape[1]):
+            whole[:, group_of[k]] &= mask[:, k]
+            part[:, group_of[k]] |= mask[:, k]
+        for i, g in np.argwhere(part & ~whole)[:1]:
+            mend = "a policy acquires whole groups: give all of its features as known, or none"
+            raise invalid("known", "hold whole groups", Shown(f"a part of {self.group_names[g]!r} in row {i}"), mend)
+        return whole
+
+    @property
+    def free_groups(self) -> Bools:
+        """Which groups cost no row anything, (G,)."""
+        costly = np.append(np.any(self.component_cost > 0, axis=0), False)  # the component -1 is none
+        known = self.known_groups
+        everywhere = known.all(axis=0) if len(known) else np.zeros(len(self.group_cost), np.bool_)
+        return np.asarray(~costly[self.components_of].any(axis=1) | everywhere)
+
     # Other rows.
 
-    def for_rows(self, n: int) -> FeaturePrices:
-        """Return the prices, which have to be those of ``n`` rows."""
+    def for_rows(self, n: int) -> FeatureCosts:
+        """Return the costs, which have to be those of ``n`` rows."""
         if self.n_rows not in (None, n):
-            raise ValueError(
-                f"feature_costs: prices of {self.n_rows} rows given, {n} rows are to pay; give those of these very rows"
-            )
+            given = Shown(f"costs of {self.n_rows} rows for {n} rows of X")
+            raise invalid("feature_costs", "be those of the rows of X", given, "pass the costs of the same rows")
         return self
 
-    def take(self, rows: Any) -> FeaturePrices:
-        """Return the prices of some of the rows."""
-        cost = self.charge_cost if len(self.charge_cost) == 1 else self.charge_cost[rows]
+    def take(self, rows: Any) -> FeatureCosts:
+        """Return the costs of some of the rows."""
+        cost = self.component_cost if len(self.component_cost) == 1 else self.component_cost[rows]
         known = self.known if self.known is None or len(self.known) == 1 else self.known[rows]
         base = None if self.base is None else self.base.take(rows)
-        return replace(self, charge_cost=cost, known=known, base=base)
+        return replace(self, component_cost=cost, known=known, base=base)
 
-    def knowing(self, known: Bools | None) -> FeaturePrices:
-        """Return the prices when ``known`` (1 or n, K) is known, instead of what was known before.
+    def knowing(self, known: Bools | None) -> FeatureCosts:
+        """Return the costs when ``known`` (1 or n, K) is known, instead of what was known before.
 
         What is computed from known features alone is known, too; what is computed from some that are known and some
         that are not costs what the latter cost.
@@ -133,49 +166,47 @@ class FeaturePrices:
         start = self.base or self
         if known is None:
             return start
-        mask, cost = known.copy(), start.charge_cost
+        mask, cost = known.copy(), start.component_cost
         for _ in self.derived:  # a feature may be computed from computed ones
             for feature, sources in self.derived:
                 mask[:, feature] |= mask[:, list(sources)].all(axis=1)
         if self.derived:
             cost = np.broadcast_to(cost, (max(len(cost), len(mask)), cost.shape[1])).copy()
             for k in {source for _, sources in self.derived for source in sources}:
-                # What only k and features computed from it charge, nobody pays who knows k.
+                # What only k and features computed from it incur costs no row that knows k.
                 others = [g for g in range(len(mask[0])) if g != k and k not in dict(self.derived).get(g, ())]
-                own = np.setdiff1d(start.charges_of[k], start.charges_of[others])
+                own = np.setdiff1d(start.components_of[k], start.components_of[others])
                 cost[np.ix_(np.broadcast_to(mask[:, k], len(cost)), own[own >= 0])] = 0.0
-        return replace(start, charge_cost=cost, known=mask, base=start)
+        return replace(start, component_cost=cost, known=mask, base=start)
 
-    def repriced(
+    def for_other_rows(
         self, n: int, feature_costs: Any = None, known: Any = None, names: tuple[str, ...] | None = None
-    ) -> FeaturePrices:
-        """Return the prices of ``n`` other rows for the same purchase groups; what is None stays as it is."""
+    ) -> FeatureCosts:
+        """Return the costs of ``n`` other rows for the same groups; None keeps what is there."""
         if feature_costs is None and known is None:
             return self.for_rows(n)
         K = len(self.group_of)
         members = [np.flatnonzero(self.group_of == g).tolist() for g in range(len(self.group_names))]
         groups = members if len(members) < K else None
-        if isinstance(feature_costs, FeaturePrices) or feature_costs is None:
+        if isinstance(feature_costs, FeatureCosts) or feature_costs is None:
             other = (self.base or self) if feature_costs is None else feature_costs
-            other = FeaturePrices.of(other, K, names, None, known)
+            other = FeatureCosts.of(other, K, names, None, known)
         else:
-            other = FeaturePrices.of(feature_costs, K, names, groups, known)
-        if not np.array_equal(other.group_of, self.group_of):
-            raise ValueError("feature_costs: prices of other purchase groups than those of the forest")
+            other = FeatureCosts.of(feature_costs, K, names, groups, known)
+        same = np.array_equal(other.group_of, self.group_of)
+        require(same, "feature_costs", "have the groups of the forest", Shown("other groups"))
         if known is None and other.known is None and self.known is not None and len(self.known) == 1:
             other = other.knowing(self.known)
         return replace(other, group_names=self.group_names).for_rows(n)
 
-    def scaled(self, factor: ArrayLike) -> FeaturePrices:
-        """Return the prices of rows that pay ``factor`` (n,) times as much (or of all rows, for one number)."""
-        times = np.atleast_1d(np.asarray(factor, np.float64))
-        if times.ndim != 1 or not np.all(np.isfinite(times)) or np.any(times < 0):
-            raise ValueError("factor: give a finite number >= 0, or one for each row")
-        if len(self.charge_cost) not in (1, len(times)):
-            raise ValueError(f"factor: {len(times)} given for the prices of {len(self.charge_cost)} rows")
+    def scaled(self, factor: ArrayLike) -> FeatureCosts:
+        """Return the costs of rows that cost ``factor`` (n,) times as much (or of all rows, for one number)."""
+        times = floats("factor", np.atleast_1d(np.asarray(factor, np.float64)), ("n",), low=0.0)
+        n = len(self.component_cost)
+        require(n in (1, len(times)), "factor", f"hold a number for each of {n} rows", Shown(f"{len(times)} numbers"))
         base = None if self.base is None else self.base.scaled(factor)
-        cost = self.charge_cost * times[:, None]
-        return replace(self, group_cost=self.group_cost * times.mean(), charge_cost=cost, base=base)
+        cost = self.component_cost * times[:, None]
+        return replace(self, group_cost=self.group_cost * times.mean(), component_cost=cost, base=base)
 
     @classmethod
     def of(
@@ -185,27 +216,27 @@ class FeaturePrices:
         feature_names: tuple[str, ...] | None = None,
         feature_groups: Any = None,
         known: Any = None,
-    ) -> FeaturePrices:
+    ) -> FeatureCosts:
         """Check and normalise what a user gives as costs and groups.
 
         Parameters
         ----------
         feature_costs
-            One price for each feature (array, or a mapping from names, all of them), or, with ``feature_groups``, one
-            price for each group. None = every feature costs 1. The price of a group whose features are priced one by
-            one is the sum of their prices: who buys a group buys all of it. An array of shape (n, K) prices each row
-            by itself. `Prices` have discounts within their groups (which are another thing than ``feature_groups``: a
-            group of ``feature_groups`` is bought as one); `CostSum` adds up several currencies.
+            One cost for each feature (array, or a mapping from names, all of them), or, with ``feature_groups``, one
+            cost for each group. None = every feature costs 1. The cost of a group whose features are listed one by one
+            is the sum of their costs: the whole group is acquired. An array of shape (n, K) holds the costs of each
+            row. A `CostList` has discounts within its groups (which are another thing than ``feature_groups``: a group
+            of ``feature_groups`` is acquired as one); `CostSum` adds up several currencies.
         n_features
             Number of features K.
         feature_names
-            Their names; where the forest has none, those of a price list, or ``x0, x1, ...``.
+            Their names; where the forest has none, those of a cost list, or ``x0, x1, ...``.
         feature_groups
-            Features bought together: a mapping from a group's name to its features, a list of lists of features
+            Features acquired together: a mapping from a group's name to its features, a list of lists of features
             (indices or names), or one group label for each feature.
         known
             Features that are known already, hence free: a bool for each feature, for each row and feature (n, K), or
-            a list of features. A group some of whose features are not known has its whole price for who needs those.
+            a list of features. A group of which only a part is known has its whole cost for a row that needs the rest.
 
         Raises
         ------
@@ -213,29 +244,28 @@ class FeaturePrices:
             For costs of the wrong length, negative, NaN or infinite, and for unknown names.
         """
         names = feature_names or tuple(f"x{k}" for k in range(n_features))
-        if feature_names is None and isinstance(feature_costs, Prices) and len(feature_costs.costs) == n_features:
+        if feature_names is None and isinstance(feature_costs, CostList) and len(feature_costs.costs) == n_features:
             names = feature_costs.feature_names
         mask = known_mask(known, names)
-        if isinstance(feature_costs, FeaturePrices):
-            if feature_groups is not None:
-                raise ValueError("feature_groups: the FeaturePrices given as feature_costs have groups; leave it out")
-            if len(feature_costs.group_of) != n_features:
-                raise ValueError(
-                    f"feature_costs: prices of {len(feature_costs.group_of)} features, the forest has {n_features}"
-                )
+        if isinstance(feature_costs, FeatureCosts):
+            require(feature_groups is None, "feature_groups", "be None", feature_groups, "the FeatureCosts have groups")
+            n = len(feature_costs.group_of)
+            require(n == n_features, "feature_costs", f"be those of {n_features} features", Shown(f"costs of {n}"))
             return feature_costs if mask is None else feature_costs._checked(mask)
         group_of, group_names = groups_of(feature_groups, names)
         part = part_of(feature_costs, names, group_of, group_names, grouped=feature_groups is not None)
-        width = max(map(len, part.makes))
-        charges = np.full((len(group_names), width), -1, np.int64)
-        for g, made in enumerate(part.makes):
-            charges[g, : len(made)] = made
-        alone = np.stack([part.cost[:, list(made)].sum(axis=1) for made in part.makes], axis=1)
-        prices = cls(group_of, alone.mean(axis=0), group_names, charges, part.cost, derived=part.derived)
-        return prices._checked(mask)
+        components = np.full((len(group_names), max(map(len, part.incurs))), -1, np.int64)
+        for g, incurred in enumerate(part.incurs):
+            components[g, : len(incurred)] = incurred
+        alone = np.stack([part.cost[:, list(incurred)].sum(axis=1) for incurred in part.incurs], axis=1)
+        costs = cls(group_of, alone.mean(axis=0), group_names, components, part.cost, derived=part.derived)
+        return costs._checked(mask)
 
-    def _checked(self, known: Bools | None) -> FeaturePrices:
-        n = len((self.base or self).charge_cost)
-        if known is not None and n > 1 and len(known) not in (1, n):
-            raise ValueError(f"known: {len(known)} rows given, feature_costs has {n}")
+    def _checked(self, known: Bools | None) -> FeatureCosts:
+        n = len((self.base or self).component_cost)
+        fits = known is None or n == 1 or len(known) in (1, n)
+        require(fits, "known", f"have {n} rows, as feature_costs has", Shown(f"{0 if known is None else len(known)}"))
         return self.knowing(known)
+
+
+__getattr__ = renamed_names(__name__, FeaturePrices="FeatureCosts")

@@ -1,4 +1,4 @@
-"""Budget pruning of random forests: pay for a feature once, wherever the forest asks for it."""
+"""Budget pruning of random forests: a feature costs once a row, wherever the forest asks for it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Bools, Floats
+from prunopt.core.arrays import Bools, Floats, Ints, Ints32, Singles
+from prunopt.core.deprecation import renamed_arguments, renamed_attributes
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, invalid, require
+from prunopt.core.validate import sample_weight as checked_weight
 from prunopt.forms.closure.closure import Closure
 from prunopt.forms.linear_program import LinearProgram
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.node_errors import LOSSES, node_errors, tree_weights
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
@@ -24,22 +27,23 @@ if TYPE_CHECKING:
 
 GRID = 2**59  # integers of a rounded closure add up to at most this
 PATH_GRID = 2**56  # the same for the path, whose cuts scale them further
-MOST_PRICES = 10_000  # different prices beyond which no common unit is looked for
+MOST_COSTS = 10_000  # different costs beyond which no common unit is looked for
 
 
 class PathClosure(NamedTuple):
-    """A `ForestBudget` as a closure whose price is left open.
+    """A `ForestBudget` as a closure whose penalty is left open.
 
-    A price p of the closure is the price ``p * price_unit`` of the task. Rounding may move the task's objective at
-    price q by at most ``error_slack + q * cost_slack``; both are 0 where the closure is exact.
+    A penalty p of the closure is the penalty ``p * penalty_unit`` of the task. Rounding may move the task's objective
+    at penalty q by at most ``error_slack + q * cost_slack``; both are 0 where the closure is exact.
     """
 
     closure: Closure
-    price_unit: Fraction
+    penalty_unit: Fraction
     error_slack: float
     cost_slack: float
 
 
+@renamed_attributes(price="penalty", prices="feature_costs", at_price="at_penalty", bought="acquired")
 @dataclass(frozen=True, eq=False)
 class ForestBudget:
     r"""Prune a forest so that its trees err little and its features cost little.
@@ -50,10 +54,10 @@ class ForestBudget:
         \quad \text{s.t.} \quad \sum_{u \in \text{path to leaf}} z_u = 1, \quad
         w_{ic} + \sum_{u \in \text{path to } h} z_u \ge 1
 
-    with z_h = 1 where node h is a leaf of the pruned tree, and w_ic = 1 where row i pays the charge c, once for all
-    trees: that of a feature (or group) it buys, or the part that several features have in common. The second
-    constraint is there for every row i and every node h that is the first on the row's path in its tree to make the
-    charge c, its feature not being known for that row. With :math:`y_h = 1 - \sum_u z_u` ("h stays internal") every
+    with z_h = 1 where node h is a leaf of the pruned tree, and w_ic = 1 where row i incurs the cost component c, once
+    for all trees: that of a feature (or group) it acquires, or a part that several features share. The second
+    constraint is there for every row i and every node h that is the first on the row's path in its tree to incur the
+    component c, its feature not being known for that row. With :math:`y_h = 1 - \sum_u z_u` ("h stays internal") every
     constraint is a difference of two variables, which is the totally unimodular `Closure` that `reduce` returns.
 
     The value is a bool array over the internal nodes, tree by tree in node-id order: True = stays internal.
@@ -63,11 +67,11 @@ class ForestBudget:
     ensemble
         The trees.
     X : (n, K) float32
-        The rows that pay, and that errors are measured on.
-    prices
-        Features, purchase groups and their costs.
-    price
-        The price lambda >= 0 of one unit of cost, in units of error.
+        The rows that costs and errors are means over.
+    feature_costs
+        Features, their groups and costs.
+    penalty
+        The multiplier lambda >= 0 of the cost, in units of error for one unit of cost.
     weight : (n,) float
         Sample weights s_i.
     node_error : (n_nodes,) float
@@ -83,22 +87,23 @@ class ForestBudget:
     forms: ClassVar[tuple[type, ...]] = (Closure, LinearProgram)
 
     ensemble: TreeEnsemble
-    X: NDArray[np.float32]
-    prices: FeaturePrices
-    price: Fraction
+    X: Singles
+    feature_costs: FeatureCosts
+    penalty: Fraction
     weight: Floats
     node_error: Floats
     tree_weight: Floats
     loss: str = "misclassification"
 
     @classmethod
+    @renamed_arguments(price="penalty")
     def from_forest(
         cls,
         forest: Any,
         X: ArrayLike,
         y: ArrayLike,
         feature_costs: Any,
-        price: float | Fraction,
+        penalty: float | Fraction,
         *,
         feature_groups: Any = None,
         sample_weight: ArrayLike | None = None,
@@ -115,11 +120,11 @@ class ForestBudget:
         X, y
             Rows and targets. The rows of ``errors="oob"`` and ``"inbag"`` are those that the forest was fitted on.
         feature_costs, feature_groups, known
-            Prices of features, alone or in groups, with discounts, per row, or in several currencies, and the features
-            that are known already: see `prunopt.problems.forest.feature_costs.FeaturePrices.of`.
-        price
-            Price of one unit of cost, in units of error: at 0.01 a pruning may raise the mean error of the trees
-            by one point for every unit of cost that it saves.
+            Costs of features, alone or in groups, with discounts, per row, or in several currencies, and the features
+            that are known already: see `prunopt.problems.forest.feature_costs.FeatureCosts.of`.
+        penalty
+            The multiplier of the cost, in units of error: at 0.01 a pruning may raise the mean error of the trees by
+            one point for every unit of cost that it saves.
         sample_weight : (n,) or None
             Scales error and cost of a row alike.
         errors
@@ -132,16 +137,16 @@ class ForestBudget:
         ensemble = TreeEnsemble.from_sklearn(forest)
         rows = ensemble.rows(X)
         columns = ensemble.n_features, ensemble.feature_names
-        prices = FeaturePrices.of(feature_costs, *columns, feature_groups, known).for_rows(len(rows))
-        weight = _weights(sample_weight, len(rows))
+        costs = FeatureCosts.of(feature_costs, *columns, feature_groups, known).for_rows(len(rows))
+        weight = checked_weight(sample_weight, len(rows))
         per_tree = tree_weights(forest, errors, ensemble.n_trees, weight)
         name = loss if ensemble.classes is not None else "squared"
         node_error, tree_weight = node_errors(ensemble, rows, y, per_tree, name)
-        return cls(ensemble, rows, prices, _price(price), weight, node_error, tree_weight, name)
+        return cls(ensemble, rows, costs, _penalty(penalty), weight, node_error, tree_weight, name)
 
-    def at_price(self, price: float | Fraction) -> ForestBudget:
-        """Return the same problem at another price; what was computed from the rows is shared."""
-        other = replace(self, price=_price(price))
+    def at_penalty(self, penalty: float | Fraction) -> ForestBudget:
+        """Return the same problem at another penalty; what was computed from the rows is shared."""
+        other = replace(self, penalty=_penalty(penalty))
         for name in ("_requirements", "_first", "_cost_unit"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
@@ -156,35 +161,34 @@ class ForestBudget:
         share = np.divide(per_tree, self.tree_weight, out=np.zeros_like(per_tree), where=self.tree_weight > 0)
         return math.fsum(share) / self.ensemble.n_trees
 
-    def bought(self, kept: ArrayLike, X: ArrayLike | None = None) -> Bools:
-        """Return which groups each row buys, shape (n, G), for the task's rows or for other rows ``X``.
+    def acquired(self, kept: ArrayLike, X: ArrayLike | None = None) -> Bools:
+        """Return which groups each row acquires, shape (n, G), for the task's rows or for other rows ``X``.
 
         Of other rows, only those features are known that are known for all rows.
         """
-        from prunopt.problems.forest._routing import bought_groups
+        from prunopt.problems.forest._routing import acquired_groups
 
-        e = self.ensemble
+        e, costs = self.ensemble, self.feature_costs
         rows = self.X if X is None else e.rows(X)
         split = np.zeros(e.n_nodes, np.bool_)
         split[e.internal] = self._as_value(kept)
-        known = self.prices.known_mask
+        known = costs.known_mask
         if X is not None and len(known) > 1:
             known = known[:0]
-        out = np.zeros((len(rows), len(self.prices.group_cost)), np.bool_)
-        columns = (rows, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left)
-        bought_groups(*columns, self.prices.group_of, known, split, out)
+        out = np.zeros((len(rows), len(costs.group_cost)), np.bool_)
+        acquired_groups(rows, e.arrays, costs.group_of, known, split, out)
         return out
 
     def cost(self, kept: ArrayLike) -> float:
-        """Return the (weighted) mean cost of a row: every charge that it makes in any tree, paid once."""
-        paid = self.prices.charged(self.bought(kept))
-        if len(self.prices.charge_cost) == 1:
-            return float((self.weight @ paid / self.weight.sum()) @ self.prices.charge_cost[0])
-        return float(self.weight @ (paid * self.prices.charge_cost).sum(axis=1) / self.weight.sum())
+        """Return the (weighted) mean cost of a row: every component that it incurs in any tree, once."""
+        incurred, cost = self.feature_costs.incurred(self.acquired(kept)), self.feature_costs.component_cost
+        if len(cost) == 1:
+            return float((self.weight @ incurred / self.weight.sum()) @ cost[0])
+        return float(self.weight @ (incurred * cost).sum(axis=1) / self.weight.sum())
 
     def objective(self, kept: ArrayLike, /) -> float:
-        """Return the mean error of the trees + price * mean cost per row."""
-        return self.error(kept) + float(self.price) * self.cost(kept)
+        """Return the mean error of the trees + penalty * mean cost per row."""
+        return self.error(kept) + float(self.penalty) * self.cost(kept)
 
     def violation(self, kept: ArrayLike, /) -> float:
         """Return how many nodes stay internal although their parent does not."""
@@ -197,8 +201,8 @@ class ForestBudget:
     def _as_value(self, kept: ArrayLike) -> Bools:
         value = np.asarray(kept)
         shape = (len(self.ensemble.internal),)
-        if value.shape != shape or value.dtype != np.bool_:
-            raise ValueError(f"value: {value.dtype} of shape {value.shape} given, bool of shape {shape} needed")
+        given = Shown(f"{value.dtype} of shape {value.shape}")
+        require(value.shape == shape and value.dtype == np.bool_, "value", f"be bool of shape {shape}", given)
         return value
 
     # The reduction.
@@ -212,19 +216,19 @@ class ForestBudget:
         if issubclass(LinearProgram, to):
             linear = closure.reduce(LinearProgram)
             return Reduced(linear.form, linear.back, shift=shift, slack=slack)
-        raise ValueError(f"a ForestBudget has no {to.__name__} form; it has Closure and LinearProgram")
+        raise invalid("to", "be Closure or LinearProgram", Shown(to.__name__))
 
     def closure(self) -> tuple[Closure, float]:
-        """Return the closure at this price, and how far rounding may move its objective (0 = exact integers)."""
+        """Return the closure at this penalty, and how far rounding may move its objective (0 = exact integers)."""
         exact = self._integer_closure()
         if exact is not None:
-            closure = replace(exact, penalty=self.price * self.cost_factor / exact.unit)
+            closure = replace(exact, penalty=self.penalty * self.cost_factor / exact.unit)
             whole = int(np.abs(closure.profit).sum()) * closure.penalty.denominator
             if max(whole, int(closure.cost.sum()) * closure.penalty.numerator) < GRID:
                 return closure, 0.0
         indptr, indices, cost = self._requirements
         profit = self._profits
-        spent = cost * float(self.price * self.cost_factor)
+        spent = cost * float(self.penalty * self.cost_factor)  # the penalised costs
         size = max(np.abs(profit).sum(), spent.sum(), 1e-300)
         unit = Fraction(float(size)) / GRID
         step = float(unit)
@@ -239,7 +243,7 @@ class ForestBudget:
         return rounded, (len(profit) + len(spent)) * step / 2 + float(size) * 2**-50
 
     def path_closure(self) -> PathClosure:
-        """Return the closure whose price is left open, for the path over all prices."""
+        """Return the closure whose penalty is left open, for the path over all penalties."""
         exact = self._integer_closure()
         if exact is not None:
             return PathClosure(exact, exact.unit / self.cost_factor, 0.0, 0.0)
@@ -253,7 +257,7 @@ class ForestBudget:
         return PathClosure(closure, Fraction(step) / per_cost, len(profit) * step / 2, slack)
 
     def _integer_closure(self) -> Closure | None:
-        """The closure with integer profits and costs, its price left open; None if they are no integers."""
+        """The closure with integer profits and costs, its penalty left open; None if they are no integers."""
         totals = np.unique(self.tree_weight)
         if not self._weights_are_whole or self.loss != "misclassification" or len(totals) != 1:
             return None
@@ -278,9 +282,9 @@ class ForestBudget:
 
     @cached_property
     def _cost_unit(self) -> Fraction | None:
-        """The largest unit of which all charges, read as decimals, are whole multiples; None if it is too fine."""
-        distinct = np.unique(self.prices.charge_cost)
-        if len(distinct) > MOST_PRICES:
+        """The largest unit of which all components, read as decimals, are whole multiples; None if it is too fine."""
+        distinct = np.unique(self.feature_costs.component_cost)
+        if len(distinct) > MOST_COSTS:
             return None
         shares = [Fraction(repr(float(c))) for c in distinct if c > 0]
         if not shares:
@@ -299,7 +303,7 @@ class ForestBudget:
         return np.divide(profit, total, out=np.zeros_like(profit), where=total > 0)
 
     @cached_property
-    def _parents(self) -> NDArray[np.int32]:
+    def _parents(self) -> Ints32:
         inner = self.ensemble.internal
         place = np.full(self.ensemble.n_nodes + 1, -1, np.int32)
         place[inner] = np.arange(len(inner))
@@ -309,29 +313,28 @@ class ForestBudget:
     def _first(self) -> Bools:
         from prunopt.problems.forest._routing import first_uses
 
-        e, prices = self.ensemble, self.prices
-        paid = np.any(prices.charge_cost > 0, axis=0)
-        return first_uses(e.left, e.parent, e.feature, prices.feature_charges, paid, prices.known is not None)
+        e, costs = self.ensemble, self.feature_costs
+        costly = np.any(costs.component_cost > 0, axis=0)
+        return first_uses(e.arrays, e.parent, costs.components.of, costly, costs.known is not None)
 
     @cached_property
-    def _requirements(self) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
-        """The purchases that each internal node needs: indptr, indices, and the weighted cost of each purchase.
+    def _requirements(self) -> tuple[Ints, Ints32, Floats]:
+        """The cost components that each internal node needs: indptr, indices, and the weighted cost of each.
 
-        Purchases that the same nodes need are one requirement: they are paid for together or not at all. Costs are
+        Components that the same nodes need are one requirement: they are incurred together or not at all. Costs are
         in units of the cost unit times the weights' own unit, so that whole numbers stay whole.
         """
         from prunopt.problems.forest import _routing as kernels
 
-        e, prices = self.ensemble, self.prices
-        columns = (self.X, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left, prices.feature_charges)
-        walks = (*columns, self._first, prices.known_mask)
-        shape = (len(self.X), prices.charge_cost.shape[1])
-        charge_cost = prices.charge_cost / float(self._cost_unit or 1)
+        e, costs = self.ensemble, self.feature_costs
+        walks = (self.X, e.arrays, costs.components, self._first)
+        shape = (len(self.X), costs.component_cost.shape[1])
+        component_cost = costs.component_cost / float(self._cost_unit or 1)
         if self._cost_unit is not None:
-            charge_cost = np.rint(charge_cost)
+            component_cost = np.rint(component_cost)
         low, high = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
         kernels.sign_requirements(*walks, low, high)
-        owner, cost = kernels.merge_requirements(low, high, self.weight, charge_cost)
+        owner, cost = kernels.merge_requirements(low, high, self.weight, component_cost)
         del low, high
         count = np.zeros(e.n_nodes, np.int64)
         kernels.fill_edges(*walks, owner, count, np.empty(0, np.int32))
@@ -343,13 +346,13 @@ class ForestBudget:
     # The paper's integer program, in its own variables.
 
     def to_pulp(self) -> pulp.LpProblem:
-        """Return the paper's 0-1 program: ``z_h`` for every node h, ``w_i_c`` for every charge that can occur."""
+        """Return the paper's 0-1 program: ``z_h`` for every node h, ``w_i_c`` for every component that can occur."""
         import pulp
 
-        e, prices = self.ensemble, self.prices
+        e, cost = self.ensemble, self.feature_costs.component_cost
         model = pulp.LpProblem("forest_budget", pulp.LpMinimize)
         z = [model.add_variable(f"z_{h}", 0, 1, "Integer") for h in range(e.n_nodes)]
-        factor = float(self.price) * self.weight / self.weight.sum()
+        factor = float(self.penalty) * self.weight / self.weight.sum()
         total = self.tree_weight[e.tree] * e.n_trees
         share = np.divide(self.node_error, total, out=np.zeros_like(total), where=total > 0)
         terms = [(v, float(s)) for v, s in zip(z, share, strict=True)]
@@ -364,27 +367,25 @@ class ForestBudget:
                 h, made = int(root), set[int]()
                 while e.left[h] >= 0:
                     value = row[e.feature[h]]
-                    for c in self._charges(i, h) - made:
+                    for c in self._components(i, h) - made:
                         made.add(c)
                         if (i, c) not in w:
                             w[i, c] = model.add_variable(f"w_{i}_{c}", 0, 1, "Integer")
-                            terms.append(
-                                (w[i, c], float(factor[i] * prices.charge_cost[i % len(prices.charge_cost), c]))
-                            )
+                            terms.append((w[i, c], float(factor[i] * cost[i % len(cost), c])))
                         model.addConstraint(w[i, c] + pulp.lpSum(z[u] for u in paths[h]) >= 1)
                     left = e.missing_left[h] if np.isnan(value) else value <= e.threshold[h]
                     h = int(e.left[h] if left else e.right[h])
         model.setObjective(pulp.LpAffineExpression(terms))
         return model
 
-    def _charges(self, i: int, h: int) -> set[int]:
-        """The charges that node h makes for row i, where it asks for what nobody knows."""
-        prices, feature = self.prices, self.ensemble.feature[h]
-        known = prices.known_mask
+    def _components(self, i: int, h: int) -> set[int]:
+        """The components that node h incurs for row i, where its feature is not known."""
+        costs, feature = self.feature_costs, self.ensemble.feature[h]
+        known = costs.known_mask
         if self.weight[i] == 0 or (len(known) and known[i % len(known), feature]):
             return set()
-        cost = prices.charge_cost[i % len(prices.charge_cost)]
-        return {int(c) for c in prices.charges_of[prices.group_of[feature]] if c >= 0 and cost[c] > 0}
+        cost = costs.component_cost[i % len(costs.component_cost)]
+        return {int(c) for c in costs.components_of[costs.group_of[feature]] if c >= 0 and cost[c] > 0}
 
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return which internal nodes a solved `to_pulp` model keeps: those with no leaf on their root path."""
@@ -396,28 +397,14 @@ class ForestBudget:
         return kept[self.ensemble.internal]
 
 
-def _price(price: float | Fraction) -> Fraction:
-    """The price as the rational that its decimal digits say."""
+def _penalty(penalty: float | Fraction) -> Fraction:
+    """The penalty as the rational that its decimal digits say."""
     try:
-        exact = price if isinstance(price, Fraction | int) else Fraction(repr(float(price)))
+        exact = penalty if isinstance(penalty, Fraction | int) else Fraction(repr(float(penalty)))
     except (TypeError, ValueError):
-        raise ValueError(f"price={price!r}: give a finite number >= 0") from None
-    if exact < 0:
-        raise ValueError(f"price={price!r}: give a number >= 0 (0 = features are free)")
+        exact = Fraction(-1)
+    require(exact >= 0, "penalty", "be a finite number >= 0", penalty, "0 ignores costs")
     return Fraction(exact)
-
-
-def _weights(sample_weight: ArrayLike | None, n: int) -> Floats:
-    if sample_weight is None:
-        return np.ones(n)
-    weight = np.asarray(sample_weight, np.float64)
-    if weight.shape != (n,):
-        raise ValueError(f"sample_weight: shape {weight.shape} given, ({n},) is needed")
-    if not np.all(np.isfinite(weight)) or np.any(weight < 0):
-        raise ValueError("sample_weight: give finite weights >= 0")
-    if weight.sum() <= 0:
-        raise ValueError("sample_weight: all weights are 0; errors and costs are weighted means")
-    return weight
 
 
 __all__ = ["LOSSES", "ForestBudget"]

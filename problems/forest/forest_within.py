@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import number, require
 from prunopt.forms.closure.budgeted_closure import BudgetedClosure
 from prunopt.problems.forest.forest_budget import ForestBudget, PathClosure
 
@@ -24,13 +25,13 @@ class ForestWithin:
     .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} \quad \text{s.t.} \quad
         \text{mean cost of a row} \le B
 
-    Unlike `ForestBudget` with its price, this is NP-hard: the best pruning within a budget need not be optimal at any
-    price. It reduces to a `BudgetedClosure`, whose solver proves how far its answer is from the best.
+    Unlike `ForestBudget` with its penalty, this is NP-hard: the best pruning within a budget need not be optimal at any
+    penalty. It reduces to a `BudgetedClosure`, whose solver proves how far its answer is from the best.
 
     Parameters
     ----------
     task
-        The forest, its rows and its prices; the task's own price plays no part.
+        The forest, its rows and its costs; the task's own penalty plays no part.
     budget
         Greatest mean cost B of a row, in the unit of the feature costs.
     """
@@ -41,8 +42,7 @@ class ForestWithin:
     budget: float
 
     def __post_init__(self) -> None:
-        if not self.budget >= 0 or math.isinf(self.budget):
-            raise ValueError(f"budget={self.budget!r}: give a finite cost >= 0; keeping nothing costs 0")
+        number("budget", self.budget, low=0, mend="keeping nothing costs 0")
 
     def objective(self, kept: ArrayLike, /) -> float:
         """Return the mean error of the trees."""
@@ -55,10 +55,9 @@ class ForestWithin:
 
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the task as a `BudgetedClosure`; rounded costs are held against a budget that is safely lower."""
-        if to is not None and not issubclass(BudgetedClosure, to):
-            raise ValueError(f"a ForestWithin has no {to.__name__} form; it has BudgetedClosure")
-        closure, price_unit, error_slack, cost_slack = self._open
-        per_cost = closure.unit / price_unit
+        require(to is None or issubclass(BudgetedClosure, to), "to", "be BudgetedClosure", to)
+        closure, penalty_unit, error_slack, cost_slack = self._open
+        per_cost = closure.unit / penalty_unit
         safe = Fraction(repr(float(self.budget))) - Fraction(cost_slack)
         form = BudgetedClosure(closure, max(math.floor(safe / per_cost), 0))
         shift = self.task.error(np.zeros(closure.n_items, np.bool_))

@@ -1,4 +1,4 @@
-"""Budget pruning of forests on data that outgrow memory: rows come in chunks, purchases go to disk."""
+"""Budget pruning of forests on data that outgrow memory: rows come in chunks, requirements go to disk."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Bools, Floats
+from prunopt.core.arrays import AnyArray, Bools, Floats, Ints, Ints32, Singles
+from prunopt.core.deprecation import renamed_arguments, renamed_attributes
 from prunopt.core.problem import Reduced
+from prunopt.core.validate import Shown, ints, invalid, require, whole_number
 from prunopt.forms.closure.closure_on_disk import ClosureOnDisk, ClosureWriter
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.forest_budget import ForestBudget
 from prunopt.problems.forest.node_errors import node_errors
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
-Rows = tuple[NDArray[np.float32], NDArray[Any], Floats]
+Rows = tuple[Singles, AnyArray, Floats]
 GRID = 46  # profits that are no integers are rounded so that they add up to 2^46 to 2^47
 
 
+@renamed_attributes(price="penalty", prices="feature_costs", at_price="at_penalty")
 @dataclass(frozen=True, eq=False)
 class StreamedForestBudget:
     r"""`ForestBudget` with the rows read chunk by chunk: memory for the forest and one chunk, however many rows.
@@ -32,7 +35,7 @@ class StreamedForestBudget:
         \min_{\text{prunings}} \; \frac1T \sum_{t,h} \frac{e_h}{N} z_h + \lambda \sum_{i,c} \frac{s_i}{N} p_{ic} w_{ic}
 
     over the prunings of `ForestBudget`, every tree judged on every row (``errors="holdout"``). It reduces to a
-    `ClosureOnDisk`, which `StreamedPrimalDual` solves with a certified gap. Purchases that the same nodes need are
+    `ClosureOnDisk`, which `StreamedPrimalDual` solves with a certified gap. Components that the same nodes need are
     one requirement only within a chunk: larger chunks make fewer edges.
 
     The value is a bool array over the internal nodes, tree by tree in node-id order: True = stays internal;
@@ -42,16 +45,16 @@ class StreamedForestBudget:
     ----------
     ensemble
         The trees.
-    prices
-        Features, purchase groups and their costs, the same for all rows.
-    price
-        The price lambda >= 0 of one unit of cost, in units of error.
+    feature_costs
+        Features, their groups and costs, the same for all rows.
+    penalty
+        The multiplier lambda >= 0 of the cost, in units of error for one unit of cost.
     node_error : (n_nodes,) float
         Weighted error e_h of every node, were it a leaf, on all rows.
     total_weight
         Sum N of the sample weights.
     disk
-        The purchases, with an open price; see `closure`.
+        The requirements, with an open penalty; see `closure`.
     cost_unit
         Cost in the caller's unit of one unit of the closure's costs, times N.
     slack
@@ -62,7 +65,7 @@ class StreamedForestBudget:
     Examples
     --------
     >>> X = np.load("X.npy", mmap_mode="r")                                            # doctest: +SKIP
-    >>> task = StreamedForestBudget.build(forest, (X, y), costs, 2e-4, "purchases")    # doctest: +SKIP
+    >>> task = StreamedForestBudget.build(forest, (X, y), costs, 2e-4, "closure")    # doctest: +SKIP
     >>> found = po.solve(task, limits=po.Limits(seconds=600))                          # doctest: +SKIP
     >>> found.gap, task.cost(found.value)                                              # doctest: +SKIP
     >>> small = prunopt.forests.pruned_forest(forest, found.value)                     # doctest: +SKIP
@@ -71,8 +74,8 @@ class StreamedForestBudget:
     forms: ClassVar[tuple[type, ...]] = (ClosureOnDisk,)
 
     ensemble: TreeEnsemble
-    prices: FeaturePrices
-    price: Fraction
+    feature_costs: FeatureCosts
+    penalty: Fraction
     node_error: Floats
     total_weight: float
     disk: ClosureOnDisk
@@ -81,12 +84,13 @@ class StreamedForestBudget:
     rows: Callable[[], Iterator[Rows]] | None = None
 
     @classmethod
+    @renamed_arguments(price="penalty")
     def build(
         cls,
         forest: Any,
         rows: Any,
         feature_costs: Any,
-        price: float | Fraction,
+        penalty: float | Fraction,
         folder: str | os.PathLike[str],
         *,
         feature_groups: Any = None,
@@ -94,7 +98,7 @@ class StreamedForestBudget:
         loss: str = "misclassification",
         rows_per_chunk: int = 20_000,
     ) -> StreamedForestBudget:
-        """Read all rows once, and write the purchases that the forest's nodes need to a folder.
+        """Read all rows once, and write the requirements of the forest's nodes to a folder.
 
         Parameters
         ----------
@@ -105,8 +109,8 @@ class StreamedForestBudget:
             one for each chunk; or a function that returns one. What can be read only once (a generator) will do, but
             then costs are re-evaluated from the folder, not from the rows. Weights are whole numbers.
         feature_costs, feature_groups, known
-            See `FeaturePrices.of`; prices, and what is known, have to be the same for all rows.
-        price
+            See `FeatureCosts.of`; costs, and what is known, have to be the same for all rows.
+        penalty
             See `ForestBudget.from_forest`.
         folder
             A new folder, or one without a closure in it.
@@ -115,51 +119,50 @@ class StreamedForestBudget:
         rows_per_chunk
             Rows that are held at once; a chunk on disk is made of as many.
         """
-        if not isinstance(rows_per_chunk, int) or rows_per_chunk < 1:
-            raise ValueError(f"rows_per_chunk={rows_per_chunk!r}: give a whole number >= 1")
+        size = whole_number("rows_per_chunk", rows_per_chunk, low=1)
         ensemble = TreeEnsemble.from_sklearn(forest)
-        prices = FeaturePrices.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups, known)
-        if prices.n_rows is not None:
-            raise ValueError("feature_costs, known: given for each row; a stream needs the same for all rows")
+        costs = FeatureCosts.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups, known)
+        mend = "a stream needs the same costs and known features for all rows"
+        require(costs.n_rows is None, "feature_costs", "be the same for all rows", Shown("costs per row"), mend)
         name = loss if ensemble.classes is not None else "squared"
         source = _source(rows)
         error, total, unit = np.zeros(ensemble.n_nodes), 0.0, None
         with ClosureWriter(folder, len(ensemble.internal)) as writer:
-            for X, y, weight in _regrouped(source(), ensemble, rows_per_chunk):
+            for X, y, weight in _regrouped(source(), ensemble, size):
                 error += node_errors(ensemble, X, y, weight[None, :], name)[0]
                 total += float(weight.sum())
                 if weight.any():
-                    unit = _add(writer, ensemble, X, prices, weight)
+                    unit = _add(writer, ensemble, X, costs, weight)
             if unit is None:
-                raise ValueError("rows: no row of positive weight; errors and costs are weighted means")
+                raise invalid("rows", "hold a row of positive weight", Shown("none"))
             profit, scale = _profits(ensemble, error, name, unit)
             whole = scale is None
             of_error = Fraction(1, ensemble.n_trees) if scale is None else unit / scale
             parent = _parents(ensemble)
             disk = writer.finish(profit, parent, penalty=1, unit=of_error / Fraction(total))
         slack = 0.0 if whole else len(profit) * float(disk.unit) / 2 * (1 + 1e-6)
-        again = None if isinstance(rows, Iterator) else lambda: _regrouped(source(), ensemble, rows_per_chunk)
-        task = cls(ensemble, prices, Fraction(0), error, total, disk, unit, slack, again)
-        return task.at_price(price)
+        again = None if isinstance(rows, Iterator) else lambda: _regrouped(source(), ensemble, size)
+        task = cls(ensemble, costs, Fraction(0), error, total, disk, unit, slack, again)
+        return task.at_penalty(penalty)
 
-    def at_price(self, price: float | Fraction) -> StreamedForestBudget:
-        """Return the same problem at another price; the files are shared."""
-        other = replace(self, price=self._sums.at_price(price).price)
+    def at_penalty(self, penalty: float | Fraction) -> StreamedForestBudget:
+        """Return the same problem at another penalty; the files are shared."""
+        other = replace(self, penalty=self._sums.at_penalty(penalty).penalty)
         other.__dict__["_sums"] = self._sums
         return other
 
     @cached_property
     def _sums(self) -> ForestBudget:
-        """The errors of all rows, as a task that has no rows to pay."""
+        """The errors of all rows, as a task without rows."""
         none = np.zeros((0, self.ensemble.n_features), np.float32)
         per_tree = np.full(self.ensemble.n_trees, self.total_weight)
         weight = np.array([self.total_weight])
-        return ForestBudget(self.ensemble, none, self.prices, self.price, weight, self.node_error, per_tree)
+        return ForestBudget(self.ensemble, none, self.feature_costs, self.penalty, weight, self.node_error, per_tree)
 
     @property
     def closure(self) -> ClosureOnDisk:
-        """The closure at this price."""
-        return self.disk.at_penalty(self.price * self.cost_unit / (Fraction(self.total_weight) * self.disk.unit))
+        """The closure at this penalty."""
+        return self.disk.at_penalty(self.penalty * self.cost_unit / (Fraction(self.total_weight) * self.disk.unit))
 
     def error(self, kept: ArrayLike) -> float:
         """Return the mean over trees of the (weighted) mean error of the pruned trees."""
@@ -171,15 +174,15 @@ class StreamedForestBudget:
             value = np.asarray(kept)
             spent = self.disk.exact_objective(value) / self.disk.unit + int(self.disk.profit[value].sum())
             return float(spent * self.cost_unit / Fraction(self.total_weight))
-        paid = 0.0
+        cost = 0.0
         for X, _, weight in self.rows():
             if weight.any():
-                paid += _of_rows(self.ensemble, X, self.prices, weight).cost(kept) * float(weight.sum())
-        return paid / self.total_weight
+                cost += _of_rows(self.ensemble, X, self.feature_costs, weight).cost(kept) * float(weight.sum())
+        return cost / self.total_weight
 
     def objective(self, kept: ArrayLike, /) -> float:
-        """Return the mean error of the trees + price * mean cost per row."""
-        return self.error(kept) + float(self.price) * self.cost(kept)
+        """Return the mean error of the trees + penalty * mean cost per row."""
+        return self.error(kept) + float(self.penalty) * self.cost(kept)
 
     def violation(self, kept: ArrayLike, /) -> float:
         """Return how many nodes stay internal although their parent does not."""
@@ -187,8 +190,7 @@ class StreamedForestBudget:
 
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the task as a `ClosureOnDisk`."""
-        if to is not None and not issubclass(ClosureOnDisk, to):
-            raise ValueError(f"a StreamedForestBudget has no {to.__name__} form; it has a ClosureOnDisk")
+        require(to is None or issubclass(ClosureOnDisk, to), "to", "be ClosureOnDisk", to)
         shift = self.error(np.zeros(len(self.ensemble.internal), np.bool_))
         return Reduced(self.closure, lambda x: x, shift=shift, slack=self.slack)
 
@@ -201,7 +203,8 @@ def _source(rows: Any) -> Callable[[], Iterable[Any]]:
         return lambda: iter([rows])
     if isinstance(rows, Iterable):
         return lambda: rows
-    raise TypeError(f"rows: {type(rows).__name__} given; give (X, y), an iterable of such chunks, or a function")
+    what = "must be (X, y), an iterable of such chunks, or a function that returns one"
+    raise TypeError(f"rows {what}, got {type(rows).__name__}")
 
 
 def _regrouped(chunks: Iterable[Any], ensemble: TreeEnsemble, size: int) -> Iterator[Rows]:
@@ -210,11 +213,10 @@ def _regrouped(chunks: Iterable[Any], ensemble: TreeEnsemble, size: int) -> Iter
     count = 0
     for number, chunk in enumerate(chunks):
         if not isinstance(chunk, tuple | list) or len(chunk) not in (2, 3):
-            raise TypeError(f"rows: chunk {number} is {type(chunk).__name__}; give (X, y) or (X, y, sample_weight)")
+            raise TypeError(f"chunk {number} must be (X, y) or (X, y, sample_weight), got {type(chunk).__name__}")
         X, y, weight = (*chunk, None)[:3]
-        n = len(X)
-        if len(y) != n or (weight is not None and len(weight) != n):
-            raise ValueError(f"rows: chunk {number} has {n} rows and {len(y)} targets, or other weights")
+        n, sizes = len(X), {len(y), len(X if weight is None else weight)}
+        require(sizes == {n}, f"chunk {number} of rows", f"have {n} targets and weights", Shown(f"{sorted(sizes)}"))
         first = 0
         while first < n:
             last = min(n, first + size - count)
@@ -239,32 +241,26 @@ def _joined(held: list[Rows]) -> Rows:
 def _weights(weight: Any, first: int, last: int, number: int) -> Floats:
     if weight is None:
         return np.ones(last - first)
-    values = np.asarray(weight[first:last], np.float64)
-    if not np.all(np.isfinite(values)) or np.any(values < 0) or np.any(values != np.rint(values)):
-        raise ValueError(f"rows: sample weights of chunk {number} are no whole numbers >= 0; scale and round them")
-    return values
+    name = f"sample weights of chunk {number}"
+    return ints(name, weight[first:last], low=0, mend="scale and round them").astype(np.float64)
 
 
-def _of_rows(ensemble: TreeEnsemble, X: NDArray[np.float32], prices: FeaturePrices, weight: Floats) -> ForestBudget:
-    """The purchases of some rows, as a task whose errors play no part."""
+def _of_rows(ensemble: TreeEnsemble, X: Singles, costs: FeatureCosts, weight: Floats) -> ForestBudget:
+    """The costs of some rows, as a task whose errors play no part."""
     total = np.full(ensemble.n_trees, weight.sum())
-    return ForestBudget(ensemble, X, prices, Fraction(0), weight, np.zeros(ensemble.n_nodes), total)
+    return ForestBudget(ensemble, X, costs, Fraction(0), weight, np.zeros(ensemble.n_nodes), total)
 
 
-def _add(
-    writer: ClosureWriter, ensemble: TreeEnsemble, X: NDArray[np.float32], prices: FeaturePrices, weight: Floats
-) -> Fraction:
-    """Write the purchases of some rows as a chunk; return the unit of its costs."""
-    part = _of_rows(ensemble, X, prices, weight).path_closure()
+def _add(writer: ClosureWriter, ensemble: TreeEnsemble, X: Singles, costs: FeatureCosts, weight: Floats) -> Fraction:
+    """Write the requirements of some rows as a chunk; return the unit of its costs."""
+    part = _of_rows(ensemble, X, costs, weight).path_closure()
     if part.error_slack or part.cost_slack:
-        raise ValueError("feature_costs: give prices that are whole multiples of one millionth, such as 0.25")
+        raise invalid("feature_costs", "be whole multiples of one millionth", costs.group_cost)
     writer.add(part.closure.indptr, part.closure.indices, part.closure.cost)
-    return 1 / (ensemble.n_trees * part.price_unit)
+    return 1 / (ensemble.n_trees * part.penalty_unit)
 
 
-def _profits(
-    ensemble: TreeEnsemble, error: Floats, loss: str, unit: Fraction
-) -> tuple[NDArray[np.int64], Fraction | None]:
+def _profits(ensemble: TreeEnsemble, error: Floats, loss: str, unit: Fraction) -> tuple[Ints, Fraction | None]:
     """What keeping each internal node takes off the error, as integers, and how many of them are one ``unit``.
 
     Misclassified whole weights are whole: then they are not scaled, and None is returned.
@@ -273,16 +269,17 @@ def _profits(
     gain = error[inner] - error[ensemble.left[inner]] - error[ensemble.right[inner]]
     size = float(np.abs(gain).sum())
     if loss == "misclassification":
-        if size >= 2.0**53:
-            raise ValueError(f"rows: their weights add up to {size:g} errors, beyond 2**53; use smaller weights")
+        require(
+            size < 2.0**53, "rows", "have weights that add up to less than 2**53 errors", size, "use smaller weights"
+        )
         return gain.astype(np.int64), None
-    # A power of two of units of the costs keeps the closure's price a simple fraction.
+    # A power of two of units of the costs keeps the closure's penalty a simple fraction.
     of_unit = gain / (ensemble.n_trees * float(unit))
     scale = Fraction(2) ** (GRID - int(np.ceil(np.log2(max(float(np.abs(of_unit).sum()), 1e-300)))))
     return np.rint(of_unit * float(scale)).astype(np.int64), scale
 
 
-def _parents(ensemble: TreeEnsemble) -> NDArray[np.int32]:
+def _parents(ensemble: TreeEnsemble) -> Ints32:
     inner = ensemble.internal
     place = np.full(ensemble.n_nodes + 1, -1, np.int32)
     place[inner] = np.arange(len(inner))

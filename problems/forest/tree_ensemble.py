@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunopt.core.arrays import Ints
+from prunopt.core.arrays import AnyArray, Bools, Ints, Singles
+from prunopt.core.validate import Shown, invalid, require
 
 SUPPORTED = "RandomForest*, ExtraTrees*, Bagging* of decision trees, and single decision or extra trees"
+
+
+class Trees(NamedTuple):
+    """The nodes of trees as kernels read them, of rows of numbers (NaN = missing) or of binned rows (0 = missing).
+
+    Node ids count over all trees: those of tree t are ``offsets[t]`` to ``offsets[t + 1] - 1``, its root the first,
+    parents before their children. A value <= ``threshold`` goes left; ``left`` and ``right`` are -1 at leaves.
+    """
+
+    offsets: AnyArray
+    left: AnyArray
+    right: AnyArray
+    feature: AnyArray
+    threshold: AnyArray
+    missing_left: Bools
+    missing: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +78,11 @@ class TreeEnsemble:
         """Number of nodes of all trees, leaves included."""
         return len(self.left)
 
+    @property
+    def arrays(self) -> Trees:
+        """What the kernels read."""
+        return Trees(self.offsets, self.left, self.right, self.feature, self.threshold, self.missing_left, float("nan"))
+
     @cached_property
     def internal(self) -> Ints:
         """Global ids of the internal nodes, tree by tree in node-id order: what a pruning decides on."""
@@ -97,7 +119,7 @@ class TreeEnsemble:
         """
         trees, columns = _trees_of(forest)
         if getattr(forest, "n_outputs_", getattr(trees[0], "n_outputs_", 1)) != 1:
-            raise ValueError("forest: it predicts several outputs; fit one forest for each output")
+            raise invalid("forest", "predict one output", Shown("several"), "fit one forest for each output")
         is_classifier = hasattr(trees[0], "classes_")
         classes = np.asarray(forest.classes_) if is_classifier else None
         parts = [_read_tree(t, c, classes) for t, c in zip(trees, columns, strict=True)]
@@ -121,22 +143,20 @@ class TreeEnsemble:
             feature_names=None if names is None else tuple(map(str, names)),
         )
 
-    def rows(self, X: ArrayLike, name: str = "X") -> NDArray[np.float32]:
+    def rows(self, X: ArrayLike, name: str = "X") -> Singles:
         """Return ``X`` as the float32 rows that scikit-learn's trees compare with their thresholds."""
         found = getattr(X, "columns", None)
         if found is not None and self.feature_names is not None and tuple(map(str, found)) != self.feature_names:
             unlike = [str(c) for c in found if str(c) not in self.feature_names][:3]
-            raise ValueError(f"{name}: its columns are not those of the forest, in order ({unlike or 'other order'})")
+            raise invalid(name, "have the columns of the forest, in order", Shown(f"{unlike or 'another order'}"))
         try:
             rows = np.ascontiguousarray(np.asarray(X), dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: numbers are needed ({error})") from None
-        if rows.ndim != 2 or rows.shape[1] != self.n_features:
-            raise ValueError(f"{name}: shape {rows.shape} given; the forest was fitted on {self.n_features} features")
-        if len(rows) == 0:
-            raise ValueError(f"{name}: no rows; errors and costs are means over rows")
-        if np.any(np.isinf(rows)):
-            raise ValueError(f"{name}: infinity, or a number too large for float32; replace it")
+            raise invalid(name, "hold numbers", Shown(str(error))) from None
+        fits = rows.ndim == 2 and rows.shape[1] == self.n_features
+        require(fits, name, f"have shape (n, {self.n_features}), as the forest", Shown(f"shape {rows.shape}"))
+        require(len(rows) > 0, name, "have at least one row", Shown("none"), "errors and costs are means over rows")
+        require(not np.any(np.isinf(rows)), name, "hold finite float32 numbers or NaN", Shown("an infinite one"))
         return rows
 
 
@@ -151,8 +171,8 @@ def _trees_of(forest: Any) -> tuple[list[Any], list[NDArray[np.int64] | None]]:
         forest, ForestClassifier | ForestRegressor | BaggingClassifier | BaggingRegressor | BaseDecisionTree
     ):
         name = forest.__name__ if isinstance(forest, type) else type(forest).__name__
-        boosted = " Boosted trees are added, not averaged: no node has an error of its own." if "Boost" in name else ""
-        raise ValueError(f"forest: {name} given; supported are {SUPPORTED}.{boosted}")
+        boosted = "boosted trees are added, not averaged: no node has an error of its own" if "Boost" in name else ""
+        raise invalid("forest", f"be one of {SUPPORTED}", Shown(name), boosted)
     check_is_fitted(forest)
     if isinstance(forest, BaseDecisionTree):
         return [forest], [None]
@@ -160,10 +180,8 @@ def _trees_of(forest: Any) -> tuple[list[Any], list[NDArray[np.int64] | None]]:
     if isinstance(forest, ForestClassifier | ForestRegressor):
         return trees, [None] * len(trees)
     for tree in trees:
-        if not isinstance(tree, BaseDecisionTree):
-            raise ValueError(
-                f"forest: a bagging ensemble of {type(tree).__name__}; bagging of decision trees is supported"
-            )
+        ok = isinstance(tree, BaseDecisionTree)
+        require(ok, "forest", "be a bagging ensemble of decision trees", Shown(f"one of {type(tree).__name__}"))
     return trees, [np.asarray(columns, np.int64) for columns in forest.estimators_features_]
 
 

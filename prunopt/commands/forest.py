@@ -1,4 +1,4 @@
-"""``prunopt forest``: a forest under a feature budget, from a table and its prices to a pruned forest with a proof."""
+"""``prunopt forest``: a forest under a feature budget, from a table and its costs to a pruned forest with a proof."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prunopt.commands.forest_report import Analysis, Case, Choice, Rows, build_r
 from prunopt.commands.forest_splits import Splits, default_splits, repeated
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json, progress
 from prunopt.core.files import written_together
+from prunopt.core.validate import Shown, invalid, one_of, require, whole_number
 
 if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath
@@ -28,13 +29,12 @@ def forest(
     target: Annotated[str | None, typer.Option(help="The column to predict, for a CSV file.")] = None,
     costs: Annotated[
         Path | None,
-        typer.Option(
-            help='JSON: {"feature": price, ...}, or with groups and their common part, or several currencies.'
-        ),
+        typer.Option(help='JSON: {"feature": cost, ...}, or with groups and their common part, or several currencies.'),
     ] = None,
     known: Annotated[str | None, typer.Option(help="Features known already, hence free: age,sex")] = None,
     budget: Annotated[float | None, typer.Option(help="Greatest mean cost of a row.")] = None,
-    price: Annotated[float | None, typer.Option(help="Price of one unit of cost, in units of error.")] = None,
+    penalty: Annotated[float | None, typer.Option(help="Multiplier of the cost, in units of error.")] = None,
+    price: Annotated[float | None, typer.Option(hidden=True, help="Old name of --penalty.")] = None,
     trees: Annotated[int, typer.Option(help="Trees of the forest.")] = 40,
     out: Annotated[
         Path | None, typer.Option(help="Folder for forest.skops, path.csv, report.json and pictures.")
@@ -48,32 +48,31 @@ def forest(
 ) -> None:
     """Prune a random forest to what its features cost: the whole exact curve of accuracy against cost.
 
-    Without options: heart disease, with the real prices of its tests; the first test of a group (drawing blood once)
-    pays the group's common part, further ones do not. Grows a forest on 60 % of the rows, finds every
+    Without options: heart disease, with the real costs of its tests; the first test of a group (drawing blood once)
+    has the group's common part in its cost, other ones do not. Grows a forest on 60 % of the rows, finds every
     optimal pruning on their out-of-bag errors, measures each on two times 20 % of the rows (validation, test), and
     chooses the cheapest one whose validation error is within one standard error of the least, unless a budget or a
-    price is given. Where rows are few, the test score is also averaged over many random splits.
+    penalty is given. Where rows are few, the test score is also averaged over many random splits.
     """
-    if trees < 1:
-        raise ValueError(f"--trees {trees}: give at least 1")
-    if splits is not None and splits < 0:
-        raise ValueError(f"--splits {splits}: give a number >= 0")
+    if price is not None:
+        note("--price is deprecated and goes with the next release; use --penalty")
+        penalty = price
+    whole_number("--trees", trees, low=1)
+    whole_number("--splits", splits or 0, low=0)
     if out is not None:  # what cannot be written is better known before the work than after it
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out}: it is a file; name a folder")
+        require(out.is_dir() or not out.exists(), "--out", "be a folder", Shown(f"the file {out}"))
         out.mkdir(parents=True, exist_ok=True)
     with progress("forest", total=5) as tell:
         tell("reading the table")
         estimates.table(data, trees)
         case = read_case(data, target, costs)
         case.known = tuple(name.strip() for name in known.split(",")) if known else ()
-        if set(case.known) - set(case.names):
-            unlike = sorted(set(case.known) - set(case.names))
-            raise ValueError(f"--known {known}: no feature {unlike[0]!r}; there are {', '.join(case.names[:12])}")
+        for name in case.known:
+            one_of("--known", name, case.names)
         estimates.forest(len(case.X), len(case.names), trees)
         rows = split_rows(case, seed)
         tell("growing and pruning the forest")
-        choice = _choose(case, rows, budget, price, trees, seed)
+        choice = _choose(case, rows, budget, penalty, trees, seed)
         tell("the same on other splits")
         n_splits = default_splits(len(case.X)) if splits is None else splits
         many = _repeat(case, choice.path, n_splits, trees, seed)
@@ -85,7 +84,7 @@ def forest(
             "target": target,
             "costs": None if costs is None else str(costs.resolve()),
         }
-        report["chosen"]["price"] = price
+        report["chosen"]["penalty"] = penalty
         if out is not None:
             tell("writing")
             with written_together():
@@ -108,35 +107,31 @@ def read_case(data: str, target: str | None, costs: Path | None) -> Case:
     from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs, read_csv
 
     if data in EMBEDDED:
-        if target is not None:
-            raise ValueError(f"--target {target}: the data set {data} has its own; --target is for CSV files")
+        require(target is None, "--target", f"be left out with --data {data}", target, "the data set has its own")
         found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
         case = Case(data, found.X, found.y, found.feature_names, dict(found.feature_costs), found.currency)
-        case.listed = found.prices()
+        case.listed = found.costs()
         if data == "hypothyroid":
             case.notes.append("the six columns that say which test was measured are left out: they leak the diagnosis")
     else:
         if target is None:
-            raise ValueError(f"--data {data}: name the column to predict with --target")
+            raise invalid("--target", f"name the column of {data} to predict", target)
         sheet = read_csv(data, target)
         ones = dict.fromkeys(sheet.feature_names, 1.0)
         case = Case(Path(data).name, sheet.X, sheet.y, sheet.feature_names, ones, "", list(sheet.notes))
         if costs is None:
             case.notes.append("no --costs given: every feature costs 1")
     if costs is not None:
-        prices = read_costs(costs, case.names)
-        case.listed, case.currency = prices, prices.currency
-        alone = case.prices.group_cost
+        case.listed = read_costs(costs, case.names)
+        case.currency = case.listed.currency
+        alone = case.feature_costs.group_cost
         case.costs = dict(zip(case.names, map(float, alone), strict=True))
-    if len(case.X) < 10:
-        raise ValueError(f"--data {data}: {len(case.X)} rows are too few to fit, prune and test; give at least 10")
+    require(len(case.X) >= 10, "--data", "have at least 10 rows to fit, prune and test", Shown(f"{len(case.X)} rows"))
     n_labels = len(np.unique(case.y))
-    if n_labels == 1:
-        raise ValueError(f"--target {target}: every row has the same value; there is nothing to predict")
-    if case.is_classification and n_labels > len(case.X) / 2:
-        raise ValueError(
-            f"--target {target}: {n_labels} different labels in {len(case.X)} rows; does the column name the rows?"
-        )
+    require(n_labels > 1, "--target", "have different values", Shown(f"the same one in every row of {target}"))
+    given = Shown(f"{n_labels} different labels in {len(case.X)} rows")
+    fits = not case.is_classification or n_labels <= len(case.X) / 2
+    require(fits, "--target", "have labels that repeat", given, f"does {target} name the rows?")
     return case
 
 
@@ -155,34 +150,34 @@ def split_rows(case: Case, seed: int) -> Rows:
     return Rows(train, valid, test)
 
 
-def _choose(case: Case, rows: Rows, budget: float | None, price: float | None, trees: int, seed: int) -> Choice:
-    if budget is not None or price is not None:
-        model = fit_forest(case, rows.train, budget, price, trees, seed)
+def _choose(case: Case, rows: Rows, budget: float | None, penalty: float | None, trees: int, seed: int) -> Choice:
+    if budget is not None or penalty is not None:
+        model = fit_forest(case, rows.train, budget, penalty, trees, seed)
         return Choice(model.path_, model.solution_, model.estimator_, model.expected_cost_)
+    from prunopt.forests._votes import within_one_standard_error
+
     path: BudgetPath = fit_forest(case, rows.train, None, 0.0, trees, seed).path_
     valid = path.curve(case.X[rows.valid], case.y[rows.valid])
-    best = int(np.argmin(valid.error))
-    k = int(np.flatnonzero(valid.error <= valid.error[best] + valid.standard_error[best])[-1])
-    point = path.points[k]
-    return Choice(path, path.solution(price=point.price), path.at(price=point.price), point.expected_cost)
+    point = path.points[within_one_standard_error(valid.error, valid.standard_error)]
+    return Choice(path, path.solution(penalty=point.penalty), path.at(penalty=point.penalty), point.expected_cost)
 
 
 def _repeat(case: Case, path: BudgetPath, n_splits: int, trees: int, seed: int) -> Splits | None:
     def analyse(this_seed: int) -> tuple[BudgetPath, Any, Any]:
         rows = split_rows(case, this_seed)
-        # Only the path is wanted: at price 0 no search for a pruning is made.
+        # Only the path is wanted: at penalty 0 no search for a pruning is made.
         return fit_forest(case, rows.train, None, 0.0, trees, this_seed).path_, case.X[rows.test], case.y[rows.test]
 
     costs = np.array([p.expected_cost for p in path.points])
     return repeated(analyse, n_splits, costs, seed) if n_splits else None
 
 
-def fit_forest(case: Case, train: Any, budget: float | None, price: float | None, trees: int, seed: int) -> Any:
+def fit_forest(case: Case, train: Any, budget: float | None, penalty: float | None, trees: int, seed: int) -> Any:
     from sklearn.base import clone
 
     from prunopt.forests import BudgetedForestClassifier, BudgetedForestRegressor
 
     kind = BudgetedForestClassifier if case.is_classification else BudgetedForestRegressor
     grown = clone(kind()._forest()).set_params(n_estimators=trees)
-    model = kind(grown, feature_costs=case.prices, budget=budget, price=price, random_state=seed)
+    model = kind(grown, feature_costs=case.feature_costs, budget=budget, penalty=penalty, random_state=seed)
     return model.fit(case.X[train], case.y[train])

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from prunopt.core.solution import Solution
     from prunopt.forests._votes import Curve
     from prunopt.forests.path import BudgetPath
-    from prunopt.problems.forest.feature_costs import FeaturePrices
+    from prunopt.problems.forest.feature_costs import FeatureCosts
 
 SHOWN = 18  # rows of the table printed; path.csv has all of them
 
 
 @dataclass
 class Case:
-    """The rows, their prices, and what is to be said about them."""
+    """The rows, their costs, and what is to be said about them."""
 
     name: str
     X: Any
@@ -33,16 +33,16 @@ class Case:
     costs: dict[str, float]
     currency: str
     notes: list[str] = field(default_factory=list)
-    listed: Any = None  # a price list with discounts, or several currencies; None = `costs`
+    listed: Any = None  # a cost list with discounts, or several currencies; None = `costs`
     known: tuple[str, ...] = ()
 
     @property
-    def prices(self) -> FeaturePrices:
+    def feature_costs(self) -> FeatureCosts:
         """What the features cost."""
-        from prunopt.problems.forest.feature_costs import FeaturePrices
+        from prunopt.problems.forest.feature_costs import FeatureCosts
 
         given = [self.costs[name] for name in self.names] if self.listed is None else self.listed
-        return FeaturePrices.of(given, len(self.names), self.names, None, list(self.known) or None)
+        return FeatureCosts.of(given, len(self.names), self.names, None, list(self.known) or None)
 
     @property
     def is_classification(self) -> bool:
@@ -111,12 +111,12 @@ def build_report(a: Analysis) -> dict[str, Any]:
 
     rows = [
         {
-            "price": p.price,
+            "penalty": p.penalty,
             **row(valid, test, k, p.expected_cost),
             "tree error": p.training_error,
             "nodes": p.n_nodes,
             "gap": p.gap,
-            "features": [column.get(name, name) for name in p.bought],
+            "features": [column.get(name, name) for name in p.acquired],
         }
         for k, p in enumerate(path.points)
     ]
@@ -149,7 +149,7 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "rows": {"train": len(a.rows.train), "validation": len(a.rows.valid), "test": len(a.rows.test)},
             "seed": a.seed,
             "currency": case.currency,
-            "cost of all features": case.prices.total,
+            "cost of all features": case.feature_costs.total,
             "known": list(case.known),
             "score": "accuracy" if case.is_classification else "R^2",
             "budget": a.budget,
@@ -169,6 +169,14 @@ def build_report(a: Analysis) -> dict[str, Any]:
     )
 
 
+def with_penalties(report: Any) -> Any:
+    """Return a report whose penalties may have their old name, "price"."""
+    for part in (*report["path"], report["chosen"]):
+        if "price" in part:
+            part["penalty"] = part.pop("price")
+    return report
+
+
 def show(report: dict[str, Any], who: str) -> None:
     """Print the table, the choice, and what is proven."""
     unit, score, splits = report["currency"] or "units", report["score"], report["splits"]
@@ -178,15 +186,15 @@ def show(report: dict[str, Any], who: str) -> None:
     if len(rows) > SHOWN:
         shown = {*np.linspace(0, len(rows) - 1, SHOWN).astype(int).tolist(), *([] if k is None else [k])}
 
-    def cells(mark: str, price: str, row: dict[str, Any]) -> tuple[str, ...]:
+    def cells(mark: str, penalty: str, row: dict[str, Any]) -> tuple[str, ...]:
         mean = (f"{row['mean test score over splits']:.3f}",) if splits else ()
         scores = (f"{row['validation score']:.3f}", f"{row['test score']:.3f}", *mean)
         gap = number(row["gap"], 2) if row["gap"] else "0"
-        return (mark, price, f"{row['cost']:.2f}", *scores, str(row["nodes"]), gap)
+        return (mark, penalty, f"{row['cost']:.2f}", *scores, str(row["nodes"]), gap)
 
     means = (f"{splits['unpruned mean test score']:.3f}",) if splits else ()
     head = (f"{splits['number']} splits",) if splits else ()
-    lines = [(rows[i]["cost"], cells("*" if i == k else "", number(rows[i]["price"], 3), rows[i])) for i in shown]
+    lines = [(rows[i]["cost"], cells("*" if i == k else "", number(rows[i]["penalty"], 3), rows[i])) for i in shown]
     if k is None:
         lines.append((chosen["cost"], cells("*", "budget", chosen)))
     unpruned = (
@@ -199,7 +207,7 @@ def show(report: dict[str, Any], who: str) -> None:
         str(whole["nodes"]),
         "",
     )
-    heads = ("", "price", f"{unit} per {who}", f"validation {score}", f"test {score}", *head, "nodes", "gap")
+    heads = ("", "penalty", f"{unit} per {who}", f"validation {score}", f"test {score}", *head, "nodes", "gap")
     print(table(heads, [unpruned, *(line for _, line in sorted(lines, key=lambda pair: -pair[0]))]))
     if len(shown) < len(rows):
         print(f"({len(shown)} of {len(rows)} optimal prunings shown)")
@@ -227,7 +235,7 @@ def proof(report: dict[str, Any], unit: str, who: str) -> str:
     exactly = "exactly" if gap == 0 else f"to within a relative gap of {gap:.1e}"
     stopped = "" if report["complete"] else " The search was stopped: the path is coarser than it could be."
     text = (
-        "Proven: at its price, no pruning of this forest has a lower mean tree error plus price times cost on the "
+        "Proven: at its penalty, no pruning of this forest has a lower mean tree error plus penalty times cost on the "
         f"training rows than the line shown, {exactly}, for every line of the path.{stopped}"
     )
     if report["budget"] is None:
@@ -269,7 +277,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     except ImportError:
         note("no pictures: they need matplotlib (pip install 'prunopt[plot]')")
         return []
-    from prunopt.plots import COLOURS, features_bought, pareto
+    from prunopt.plots import COLOURS, acquired_features, pareto
 
     case = a.case
     path = a.choice.path
@@ -305,7 +313,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     chosen = a.choice.solution.value
     point = replace(path.points[0], expected_cost=float(a.choice.cost))
     one = replace(path, points=(point,), lifetime=chosen.astype(np.int64))
-    ax = one.plot_sizes(figure.add_subplot(), price=0.0, unit=case.currency)
+    ax = one.plot_sizes(figure.add_subplot(), penalty=0.0, unit=case.currency)
     ax.set_title(f"{case.name}: the trees, before and after pruning")
     with write_atomically(out / "trees.png") as temporary:
         figure.savefig(temporary, dpi=150)
@@ -313,8 +321,8 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
         return ["pareto.png", "trees.png"]
     figure = Figure(figsize=(7.2, 1.2 + 0.28 * len(case.names)), layout="constrained")
     names = dict(zip((f"x{k}" for k in range(len(case.names))), case.names, strict=True))
-    ax = features_bought(path, X, figure.add_subplot(), unit=case.currency, who=case.who, names=names)
-    ax.set_title(f"{case.name}: what is bought at which budget")
+    ax = acquired_features(path, X, figure.add_subplot(), unit=case.currency, who=case.who, names=names)
+    ax.set_title(f"{case.name}: what is acquired at which budget")
     with write_atomically(out / "features.png") as temporary:
         figure.savefig(temporary, dpi=150)
     return ["pareto.png", "trees.png", "features.png"]

@@ -1,4 +1,4 @@
-"""Check what ``prunopt forest`` wrote: the saved forest against the rows, the report against the problem built anew."""
+"""Check what ``prunopt forest`` wrote: the saved forest against the rows, the report against a rebuilt problem."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from prunopt.commands.forest_report import with_penalties
 from prunopt.core.files import read_json
 from prunopt.core.solution import CertificateError, relative_gap
+from prunopt.core.validate import Shown, require
 
 TREE = "sklearn.tree._tree.Tree"  # the one type beyond scikit-learn's estimators that a forest needs
 TOLERANCE = 1e-9
@@ -17,31 +19,30 @@ LARGEST = 8 * 2**30  # bytes that a forest may unpack to
 
 
 def is_forest_folder(folder: Path) -> bool:
-    """Return whether ``folder`` is what ``prunopt forest --out`` leaves."""
+    """Return whether ``prunopt forest --out`` wrote ``folder``."""
     return (folder / "forest.skops").is_file() and (folder / "report.json").is_file()
 
 
 def verify_forest(folder: Path) -> dict[str, Any]:
     """Check a folder that ``prunopt forest`` wrote, and return what was checked.
 
-    The rows and prices are read again from where the report says they came from, and the saved forest is measured on
+    The rows and costs are read again from where the report says they came from, and the saved forest is measured on
     them: its mean cost and mean tree error on the training rows, its score on the test rows. Then the forest is grown
-    again from the seed, its pruning problem built anew, and the objective and the bound that the report states are
+    again from the seed, its pruning problem rebuilt, and the objective and the bound that the report states are
     compared with the exact path of that problem, whose gaps come from multipliers. (Within a budget the bound is
     Lagrange's; branch and bound, which may have proven a better one, is not repeated.)
 
     Raises
     ------
     ValueError
-        If the folder is none of ours, its inputs are gone, or it holds objects that are no scikit-learn forest.
+        If prunopt forest did not write the folder, its inputs are gone, or it holds other objects than a forest.
     CertificateError
         If anything stated is not so.
     """
     from prunopt.commands.forest import fit_forest, read_case, split_rows
     from prunopt.problems import ForestBudget
 
-    if not is_forest_folder(folder):
-        raise ValueError(f"{folder}: no folder of prunopt forest; report.json and forest.skops are needed")
+    require(is_forest_folder(folder), "the folder", "hold report.json and forest.skops of prunopt forest", str(folder))
     report = _read_report(folder / "report.json")
     inputs, chosen = report["inputs"], report["chosen"]
     forest = read_forest(folder / "forest.skops")
@@ -51,7 +52,7 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     rows = split_rows(case, report["seed"])
     X, y = case.X[rows.train], case.y[rows.train]
 
-    saved = ForestBudget.from_forest(forest, X, y, case.prices, 0, errors="oob")
+    saved = ForestBudget.from_forest(forest, X, y, case.feature_costs, 0, errors="oob")
     whole = np.ones(len(saved.ensemble.internal), np.bool_)
     score = float(forest.score(case.X[rows.test], case.y[rows.test]))
     _same("the mean cost of the saved forest", saved.cost(whole), chosen["cost"])
@@ -63,7 +64,7 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     _same("the number of points of the path", len(path.points), len(report["path"]))
     for k, (point, stated) in enumerate(zip(path.points, report["path"], strict=True)):
         for name, found in (
-            ("price", point.price),
+            ("penalty", point.penalty),
             ("cost", point.expected_cost),
             ("tree error", point.training_error),
         ):
@@ -72,8 +73,8 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     if report["budget"] is not None:
         bound, objective = float(path.solution(budget=report["budget"]).bound), error
     else:
-        price = report["path"][chosen["point"]]["price"] if chosen["price"] is None else chosen["price"]
-        bound, objective = float(path.solution(price=price).bound), error + price * saved.cost(whole)
+        penalty = report["path"][chosen["point"]]["penalty"] if chosen["penalty"] is None else chosen["penalty"]
+        bound, objective = float(path.solution(penalty=penalty).bound), error + penalty * saved.cost(whole)
     _same("the objective", objective, chosen["objective"])
     if chosen["bound"] < bound - TOLERANCE * max(1.0, abs(bound)):
         bound = chosen["bound"]
@@ -93,21 +94,20 @@ def verify_forest(folder: Path) -> dict[str, Any]:
 def _read_report(path: Path) -> dict[str, Any]:
     """Return the report, checked as far as it is read here."""
     try:
-        report = read_json(path)
-        if report.get("inputs") is None:
-            raise ValueError("it does not say where the rows came from; run prunopt forest again")
+        report = with_penalties(read_json(path))
+        known = report.get("inputs") is not None
+        require(known, "inputs", "say where the rows came from", None, "run prunopt forest again")
         wanted = {"known": list, "seed": int, "path": list, "chosen": dict, "inputs": dict}
         for key, kind in wanted.items():
-            if not isinstance(report[key], kind):
-                raise ValueError(f"{key!r} is no {kind.__name__}")
+            require(isinstance(report[key], kind), key, f"be a {kind.__name__}", report[key])
         for key in ("data", "target", "costs"):
-            if not isinstance(report["inputs"][key], str | None):
-                raise ValueError(f"inputs[{key!r}] is no text")
+            text = report["inputs"][key]
+            require(isinstance(text, str | None), f"inputs[{key!r}]", "be text", text)
         numbers = [report["budget"], *(report["chosen"][key] for key in ("cost", "nodes", "test score", "objective"))]
-        numbers += [report["chosen"][key] for key in ("bound", "price", "point")]
-        numbers += [point[key] for point in report["path"] for key in ("price", "cost", "tree error")]
-        if not all(number is None or isinstance(number, int | float) for number in numbers):
-            raise ValueError("a number is none")
+        numbers += [report["chosen"][key] for key in ("bound", "penalty", "point")]
+        numbers += [point[key] for point in report["path"] for key in ("penalty", "cost", "tree error")]
+        for number in numbers:
+            require(isinstance(number, int | float | None), "the report", "hold numbers", number)
         return dict(report)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read as a report ({error})") from None
@@ -127,11 +127,9 @@ def read_forest(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-        if size > LARGEST:
-            raise ValueError(f"it says that it unpacks to {size} bytes, more than {LARGEST}")
+        require(size <= LARGEST, "the file", f"unpack to at most {LARGEST} bytes", size)
         strange = set(skops.io.get_untrusted_types(file=path)) - {TREE}
-        if strange:
-            raise ValueError(f"it holds {', '.join(sorted(strange))}; only scikit-learn forests are read")
+        require(not strange, "the file", "hold a scikit-learn forest alone", Shown(", ".join(sorted(strange))))
         forest = skops.io.load(path, trusted=[TREE])
         for tree in np.ravel(getattr(forest, "estimators_", ())):
             _check_tree(tree.tree_, int(forest.n_features_in_))
@@ -139,21 +137,21 @@ def read_forest(path: Path) -> Any:
         raise
     except Exception as error:  # skops has no errors of its own: a damaged file ends in any of Python's
         raise ValueError(f"{path}: cannot be read as a forest ({type(error).__name__}: {error})") from None
-    if not isinstance(forest, BaseEnsemble):
-        raise ValueError(f"{path}: holds a {type(forest).__name__}, no forest")
+    require(isinstance(forest, BaseEnsemble), f"{path}", "hold a forest", Shown(f"a {type(forest).__name__}"))
     return forest
 
 
 def _check_tree(tree: Any, n_features: int) -> None:
     """Refuse a tree whose links leave its arrays: scikit-learn follows them unchecked, in C."""
-    if not 0 < tree.node_count <= tree.capacity or tree.n_features != n_features:
-        raise ValueError(f"a tree of {tree.node_count} nodes and {tree.n_features} features, {n_features} are needed")
+    fits = 0 < tree.node_count <= tree.capacity and tree.n_features == n_features
+    given = Shown(f"{tree.node_count} nodes and {tree.n_features} features")
+    require(fits, "a tree", f"have nodes, and {n_features} features", given)
     nodes, left, right = np.arange(tree.node_count), tree.children_left, tree.children_right
     leaf = left == -1
     inner = (left > nodes) & (left < len(nodes)) & (right > nodes) & (right < len(nodes))
     inner &= (tree.feature >= 0) & (tree.feature < n_features)
-    if not np.all(np.where(leaf, right == -1, inner)):
-        raise ValueError("a node of a tree that leads nowhere")
+    whole = np.all(np.where(leaf, right == -1, inner))
+    require(whole, "a tree", "have nodes whose children exist", Shown("one that leads nowhere"))
 
 
 def _same(what: str, found: float, stated: float) -> None:

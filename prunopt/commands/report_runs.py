@@ -77,8 +77,9 @@ def _proven(status: str, objective: Any, bound: Any, solver: str) -> str:
 
 
 def _forest(folder: Path, r: dict[str, Any]) -> Page:
-    from prunopt.commands.forest_report import proof
+    from prunopt.commands.forest_report import proof, with_penalties
 
+    r = with_penalties(r)
     unit, score, chosen, whole = r["currency"] or "units", r["score"], r["chosen"], r["unpruned"]
     who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
     rows, k = r["path"], chosen["point"]
@@ -98,7 +99,7 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     page.certificate = [proof(r, unit, who)]
     columns: dict[str, Column] = {
         "": lambda p: "chosen" if k is not None and p is rows[k] else "",
-        "penalty": lambda p: _number(p["price"], 3),
+        "penalty": lambda p: _number(p["penalty"], 3),
         f"{unit} per {who}": lambda p: f"{p['cost']:.2f}",
         f"validation {score}": lambda p: f"{p['validation score']:.3f}",
         f"test {score}": lambda p: f"{p['test score']:.3f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import fields
@@ -9,6 +10,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 T = TypeVar("T")
 
 
@@ -76,18 +78,36 @@ def renamed_fields(**names: str) -> Callable[[type[T]], type[T]]:
             start(self, *arguments, **options)
 
         cls.__init__ = init  # type: ignore[method-assign]
-        for old, new in names.items():
-            setattr(cls, old, renamed_property(old, new))
-        return cls
+        return renamed_attributes(**names)(cls)
 
     return decorate
 
 
-def renamed_property(old: str, new: str) -> property:
-    """Return a property that shows the attribute ``new`` under its old name."""
+def renamed_attributes(**names: str) -> Callable[[C], C]:
+    """Let a class answer to old names of its attributes and methods: ``@renamed_attributes(price="penalty")``."""
 
-    def read(self: Any) -> Any:
-        warn(f"{type(self).__name__}.{old}", f".{new}")
-        return getattr(self, new)
+    def decorate(owner: C) -> C:
+        for old, new in names.items():
 
-    return property(read)
+            def find(self: Any, old: str = old, new: str = new) -> Any:
+                warn(f"{type(self).__name__}.{old}", f".{new}")
+                return getattr(self, new)
+
+            setattr(owner, old, property(find))
+        return owner
+
+    return decorate
+
+
+def renamed_names(module: str, find: Callable[[str], Any] | None = None, **names: str) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` of a module that answers to old names; ``find`` is asked for all others."""
+
+    def look(name: str) -> Any:
+        if name in names:
+            warn(f"{module}.{name}", names[name])
+            return getattr(sys.modules[module], names[name])
+        if find is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return find(name)
+
+    return look

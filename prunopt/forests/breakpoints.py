@@ -1,15 +1,18 @@
-"""From the price path of a closure to the points of a budget path: numbers, proofs, and a check from scratch."""
+"""`budget_path`: the path of a closure as that of a forest, with numbers, proofs, and a check from scratch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Ints
+from prunopt.core.deprecation import warn
 from prunopt.core.solution import CertificateError, relative_gap
 from prunopt.core.solver import Limits
 from prunopt.forests.path import TOLERANCE, BudgetPath, PathPoint
@@ -18,75 +21,155 @@ from prunopt.problems.forest.forest_budget import ForestBudget
 if TYPE_CHECKING:
     from prunopt.forms.closure.parametric_closure import PenaltyPath
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _n_jobs_from_joblib(function: F) -> F:
+    """Let `budget_path` take ``n_jobs`` for one more release."""
+
+    @wraps(function)
+    def call(*arguments: Any, n_jobs: int | None = None, **options: Any) -> Any:
+        if n_jobs is None:
+            return function(*arguments, **options)
+        from joblib import parallel_config
+
+        warn("budget_path(n_jobs=...)", "with joblib.parallel_config(n_jobs=...)")
+        with parallel_config(n_jobs=n_jobs):
+            return function(*arguments, **options)
+
+    return call  # type: ignore[return-value]
+
+
+@_n_jobs_from_joblib
+def budget_path(
+    forest: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    feature_costs: Any,
+    *,
+    feature_groups: Any = None,
+    known: Any = None,
+    sample_weight: ArrayLike | None = None,
+    loss: str = "misclassification",
+    errors: str = "holdout",
+    limits: Limits | None = None,
+) -> BudgetPath:
+    r"""Return every optimal pruning of a fitted forest over the penalty of cost, exactly.
+
+    .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} + \lambda \cdot \text{mean cost of a row}
+
+    is solved for all :math:`\lambda \ge 0` at once, each feature (or group) costing a row once, wherever in the
+    forest it is asked for. Penalties at which the optimum changes are exact rationals.
+
+    Parameters
+    ----------
+    forest
+        A fitted random forest, extra trees, bagging of trees, or single tree of scikit-learn. It is not changed.
+    X, y
+        Rows and targets: held-out ones for ``errors="holdout"``, those that the forest was fitted on otherwise.
+    feature_costs
+        One cost for each feature: an array, a mapping from names, or None (each costs 1); a cost for each row and
+        feature (n, K); `CostList` with discounts for further tests of a group; or a `CostSum` of several currencies.
+    feature_groups
+        Features that are acquired together (see `prunopt.problems.forest.feature_costs.FeatureCosts.of`).
+    known
+        Features that are known already, hence free: a bool for each feature, for each row and feature (n, K), or a
+        list of names.
+    sample_weight : (n,) or None
+        Scales error and cost of a row alike.
+    loss
+        ``"misclassification"``, ``"gini"`` or ``"log"`` for classifiers; regressors use ``"squared"``.
+    errors
+        ``"holdout"``, ``"oob"`` or ``"inbag"`` (see `ForestBudget.from_forest`).
+    limits
+        Time limit; an incomplete path is valid, its gaps tell what is open.
+
+    Notes
+    -----
+    Under `joblib.parallel_config`, intervals of penalties are solved at the same time, by threads or on a Dask or Ray
+    cluster, as it says. The path is the same.
+
+    References
+    ----------
+    F. Nan, J. Wang, V. Saligrama, "Pruning Random Forests for Prediction on a Budget", NIPS 2016 (the problem).
+    """
+    from prunopt.solvers.closure.parametric_cut import closure_path
+
+    groups: dict[str, Any] = {"feature_groups": feature_groups, "known": known}
+    options: dict[str, Any] = {"sample_weight": sample_weight, "errors": errors, "loss": loss}
+    task = ForestBudget.from_forest(forest, X, y, feature_costs, 0, **groups, **options)
+    return path_of(task, forest, closure_path, limits)
+
 
 def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits | None) -> BudgetPath:
     """Compute the path of a task, and check it in the task's own terms."""
-    closure, price_unit, error_slack, cost_slack = task.path_closure()
+    closure, penalty_unit, error_slack, cost_slack = task.path_closure()
     found: PenaltyPath = closure_path(closure, limits)
-    # Blocks leave by rising price. One that costs without gaining (price 0), or whose gain is no more than what
+    # Blocks leave by rising penalty. One that costs without gaining (penalty 0), or whose gain is no more than what
     # rounding may have made of nothing, is never worth having.
     noise = Fraction(error_slack) / closure.unit
     worth = [block.penalty for block, profit in zip(found.blocks, found.profits, strict=True) if profit > noise]
     leaving = sorted(set(worth))
     starts = [Fraction(0), *leaving]
-    rank = {price: r for r, price in enumerate(leaving, start=1)}
+    rank = {penalty: r for r, penalty in enumerate(leaving, start=1)}
     lifetime = np.zeros(closure.n_items, np.int64)
     lifetime[found.always] = len(starts)
-    gained, spent = np.zeros(len(starts), object), np.zeros(len(starts), object)
+    gained, cost_sum = np.zeros(len(starts), object), np.zeros(len(starts), object)
     gained[:] = int(closure.profit[found.always].sum())
     for block, profit, cost in zip(found.blocks, found.profits, found.costs, strict=True):
         stays = rank.get(block.penalty, 0)
         lifetime[block.items] = stays
         gained[:stays] += profit
-        spent[:stays] += cost
+        cost_sum[:stays] += cost
     nothing = Fraction(task.error(np.zeros(closure.n_items, np.bool_)))
     errors = [float(nothing - closure.unit * int(a)) for a in gained]
-    costs = [float(closure.unit / price_unit * int(c)) for c in spent]
+    costs = [float(closure.unit / penalty_unit * int(c)) for c in cost_sum]
     shift = float(nothing)
 
     proofs = [shift - float(closure.unit * a) for a in found.proven_profits(starts)]
 
     def proven(k: int, start: int) -> tuple[float, float]:
         """The certified bound on the task's optimum where point ``start`` begins, and the gap of point k there."""
-        price = float(starts[start] * price_unit)
-        bound = proofs[start] - error_slack - price * cost_slack
-        objective = errors[k] + price * costs[k]
+        penalty = float(starts[start] * penalty_unit)
+        bound = proofs[start] - error_slack - penalty * cost_slack
+        objective = errors[k] + penalty * costs[k]
         # Sums of rationals were rounded to floats on both sides: within that, a proven optimum has gap 0.
         rounding = 1e-13 * max(1.0, abs(objective))
         return min(bound, objective), relative_gap(objective, bound + rounding)
 
     at_start = [proven(k, k) for k in range(len(starts))]
     at_end = [proven(k, min(k + 1, len(starts) - 1)) for k in range(len(starts))]
-    bought = _asked_groups(task, lifetime, len(starts))
+    acquired = _acquired_groups(task, lifetime, len(starts))
     points = tuple(
         PathPoint(
-            price=float(p * price_unit),
-            price_exact=p * price_unit,
-            price_end=math.inf if k + 1 == len(starts) else float(starts[k + 1] * price_unit),
+            penalty=float(p * penalty_unit),
+            penalty_exact=p * penalty_unit,
+            penalty_end=math.inf if k + 1 == len(starts) else float(starts[k + 1] * penalty_unit),
             expected_cost=costs[k],
             training_error=errors[k],
             n_nodes=int(np.count_nonzero(lifetime > k)),
             gap=max(at_start[k][1], at_end[k][1]),
-            bought=bought[k],
+            acquired=acquired[k],
         )
         for k, p in enumerate(starts)
     )
     _recheck(task, points, lifetime, error_slack, cost_slack)
     bounds = np.array([bound for bound, _ in at_start])
-    return BudgetPath(forest, task.ensemble, task.prices, points, lifetime, bounds, found.complete, dict(found.stats))
+    stats = dict(found.stats)
+    return BudgetPath(forest, task.ensemble, task.feature_costs, points, lifetime, bounds, found.complete, stats)
 
 
-def _asked_groups(task: ForestBudget, lifetime: NDArray[np.int64], n_points: int) -> list[tuple[str, ...]]:
+def _acquired_groups(task: ForestBudget, lifetime: Ints, n_points: int) -> list[tuple[str, ...]]:
     """The names of the groups that the nodes of each point ask for."""
-    group = task.prices.group_of[task.ensemble.feature[task.ensemble.internal]]
-    until = np.zeros(len(task.prices.group_cost), np.int64)
-    np.maximum.at(until, group, lifetime)
-    names = task.prices.group_names
+    costs, e = task.feature_costs, task.ensemble
+    until = np.zeros(len(costs.group_cost), np.int64)
+    np.maximum.at(until, costs.group_of[e.feature[e.internal]], lifetime)
+    names = costs.group_names
     return [tuple(name for name, u in zip(names, until, strict=True) if u > k) for k in range(n_points)]
 
 
 def _recheck(
-    task: ForestBudget, points: Sequence[PathPoint], lifetime: NDArray[np.int64], error_slack: float, cost_slack: float
+    task: ForestBudget, points: Sequence[PathPoint], lifetime: Ints, error_slack: float, cost_slack: float
 ) -> None:
     """Evaluate the first, middle and last point from scratch: trees walked row by row."""
     for k in sorted({0, len(points) // 2, len(points) - 1}):

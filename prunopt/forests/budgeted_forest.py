@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
@@ -15,24 +15,27 @@ from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from prunopt.core.arrays import AnyArray, Ints, Singles
+from prunopt.core.deprecation import renamed_attributes, warn
+from prunopt.core.validate import Shown, invalid, number, one_of, require
 from prunopt.forests._votes import len_of
-from prunopt.forests.alternation import alternate
+from prunopt.forests.acquisitions import checked_count
 from prunopt.forests.breakpoints import path_of
 from prunopt.forests.leaf_refit import Refit
 from prunopt.forests.mixture import mixture
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
-from prunopt.forests.purchases import checked_count
 from prunopt.forests.selection import Judged, choose
 from prunopt.forests.sklearn_trees import compacted
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.forest_budget import ForestBudget
 from prunopt.problems.forest.node_errors import ERRORS, tree_weights
 
-# Trees that see all features at every split share few of them, which a purchase per row rewards; 40 trees of depth 10
+# Trees that see all features at every split test few different ones, which makes a row cheap; 40 trees of depth 10
 # are within noise of larger forests up to half of the full cost (measured on digits, satimage, magic and spambase).
 DEFAULTS: dict[str, Any] = {"n_estimators": 40, "max_depth": 10, "max_features": None, "bootstrap": True}
 
 
+@renamed_attributes(price_="penalty_")
 class BudgetedForest(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share."""
 
@@ -45,21 +48,22 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         feature_costs: Any = None,
         feature_groups: Any = None,
         budget: float | None = None,
-        price: float | None = None,
+        penalty: float | None = None,
         errors: str = "oob",
-        loss: str = "misclassification",
+        loss: str | None = None,
         solver: Any = None,
         refit_leaves: bool | str = False,
         randomised: bool = False,
         validation_fraction: float = 0.25,
         random_state: Any = None,
         n_jobs: int | None = None,
+        price: Any = "deprecated",
     ) -> None:
         self.estimator = estimator
         self.feature_costs = feature_costs
         self.feature_groups = feature_groups
         self.budget = budget
-        self.price = price
+        self.penalty = penalty
         self.errors = errors
         self.loss = loss
         self.solver = solver
@@ -68,6 +72,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.price = price
 
     def fit(
         self,
@@ -89,7 +94,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         sample_weight : (n,) or None
             Scales error and cost of a row alike; handed to the forest, too.
         feature_costs
-            Prices of these very rows, (n, K), instead of those of the constructor.
+            Costs of these very rows, (n, K), instead of those of the constructor.
         known
             Features that are known already, for all rows or for each (n, K): they cost nothing.
 
@@ -98,65 +103,49 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         ValueError
             For parameters or rows that do not fit; the message says what to do.
         """
-        self._check_parameters()
+        penalty, refit = self._check_parameters()
         rows, y = self._check_rows(X, y)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
         given = X if hasattr(X, "columns") else rows  # a DataFrame keeps its names
         random = check_random_state(self.random_state)
-        priced = self.feature_costs if feature_costs is None else feature_costs
-        prices = FeaturePrices.of(priced, rows.shape[1], self._names(X), self.feature_groups, known).for_rows(len(rows))
+        costs = self.feature_costs if feature_costs is None else feature_costs
+        costs = FeatureCosts.of(costs, rows.shape[1], self._names(X), self.feature_groups, known).for_rows(len(rows))
         forest, judges = self._grow(given, y, weight, random)
-        judged = given if judges is None else _safe_indexing(given, judges)
-        judged_y = y if judges is None else y[judges]
-        judged_weight = weight if weight is None or judges is None else weight[judges]
-        task = ForestBudget.from_forest(
-            forest,
-            judged,
-            judged_y,
-            prices if judges is None else prices.take(judges),
-            0 if self.price is None else self.price,
-            sample_weight=judged_weight,
-            errors=self.errors,
-            loss=self.loss,
-        )
+        judged, judged_y, judged_weight = given, y, weight
+        if judges is not None:
+            judged, judged_y, costs = _safe_indexing(given, judges), y[judges], costs.take(judges)
+            judged_weight = None if weight is None else weight[judges]
+        loss = self.loss or "misclassification"
+        options: dict[str, Any] = {"sample_weight": judged_weight, "errors": self.errors, "loss": loss}
+        task = ForestBudget.from_forest(forest, judged, judged_y, costs, penalty or 0, **options)
         from prunopt.solvers.closure.parametric_cut import closure_path
 
         self.path_ = path_of(task, forest, partial(closure_path, n_jobs=self.n_jobs), None)
-        seed = int(random.randint(2**31 - 1))
-        fit_rows = Refit(given, y, weight, seed)
-        self.mixture_ = self.alternation_ = self.temperature_ = None
+        voters = None
+        if refit and self.errors == "oob" and not is_classifier(self):
+            # Values fitted to rows that the trees have seen are worse for regression (measured), not for labels.
+            voters = tree_weights(forest, "oob", task.ensemble.n_trees, np.ones(len(task.X))) > 0
+        fit_rows = Refit(given, y, weight, voters, int(random.randint(2**31 - 1)))
+        self.mixture_ = self.temperature_ = None
         if self.randomised:
             assert self.budget is not None
             mixed = mixture(self.path_, float(self.budget))
             self.solution_ = self.path_.solution(budget=self.budget)
-            self.price_, self.expected_cost_ = float(self.solution_.stats["price"]), mixed.expected_cost
-            self.mixture_ = mixed.refitted(fit_rows) if self.refit_leaves else mixed
+            self.penalty_, self.expected_cost_ = float(self.solution_.stats["penalty"]), mixed.expected_cost
+            self.mixture_ = mixed.refitted(fit_rows) if refit else mixed
             self.estimator_, self.temperature_ = self.mixture_.cheaper, self.mixture_.temperatures[0]
         else:
-            judged_rows = Judged(task, judged, judged_y, self.errors, self.loss)
-            self.solution_, self.price_, self.expected_cost_ = choose(
-                self.path_, judged_rows, self.price, self.budget, self.solver
-            )
-            kept: NDArray[np.bool_] = self.solution_.value
-            if self.refit_leaves == "alternate":
-                within = self.expected_cost_ if self.budget is None else max(float(self.budget), self.expected_cost_)
-                voters = tree_weights(forest, self.errors, task.ensemble.n_trees, np.ones(len(task.X))) > 0
-                start: dict[str, Any] = {"judges": voters, "budget": within, "random_state": seed}
-                self.alternation_ = alternate(task, forest, judged_y, kept, **start)
-                kept = self.alternation_.kept
-                self.expected_cost_ = task.cost(kept)
-            if self.alternation_ is not None and not is_classifier(self):
-                # Values fitted to rows that the trees have seen are worse for regression (measured), not for labels.
-                self.estimator_ = self.alternation_.forest
-            else:
-                self.estimator_ = compacted(forest, task.ensemble, kept)
-                if self.refit_leaves:
-                    self.estimator_, self.temperature_ = fit_rows(self.estimator_)
+            judged_rows = Judged(task, judged, judged_y, self.errors, loss)
+            chosen = choose(self.path_, judged_rows, penalty, self.budget, self.solver)
+            self.solution_, self.penalty_, self.expected_cost_ = chosen
+            self.estimator_ = compacted(forest, task.ensemble, self.solution_.value)
+            if refit:
+                self.estimator_, self.temperature_ = fit_rows(self.estimator_)
         if is_classifier(self):
             self.classes_ = self.estimator_.classes_
         return self
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: Any) -> AnyArray:
         """Return the predictions of ``estimator_``, or, randomised, of ``mixture_``, shape (n,)."""
         rows = self._check_new_rows(X)
         if self.mixture_ is not None:
@@ -180,15 +169,15 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         ----------
         acquire_or_X
             A function ``acquire(row, group)`` that returns the values of a group of features, or known rows (n, K),
-            on which the same purchases are counted.
+            on which the same acquisitions are counted.
         n_rows
             Number of rows, needed with a function.
         stop_early
-            Stop buying for a row as soon as its prediction cannot change.
+            Stop acquiring for a row as soon as its prediction cannot change.
         batch
             ``acquire(rows, group)`` takes many rows at once.
         feature_costs
-            Prices of these rows, where they differ from those that the model was fitted with (needed where those are
+            Costs of these rows, where they differ from those that the model was fitted with (needed where those are
             per row).
         known, known_values
             What is known of these rows already, and, with a function, its values (n, K).
@@ -198,9 +187,9 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         predictions : (n,)
             Those of `predict`.
         acquired : (n, K) bool
-            What was bought for each row; with a feature, its whole group.
+            What was acquired for each row; with a feature, its whole group.
         cost : (n,)
-            What that cost. The result's ``purchases`` tell what each row bought in which order, at which price.
+            What that cost. The result's ``acquisitions`` tell what each row acquired in which order, at which cost.
 
         See Also
         --------
@@ -208,11 +197,11 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         n = n_rows if callable(acquire_or_X) else len_of(acquire_or_X)
-        prices = self.path_.prices_for(checked_count(n), feature_costs, known)
+        costs = self.path_.costs_for(checked_count(n), feature_costs, known)
         options: dict[str, Any] = {"known_values": known_values, "stop_early": stop_early, "batch": batch}
         if self.mixture_ is not None:
-            return self.mixture_.on_demand(acquire_or_X, checked_count(n), prices, self.random_state, **options)
-        return predict_on_demand(self.estimator_, acquire_or_X, feature_costs=prices, n_rows=n_rows, **options)
+            return self.mixture_.on_demand(acquire_or_X, costs, checked_count(n), self.random_state, **options)
+        return predict_on_demand(self.estimator_, acquire_or_X, feature_costs=costs, n_rows=n_rows, **options)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -229,48 +218,44 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         columns = getattr(X, "columns", None) if own is None else own
         return None if columns is None or not all(isinstance(c, str) for c in columns) else tuple(columns)
 
-    def _check_parameters(self) -> None:
-        if self.budget is not None and self.price is not None:
-            raise ValueError(f"budget={self.budget!r}, price={self.price!r}: give one of the two, or neither")
-        if self.refit_leaves not in (False, True, "alternate"):
-            raise ValueError(f'refit_leaves={self.refit_leaves!r}: give False, True or "alternate"')
-        if self.randomised and self.budget is None:
-            raise ValueError(
-                "randomised=True: two prunings are mixed so that their mean cost is a budget; give budget="
-            )
-        if self.randomised and self.refit_leaves == "alternate":
-            raise ValueError('randomised=True with refit_leaves="alternate": alternating leaves the path; give True')
-        if self.errors not in ERRORS:
-            raise ValueError(f"errors={self.errors!r}: give one of {', '.join(ERRORS)}")
-        if self.errors == "inbag" and self.budget is None and self.price is None:
-            raise ValueError(
-                'errors="inbag": errors on rows that the trees were grown on cannot choose a pruning; give budget= or '
-                'price=, or errors="oob"'
-            )
-        if self.solver is not None and self.price is None:
-            raise ValueError(
-                f"solver={self.solver!r}: a solver answers at a price=; the whole path, which a budget is chosen from, "
-                "is always found by minimum cuts. Give price=, or leave solver=None"
-            )
+    def _check_parameters(self) -> tuple[float | None, bool]:
+        """The penalty, and whether leaves are refitted, whatever names they were given by."""
+        penalty, refit = self.penalty, self.refit_leaves
+        if not (isinstance(self.price, str) and self.price == "deprecated"):
+            warn("price=", "penalty=", stacklevel=4)
+            penalty = self.price
+        if refit == "alternate":
+            warn('refit_leaves="alternate"', "refit_leaves=True", stacklevel=4)
+            refit = True
+        one_of("refit_leaves", refit, (False, True))
+        given = Shown(f"budget={self.budget!r} and penalty={penalty!r}")
+        require(
+            self.budget is None or penalty is None, "budget", "be given without penalty", given, "give one of the two"
+        )
+        mend = "two prunings are mixed so that their mean cost is the budget"
+        require(self.budget is not None or not self.randomised, "budget", "be given with randomised=True", None, mend)
+        one_of("errors", self.errors, ERRORS)
+        judged = self.errors != "inbag" or self.budget is not None or penalty is not None
+        mend = "errors on rows that the trees were grown on cannot choose a pruning: give budget or penalty"
+        require(judged, "errors", "be 'oob' or 'holdout' without budget and penalty", self.errors, mend)
+        mend = "a solver answers at a penalty; the path, which a budget is chosen from, is found by minimum cuts"
+        require(self.solver is None or penalty is not None, "solver", "be None without penalty", self.solver, mend)
         if isinstance(self.estimator, type):
-            raise ValueError(f"estimator: the class {self.estimator.__name__} given; give an instance of it")
+            raise invalid("estimator", "be an instance", Shown(f"the class {self.estimator.__name__}"))
         forest = self._forest()
-        if is_classifier(forest) != is_classifier(self):
-            wanted = "classifier" if is_classifier(self) else "regressor"
-            raise ValueError(f"estimator: {type(forest).__name__} given, a forest {wanted} is needed")
-        if self.errors == "oob" and not getattr(forest, "bootstrap", False):
-            name = type(
-                getattr(forest, "estimator", forest) if isinstance(forest, FrozenEstimator) else forest
-            ).__name__
-            raise ValueError(
-                f'errors="oob": {name} is grown without bootstrap, so no row is out of bag; give it bootstrap=True, '
-                'or use errors="holdout"'
-            )
+        wanted = f"be a forest {'classifier' if is_classifier(self) else 'regressor'}"
+        require(is_classifier(forest) == is_classifier(self), "estimator", wanted, Shown(type(forest).__name__))
+        grown = self.errors != "oob" or getattr(forest, "bootstrap", False)
+        kind = type(getattr(forest, "estimator", forest) if isinstance(forest, FrozenEstimator) else forest).__name__
+        what = f"be 'holdout' for {kind} without bootstrap"
+        require(grown, "errors", what, self.errors, "no row is out of bag: give it bootstrap=True")
+        return penalty, bool(refit)
 
-    def _check_rows(self, X: Any, y: Any) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    def _check_rows(self, X: Any, y: Any) -> tuple[Singles, AnyArray]:
         shape = np.asarray(y).shape
-        if len(shape) == 2 and shape[1] > 1:
-            raise ValueError(f"y: {shape[1]} outputs given (a 1d array is needed); fit one model for each output")
+        # "a 1d array" is what scikit-learn's own checks look for
+        one = len(shape) < 2 or shape[1] == 1
+        require(one, "y", "be a 1d array", Shown(f"shape {shape}"), "fit one model for each output")
         finite = "allow-nan" if get_tags(self._forest()).input_tags.allow_nan else True
         rows, y = validate_data(
             self,
@@ -292,8 +277,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         return X if hasattr(self.estimator_, "feature_names_in_") and hasattr(X, "columns") else rows
 
     def _grow(
-        self, X: Any, y: NDArray[Any], weight: NDArray[Any] | None, random: np.random.RandomState
-    ) -> tuple[Any, NDArray[np.intp] | None]:
+        self, X: Any, y: AnyArray, weight: AnyArray | None, random: np.random.RandomState
+    ) -> tuple[Any, Ints | None]:
         """The fitted forest, and the rows that judge it (None = all)."""
         if isinstance(self.estimator, FrozenEstimator):
             check_is_fitted(self.estimator.estimator)
@@ -307,8 +292,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         if self.errors != "holdout":
             return _fitted(forest, X, y, weight), None
         fraction = self.validation_fraction
-        if not 0 < fraction < 1:
-            raise ValueError(f"validation_fraction={fraction!r}: give the share of rows to hold out, between 0 and 1")
+        number("validation_fraction", fraction, low=0, high=1, open_ends="()")
         labels = None
         if is_classifier(self):
             labels, count = np.unique(y, return_inverse=True, return_counts=True)[1:]
@@ -320,5 +304,5 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         return _fitted(forest, _safe_indexing(X, train), y[train], part), np.sort(judges)
 
 
-def _fitted(forest: Any, X: Any, y: NDArray[Any], weight: NDArray[Any] | None) -> Any:
+def _fitted(forest: Any, X: Any, y: AnyArray, weight: AnyArray | None) -> Any:
     return forest.fit(X, y) if weight is None else forest.fit(X, y, sample_weight=weight)

@@ -1,29 +1,29 @@
-"""Price lists: what features cost, which of them share a part of their price, and the JSON files that say so."""
+"""Cost lists in JSON files: what features cost, and which of them share a part of their cost."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from prunopt.problems.forest.cost_lists import CostSum, Prices
+from prunopt.core.validate import Shown, invalid, number, require, unique
+from prunopt.problems.forest._cost_parsing import KNOWN, nearest
+from prunopt.problems.forest.cost_lists import CostList, CostSum
 
 CURRENCY_KEYS = ("currencies", "weights")
-PRICE_KEYS = ("costs", "groups", "common", "currency", "derived_from")
+COST_KEYS = ("costs", "groups", "common", "currency", "derived_from")
 REMARK_KEYS = ("source", "licence", "description", "categories")
 
 
-def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Prices | CostSum:
-    """Read a JSON price list, or several, in different currencies.
+def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> CostList | CostSum:
+    """Read a JSON cost list, or several, in different currencies.
 
-    Either ``{"feature": price, ...}``, or ``{"costs": {"feature": price, ...}, "groups": {"group": ["feature", ...]},
-    "common": {"group": price}, "currency": "CAD", "derived_from": {"feature": ["feature", ...]}}``, all but ``costs``
-    optional (and ``source``, ``licence``, ``description``, ``categories`` as remarks). See `Prices` for their meaning.
+    Either ``{"feature": cost, ...}``, or ``{"costs": {"feature": cost, ...}, "groups": {"group": ["feature", ...]},
+    "common": {"group": cost}, "currency": "CAD", "derived_from": {"feature": ["feature", ...]}}``, all but ``costs``
+    optional (and ``source``, ``licence``, ``description``, ``categories`` as remarks); see `CostList`.
     Several currencies: ``{"currencies": {"CAD": one of the above, "minutes": another}, "weights": {"CAD": 1, "minutes":
     0.5}}``, see `CostSum`.
 
@@ -32,111 +32,89 @@ def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Pr
     path
         The file.
     feature_names
-        The features, each of which needs a price (0 = already known).
+        The features, each of which needs a cost (0 = already known).
 
     Raises
     ------
     ValueError
-        Naming file and key, for prices that are missing, negative or no numbers, and for unknown names.
+        Naming file and key, for costs that are missing, negative or no numbers, and for unknown names.
     """
     with open(path, encoding="utf-8-sig") as file:
         try:
             data = json.load(file, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {error.lineno}, column {error.colno}: no JSON ({error.msg})") from None
+            where = f"line {error.lineno}, column {error.colno}"
+            raise ValueError(f"{path} must be JSON; {where}: {error.msg}") from None
         except UnicodeDecodeError:
-            raise ValueError(f"{path}: not UTF-8 text; save it as JSON in UTF-8") from None
+            raise ValueError(f"{path} must be UTF-8 text; save it as JSON in UTF-8") from None
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
     names, where = tuple(feature_names), str(path)
     if isinstance(data, Mapping) and isinstance(data.get("currencies"), Mapping):
-        for key in data:
-            if key not in (*CURRENCY_KEYS, *REMARK_KEYS):
-                raise ValueError(f"{where}: unknown key {key!r}; {nearest(key, CURRENCY_KEYS)}")
-        lists = {c: parse_prices(part, names, f"{where}: currencies[{c!r}]") for c, part in data["currencies"].items()}
+        _refuse_unknown(data, CURRENCY_KEYS, where)
+        lists = {c: parse_costs(part, names, f"{where}: currencies[{c!r}]") for c, part in data["currencies"].items()}
         weights = _mapping(data.get("weights"), f"{where}: weights", '{"currency": weight, ...}')
         try:
             return CostSum(lists, weights)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    return parse_prices(data, names, where)
+    return parse_costs(data, names, where)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} is there more than once; leave one")
-        found[key] = value
+    found = dict(pairs)
+    for key, _ in pairs if len(found) < len(pairs) else ():
+        require([k for k, _ in pairs].count(key) == 1, "a mapping", "hold each key once", key, "remove the duplicate")
     return found
 
 
-def parse_prices(data: Any, names: tuple[str, ...], where: str) -> Prices:
-    """Check what the price list ``data`` says; ``where`` is its name in error messages."""
-    _mapping(data, where, '{"feature": price, ...}')
+def _refuse_unknown(data: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in data:
+        require(key in (*keys, *REMARK_KEYS), where, f"hold the keys {', '.join(keys)}", key, nearest(str(key), keys))
+
+
+def parse_costs(data: Any, names: tuple[str, ...], where: str) -> CostList:
+    """Check what the cost list ``data`` says; ``where`` is its name in error messages."""
+    _mapping(data, where, '{"feature": cost, ...}')
     structured = isinstance(data.get("costs"), Mapping)
     if structured:
-        for key in data:
-            if key not in PRICE_KEYS + REMARK_KEYS:
-                raise ValueError(f"{where}: unknown key {key!r}; {nearest(key, PRICE_KEYS)}")
+        _refuse_unknown(data, COST_KEYS, where)
     costs = data["costs"] if structured else data
     for key in costs:
-        if key not in names:
-            raise ValueError(f"{where}: costs: unknown feature {key!r}; {nearest(key, names)}")
+        require(key in names, f"{where}: costs", "name features", key, nearest(key, names))
     absent = [name for name in names if name not in costs]
-    if absent:
-        listing = ", ".join(map(repr, absent[:5])) + " ..." * (len(absent) > 5)
-        raise ValueError(f"{where}: costs: no price for {listing}; give every feature one (0 = already known)")
-    values = np.array([_price(costs[name], f"{where}: costs[{name!r}]") for name in names])
+    mend = f"add {', '.join(map(repr, absent[:5]))} ({KNOWN})"
+    require(not absent, f"{where}: costs", "hold a cost for each feature", Shown(f"{len(costs)} costs"), mend)
+    values = np.array([number(f"{where}: costs[{name!r}]", costs[name], low=0, mend=KNOWN) for name in names])
     groups = _members(data.get("groups", {}) if structured else {}, names, f"{where}: groups")
     listed = [name for members in groups.values() for name in members]
-    for name in listed:
-        if listed.count(name) > 1:
-            raise ValueError(f"{where}: groups: {name!r} is listed twice; a feature is in one group")
+    unique(f"{where}: groups", listed)
     common = {}
-    for group, value in _mapping(data.get("common", {}) if structured else {}, f"{where}: common", "prices").items():
-        if group not in groups:
-            raise ValueError(f"{where}: common: unknown group {group!r}; {nearest(group, tuple(groups))}")
-        common[group] = _price(value, f"{where}: common[{group!r}]")
+    for group, value in _mapping(data.get("common", {}) if structured else {}, f"{where}: common", "costs").items():
+        require(group in groups, f"{where}: common", "name groups", group, nearest(group, tuple(groups)))
+        what = f"{where}: common[{group!r}]"
+        common[group] = number(what, value, low=0)
         cheapest = min(groups[group], key=lambda name: values[names.index(name)])
-        if common[group] > values[names.index(cheapest)]:
-            raise ValueError(f"{where}: common[{group!r}]={common[group]} is more than all of {cheapest!r} costs")
+        fits = common[group] <= values[names.index(cheapest)]
+        require(fits, what, f"be at most what {cheapest!r} costs", common[group])
     currency = data.get("currency", "") if structured else ""
-    if not isinstance(currency, str):
-        raise ValueError(f"{where}: currency: {currency!r} given; give a text")
+    require(isinstance(currency, str), f"{where}: currency", "be text", currency)
     derived = _members(data.get("derived_from", {}) if structured else {}, names, f"{where}: derived_from")
     for name in derived:
-        if name not in names:
-            raise ValueError(f"{where}: derived_from: unknown feature {name!r}; {nearest(name, names)}")
-    return Prices(names, values, groups, common, currency, derived)
+        require(name in names, f"{where}: derived_from", "name features", name, nearest(name, names))
+    return CostList(names, values, groups, common, currency, derived)
 
 
 def _mapping(value: Any, where: str, form: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where}: {type(value).__name__} given; an object of {form} is needed")
+        raise invalid(where, f"be an object of {form}", value)
     return value
 
 
 def _members(value: Any, names: tuple[str, ...], where: str) -> dict[str, tuple[str, ...]]:
     for key, members in _mapping(value, where, "lists of features").items():
-        if not isinstance(members, list) or not members:
-            raise ValueError(f"{where}[{key!r}]: {members!r} given; a list of features is needed")
+        what = f"{where}[{key!r}]"
+        require(isinstance(members, list) and members, what, "be a list of features", members)
         for name in members:
-            if name not in names:
-                raise ValueError(f"{where}[{key!r}]: unknown feature {name!r}; {nearest(str(name), names)}")
+            require(name in names, what, "name features", name, nearest(str(name), names))
     return {key: tuple(members) for key, members in value.items()}
-
-
-def _price(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{where}={value!r}: give a finite price >= 0 (0 = already known)")
-    return float(value)
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=3)
-    if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
-    if not names:
-        return "there are none"
-    return f"there are {', '.join(map(repr, names[:12]))}" + " ..." * (len(names) > 12)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.core.arrays import Floats
-from prunopt.forests.cost_files import nearest
+from prunopt.core.validate import Shown, invalid, one_of, require
+from prunopt.problems.forest._cost_parsing import nearest
 
 MISSING = frozenset({"", "na", "n/a", "nan", "?", "null"})  # compared in lower case
 DELIMITERS = ",;\t|"
@@ -86,14 +87,11 @@ def read_csv(
     ValueError
         Naming file, line and column, for what cannot be read.
     """
-    if task not in ("auto", "classification", "regression"):
-        raise ValueError(f'task={task!r}: give "auto", "classification" or "regression"')
+    one_of("task", task, ("auto", "classification", "regression"))
     notes: list[str] = []
     names, delimiter = _header(path, delimiter, notes)
-    if target not in names:
-        raise ValueError(f"{path}: no column {target!r}; {nearest(target, names)}")
-    if len(names) == 1:
-        raise ValueError(f"{path}: {target!r} is the only column; features are needed too")
+    require(target in names, "target", f"be a column of {path}", target, nearest(target, tuple(names)))
+    require(len(names) > 1, f"{path}", "have columns of features", Shown(f"the target {target!r} only"))
     at = names.index(target)
     features = [k for k in range(len(names)) if k != at]
     numbers: dict[int, list[Floats]] = {k: [] for k in features}
@@ -102,23 +100,22 @@ def read_csv(
     n_rows = 0
     for lines, columns in _columns(path, delimiter, names):
         n_rows += len(lines)
-        if n_rows * len(names) > max_cells:
-            raise ValueError(f"{path}: more than max_cells={max_cells} cells; take fewer rows, or raise max_cells")
+        fits = n_rows * len(names) <= max_cells
+        require(fits, f"{path}", f"have at most max_cells={max_cells} cells", Shown("more"), "or raise max_cells")
         for k in [k for k in features if k in numbers]:
             parsed = _numbers(columns[k])
             if parsed is None:
                 del numbers[k]
                 continue
-            if np.any(np.isinf(parsed)):
-                line = lines[int(np.argmax(np.isinf(parsed)))]
-                raise ValueError(f"{path}: line {line}, column {names[k]!r}: infinite; leave unknown cells empty")
+            for at_row in np.flatnonzero(np.isinf(parsed))[:1]:
+                where = f"{path}: line {lines[at_row]}, column {names[k]!r}"
+                raise invalid(where, "hold a finite number", columns[k][at_row], "unknown cells stay empty")
             numbers[k].append(parsed)
         for line, cell in zip(lines, columns[at], strict=True):
-            if _is_missing(cell):
-                raise ValueError(f"{path}: line {line}: the target {target!r} is missing; delete the line")
+            where = f"{path}: line {line}"
+            require(not _is_missing(cell), where, f"have a value of the target {target!r}", cell, "delete the line")
         codes.append(_code(columns[at], labels))
-    if n_rows == 0:
-        raise ValueError(f"{path}: a header and no rows")
+    require(n_rows, f"{path}", "have rows", Shown("a header only"))
     X = np.empty((n_rows, len(features)))
     texts = [k for k in features if k not in numbers]
     coded, categories = _text_columns(path, delimiter, names, texts) if texts else ({}, {})
@@ -139,7 +136,7 @@ def _target(
     finite = values is not None and bool(np.all(np.isfinite(values)))
     if task == "regression" and not finite:
         bad = next(text for text in labels if (v := _numbers([text])) is None or not np.isfinite(v[0]))
-        raise ValueError(f'{path}: column {target!r}: {bad!r} is no finite number, which task="regression" needs')
+        raise invalid(f"{path}: column {target!r}", 'hold finite numbers for task="regression"', bad)
     counted = values is not None and finite and bool(np.all(values == np.round(values))) and len(labels) <= MOST_CLASSES
     if values is not None and (task == "regression" or (task == "auto" and finite and not counted)):
         notes.append(f"target {target!r}: numbers, read as regression")
@@ -163,9 +160,12 @@ def _open_rows(path: Any, delimiter: str | None) -> Iterator[tuple[int, list[str
                     yield line, row
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
-            raise ValueError(f"{path}: not UTF-8 text (byte 0x{byte:02x}); save it as CSV in UTF-8") from None
+            raise invalid(
+                f"{path}", "be UTF-8 text", Shown(f"the byte 0x{byte:02x}"), "save it as CSV in UTF-8"
+            ) from None
         except csv.Error as error:
-            raise ValueError(f"{path}: after line {line}: {error}; look for an unclosed quotation mark") from None
+            mend = "look for an unclosed quotation mark"
+            raise invalid(f"{path}", "be CSV", Shown(f"{error} after line {line}"), mend) from None
 
 
 def _header(path: Any, delimiter: str | None, notes: list[str]) -> tuple[list[str], str]:
@@ -174,18 +174,12 @@ def _header(path: Any, delimiter: str | None, notes: list[str]) -> tuple[list[st
         delimiter = max(DELIMITERS, key=first.count)
         if delimiter != ",":
             notes.append(f"cells are separated by {delimiter!r}")
-    if len(delimiter) != 1:
-        raise ValueError(f"delimiter={delimiter!r}: give one character")
+    require(len(delimiter) == 1, "delimiter", "be one character", delimiter)
     names = [cell.strip() for cell in next(_open_rows(path, delimiter), (1, []))[1]]
-    if not names:
-        raise ValueError(f"{path}: the file is empty; a header with the names of the columns is needed")
-    if "" in names:
-        raise ValueError(f"{path}: line 1: column {names.index('') + 1} has no name; give every column one")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(
-            f"{path}: line 1: {', '.join(map(repr, twice[:5]))} more than once; give every column its own name"
-        )
+    require(names, f"{path}", "have a header with the names of the columns", Shown("an empty file"))
+    for k, name in enumerate(names, 1):
+        require(name, f"{path}: line 1", "name every column", Shown(f"no name for column {k}"))
+        require(names.count(name) == 1, f"{path}: line 1", "name each column once", name, "rename one of them")
     return names, delimiter
 
 
@@ -196,10 +190,7 @@ def _columns(path: Any, delimiter: str, names: Sequence[str]) -> Iterator[tuple[
     for k, (line, row) in enumerate(_open_rows(path, delimiter)):
         if k == 0:
             continue
-        if len(row) != len(names):
-            raise ValueError(
-                f"{path}: line {line} has {len(row)} cells, the header {len(names)}; write one for each column"
-            )
+        require(len(row) == len(names), f"{path}: line {line}", f"have {len(names)} cells", Shown(f"{len(row)}"))
         lines.append(line)
         rows.append(row)
         if len(rows) == CHUNK:
@@ -231,10 +222,8 @@ def _text_columns(
     for k in wanted:
         if balance[k] > 0:
             line, cell = slip[k]
-            raise ValueError(
-                f"{path}: line {line}, column {names[k]!r}: {cell!r} is no number, as most of the column is; "
-                "correct it, or leave the cell empty if it is unknown"
-            )
+            mend = "most of the column are numbers: correct it, or leave the cell empty if it is unknown"
+            raise invalid(f"{path}: line {line}, column {names[k]!r}", "hold a number", cell, mend)
         texts = sorted(text for text in seen[k] if not _is_missing(text))
         rank = {text: float(i) for i, text in enumerate(texts)}
         table = np.array([rank.get(text, math.nan) for text in seen[k]])

@@ -1,4 +1,4 @@
-"""Two real data sets with real prices, in the box; and the readers of a user's own table and price list."""
+"""Two embedded data sets with real feature costs, and the readers of a user's own table and cost list."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunopt.core.arrays import Floats
-from prunopt.forests.cost_files import parse_prices, read_costs
+from prunopt.core.deprecation import renamed_attributes, renamed_names
+from prunopt.core.validate import one_of
+from prunopt.forests.cost_files import parse_costs, read_costs
 from prunopt.forests.csv_tables import Table, read_csv
-from prunopt.problems.forest.cost_lists import CostSum, Prices
+from prunopt.problems.forest.cost_lists import CostList, CostSum
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
     "DATASETS",
+    "CostList",
     "CostSum",
-    "PricedDataset",
-    "Prices",
+    "CostedDataset",
     "Table",
     "load_heart",
     "load_hypothyroid",
@@ -34,9 +36,10 @@ __all__ = [
 ]
 
 
+@renamed_attributes(prices="costs")
 @dataclass(frozen=True, eq=False)
-class PricedDataset:
-    """A data set whose features have real prices.
+class CostedDataset:
+    """A data set whose features have real costs.
 
     Parameters
     ----------
@@ -51,18 +54,18 @@ class PricedDataset:
     feature_names : tuple of str
         Names of the K columns.
     feature_costs : dict of str to float
-        Full price of each feature: what it costs as the first of its group, or outside any group.
+        Full cost of each feature: what it costs as the first of its group, or outside any group.
     feature_groups : dict of str to list of str
-        Tests of which the first bought pays the common part. (Not features that come together as one purchase, which
-        is what ``feature_groups=`` of a solver can also mean.)
+        Tests of which the first one acquired incurs the common part. (Not features that are acquired as one, which is
+        what ``feature_groups=`` means elsewhere.)
     common_cost : dict of str to float
         Common part of each group; a second test of the group costs ``feature_costs[f] - common_cost[group]``.
     derived_from : dict of str to list of str
-        Features computed from others, with a price for who buys them alone.
+        Features computed from others, and from which.
     categories : dict of str to dict
         What the codes of categorical columns mean.
     currency, source, licence, description : str
-        Unit of the prices; where data and prices come from; terms of use; what the rows are.
+        Unit of the costs; where data and costs come from; terms of use; what the rows are.
     """
 
     name: str
@@ -80,9 +83,9 @@ class PricedDataset:
     licence: str
     description: str
 
-    def prices(self) -> Prices:
-        """Return the prices in the order of the columns."""
-        return parse_prices(json.loads(self.costs_json()), self.feature_names, self.name)
+    def costs(self) -> CostList:
+        """Return the costs in the order of the columns."""
+        return parse_costs(json.loads(self.costs_json()), self.feature_names, self.name)
 
     def frame(self) -> pd.DataFrame:
         """Return a pandas DataFrame of the features, with the labels as last column, named ``target``."""
@@ -95,7 +98,7 @@ class PricedDataset:
         return table
 
     def costs_json(self) -> str:
-        """Return the prices as the JSON text that `read_costs` reads."""
+        """Return the costs as the JSON text that `read_costs` reads."""
         data = {
             "currency": self.currency,
             "source": self.source,
@@ -107,8 +110,8 @@ class PricedDataset:
         return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
-def load_heart(target: str = "disease") -> PricedDataset:
-    """Return the Cleveland heart disease data, 297 patients x 13 findings, with the test prices of Turney (1995).
+def load_heart(target: str = "disease") -> CostedDataset:
+    """Return the Cleveland heart disease data, 297 patients x 13 findings, with the test costs of Turney (1995).
 
     Parameters
     ----------
@@ -118,17 +121,16 @@ def load_heart(target: str = "disease") -> PricedDataset:
 
     Notes
     -----
-    Prices are CAD of the Ontario fee schedule: asking costs 1, an exercise ECG 87.30, of which 86.30 is common to
+    Costs are CAD of the Ontario fee schedule: asking costs 1, an exercise ECG 87.30, of which 86.30 is common to
     exang, oldpeak and slope. ``data/README.md`` beside this module has sources and terms.
     """
-    if target not in ("disease", "severity"):
-        raise ValueError(f'target={target!r}: give "disease" (two classes) or "severity" (0 to 4)')
+    one_of("target", target, ("disease", "severity"))
     names, X, num, about = _packaged("heart", "num", 297, {"0": 160, "1": 54, "2": 35, "3": 35, "4": 13})
     y = np.where(num == "0", "healthy", "disease") if target == "disease" else num
     return _dataset("heart", target, names, X, y, about)
 
 
-def load_hypothyroid(*, measured_flags: bool = True) -> PricedDataset:
+def load_hypothyroid(*, measured_flags: bool = True) -> CostedDataset:
     """Return the hypothyroid data, 3163 records x 25 findings with 5329 missing values, 151 "hypothyroid".
 
     Parameters
@@ -141,8 +143,8 @@ def load_hypothyroid(*, measured_flags: bool = True) -> PricedDataset:
 
     Notes
     -----
-    Hormone prices are CAD of Turney (1995), whose table has neither FTI, TBG nor the flags. FTI is computed from TT4
-    and T4U and has the sum of their prices. No source prices TBG: it has the price of the dearest single hormone
+    Hormone costs are CAD of Turney (1995), whose table has neither FTI, TBG nor the flags. FTI is computed from TT4
+    and T4U and has the sum of their costs. No source lists TBG: it has the cost of the costliest single hormone
     test, so that no forest looks cheaper through a guess. See ``data/README.md``.
     """
     names, X, y, about = _packaged("hypothyroid", "class", 3163, {"negative": 3012, "hypothyroid": 151})
@@ -152,7 +154,7 @@ def load_hypothyroid(*, measured_flags: bool = True) -> PricedDataset:
     return _dataset("hypothyroid", "diagnosis", names, X, y, about)
 
 
-DATASETS: dict[str, Callable[[], PricedDataset]] = {"heart": load_heart, "hypothyroid": load_hypothyroid}
+DATASETS: dict[str, Callable[[], CostedDataset]] = {"heart": load_heart, "hypothyroid": load_hypothyroid}
 
 
 def _packaged(
@@ -167,15 +169,15 @@ def _packaged(
     found = dict(zip(*(a.tolist() for a in np.unique(labels, return_counts=True)), strict=True))
     widths = {len(row) for row in rows}
     if header != [*names, target] or len(rows) != n_rows or found != counts or widths != {len(header)}:
-        raise ValueError(f"{name}.csv inside prunopt is not the file that was packed; install prunopt again")
+        raise ValueError(f"{name}.csv inside prunopt must be the file that was packed; install prunopt again")
     X = np.array([[float(cell) if cell else math.nan for cell in row[:-1]] for row in rows], np.float64)
     return names, X, labels, about
 
 
 def _dataset(
     name: str, target: str, names: tuple[str, ...], X: Floats, y: NDArray[np.str_], about: dict[str, Any]
-) -> PricedDataset:
-    return PricedDataset(
+) -> CostedDataset:
+    return CostedDataset(
         name=name,
         X=X,
         y=y,
@@ -191,3 +193,6 @@ def _dataset(
         licence=about["licence"],
         description=about["description"],
     )
+
+
+__getattr__ = renamed_names(__name__, PricedDataset="CostedDataset", Prices="CostList")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
+from prunopt.core.arrays import Floats
+from prunopt.core.validate import one_of
 from prunopt.forests.budgeted_forest import BudgetedForest
 from prunopt.forests.mixture import probabilities
 
@@ -18,8 +18,8 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
 
     .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} + \lambda \cdot \text{mean cost of a row}
 
-    where each row pays for a feature (or group of features) once, if any tree asks for it. The problem is solved
-    exactly for every price :math:`\lambda` at once (`path_`), with a certificate at each.
+    where a feature (or group of features) costs a row once, if any tree asks for it. The problem is solved exactly for
+    every penalty :math:`\lambda` at once (`path_`), with a certificate at each.
 
     Parameters
     ----------
@@ -29,32 +29,28 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
         forest of 40 trees of depth 10 with ``max_features=None``. (Forests that sample features at every split, as
         scikit-learn's default does, ask for nearly all features in every row, and prune badly.)
     feature_costs
-        Price of each feature: an array, a mapping from names, or None (each costs 1); `Prices` with discounts for
-        further tests of a group; or a `CostSum` of several currencies. (Prices of single rows belong into `fit`.)
+        Cost of each feature: an array, a mapping from names, or None (each costs 1); `CostList` with discounts within
+        groups; or a `CostSum` of several currencies. (Costs of single rows are given to `fit`.)
     feature_groups
-        Features that are bought together (see `prunopt.problems.forest.feature_costs.FeaturePrices.of`).
+        Features that are acquired together (see `prunopt.problems.forest.feature_costs.FeatureCosts.of`).
     budget
         Greatest mean cost of a row: the pruning of least error within it, found by branch and bound (the problem is
         NP-hard); ``solution_.gap`` says how far it may be from the best.
-    price
-        Price of one unit of cost in units of error. Without budget and price, the cheapest pruning whose forest errs
+    penalty
+        The multiplier of the cost, in units of error. With neither budget nor penalty, the cheapest pruning that errs
         at most one standard error more than the best one of the path, by the votes on rows that had no part in the
         pruning (cross-fitted over three folds of the judging rows).
     errors
         Which rows judge a tree: ``"oob"``, those that its bootstrap left out; ``"holdout"``, rows that were held out
         (all rows given, where the forest is frozen); ``"inbag"``, those that it was grown on.
     loss
-        ``"misclassification"``, ``"gini"`` or ``"log"``.
+        ``"misclassification"`` (also None), ``"gini"`` or ``"log"``.
     solver
-        With ``price``: the name of a solver for `prunopt.solve`, instead of the path's minimum cuts.
+        With ``penalty``: the name of a solver for `prunopt.solve`, instead of the path's minimum cuts.
     refit_leaves
         Fit all leaf values of the pruned forest jointly (see `prunopt.forests.leaf_refit.refit_leaves`): better
         predictions at the same cost. ``estimator_`` remains a genuine forest with the right labels, but its own
-        ``predict_proba`` is then drawn towards 1/C; that of this estimator is not. ``"alternate"``: prune and refit in
-        turn, within the budget (or the cost of the pruning that was chosen), until their common objective stops
-        falling: the joint loss of the trees on the rows that judge them, plus the ridge (see
-        `prunopt.forests.alternation`, and ``alternation_.objectives``); at the end a classifier's leaves are fitted on
-        all rows.
+        ``predict_proba`` is then drawn towards 1/C; that of this estimator is not.
     randomised
         With ``budget``: no pruning, but a coin for each row between two neighbours of the path, so that the expected
         cost is the budget exactly (``mixture_``, and `prunopt.forests.mixture`): no pruning, and no other mixture of
@@ -64,6 +60,8 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
         Share of the rows held out for ``errors="holdout"``.
     random_state, n_jobs
         Handed to the forest, where they are not None.
+    price
+        Old name of ``penalty``, which goes with the next release.
 
     Attributes
     ----------
@@ -72,19 +70,16 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
     path_ : BudgetPath
         Every optimal pruning, with the unpruned forest in ``path_.forest``.
     solution_ : Solution
-        The pruning chosen (``value``), its objective, bound and gap. At a price they are those of error + price *
+        The pruning chosen (``value``), its objective, bound and gap. At a penalty they are those of error + penalty *
         cost; within a budget those of the error, the bound being valid for every pruning within the budget.
-    price_, expected_cost_ : float
-        Lowest price at which it is optimal (or ``price``), and its mean cost per row.
+    penalty_, expected_cost_ : float
+        Lowest penalty at which it is optimal (or ``penalty``), and its mean cost per row.
     temperature_ : float or None
         With ``refit_leaves``, the class probabilities of ``estimator_`` are
         ``softmax(estimator_.predict_proba(X) / temperature_)``.
     mixture_ : Mixture or None
         With ``randomised``, the two forests and the share of each; ``estimator_`` is the cheaper one, and
         ``solution_`` its pruning.
-    alternation_ : Alternation or None
-        With ``refit_leaves="alternate"``, the final pruning and the objectives on the way; ``solution_`` is where it
-        started.
     classes_, n_features_in_, feature_names_in_
         As usual.
 
@@ -104,7 +99,7 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
 
     _default = RandomForestClassifier
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: Any) -> Floats:
         """Return class probabilities, shape (n, C), in the order of ``classes_``."""
         rows = self._check_new_rows(X)
         if self.mixture_ is not None:
@@ -115,25 +110,29 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
 class BudgetedForestRegressor(RegressorMixin, BudgetedForest):  # type: ignore[misc]
     r"""A regression forest, pruned so that it errs little and asks for little.
 
-    The regression twin of `BudgetedForestClassifier`, see there: errors are mean squared errors of the trees, so a
-    price is in squared units of the target for one unit of cost.
+    The regression counterpart of `BudgetedForestClassifier`: errors are mean squared errors of the trees, so a penalty
+    is in squared units of the target for one unit of cost.
 
     Parameters
     ----------
     estimator
         A regression forest; None = a random forest of 40 trees of depth 10.
-    feature_costs, feature_groups, budget, price, errors, solver, randomised, validation_fraction, random_state, n_jobs
+    feature_costs, feature_groups, budget, penalty, errors, solver, randomised
         As for `BudgetedForestClassifier`.
     loss
-        ``"squared"``.
+        ``"squared"`` (also None).
     refit_leaves
-        Fit all leaf values jointly, or ``"alternate"``; ``estimator_.predict`` returns the refitted predictions. A
-        single refit is on rows that the trees have seen, and can make a regressor worse; alternating keeps the values
-        that fit the rows which judge each tree.
+        Fit all leaf values jointly; ``estimator_.predict`` returns the refitted predictions. With ``errors="oob"`` each
+        row is fitted by the leaves of the trees that did not see it: values fitted to rows that the trees have seen
+        can make a regressor worse.
+    validation_fraction, random_state, n_jobs
+        As for `BudgetedForestClassifier`.
+    price
+        Old name of ``penalty``, which goes with the next release.
 
     Attributes
     ----------
-    estimator_, path_, solution_, price_, expected_cost_, n_features_in_, feature_names_in_
+    estimator_, path_, solution_, penalty_, expected_cost_, n_features_in_, feature_names_in_
         As for `BudgetedForestClassifier`.
 
     References
@@ -143,40 +142,6 @@ class BudgetedForestRegressor(RegressorMixin, BudgetedForest):  # type: ignore[m
 
     _default = RandomForestRegressor
 
-    def __init__(
-        self,
-        estimator: Any = None,
-        *,
-        feature_costs: Any = None,
-        feature_groups: Any = None,
-        budget: float | None = None,
-        price: float | None = None,
-        errors: str = "oob",
-        loss: str = "squared",
-        solver: Any = None,
-        refit_leaves: bool | str = False,
-        randomised: bool = False,
-        validation_fraction: float = 0.25,
-        random_state: Any = None,
-        n_jobs: int | None = None,
-    ) -> None:
-        super().__init__(
-            estimator,
-            feature_costs=feature_costs,
-            feature_groups=feature_groups,
-            budget=budget,
-            price=price,
-            errors=errors,
-            loss=loss,
-            solver=solver,
-            refit_leaves=refit_leaves,
-            randomised=randomised,
-            validation_fraction=validation_fraction,
-            random_state=random_state,
-            n_jobs=n_jobs,
-        )
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        if self.loss != "squared":
-            raise ValueError(f'loss={self.loss!r}: a regression forest is judged by loss="squared"')
+    def _check_parameters(self) -> tuple[float | None, bool]:
+        one_of("loss", self.loss, (None, "squared"), "a regression forest is judged by its squared error")
+        return super()._check_parameters()

@@ -1,14 +1,15 @@
 r"""Leaf refit: all leaf values of a forest fitted jointly, its trees and hence its costs unchanged.
 
-A tree of a random forest is fitted as if it stood alone; after pruning, the leaves that are left can do more together.
-With the indicator :math:`\phi_l(x) = 1` where x reaches leaf l, and C classes, the refit minimises
+The trees of a random forest are fitted independently; after pruning, the remaining leaves can do more together. With
+the indicator :math:`\phi_l(x) = 1` where x reaches leaf l, and C classes, the refit minimises
 
 .. math::
     \sum_i s_i \, \ell\Bigl(y_i, \; b + \sum_l \phi_l(x_i) v_l\Bigr) + \frac{\rho}{2} \sum_l \| v_l - v_l^0 \|^2
 
 over the leaf scores v_l and the bias b: multinomial logistic loss for classifiers, half the squared error otherwise.
 :math:`v^0` is the forest as it was (for classifiers its votes times the slope that calibrates them best), so a large
-ridge :math:`\rho` leaves the forest as it is. The problem is convex.
+ridge :math:`\rho` keeps the forest as it is. The problem is convex. Where only the trees :math:`U_i` judge row i (those
+that were not grown on it), the sum is over their leaves and multiplied by :math:`T / |U_i|`.
 
 scikit-learn's classifier forests average class fractions, which cannot express scores directly. The scores become
 fractions through one increasing map, the same for all leaves but for a shift per tree and class that adds up to the
@@ -31,14 +32,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, sparse
+from numpy.typing import ArrayLike
+from scipy import optimize
 from scipy.sparse.linalg import LinearOperator, lsqr
 from scipy.special import log_softmax, softmax
 
-from prunopt.core.arrays import Floats, Ints
-from prunopt.forests._routing import leaves_of
+from prunopt.core.arrays import Bools, Floats, Ints, Singles
+from prunopt.core.validate import Shown, invalid, number, require
+from prunopt.core.validate import sample_weight as checked_weight
+from prunopt.forests._leaf_fit import LeafSums, fit_leaves
 from prunopt.forests.sklearn_trees import with_values
+from prunopt.problems.forest._routing import leaves_of
 from prunopt.problems.forest.node_errors import targets
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
@@ -87,6 +91,7 @@ def refit_leaves(
     *,
     sample_weight: ArrayLike | None = None,
     ridge: float | None = None,
+    judges: Bools | None = None,
     random_state: int = 0,
 ) -> LeafRefit:
     """Fit all leaf values of a forest jointly; no row costs more than before.
@@ -103,6 +108,8 @@ def refit_leaves(
         Weights >= 0.
     ridge
         Strength of the pull towards the values before, in units of one row's loss; None chooses it on held-out rows.
+    judges : (T or 1, n) bool or None
+        Which trees count for each row, such as those that did not see it; None = all. A row without any is left out.
     random_state
         Seed of the split that chooses the ridge.
 
@@ -113,23 +120,22 @@ def refit_leaves(
     """
     ensemble = TreeEnsemble.from_sklearn(forest)
     rows = ensemble.rows(X)
-    weight = np.ones(len(rows)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    if weight.shape != (len(rows),) or not np.all(np.isfinite(weight)) or np.any(weight < 0) or not weight.any():
-        raise ValueError(f"sample_weight: give {len(rows)} finite weights >= 0, not all of them 0")
-    if ridge is not None and not 0 < ridge < np.inf:
-        raise ValueError(f"ridge={ridge!r}: give a finite number > 0, or None to choose it on held-out rows")
-    indicators, place = _indicators(ensemble, rows)
+    weight = checked_weight(sample_weight, len(rows))
+    if ridge is not None:
+        number("ridge", ridge, low=0, open_ends="(", mend="None chooses it on held-out rows")
+    sums, place = _leaf_sums(ensemble, rows, judges)
+    weight = np.where(sums.share > 0, weight, 0.0)
     votes = ensemble.value[place] / ensemble.n_trees
     code, target = targets(ensemble, y, len(rows))
     if ensemble.classes is not None and np.any(code == len(ensemble.classes)):
         label = np.asarray(y).ravel()[np.argmax(code)]
-        raise ValueError(f"y: {label!r} is no class of the forest ({ensemble.classes[:5].tolist()} ...)")
+        raise invalid("y", f"hold classes of the forest, {ensemble.classes[:5].tolist()}", label)
     model = Squares(votes, target) if ensemble.classes is None else Logistic(votes, code)
     used = np.flatnonzero(weight)
     chosen, before, after = ridge, np.nan, np.nan
     if chosen is None:
-        chosen, before, after = choose_ridge(model, indicators, weight, used, random_state)
-    scores, bias = model.fit(indicators[used], used, weight[used], chosen, None)
+        chosen, before, after = choose_ridge(model, sums, weight, used, random_state)
+    scores, bias = model.fit(sums.take(used), used, weight[used], chosen, None)
     scores = scores + bias / ensemble.n_trees
     return LeafRefit(*with_scores(forest, ensemble, place, scores), chosen, before, after)
 
@@ -141,11 +147,13 @@ class Refit:
     X: Any
     y: Any
     sample_weight: Any
+    judges: Bools | None
     random_state: int
 
     def __call__(self, forest: Any) -> tuple[Any, float | None]:
         """Return the forest with refitted leaves, and the temperature of its probabilities."""
-        done = refit_leaves(forest, self.X, self.y, sample_weight=self.sample_weight, random_state=self.random_state)
+        options: dict[str, Any] = {"judges": self.judges, "random_state": self.random_state}
+        done = refit_leaves(forest, self.X, self.y, sample_weight=self.sample_weight, **options)
         return done.forest, done.temperature
 
 
@@ -192,19 +200,21 @@ def as_fractions(scores: Floats, tree: Ints, n_trees: int) -> tuple[Floats, floa
     return fractions / fractions.sum(axis=1, keepdims=True), scale / n_trees
 
 
-def _indicators(ensemble: TreeEnsemble, rows: NDArray[np.float32]) -> tuple[Any, Ints]:
-    """The leaf indicators of the rows (n, L) and the node id of each leaf (L,)."""
+def _leaf_sums(ensemble: TreeEnsemble, rows: Singles, judges: Bools | None) -> tuple[LeafSums, Ints]:
+    """The leaves that the rows reach in the trees that count, and the node id of each leaf (L,)."""
     place = np.flatnonzero(ensemble.left < 0)
-    column = np.zeros(ensemble.n_nodes, np.int32)
-    column[place] = np.arange(len(place))
-    n, T = len(rows), ensemble.n_trees
-    indices = column[leaves_of(ensemble, rows)].ravel()
-    indptr = np.arange(0, n * T + 1, T)
-    return sparse.csr_array((np.ones(n * T), indices, indptr), shape=(n, len(place))), place
+    number_of = np.zeros(ensemble.n_nodes, np.int32)
+    number_of[place] = np.arange(len(place))
+    leaf, share = number_of[leaves_of(ensemble, rows)], np.ones(len(rows))
+    if judges is not None:
+        counts = np.broadcast_to(judges, (ensemble.n_trees, len(rows))).T
+        leaf, voters = np.where(counts, leaf, np.int32(-1)), counts.sum(axis=1)
+        share = np.divide(ensemble.n_trees, voters, out=np.zeros(len(rows)), where=voters > 0)
+    return LeafSums(leaf, share, len(place)), place
 
 
 def choose_ridge(
-    model: Logistic | Squares, indicators: Any, weight: Floats, rows: Ints, random_state: int
+    model: Logistic | Squares, sums: LeafSums, weight: Floats, rows: Ints, random_state: int
 ) -> tuple[float, float, float]:
     """The ridge of least loss on held-out rows, the forest's loss there before, and after."""
     fold = np.arange(len(rows)) % FOLDS
@@ -214,7 +224,7 @@ def choose_ridge(
     parts = [(rows[fold != f], rows[fold == f]) for f in range(n_folds)]
     if not parts:
         return RIDGES[0], np.nan, np.nan
-    tables = [(indicators[train], indicators[test]) for train, test in parts]
+    tables = [(sums.take(train), sums.take(test)) for train, test in parts]
     mass = sum(weight[test].sum() for _, test in parts)
     before, best, chosen = 0.0, np.inf, RIDGES[0]
     for (train, test), (Z, Z_test) in zip(parts, tables, strict=True):
@@ -240,9 +250,9 @@ class Logistic:
         self.votes, self.code = votes, code
         self.n_outputs = votes.shape[1]
 
-    def start(self, Z: Any, rows: Ints, weight: Floats) -> Floats:
+    def start(self, sums: LeafSums, rows: Ints, weight: Floats) -> Floats:
         """Return the forest's own votes, times the slope that makes them the best log odds."""
-        votes = Z @ self.votes
+        votes = sums(self.votes)
         at = (np.arange(len(rows)), self.code[rows])
 
         def loss(slope: float) -> float:
@@ -250,39 +260,32 @@ class Logistic:
 
         return np.asarray(optimize.minimize_scalar(loss, bounds=(0.1, 100.0), method="bounded").x * self.votes)
 
-    def losses(self, scores: Floats, bias: Floats, Z: Any, rows: Ints) -> Floats:
+    def losses(self, scores: Floats, bias: Floats, sums: LeafSums, rows: Ints) -> Floats:
         """Return the negative log likelihood of each row."""
-        return -np.asarray(log_softmax(Z @ scores + bias, axis=1)[np.arange(len(rows)), self.code[rows]])
+        return -np.asarray(log_softmax(sums(scores) + bias, axis=1)[np.arange(len(rows)), self.code[rows]])
 
     def fit(
         self,
-        Z: Any,
+        sums: LeafSums,
         rows: Ints,
         weight: Floats,
         ridge: float,
         warm: tuple[Floats, Floats] | None,
         rough: bool = False,
-        anchor: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """Return leaf scores (L, C) and bias (C,); ``anchor`` (L, C) is what the ridge pulls to, None = `start`."""
-        L, C = self.votes.shape
+        """Return leaf scores (L, C) and bias (C,); the ridge pulls to what `start` returns."""
         at = (np.arange(len(rows)), self.code[rows])
-        anchor = self.start(Z, rows, weight) if anchor is None else anchor
-        transposed = Z.T.tocsr()
+        anchor = self.start(sums, rows, weight)
 
-        def loss(x: Floats) -> tuple[float, Floats]:
-            moved, bias = x[: L * C].reshape(L, C), x[L * C :]
-            log_likelihood = log_softmax(Z @ (anchor + moved) + bias, axis=1)
+        def loss(scores: Floats) -> tuple[float, Floats]:
+            log_likelihood = log_softmax(scores, axis=1)
             slope = np.exp(log_likelihood)
             slope[at] -= 1.0
-            slope *= weight[:, None]
-            gradient = np.concatenate([(transposed @ slope + ridge * moved).ravel(), slope.sum(axis=0)])
-            return float(ridge / 2 * np.square(moved).sum() - weight @ log_likelihood[at]), gradient
+            return -float(weight @ log_likelihood[at]), slope * weight[:, None]
 
-        x0 = np.zeros((L + 1) * C) if warm is None else np.concatenate([(warm[0] - anchor).ravel(), warm[1]])
+        start, bias = (anchor, np.zeros(self.n_outputs)) if warm is None else warm
         stop: Any = {"maxiter": 60, "ftol": 1e-5} if rough else {"maxiter": ITERATIONS, "ftol": 1e-9}
-        x = optimize.minimize(loss, x0, jac=True, method="L-BFGS-B", options=stop).x
-        return anchor + x[: L * C].reshape(L, C), x[L * C :]
+        return fit_leaves(sums, loss, start, ridge, anchor=anchor, bias=bias, **stop)
 
 
 class Squares:
@@ -292,41 +295,38 @@ class Squares:
         self.votes, self.target = votes, target
         self.n_outputs = 1
 
-    def start(self, Z: Any, rows: Ints, weight: Floats) -> Floats:
+    def start(self, sums: LeafSums, rows: Ints, weight: Floats) -> Floats:
         """Return the forest's own values."""
         return self.votes
 
-    def losses(self, scores: Floats, bias: Floats, Z: Any, rows: Ints) -> Floats:
+    def losses(self, scores: Floats, bias: Floats, sums: LeafSums, rows: Ints) -> Floats:
         """Return half the squared error of each row."""
-        return np.asarray(np.square(self.target[rows] - (Z @ scores)[:, 0] - bias[0]) / 2)
+        return np.asarray(np.square(self.target[rows] - sums(scores)[:, 0] - bias[0]) / 2)
 
     def fit(
         self,
-        Z: Any,
+        sums: LeafSums,
         rows: Ints,
         weight: Floats,
         ridge: float,
         warm: tuple[Floats, Floats] | None,
         rough: bool = False,
-        anchor: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """Return leaf values (L, 1) and bias (1,); ``anchor`` (L, 1) is what the ridge pulls to, None = `start`."""
-        start = self.votes if anchor is None else anchor
-        residual = self.target[rows] - (Z @ start)[:, 0]
+        """Return leaf values (L, 1) and bias (1,); the ridge pulls to the forest's own values."""
+        residual = self.target[rows] - sums(self.votes)[:, 0]
         # The bias is not penalised: it is the weighted mean of what is left, so everything is centred.
         share, root = weight / weight.sum(), np.sqrt(weight)
-        mean = Z.T @ share
-        transposed = Z.T.tocsr()
+        mean = sums.transposed(share[:, None])[:, 0]
         centred = LinearOperator(
-            Z.shape,
-            matvec=lambda v: root * (Z @ v.ravel() - mean @ v.ravel()),
-            rmatvec=lambda u: transposed @ (root * u.ravel()) - mean * (root @ u.ravel()),
+            (len(rows), sums.n_leaves),
+            matvec=lambda v: root * (sums(v.reshape(-1, 1))[:, 0] - mean @ v.ravel()),
+            rmatvec=lambda u: sums.transposed((root * u.ravel())[:, None])[:, 0] - mean * (root @ u.ravel()),
             dtype=np.float64,
         )
         right = root * (residual - share @ residual)
         precision = 1e-4 if rough else 1e-8
         moved = lsqr(centred, right, damp=np.sqrt(ridge), atol=precision, btol=precision, iter_lim=ITERATIONS)[0]
-        return start + moved[:, None], np.array([share @ residual - mean @ moved])
+        return self.votes + moved[:, None], np.array([share @ residual - mean @ moved])
 
 
 def with_leaf_values(forest: Any, ensemble: TreeEnsemble, place: Ints, leaf_values: Floats) -> Any:
@@ -341,6 +341,6 @@ def with_leaf_values(forest: Any, ensemble: TreeEnsemble, place: Ints, leaf_valu
         value[h] = (mass @ value[pair]) / mass.sum() if mass.sum() > 0 else value[pair].mean(axis=0)
     per_tree = np.split(value[:, None, :], ensemble.offsets[1:-1])
     for tree, values in zip(trees, per_tree, strict=True):
-        if tree.tree_.value.shape != values.shape:
-            raise ValueError("forest: a tree was grown on rows that lack a class; its leaves cannot be refitted")
+        fits = tree.tree_.value.shape == values.shape
+        require(fits, "forest", "have trees grown on all classes", Shown("a tree whose rows lack a class"))
     return with_values(forest, per_tree)

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.utils import check_random_state
 
-from prunopt.core.arrays import Floats, Ints
+from prunopt.core.arrays import AnyArray, Bools, Floats, Ints
+from prunopt.core.deprecation import renamed_attributes
+from prunopt.forests._votes import len_of
+from prunopt.forests.acquisitions import OnDemand, by_parts, some_rows
 from prunopt.forests.on_demand import predict_on_demand
-from prunopt.forests.purchases import OnDemand
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 if TYPE_CHECKING:
     from prunopt.forests.leaf_refit import Refit
     from prunopt.forests.path import BudgetPath
 
 
+@renamed_attributes(dearer="costlier")
 @dataclass(frozen=True, eq=False)
 class Mixture:
     r"""Two neighbours on a path, mixed so that the expected cost is the budget.
 
-    .. math:: \theta \, \text{cost}_{\text{dearer}} + (1 - \theta) \, \text{cost}_{\text{cheaper}} = B
+    .. math:: \theta \, \text{cost}_{\text{costlier}} + (1 - \theta) \, \text{cost}_{\text{cheaper}} = B
 
     The mean error of the trees is mixed alike, which puts the mixture on the lower hull: no pruning, and no mixture of
     prunings, has a lower error at an expected cost of B.
 
     Parameters
     ----------
-    cheaper, dearer
+    cheaper, costlier
         Pruned, genuine scikit-learn forests.
     share : float
-        Probability :math:`\theta` that the dearer one answers a row.
+        Probability :math:`\theta` that the costlier one answers a row.
     expected_cost, error : float
         Of the mixture, on the rows of the path.
     temperatures
@@ -43,82 +47,58 @@ class Mixture:
     """
 
     cheaper: Any
-    dearer: Any
+    costlier: Any
     share: float
     expected_cost: float
     error: float
     temperatures: tuple[float | None, float | None] = (None, None)
 
-    def coins(self, n: int, random_state: Any = None) -> NDArray[np.bool_]:
-        """Return which of ``n`` rows the dearer forest answers: the i-th row has the i-th draw of ``random_state``."""
+    def coins(self, n: int, random_state: Any = None) -> Bools:
+        """Return which of ``n`` rows the costlier forest answers: row i has the i-th draw of ``random_state``."""
         return np.asarray(check_random_state(random_state).random_sample(n) < self.share)
 
-    def predict(self, X: ArrayLike, random_state: Any = None) -> NDArray[Any]:
-        """Return predictions, each by the dearer forest with probability ``share``."""
+    def predict(self, X: ArrayLike, random_state: Any = None) -> AnyArray:
+        """Return predictions, each by the costlier forest with probability ``share``."""
         return self._each(X, random_state, lambda forest, _, rows: forest.predict(rows))
 
     def predict_proba(self, X: ArrayLike, random_state: Any = None) -> Floats:
         """Return class probabilities, with the coins of `predict`."""
         return np.asarray(self._each(X, random_state, probabilities), np.float64)
 
-    def _each(self, X: Any, random_state: Any, answer: Callable[[Any, float | None, Any], Any]) -> NDArray[Any]:
+    def _each(self, X: Any, random_state: Any, answer: Callable[[Any, float | None, Any], Any]) -> AnyArray:
         """The answers of the two forests, each to its own rows."""
-        n = X.shape[0] if hasattr(X, "shape") else len(X)
+        n = len_of(X)
         coin = self.coins(n, random_state)
-        out: NDArray[Any] | None = None
+        out: AnyArray | None = None
         for forest, own, rows in self._parts(coin):
-            found = np.asarray(answer(forest, own, _some(X, rows)))
+            found = np.asarray(answer(forest, own, some_rows(X, rows)))
             if out is None:
                 out = np.empty((n, *found.shape[1:]), found.dtype)
             out[rows] = found
         assert out is not None
         return out
 
-    def _parts(self, coin: NDArray[np.bool_]) -> list[tuple[Any, float | None, Ints]]:
-        pairs = zip((self.cheaper, self.dearer), self.temperatures, (~coin, coin), strict=True)
+    def _parts(self, coin: Bools) -> list[tuple[Any, float | None, Ints]]:
+        pairs = zip((self.cheaper, self.costlier), self.temperatures, (~coin, coin), strict=True)
         return [(forest, own, np.flatnonzero(mine)) for forest, own, mine in pairs if mine.any()]
 
     def on_demand(
-        self,
-        acquire_or_X: Any,
-        n: int,
-        prices: FeaturePrices,
-        random_state: Any = None,
-        *,
-        known_values: Any = None,
-        **options: Any,
+        self, acquire_or_X: Any, costs: FeatureCosts, n: int, random_state: Any, *, known_values: Any, **options: Any
     ) -> OnDemand:
         """Predict with the coins of `predict`, and ask for a feature only at the first node that tests it.
 
-        The rows of the cheaper forest are asked for first; ``prices`` are those of the n rows.
+        The rows of the cheaper forest are asked for first; ``costs`` are those of the n rows.
         """
-        turn = np.zeros((n, len(prices.group_cost)), np.int16)
-        answer: NDArray[Any] | None = None
-        for forest, _, rows in self._parts(self.coins(n, random_state)):
-            source: Any = acquire_or_X
-            if callable(acquire_or_X):
-
-                def source(row: Any, group: int, rows: Ints = rows) -> Any:
-                    mine = rows[row]
-                    return acquire_or_X(int(mine) if np.ndim(mine) == 0 else mine, group)
-
-                values = None if known_values is None else np.asarray(known_values)[rows]
-            else:
-                source, values = _some(acquire_or_X, rows), None
-            count = len(rows) if callable(acquire_or_X) else None
-            own = prices.take(rows)
-            found = predict_on_demand(forest, source, feature_costs=own, n_rows=count, known_values=values, **options)
-            turn[rows] = found.purchases.turn
-            if answer is None:
-                answer = np.empty(n, found.predictions.dtype)
-            answer[rows] = found.predictions
-        assert answer is not None
-        return OnDemand.of(answer, turn, prices)
+        parts = [
+            (rows, partial(predict_on_demand, forest, **options))
+            for forest, _, rows in self._parts(self.coins(n, random_state))
+        ]
+        return by_parts(parts, acquire_or_X, costs, known_values)
 
     def refitted(self, refit: Refit) -> Mixture:
         """Return the mixture with the leaves of both forests refitted; costs stay."""
-        (low, cool), (high, warm) = refit(self.cheaper), refit(self.dearer)
-        return replace(self, cheaper=low, dearer=high, temperatures=(cool, warm))
+        (low, cool), (high, warm) = refit(self.cheaper), refit(self.costlier)
+        return replace(self, cheaper=low, costlier=high, temperatures=(cool, warm))
 
 
 def probabilities(forest: Any, temperature: float | None, X: Any) -> Floats:
@@ -127,14 +107,10 @@ def probabilities(forest: Any, temperature: float | None, X: Any) -> Floats:
     return np.asarray(votes if temperature is None else softmax(votes / temperature, axis=1))
 
 
-def _some(X: Any, rows: Ints) -> Any:
-    return X.iloc[rows] if hasattr(X, "iloc") else np.asarray(X)[rows]
-
-
 def mixture(path: BudgetPath, budget: float) -> Mixture:
     """Return the mixture of two points of ``path`` whose expected cost is ``budget``.
 
-    A budget above the dearest point that is worth its price is not used up: that point answers alone.
+    A budget above the costliest point is not used up: that point answers alone.
 
     Raises
     ------
@@ -148,8 +124,8 @@ def mixture(path: BudgetPath, budget: float) -> Mixture:
     share = (budget - low.expected_cost) / span if span > 0 else 0.0
     share = min(max(share, 0.0), 1.0)
     return Mixture(
-        path.at(price=low.price),
-        path.at(price=high.price),
+        path.at(penalty=low.penalty),
+        path.at(penalty=high.penalty),
         share,
         low.expected_cost + share * span,
         low.training_error + share * (high.training_error - low.training_error),

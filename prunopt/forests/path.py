@@ -1,4 +1,4 @@
-"""The whole trade of accuracy against feature cost: every optimal pruning of a forest over the price of features."""
+"""The whole trade of accuracy against feature cost: every optimal pruning of a forest over the penalty of cost."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Bools, Floats
+from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.deprecation import renamed_arguments, renamed_attributes
 from prunopt.core.solution import Solution, Status, relative_gap
-from prunopt.core.solver import Limits
+from prunopt.core.validate import require
 from prunopt.forests._votes import Curve, len_of, votes
 from prunopt.forests.sklearn_trees import compacted
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 if TYPE_CHECKING:
@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-9  # how far the objective of a point may lie from that of the task, relative to max(1, |objective|)
 
 
+@renamed_attributes(price="penalty", price_exact="penalty_exact", price_end="penalty_end", bought="acquired")
 @dataclass(frozen=True, slots=True)
 class PathPoint:
     """One optimal pruning, and what it is worth on the rows that the path was computed on.
 
     Parameters
     ----------
-    price, price_exact
-        The lowest price of one unit of cost, in units of error, at which the pruning is optimal; as a float, and as
+    penalty, penalty_exact
+        The lowest penalty, in units of error for one unit of cost, at which the pruning is optimal; as a float, and as
         the rational that it is.
-    price_end
-        The highest such price; infinite for the last point.
+    penalty_end
+        The highest such penalty; infinite for the last point.
     expected_cost
         Mean cost of a row, in the unit of the feature costs.
     training_error
@@ -47,31 +48,32 @@ class PathPoint:
     n_nodes
         Internal nodes that stay, of all trees together.
     gap
-        Certified relative gap, the largest over ``[price, price_end]``: recomputed from multipliers by a dynamic
+        Certified relative gap, the largest over ``[penalty, penalty_end]``: recomputed from multipliers by a dynamic
         program that shares no code with the flow algorithm.
-    bought
+    acquired
         The features, or groups of features, that some node still asks for.
     """
 
-    price: float
-    price_exact: Fraction
-    price_end: float
+    penalty: float
+    penalty_exact: Fraction
+    penalty_end: float
     expected_cost: float
     training_error: float
     n_nodes: int
     gap: float
-    bought: tuple[str, ...]
+    acquired: tuple[str, ...]
 
 
+@renamed_attributes(prices="feature_costs", prices_for="costs_for")
 @dataclass(frozen=True, eq=False)
 class BudgetPath:
-    r"""Every optimal pruning of a forest over the price of features, as `budget_path` returns it.
+    r"""Every optimal pruning of a forest over the penalty of cost, as `budget_path` returns it.
 
     .. math:: f(\lambda) = \min_{\text{prunings}} \; \text{error} + \lambda \cdot \text{cost}
 
-    is concave and piecewise linear in the price :math:`\lambda`; ``points`` holds its pieces, by rising price. Their
-    prunings are nested: what a higher price keeps, every lower one keeps too. In the plane of cost and error they are
-    the corners of the lower convex hull of all prunings.
+    is concave and piecewise linear in the penalty :math:`\lambda`; ``points`` holds its pieces, by rising penalty.
+    Their prunings are nested: what a higher penalty keeps, every lower one keeps too. In the plane of cost and error
+    they are the corners of the lower convex hull of all prunings.
 
     Parameters
     ----------
@@ -79,15 +81,15 @@ class BudgetPath:
         The unpruned forest. It is not changed.
     ensemble
         Its trees as arrays.
-    prices
-        Features, purchase groups and their costs.
+    feature_costs
+        Features, their groups and costs.
     points : tuple of PathPoint
-        By rising price.
+        By rising penalty.
     lifetime : (m,) int64
         For each internal node, tree by tree in node-id order, the number of points that keep it: point k keeps the
         nodes with ``lifetime > k``.
     bounds : (n_points,) float
-        Certified lower bound on :math:`f` at the ``price`` of every point.
+        Certified lower bound on :math:`f` at the ``penalty`` of every point.
     complete
         False where a time limit or an interrupt left the path coarser than it is; the gaps say how much is open.
     stats
@@ -96,22 +98,23 @@ class BudgetPath:
 
     forest: Any
     ensemble: TreeEnsemble
-    prices: FeaturePrices
+    feature_costs: FeatureCosts
     points: tuple[PathPoint, ...]
-    lifetime: NDArray[np.int64]
+    lifetime: Ints
     bounds: Floats
     complete: bool = True
     stats: dict[str, float] = field(default_factory=dict)
 
     # One point.
 
-    def index(self, *, price: float | None = None, budget: float | None = None) -> int:
-        """Return the number of the point that is optimal at ``price``, or of the best one within ``budget``.
+    @renamed_arguments(price="penalty")
+    def index(self, *, penalty: float | None = None, budget: float | None = None) -> int:
+        """Return the number of the point that is optimal at ``penalty``, or of the best one within ``budget``.
 
         Parameters
         ----------
-        price
-            Price of one unit of cost, in units of error, >= 0. Where two points are optimal, the cheaper one.
+        penalty
+            Multiplier of the cost, >= 0, in units of error. Where two points are optimal, the cheaper one.
         budget
             Greatest mean cost of a row, in the unit of the feature costs. The best point within it need not be the
             best pruning within it: `solution` tells how far it may be from that.
@@ -121,50 +124,49 @@ class BudgetPath:
         ValueError
             If not exactly one of the two is given, or no pruning is as cheap as the budget.
         """
-        if (price is None) == (budget is None):
-            raise ValueError(f"price={price!r}, budget={budget!r}: give one of the two")
-        for name, given in (("price", price), ("budget", budget)):
+        require((penalty is None) != (budget is None), "penalty", "be given, or budget, not both", (penalty, budget))
+        for name, given in (("penalty", penalty), ("budget", budget)):
             if given is not None and (isinstance(given, bool) or not isinstance(given, Real)):
-                raise TypeError(f"{name}={given!r}: give a number")
-        if price is not None:
-            if not price >= 0:
-                raise ValueError(f"price={price!r}: give a number >= 0")
-            return bisect.bisect_right([p.price for p in self.points], price) - 1
+                raise TypeError(f"{name} must be a number, got {given!r}")
+        if penalty is not None:
+            require(penalty >= 0, "penalty", "be a number >= 0", penalty)
+            return bisect.bisect_right([p.penalty for p in self.points], penalty) - 1
         cheapest = self.points[-1].expected_cost
         assert budget is not None
-        if not budget >= cheapest:
-            raise ValueError(
-                f"budget={budget!r}: the cheapest pruning costs {cheapest:g} per row, the dearest that is worth its "
-                f"price {self.points[0].expected_cost:g}; give a budget of at least {cheapest:g}"
-            )
+        most = self.points[0].expected_cost
+        mend = f"the prunings of the path cost {cheapest:g} to {most:g} per row"
+        require(budget >= cheapest, "budget", f"be at least {cheapest:g}", budget, mend)
         slack = 1e-12 * max(1.0, abs(budget))  # a budget printed from a point's cost is met by that point
         return next(k for k, p in enumerate(self.points) if p.expected_cost <= budget + slack)
 
-    def kept(self, *, price: float | None = None, budget: float | None = None) -> Bools:
+    @renamed_arguments(price="penalty")
+    def kept(self, *, penalty: float | None = None, budget: float | None = None) -> Bools:
         """Return which internal nodes stay, a value of `ForestBudget` (see `index` for the arguments)."""
-        return np.asarray(self.lifetime > self.index(price=price, budget=budget))
+        return np.asarray(self.lifetime > self.index(penalty=penalty, budget=budget))
 
-    def at(self, *, price: float | None = None, budget: float | None = None) -> Any:
+    @renamed_arguments(price="penalty")
+    def at(self, *, penalty: float | None = None, budget: float | None = None) -> Any:
         """Return a pruned, genuine scikit-learn forest (see `index` for the arguments)."""
-        return compacted(self.forest, self.ensemble, self.kept(price=price, budget=budget))
+        return compacted(self.forest, self.ensemble, self.kept(penalty=penalty, budget=budget))
 
-    def solution(self, *, price: float | None = None, budget: float | None = None) -> Solution[Bools]:
+    @renamed_arguments(price="penalty")
+    def solution(self, *, penalty: float | None = None, budget: float | None = None) -> Solution[Bools]:
         r"""Return a point with its certificate (see `index` for the arguments).
 
-        At a price, objective and bound are those of error + price * cost. Within a budget B the objective is the
+        At a penalty, objective and bound are those of error + penalty * cost. Within a budget B the objective is the
         error, and the bound is that of Lagrange, :math:`\max_\lambda f(\lambda) - \lambda B`, which holds for every
         pruning within the budget, on the hull or not; a gap is left where B lies between the costs of two points.
         """
-        k = self.index(price=price, budget=budget)
+        k = self.index(penalty=penalty, budget=budget)
         point = self.points[k]
-        if price is not None:
-            objective = point.training_error + price * point.expected_cost
+        if penalty is not None:
+            objective = point.training_error + penalty * point.expected_cost
             bound = objective - point.gap * max(1.0, abs(objective))
             message = ""
         else:
             assert budget is not None
             objective = point.training_error
-            bound = min(objective, float(np.max(self.bounds - budget * np.array([p.price for p in self.points]))))
+            bound = min(objective, float(np.max(self.bounds - budget * np.array([p.penalty for p in self.points]))))
             message = f"within {budget:g}: cost {point.expected_cost:g}, error {objective:g}, none is below {bound:g}"
         optimal = relative_gap(objective, bound) <= TOLERANCE
         return Solution(
@@ -172,7 +174,7 @@ class BudgetPath:
             np.asarray(self.lifetime > k),
             objective=objective,
             bound=bound,
-            stats={"price": point.price, "expected_cost": point.expected_cost, **self.stats},
+            stats={"penalty": point.penalty, "expected_cost": point.expected_cost, **self.stats},
             solver="min-cut path",
             message=message,
         )
@@ -200,14 +202,16 @@ class BudgetPath:
         sample_weight : (n,) or None
             Weights >= 0.
         feature_costs, known
-            Prices of these rows, and what is known of them, where they differ from those of the path (see
-            `prunopt.forests.FeaturePrices.of`; purchase groups stay those of the path). A path with a price or known
-            features for each of its rows needs the like for other rows.
+            Costs of these rows, and what is known of them, where they differ from those of the path (see
+            `prunopt.forests.FeatureCosts.of`; groups stay those of the path). A path with costs or known features for
+            each of its rows needs the same for other rows.
         use : (T or 1, n) bool or None
-            Which trees vote on each row; None = all of them. A row without voters pays, but does not count in the
-            error.
+            Which trees vote on each row; None = all of them. A row without voters counts in the cost, not
+            in the error.
         """
-        return votes(self, X, y, sample_weight, use, self.lifetime, self.prices_for(len_of(X), feature_costs, known))
+        costs = self.costs_for(len_of(X), feature_costs, known)
+        penalty = np.array([p.penalty for p in self.points])
+        return votes(self.ensemble, penalty, self.lifetime, X, y, costs, sample_weight=sample_weight, use=use)
 
     def unpruned(
         self,
@@ -218,13 +222,14 @@ class BudgetPath:
         feature_costs: Any = None,
         known: Any = None,
     ) -> Curve:
-        """Return the same as `curve` for the forest as it was given: one entry, its price NaN."""
-        prices = self.prices_for(len_of(X), feature_costs, known)
-        return votes(self, X, y, sample_weight, None, None, prices)
+        """Return the same as `curve` for the forest as it was given: one entry, its penalty NaN."""
+        costs = self.costs_for(len_of(X), feature_costs, known)
+        everything = np.ones_like(self.lifetime)
+        return votes(self.ensemble, np.array([np.nan]), everything, X, y, costs, sample_weight=sample_weight)
 
-    def prices_for(self, n: int, feature_costs: Any = None, known: Any = None) -> FeaturePrices:
-        """Return the prices of ``n`` rows: those of the path, or others for the same purchase groups."""
-        return self.prices.repriced(n, feature_costs, known, self.ensemble.feature_names)
+    def costs_for(self, n: int, feature_costs: Any = None, known: Any = None) -> FeatureCosts:
+        """Return the costs of ``n`` rows: those of the path, or others for the same groups."""
+        return self.feature_costs.for_other_rows(n, feature_costs, known, self.ensemble.feature_names)
 
     def to_frame(self) -> pd.DataFrame:
         """Return the points as a pandas DataFrame, one row each."""
@@ -232,9 +237,9 @@ class BudgetPath:
             import pandas as pd
         except ImportError:
             raise ImportError("to_frame needs pandas: pip install pandas") from None
-        names = ("price", "price_end", "expected_cost", "training_error", "n_nodes", "gap")
+        names = ("penalty", "penalty_end", "expected_cost", "training_error", "n_nodes", "gap")
         table = {name: [getattr(p, name) for p in self.points] for name in names}
-        return pd.DataFrame({**table, "bought": [", ".join(p.bought) for p in self.points]})
+        return pd.DataFrame({**table, "acquired": [", ".join(p.acquired) for p in self.points]})
 
     def plot(
         self,
@@ -273,20 +278,22 @@ class BudgetPath:
 
         return draw_path(self, X, y, ax, unit, neighbours, folds)
 
+    @renamed_arguments(price="penalty")
     def plot_sizes(
-        self, ax: Axes | None = None, *, price: float | None = None, budget: float | None = None, unit: str = ""
+        self, ax: Axes | None = None, *, penalty: float | None = None, budget: float | None = None, unit: str = ""
     ) -> Axes:
         """Draw how many tests every tree had, and how many one point of the path keeps (see `index`)."""
         from prunopt.forests.pictures import draw_sizes
 
-        return draw_sizes(self, ax, unit, price, budget)
+        return draw_sizes(self, ax, unit, self.index(penalty=penalty, budget=budget))
 
+    @renamed_arguments(price="penalty")
     def plot_tree(
         self,
         tree: int,
         ax: Axes | None = None,
         *,
-        price: float | None = None,
+        penalty: float | None = None,
         budget: float | None = None,
         names: Mapping[str, str] | None = None,
     ) -> Axes:
@@ -298,81 +305,11 @@ class BudgetPath:
             Number of the tree.
         ax
             Axes to draw on; None makes new ones, large enough for trees of a few dozen leaves.
-        price, budget
+        penalty, budget
             Which point.
         names
             What to call the features, where the forest was fitted on columns without names: from ``x0`` and so on.
         """
         from prunopt.forests.pictures import draw_tree
 
-        return draw_tree(self, tree, ax, self.index(price=price, budget=budget), names)
-
-
-def budget_path(
-    forest: Any,
-    X: ArrayLike,
-    y: ArrayLike,
-    feature_costs: Any,
-    *,
-    feature_groups: Any = None,
-    known: Any = None,
-    sample_weight: ArrayLike | None = None,
-    loss: str = "misclassification",
-    errors: str = "holdout",
-    limits: Limits | None = None,
-    n_jobs: int | None = None,
-) -> BudgetPath:
-    r"""Return every optimal pruning of a fitted forest over the price of features, exactly.
-
-    .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} + \lambda \cdot \text{mean cost of a row}
-
-    is solved for all :math:`\lambda \ge 0` at once, each row paying for a feature (or group) once, wherever in the
-    forest it is asked for. Prices at which the optimum changes are exact rationals.
-
-    Parameters
-    ----------
-    forest
-        A fitted random forest, extra trees, bagging of trees, or single tree of scikit-learn. It is not changed.
-    X, y
-        Rows and targets: held-out ones for ``errors="holdout"``, those that the forest was fitted on otherwise.
-    feature_costs
-        One price for each feature: an array, a mapping from names, or None (each costs 1); a price for each row and
-        feature (n, K); `Prices` with discounts for further tests of a group; or a `CostSum` of several currencies.
-    feature_groups
-        Features that are bought together (see `prunopt.problems.forest.feature_costs.FeaturePrices.of`).
-    known
-        Features that are known already, hence free: a bool for each feature, for each row and feature (n, K), or a
-        list of names.
-    sample_weight : (n,) or None
-        Scales error and cost of a row alike.
-    loss
-        ``"misclassification"``, ``"gini"`` or ``"log"`` for classifiers; regressors use ``"squared"``.
-    errors
-        ``"holdout"``, ``"oob"`` or ``"inbag"`` (see `ForestBudget.from_forest`).
-    limits
-        Time limit; an incomplete path is valid, its gaps tell what is open.
-    n_jobs
-        Intervals of prices solved at the same time through joblib, as `joblib.parallel_config` says (a Dask or Ray
-        cluster, too). None: one after the other. The path is the same.
-
-    References
-    ----------
-    F. Nan, J. Wang, V. Saligrama, "Pruning Random Forests for Prediction on a Budget", NIPS 2016 (the problem).
-    """
-    from prunopt.forests.breakpoints import path_of
-    from prunopt.problems.forest.forest_budget import ForestBudget
-    from prunopt.solvers.closure.parametric_cut import closure_path
-
-    task = ForestBudget.from_forest(
-        forest,
-        X,
-        y,
-        feature_costs,
-        0,
-        feature_groups=feature_groups,
-        known=known,
-        sample_weight=sample_weight,
-        errors=errors,
-        loss=loss,
-    )
-    return path_of(task, forest, partial(closure_path, n_jobs=n_jobs), limits)
+        return draw_tree(self, tree, ax, self.index(penalty=penalty, budget=budget), names)

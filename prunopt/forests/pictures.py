@@ -1,20 +1,23 @@
-"""Pictures of a budget path: cost against error with its neighbours, and what pruning leaves of the trees."""
+"""Pictures of a budget path: cost against error with its peers, and what pruning keeps of the trees."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from prunopt.plots import COLOURS, MARKERS, before_after, new_axes, points_of
+from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.validate import Shown, require, whole_number
+from prunopt.forests._votes import Curve
+from prunopt.plots.axes import COLOURS, MARKERS, new_axes, points_of
+from prunopt.plots.networks import before_after
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from prunopt.forests.path import BudgetPath
 
 # Three colours of Okabe and Ito that stay apart for every common colour blindness, and in grey by their lightness.
 BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
@@ -22,8 +25,30 @@ ROOM = 2.0  # between the labels of neighbouring leaves, in the unit of the layo
 OTHERS = tuple(pair for pair in zip(COLOURS, MARKERS, strict=True) if pair[0] not in (BLUE, ORANGE, BLACK))
 
 
+class Path(Protocol):
+    """What is drawn of a `BudgetPath`."""
+
+    @property
+    def ensemble(self) -> TreeEnsemble:
+        """The trees."""
+
+    @property
+    def points(self) -> tuple[Any, ...]:
+        """The prunings."""
+
+    @property
+    def lifetime(self) -> Ints:
+        """How many of the points keep each node."""
+
+    def curve(self, X: ArrayLike, y: ArrayLike) -> Curve:
+        """Return the vote of every point."""
+
+    def unpruned(self, X: ArrayLike, y: ArrayLike) -> Curve:
+        """Return the vote of the unpruned forest."""
+
+
 def draw_path(
-    path: BudgetPath,
+    path: Path,
     X: ArrayLike | None,
     y: ArrayLike | None,
     ax: Axes | None,
@@ -32,8 +57,7 @@ def draw_path(
     folds: Any = None,
 ) -> Axes:
     """Draw error against mean cost per row; see `BudgetPath.plot`."""
-    if (X is None) != (y is None):
-        raise ValueError("X, y: give test rows with their targets, or neither")
+    require((X is None) == (y is None), "y", "be given with X, or neither", Shown("one of the two"))
     ax = new_axes(ax)
     cost = np.array([p.expected_cost for p in path.points])
     error = np.array([p.training_error for p in path.points])
@@ -87,33 +111,28 @@ def draw_path(
     return ax
 
 
-def over_folds(
-    folds: Any, budgets: ArrayLike | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int]:
+def over_folds(folds: Any, budgets: ArrayLike | None = None) -> tuple[Floats, Floats, Floats, int]:
     """Return budgets, the mean error of several curves within each, its standard deviation, and how many there are.
 
-    A curve counts at a budget with its dearest point within it. ``budgets`` None: a dozen, from the cheapest that every
-    curve can meet to the dearest point of any.
+    A curve counts at a budget with its costliest point within it. ``budgets`` None: a dozen, from the cheapest that
+    every curve can meet to the costliest point of any.
     """
     curves = []
     for k, curve in enumerate(folds):
         cost, error, _ = points_of(curve, "error", f"folds[{k}]")
         order = np.argsort(cost, kind="stable")
         curves.append((cost[order], error[order]))
-    if not curves:
-        raise ValueError("folds: none given; give the curves of the folds")
+    require(curves, "folds", "hold the curves of the folds", Shown("none"))
     least = max(float(cost[0]) for cost, _ in curves)
     grid = np.linspace(least, max(float(cost[-1]) for cost, _ in curves), 12)
     at = grid if budgets is None else np.asarray(budgets, np.float64)
-    if np.any(at < least):
-        raise ValueError(f"budgets: the cheapest that every fold can meet is {least:g}")
+    require(not np.any(at < least), "budgets", f"be at least {least:g}, which every fold can meet", at.min(initial=0))
     table = np.array([error[np.searchsorted(cost, at * (1 + 1e-12), side="right") - 1] for cost, error in curves])
     return at, table.mean(axis=0), table.std(axis=0, ddof=1 if len(table) > 1 else 0), len(table)
 
 
-def draw_sizes(path: BudgetPath, ax: Axes | None, unit: str, price: float | None, budget: float | None) -> Axes:
-    """Draw how many tests every tree keeps; see `BudgetPath.plot_sizes`."""
-    k = path.index(price=price, budget=budget)
+def draw_sizes(path: Path, ax: Axes | None, unit: str, k: int) -> Axes:
+    """Draw how many tests every tree keeps at point k; see `BudgetPath.plot_sizes`."""
     tree = path.ensemble.tree[path.ensemble.internal]
     before = np.bincount(tree, minlength=path.ensemble.n_trees)
     after = np.bincount(tree[path.lifetime > k], minlength=path.ensemble.n_trees)
@@ -123,11 +142,10 @@ def draw_sizes(path: BudgetPath, ax: Axes | None, unit: str, price: float | None
     return before_after(before[order], after[order], ax, what="tests", part="tree, by size", labels=labels)
 
 
-def draw_tree(path: BudgetPath, tree: int, ax: Axes | None, k: int, names: Mapping[str, str] | None) -> Axes:
+def draw_tree(path: Path, tree: int, ax: Axes | None, k: int, names: Mapping[str, str] | None) -> Axes:
     """Draw one tree as it was grown, what is pruned away in grey; see `BudgetPath.plot_tree`."""
     e = path.ensemble
-    if not 0 <= tree < e.n_trees:
-        raise ValueError(f"tree={tree!r}: there are {e.n_trees} trees, from 0 to {e.n_trees - 1}")
+    whole_number("tree", tree, low=0, high=e.n_trees - 1)
     nodes = np.arange(e.offsets[tree], e.offsets[tree + 1])
     split = np.zeros(e.n_nodes, np.bool_)
     split[e.internal] = path.lifetime > k
@@ -163,9 +181,7 @@ def draw_tree(path: BudgetPath, tree: int, ax: Axes | None, k: int, names: Mappi
     return ax
 
 
-def _layout(
-    left: NDArray[np.int64], right: NDArray[np.int64], split: NDArray[np.bool_], root: int, nodes: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _layout(left: Ints, right: Ints, split: Bools, root: int, nodes: Ints) -> tuple[Floats, Ints]:
     """Where nodes go: leaves side by side, with room for what is written, parents over the middle of their children."""
     x, depth = np.zeros(len(nodes)), np.zeros(len(nodes), np.int64)
     written = np.zeros(len(nodes), np.bool_)  # leaves of the pruned tree

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools
+from prunopt.core.validate import Shown, invalid, require
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 LEAF, UNDEFINED = -1, -2  # what scikit-learn writes into the children, and into feature and threshold, of a leaf
@@ -20,11 +21,11 @@ def pruned_forest(forest: Any, kept: ArrayLike) -> Any:
     """Return a copy of a fitted forest in which only the internal nodes ``kept`` stay split.
 
     The result is an object of the same class, with the same parameters, classes and feature names, whose trees hold
-    the nodes that are left and nothing else: prediction, ``apply``, ``decision_path``, ``export_text``,
+    the remaining nodes and nothing else: prediction, ``apply``, ``decision_path``, ``export_text``,
     ``feature_importances_``, ``estimators_samples_`` and pickling work as on any fitted forest. A node that becomes
     a leaf predicts what scikit-learn noted for it when the tree was grown. With every node kept, predictions are
-    the same to the last bit. The out-of-bag figures of the unpruned forest (``oob_score_`` and its like) are left
-    out. ``forest`` is not changed and shares nothing that could be changed with the result.
+    the same to the last bit. The out-of-bag figures of the unpruned forest (``oob_score_`` and its like) are
+    dropped. ``forest`` is not changed and shares nothing that could be changed with the result.
 
     Parameters
     ----------
@@ -46,11 +47,9 @@ def pruned_forest(forest: Any, kept: ArrayLike) -> Any:
 def checked(ensemble: TreeEnsemble, kept: ArrayLike) -> Bools:
     """Return ``kept`` as a bool array over the internal nodes; refuse one that is not closed upwards."""
     value = np.asarray(kept)
-    if value.shape != ensemble.internal.shape or value.dtype != np.bool_:
-        raise ValueError(
-            f"kept: {value.dtype} of shape {value.shape} given; one bool for each of the {len(ensemble.internal)} "
-            "internal nodes is needed"
-        )
+    fits = value.shape == ensemble.internal.shape and value.dtype == np.bool_
+    given = Shown(f"{value.dtype} of shape {value.shape}")
+    require(fits, "kept", f"hold a bool for each of {len(ensemble.internal)} internal nodes", given)
     split = np.zeros(ensemble.n_nodes, np.bool_)
     split[ensemble.internal] = value
     parent = ensemble.parent[ensemble.internal]
@@ -58,10 +57,8 @@ def checked(ensemble: TreeEnsemble, kept: ArrayLike) -> Bools:
     if np.any(alone):
         h = int(ensemble.internal[alone][0])
         t = int(ensemble.tree[h])
-        raise ValueError(
-            f"kept: {np.count_nonzero(alone)} kept nodes have a parent that is not kept, the first is node "
-            f"{h - ensemble.offsets[t]} of tree {t}; keep their parents too"
-        )
+        given = Shown(f"node {h - ensemble.offsets[t]} of tree {t} without it")
+        raise invalid("kept", "hold the parent of every kept node", given)
     return value
 
 
@@ -124,8 +121,7 @@ def _compact(tree: Any, split: Bools) -> Any:
 
 def _revalued(tree: Any, values: NDArray[np.float64]) -> Any:
     state = tree.__getstate__()
-    if values.shape != state["values"].shape:
-        raise ValueError(f"values: shape {values.shape} given, {state['values'].shape} is needed")
+    require(values.shape == state["values"].shape, "values", f"have shape {state['values'].shape}", values)
     return _tree(tree, {**state, "values": np.ascontiguousarray(values, np.float64)})
 
 

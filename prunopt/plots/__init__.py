@@ -6,17 +6,18 @@ maps are drawn in cividis or in shades of one blue.
 
 from __future__ import annotations
 
+from prunopt.core.deprecation import renamed_names
 from prunopt.plots.axes import COLOURS, MARKERS, MissingExtra, new_axes, points_of
 from prunopt.plots.curves import pareto, solver_trace
-from prunopt.plots.forests import features_bought
+from prunopt.plots.forests import acquired_features
 from prunopt.plots.networks import before_after, head_curves, head_map, latency, mask_density, sparsity_by_layer
 
 __all__ = [
     "COLOURS",
     "MARKERS",
     "MissingExtra",
+    "acquired_features",
     "before_after",
-    "features_bought",
     "head_curves",
     "head_map",
     "latency",
@@ -27,3 +28,5 @@ __all__ = [
     "solver_trace",
     "sparsity_by_layer",
 ]
+
+__getattr__ = renamed_names(__name__, features_bought="acquired_features")

@@ -1,4 +1,4 @@
-"""What a path of forests buys."""
+"""Which features the prunings of a path acquire."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from prunopt.core.arrays import Floats
 from prunopt.plots.axes import new_axes
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 LEAST_WIDTH = 0.004  # of the axis: a pruning that is best for a sliver of budgets is still seen
 
 
-def features_bought(
+def acquired_features(
     path: BudgetPath,
     X: ArrayLike | None = None,
     ax: Axes | None = None,
@@ -27,14 +28,14 @@ def features_bought(
     who: str = "row",
     names: Mapping[str, str] | None = None,
 ) -> Axes:
-    """Draw which features (or groups of features) are bought at which budget.
+    """Draw which features (or groups of features) are acquired at which budget.
 
     Parameters
     ----------
     path
         What `prunopt.forests.budget_path` returns, or ``path_`` of an estimator.
     X : (n, K) or None
-        Rows, for the share of them that buys each feature; None shades a feature as soon as any node asks for it.
+        Rows, for the share of them that acquires each feature; None shades a feature as soon as any node asks for it.
     ax
         Axes to draw on.
     unit, who
@@ -53,38 +54,37 @@ def features_bought(
     for k in range(len(edges) - 2, 0, -1):
         edges[k] = min(edges[k], edges[k + 1] - LEAST_WIDTH * top)
     edges = np.maximum.accumulate(np.maximum(edges, 0.0))
-    order = np.lexsort((path.prices.group_cost, shares @ np.diff(edges)))
+    order = np.lexsort((path.feature_costs.group_cost, shares @ np.diff(edges)))
     mesh = ax.pcolormesh(edges, np.arange(len(order) + 1), shares[order], cmap="Blues", vmin=0.0, vmax=1.0)
-    labels = [called.get(name, name) for name in path.prices.group_names]
-    labels = [f"{labels[g]} ({path.prices.group_cost[g]:g})" for g in order]
+    labels = [called.get(name, name) for name in path.feature_costs.group_names]
+    labels = [f"{labels[g]} ({path.feature_costs.group_cost[g]:g})" for g in order]
     ax.set_yticks(np.arange(len(order)) + 0.5, labels, fontsize="small")
     ax.hlines(np.arange(1, len(order)), edges[0], top, color="white", linewidth=1.0)
     ax.set_xlim(edges[0], top)
     ax.set_xlabel(f"budget: mean cost per {who} [{unit or 'unit of the costs'}]")
-    ax.set_ylabel(f"feature (price{f', {unit}' if unit else ''})")
+    ax.set_ylabel(f"feature (cost{f', {unit}' if unit else ''})")
     if X is not None:
-        ax.figure.colorbar(mesh, ax=ax, label=f"share of {who}s that buy it", pad=0.02)
+        ax.figure.colorbar(mesh, ax=ax, label=f"share of {who}s that acquire it", pad=0.02)
     return ax
 
 
-def _asked(path: BudgetPath) -> NDArray[np.float64]:
+def _asked(path: BudgetPath) -> Floats:
     """1 where a point of the path asks for a group at all, shape (G, points)."""
-    return np.array([[float(name in p.bought) for p in path.points] for name in path.prices.group_names])
+    return np.array([[float(name in p.acquired) for p in path.points] for name in path.feature_costs.group_names])
 
 
-def _shares(path: BudgetPath, X: ArrayLike) -> NDArray[np.float64]:
-    """The share of the rows that buys each group at each point, shape (G, points)."""
-    from prunopt.problems.forest._routing import bought_groups
+def _shares(path: BudgetPath, X: ArrayLike) -> Floats:
+    """The share of the rows that acquires each group at each point, shape (G, points)."""
+    from prunopt.problems.forest._routing import acquired_groups
 
-    e = path.ensemble
+    e, costs = path.ensemble, path.feature_costs
     rows = e.rows(X)
-    known = path.prices.known_mask if len(path.prices.known_mask) <= 1 else path.prices.known_mask[:0]
-    columns = (rows, e.offsets, e.left, e.right, e.feature, e.threshold, e.missing_left, path.prices.group_of, known)
-    shares = np.zeros((len(path.prices.group_cost), len(path.points)))
+    known = costs.known_mask if len(costs.known_mask) <= 1 else costs.known_mask[:0]
+    shares = np.zeros((len(costs.group_cost), len(path.points)))
     for k in range(len(path.points)):
         split = np.zeros(e.n_nodes, np.bool_)
         split[e.internal] = path.lifetime > k
-        bought = np.zeros((len(rows), len(shares)), np.bool_)
-        bought_groups(*columns, split, bought)
-        shares[:, k] = bought.mean(axis=0)
+        acquired = np.zeros((len(rows), len(shares)), np.bool_)
+        acquired_groups(rows, e.arrays, costs.group_of, known, split, acquired)
+        shares[:, k] = acquired.mean(axis=0)
     return shares

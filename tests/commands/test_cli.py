@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import prunopt as po
 from prunopt.cli import app, command_names
-from prunopt.commands.forest_report import Case, Rows
+from prunopt.commands.forest_report import Case, Rows, with_penalties
 from prunopt.commands.output import guarded
 from prunopt.forms import Closure, LinearProgram
 from tests.support.rights import obedient
@@ -51,16 +51,16 @@ def test_forest_on_a_users_table(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["largest gap on the path"] < 1e-9
     assert report["cost of all features"] == 24.5
-    prices = [row["price"] for row in report["path"]]
-    assert prices == sorted(prices)
+    penalties = [row["penalty"] for row in report["path"]]
+    assert penalties == sorted(penalties)
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == sorted(report["files"])
     with open(tmp_path / "out" / "path.csv", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == len(prices)
+        assert len(list(csv.DictReader(file))) == len(penalties)
     assert (tmp_path / "out" / "pareto.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     plain = RUN.invoke(app, [*arguments, "--trees", "10", "--budget", "5"])
     assert plain.exit_code == 0
     assert "* chosen:" in plain.stdout
-    assert "Proven: at its price" in plain.stdout
+    assert "Proven: at its penalty" in plain.stdout
 
 
 def test_forest_with_discounts_currencies_and_known_features(tmp_path: Path) -> None:
@@ -73,8 +73,8 @@ def test_forest_with_discounts_currencies_and_known_features(tmp_path: Path) -> 
     arguments = ["forest", "--data", str(table(tmp_path / "t.csv")), "--target", "state", "--costs", str(costs)]
     arguments += ["--trees", "5", "--json"]
 
-    def report(prices: Any, *more: str) -> Any:
-        costs.write_text(json.dumps(prices))
+    def report(given: Any, *more: str) -> Any:
+        costs.write_text(json.dumps(given))
         done = RUN.invoke(app, [*arguments, *more])
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
@@ -90,18 +90,18 @@ def test_forest_with_discounts_currencies_and_known_features(tmp_path: Path) -> 
     free = report(blood, "--known", "blood, age, noise")
     assert free["unpruned"]["cost"] == 0
     assert free["known"] == ["blood", "age", "noise"]
-    for prices, message in (
-        ({**both, "weights": {"CAD": 1}}, "give one weight for each currency"),
-        ({**both, "weigths": {}}, "unknown key 'weigths'"),
-        ({"currencies": {"CAD": {"blood": 1}}, "weights": {"CAD": 1}}, "no price for"),
+    for given, message in (
+        ({**both, "weights": {"CAD": 1}}, "give each one weight"),
+        ({**both, "weigths": {}}, "got 'weigths'; did you mean 'weights'?"),
+        ({"currencies": {"CAD": {"blood": 1}}, "weights": {"CAD": 1}}, "must hold a cost for each feature"),
     ):
-        costs.write_text(json.dumps(prices))
+        costs.write_text(json.dumps(given))
         done = RUN.invoke(app, arguments)
         assert done.exit_code == 1
         assert message in done.stderr
         one_line(done.stderr)
     done = RUN.invoke(app, ["forest", "--known", "blod"])
-    assert "--known blod: no feature 'blod'" in done.stderr
+    assert "--known must be one of" in done.stderr
 
 
 def test_heart_pays_the_common_part_of_a_group_once() -> None:
@@ -131,7 +131,7 @@ def test_the_saved_forest_loads_and_predicts_the_same(tmp_path: Path) -> None:
     chosen = report["chosen"]
     assert forest.score(heart.X[test], heart.y[test]) == chosen["test score"]
     # The pruning within a budget is none of the path; what is said of it is true of the forest that was saved.
-    costs = heart.prices()
+    costs = heart.costs()
     task = ForestBudget.from_forest(forest, heart.X[train], heart.y[train], costs, 0, errors="oob")
     everything = np.ones(len(task.ensemble.internal), np.bool_)
     assert chosen["point"] is None
@@ -142,12 +142,12 @@ def test_the_saved_forest_loads_and_predicts_the_same(tmp_path: Path) -> None:
     assert chosen["bound"] <= chosen["objective"]
 
 
-@pytest.mark.parametrize("choice", [["--budget", "120"], ["--price", "0.0005"], []])
+@pytest.mark.parametrize("choice", [["--budget", "120"], ["--penalty", "0.0005"], []])
 def test_a_saved_folder_is_verified(choice: list[str], tmp_path: Path) -> None:
     from prunopt.commands.forest_verify import is_forest_folder, verify_forest
 
     assert not is_forest_folder(tmp_path)
-    with pytest.raises(ValueError, match="no folder of prunopt forest"):
+    with pytest.raises(ValueError, match="of prunopt forest"):
         verify_forest(tmp_path)
     out = ["--trees", "5", "--splits", "0", "--out", str(tmp_path)]
     assert RUN.invoke(app, ["forest", *out, *choice]).exit_code == 0
@@ -177,7 +177,7 @@ def test_the_mean_over_splits(tmp_path: Path) -> None:
     splits = json.loads(done.stdout)["splits"]
     assert splits["number"] == 3
     assert len(splits["budgets"]) == len(splits["mean test score"]) == len(splits["standard deviation"])
-    assert splits["mean test score"][0] == pytest.approx(160 / 297, abs=0.01)  # nothing is bought: the larger class
+    assert splits["mean test score"][0] == pytest.approx(160 / 297, abs=0.01)  # nothing is acquired: the larger class
     alone = json.loads(RUN.invoke(app, ["forest", "--trees", "4", "--splits", "1", "--json"]).stdout)
     for row in alone["path"]:  # the first split is that of the table
         assert row["mean test score over splits"] == row["test score"]
@@ -212,7 +212,7 @@ def test_an_interrupt_before_anything_is_done_is_one_line(monkeypatch: pytest.Mo
     one_line(done.stderr)
 
 
-def test_regression_and_unpriced_features(tmp_path: Path) -> None:
+def test_regression_and_unpenaltyd_features(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     X = rng.random((120, 2))
     lines = ["a;b;y", *(f"{p:.4f};{q:.4f};{3 * p + 0.1 * q:.5f}" for p, q in X)]
@@ -237,15 +237,15 @@ def test_same_seed_same_output() -> None:
     ("arguments", "message"),
     [
         (["--data", "none.csv", "--target", "y"], "none.csv"),
-        (["--data", "TABLE"], "name the column to predict with --target"),
+        (["--data", "TABLE"], "--target must name the column of"),
         (["--data", "TABLE", "--target", "status"], "status"),
-        (["--data", "heart", "--target", "age"], "--target is for CSV files"),
+        (["--data", "heart", "--target", "age"], "--target must be left out with --data heart"),
         (["--costs", "TABLE"], "JSON"),
-        (["--budget", "-1"], "the cheapest pruning costs 0"),
-        (["--trees", "0"], "--trees 0"),
-        (["--splits", "-1"], "--splits -1"),
-        (["--budget", "5", "--price", "1"], "give one of the two"),
-        (["--out", "TABLE"], "it is a file"),
+        (["--budget", "-1"], "budget must be at least 0, got -1.0"),
+        (["--trees", "0"], "--trees must be a whole number >= 1, got 0"),
+        (["--splits", "-1"], "--splits must be a whole number >= 0, got -1"),
+        (["--budget", "5", "--penalty", "1"], "give one of the two"),
+        (["--out", "TABLE"], "--out must be a folder"),
         (["--out", "/dev/null/x"], "Not a directory"),
     ],
 )
@@ -257,7 +257,7 @@ def test_bad_requests_are_one_line_and_status_1(tmp_path: Path, arguments: list[
     assert message in done.stderr
 
 
-@pytest.mark.parametrize(("label", "said"), [("same", "nothing to predict"), ("id{}", "does the column name the rows")])
+@pytest.mark.parametrize(("label", "said"), [("same", "different values"), ("id{}", "labels that repeat")])
 def test_a_target_that_is_none(tmp_path: Path, label: str, said: str) -> None:
     (tmp_path / "t.csv").write_text("a,y\n" + "".join(f"{i / 7},{label.format(i)}\n" for i in range(30)))
     done = RUN.invoke(app, ["forest", "--data", str(tmp_path / "t.csv"), "--target", "y"])
@@ -415,3 +415,12 @@ def test_solvers_and_version() -> None:
     names = [row["name"] for row in json.loads(RUN.invoke(app, ["solvers", "--json"]).stdout)]
     assert {"min-cut", "highs", "pulp", "primal-dual"} <= set(names)
     assert po.__version__ in RUN.invoke(app, ["--version"]).stdout
+
+
+def test_the_old_name_of_the_penalty_still_works_and_old_reports_are_read(tmp_path: Path) -> None:
+    arguments = ["forest", "--trees", "3", "--splits", "0", "--json"]
+    old, new = (RUN.invoke(app, [*arguments, name, "0.001"]) for name in ("--price", "--penalty"))
+    assert old.stdout == new.stdout
+    assert "use --penalty" in old.stderr
+    report = {"path": [{"price": 1.0}], "chosen": {"price": None}}
+    assert with_penalties(report) == {"path": [{"penalty": 1.0}], "chosen": {"penalty": None}}

@@ -105,7 +105,7 @@ def test_a_forest(forest: Path) -> None:
     assert told["pictures"] == 3
     text = " ".join(page.text)
     report = json.loads((forest / "report.json").read_text("utf-8"))
-    assert "Proven: at its price" in text
+    assert "Proven: at its penalty" in text
     assert f"{report['chosen']['cost']:.2f}" in text
     assert page.tags.count("tr") == 1 + len(report["path"])
     assert f"{report['chosen']['nodes']} internal nodes" in text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from prunopt.core import deprecation
-from prunopt.core.deprecation import moved_arguments, renamed_arguments
+from prunopt.core.deprecation import moved_arguments, renamed_arguments, renamed_attributes, renamed_names, warn
 
 
 @renamed_arguments(price="penalty")
@@ -73,3 +74,28 @@ def test_old_names_of_forms() -> None:
         _ = prunopt.forms.NoForm
     with pytest.warns(DeprecationWarning, match="penalty="):
         assert Closure.of([1], price=2).penalty == 2  # type: ignore[call-arg]
+
+
+@renamed_attributes(price="penalty", bill="cost")
+class Point:
+    penalty = 2.0
+
+    def cost(self) -> float:
+        return 3.0
+
+
+def test_old_attributes_and_methods_work_and_name_the_new_ones() -> None:
+    point: Any = Point()
+    with pytest.warns(DeprecationWarning, match=r"Point\.price.*use penalty"):
+        assert point.price == 2.0
+    with pytest.warns(DeprecationWarning, match=r"Point\.bill.*use cost"):
+        assert point.bill() == 3.0
+
+
+def test_old_names_of_a_module() -> None:
+    find = renamed_names("prunopt.core.deprecation", tell="warn")
+    with pytest.warns(DeprecationWarning, match=r"prunopt\.core\.deprecation\.tell.*use warn"):
+        assert find("tell") is warn
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        find("other")
+    assert renamed_names("prunopt.core.deprecation", str.upper, tell="warn")("other") == "OTHER"

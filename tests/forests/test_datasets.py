@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from prunopt.forests import datasets
-from prunopt.forests.datasets import PricedDataset, load_heart, load_hypothyroid, read_costs, read_csv
-from prunopt.problems.forest.cost_lists import Prices
+from prunopt.forests.datasets import CostedDataset, load_heart, load_hypothyroid, read_costs, read_csv
+from prunopt.problems.forest.cost_lists import CostList
 
 
 def counts(y: Any) -> dict[str, int]:
@@ -56,7 +56,7 @@ def test_hypothyroid() -> None:
 
 @pytest.mark.parametrize("load", datasets.DATASETS.values())
 def test_every_data_set_is_complete(load: Any) -> None:
-    data: PricedDataset = load()
+    data: CostedDataset = load()
     assert set(data.feature_costs) == set(data.feature_names)
     assert (data.currency, data.licence) == ("CAD", "CC BY 4.0")
     assert "UCI" in data.source
@@ -74,8 +74,8 @@ def tabs(name: str, width: int) -> str:
     return "\t" * -((len(name) + 1 - width) // 8)
 
 
-def in_the_layout_of_uci(data: PricedDataset, names: list[str], width: int, mid: str | None, end: str) -> str:
-    """Turney's ``.cost`` (no ``mid``) or ``.expense`` file, from our prices: tabs up to a column ``width``."""
+def in_the_layout_of_uci(data: CostedDataset, names: list[str], width: int, mid: str | None, end: str) -> str:
+    """Turney's ``.cost`` (no ``mid``) or ``.expense`` file, from our costs: tabs up to a column ``width``."""
     common = {f: data.common_cost[g] for g, members in data.feature_groups.items() for f in members}
     lines = []
     for name in names:
@@ -89,7 +89,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_prices_are_turneys_to_the_byte() -> None:
+def test_costs_are_turneys_to_the_byte() -> None:
     heart = load_heart()
     names = list(heart.feature_names)
     cost = in_the_layout_of_uci(heart, names, 24, None, "\n\n\n")
@@ -103,13 +103,13 @@ def test_prices_are_turneys_to_the_byte() -> None:
     assert digest(text) == "5304099521b34ba089857a8e1550221fc32f16d537cae080848a6a958aa37770"
 
 
-def test_hormone_prices_are_turneys_to_the_byte() -> None:
+def test_hormone_costs_are_turneys_to_the_byte() -> None:
     data = load_hypothyroid()
     asked = ["age", "sex", "on_thyroxine", "query_on_thyroxine", "on_antithyroid_medication", "sick", "pregnant"]
     asked += ["thyroid_surgery", "I131_treatment", "query_hypothyroid", "query_hyperthyroid", "lithium", "goitre"]
     asked += ["tumor", "hypopituitary", "psych"]  # three of these items are not in our file
     costs = {name: 1.0 for name in asked} | data.feature_costs
-    turney = PricedDataset(**(vars(data) | {"feature_costs": costs}))
+    turney = CostedDataset(**(vars(data) | {"feature_costs": costs}))
     text = in_the_layout_of_uci(turney, [*asked, "TSH", "T3", "TT4", "T4U"], 32, ",\t", "\n")
     assert digest(text) == "a0b3ab6a3b5743952f2bc061d3909edc9dacbd8c6b2c286261f094c70665ceac"
     group = "A.\n\n" + "\n".join(f"{name}:\t\tA." for name in data.feature_groups["blood"][:4]) + "\n"
@@ -120,19 +120,19 @@ def test_hormone_prices_are_turneys_to_the_byte() -> None:
 
 def test_the_first_of_a_group_pays_the_common_part() -> None:
     data = load_heart()
-    prices = data.prices()
+    costs = data.costs()
 
     def total(*names: str) -> float:
-        return float(prices.total(np.isin(data.feature_names, names)))
+        return float(costs.total(np.isin(data.feature_names, names)))
 
     assert total() == 0.0
     assert total("chol") == pytest.approx(7.27)
     assert total("chol", "fbs") == pytest.approx(7.27 + 3.10)
     assert total("exang", "oldpeak", "slope", "age") == pytest.approx(87.30 + 1 + 1 + 1)
-    everything = prices.total(np.array([[True] * 13, [False] * 13]))
+    everything = costs.total(np.array([[True] * 13, [False] * 13]))
     assert everything == pytest.approx([600.57 - 2.10 - 101.90 - 2 * 86.30, 0.0])
     with pytest.raises(ValueError, match="13 features"):
-        prices.total(np.ones(12, bool))
+        costs.total(np.ones(12, bool))
 
 
 def test_loading_needs_no_heavy_package() -> None:
@@ -192,26 +192,26 @@ def test_the_kind_of_target(tmp_path: Path) -> None:
     assert read_csv(path, "many").y.dtype == np.float64
     assert read_csv(path, "many", task="classification").y.tolist()[:2] == ["0", "1"]
     assert read_csv(path, "whole", task="regression").y.tolist()[:2] == [0.0, 1.0]
-    with pytest.raises(ValueError, match="task='both'"):
+    with pytest.raises(ValueError, match=r"task must be one of .*, got 'both'"):
         read_csv(path, "many", task="both")
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("age,label\n1,a\n", r"no column 'y'; there are 'age', 'label'"),
-        ("age,Y\n1,a\n", r"no column 'y'"),
+        ("age,label\n1,a\n", r"target must be a column of .*, got 'y'; the names are 'age', 'label'"),
+        ("age,Y\n1,a\n", r"target must be a column of .*, got 'y'"),
         ("yy,x\n1,a\n", r"did you mean 'yy'"),
-        ("x,x,y\n1,2,a\n", r"line 1: 'x' more than once"),
-        ("x,,y\n1,2,a\n", r"line 1: column 2 has no name"),
-        ("x,z,y\n1,2,a\n1,a\n", r"line 3 has 2 cells, the header 3"),
-        ("x,y\n1,a\n2,\n", r"line 3: the target 'y' is missing"),
-        ("x,y\n", r"a header and no rows"),
-        ("", r"the file is empty"),
-        ("y\n1\n", r"only column"),
-        ("x,y\n1,a\ninf,b\n", r"line 3, column 'x': infinite"),
-        ("x,y\n1,a\n2,b\n3l,b\n", r"line 4, column 'x': '3l' is no number"),
-        ('x,y\n1,a\n"2,b\n', r"after line 2: .*quotation mark"),
+        ("x,x,y\n1,2,a\n", r"line 1 must name each column once, got 'x'"),
+        ("x,,y\n1,2,a\n", r"line 1 must name every column, got no name for column 2"),
+        ("x,z,y\n1,2,a\n1,a\n", r"line 3 must have 3 cells, got 2"),
+        ("x,y\n1,a\n2,\n", r"line 3 must have a value of the target 'y'"),
+        ("x,y\n", r"must have rows, got a header only"),
+        ("", r"got an empty file"),
+        ("y\n1\n", r"got the target 'y' only"),
+        ("x,y\n1,a\ninf,b\n", r"line 3, column 'x' must hold a finite number, got 'inf'"),
+        ("x,y\n1,a\n2,b\n3l,b\n", r"line 4, column 'x' must hold a number, got '3l'"),
+        ('x,y\n1,a\n"2,b\n', r"after line 2; .*quotation mark"),
     ],
 )
 def test_read_csv_says_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
@@ -225,12 +225,12 @@ def test_read_csv_says_what_is_wrong(tmp_path: Path, text: str, complaint: str) 
 def test_read_csv_refuses_what_it_cannot_hold_or_decode(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("x,y\n1,Köln\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="not UTF-8 text"):
+    with pytest.raises(ValueError, match="must be UTF-8 text, got the byte 0xf6"):
         read_csv(path, "y")
     path.write_text("x,y\n1,a\n2,b\n")
     with pytest.raises(ValueError, match="max_cells=3"):
         read_csv(path, "y", max_cells=3)
-    with pytest.raises(ValueError, match=r"'a' is no finite number.*regression"):
+    with pytest.raises(ValueError, match=r"finite numbers for task=.regression., got 'a'"):
         read_csv(path, "y", task="regression")
     with pytest.raises(FileNotFoundError):
         read_csv(tmp_path / "none.csv", "y")
@@ -239,28 +239,28 @@ def test_read_csv_refuses_what_it_cannot_hold_or_decode(tmp_path: Path) -> None:
 def test_read_costs(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"b": 2.5, "a": 0}')
-    prices = read_costs(path, ["a", "b"])
-    assert isinstance(prices, Prices)
-    assert prices.costs.tolist() == [0.0, 2.5]
-    assert (prices.groups, prices.common, prices.currency) == ({}, {}, "")
+    costs = read_costs(path, ["a", "b"])
+    assert isinstance(costs, CostList)
+    assert costs.costs.tolist() == [0.0, 2.5]
+    assert (costs.groups, costs.common, costs.currency) == ({}, {}, "")
     path.write_text('{"costs": {"a": 3, "b": 2.5}, "groups": {"g": ["b", "a"]}, "common": {"g": 2}, "currency": "EUR"}')
-    prices = read_costs(path, ["a", "b"])
-    assert isinstance(prices, Prices)
-    assert prices.groups == {"g": ("b", "a")}
-    assert (prices.common, prices.currency) == ({"g": 2.0}, "EUR")
-    assert prices.total(np.array([True, True])) == 3.5
+    costs = read_costs(path, ["a", "b"])
+    assert isinstance(costs, CostList)
+    assert costs.groups == {"g": ("b", "a")}
+    assert (costs.common, costs.currency) == ({"g": 2.0}, "EUR")
+    assert costs.total(np.array([True, True])) == 3.5
 
 
 @pytest.mark.parametrize("load", datasets.DATASETS.values())
 def test_costs_json_comes_back(load: Any, tmp_path: Path) -> None:
-    data: PricedDataset = load()
+    data: CostedDataset = load()
     path = tmp_path / "c.json"
     path.write_text(data.costs_json())
-    prices = read_costs(path, data.feature_names)
-    assert isinstance(prices, Prices)
-    assert prices.costs.tolist() == [data.feature_costs[name] for name in data.feature_names]
-    assert {g: list(members) for g, members in prices.groups.items()} == data.feature_groups
-    assert prices.common == data.common_cost
+    costs = read_costs(path, data.feature_names)
+    assert isinstance(costs, CostList)
+    assert costs.costs.tolist() == [data.feature_costs[name] for name in data.feature_names]
+    assert {g: list(members) for g, members in costs.groups.items()} == data.feature_groups
+    assert costs.common == data.common_cost
     packed = Path(datasets.__file__).parent / "data" / f"{data.name}.json"
     assert read_costs(packed, data.feature_names).currency == "CAD"
 
@@ -268,26 +268,29 @@ def test_costs_json_comes_back(load: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        ({"age": 1}, r"no price for 'chol'"),
-        ({"age": 1, "chol": 2, "col": 1}, r"unknown feature 'col'; did you mean 'chol'"),
-        ({"age": -1, "chol": 2}, r"costs\['age'\]=-1"),
-        ({"age": True, "chol": 2}, r"costs\['age'\]=True"),
-        ({"age": "1", "chol": 2}, r"costs\['age'\]='1'"),
-        ({"age": float("nan"), "chol": 2}, r"costs\['age'\]=nan"),
-        ([1, 2], r"list given"),
-        ({"costs": {"age": 1, "chol": 2}, "group": {}}, r"unknown key 'group'; did you mean 'groups'"),
+        ({"age": 1}, r"add 'chol'"),
+        ({"age": 1, "chol": 2, "col": 1}, r"must name features, got 'col'; did you mean 'chol'"),
+        ({"age": -1, "chol": 2}, r"costs\['age'\] must be a finite number >= 0, got -1"),
+        ({"age": True, "chol": 2}, r"costs\['age'\] must be a finite number >= 0, got True"),
+        ({"age": "1", "chol": 2}, r"costs\['age'\] must be a finite number >= 0, got '1'"),
+        ({"age": float("nan"), "chol": 2}, r"costs\['age'\] must be a finite number >= 0, got nan"),
+        ([1, 2], r"must be an object of"),
+        ({"costs": {"age": 1, "chol": 2}, "group": {}}, r"must hold the keys .*, got 'group'; did you mean 'groups'"),
         (
             {"costs": {"age": 1, "chol": 2}, "groups": {"g": ["ag"]}},
-            r"groups\['g'\]: unknown feature 'ag'; did you mean",
+            r"groups\['g'\] must name features, got 'ag'; did you mean",
         ),
-        ({"costs": {"age": 1, "chol": 2}, "groups": {"g": "age"}}, r"groups\['g'\]: 'age' given"),
-        ({"costs": {"age": 1, "chol": 2}, "groups": {"g": ["age"], "h": ["age"]}}, r"'age' is listed twice"),
-        ({"costs": {"age": 1, "chol": 2}, "common": {"g": 1}}, r"unknown group 'g'"),
+        (
+            {"costs": {"age": 1, "chol": 2}, "groups": {"g": "age"}},
+            r"groups\['g'\] must be a list of features, got 'age'",
+        ),
+        ({"costs": {"age": 1, "chol": 2}, "groups": {"g": ["age"], "h": ["age"]}}, r"name each entry once, got 'age'"),
+        ({"costs": {"age": 1, "chol": 2}, "common": {"g": 1}}, r"must name groups, got 'g'"),
         (
             {"costs": {"age": 1, "chol": 2}, "groups": {"g": ["age", "chol"]}, "common": {"g": 1.5}},
-            r"common\['g'\]=1.5 .* 'age'",
+            r"common\['g'\] must be at most what 'age' costs, got 1.5",
         ),
-        ({"costs": {"age": 1, "chol": 2}, "currency": 3}, r"currency: 3 given"),
+        ({"costs": {"age": 1, "chol": 2}, "currency": 3}, r"currency must be text, got 3"),
     ],
 )
 def test_read_costs_says_what_is_wrong(tmp_path: Path, data: Any, complaint: str) -> None:
@@ -301,8 +304,8 @@ def test_read_costs_says_what_is_wrong(tmp_path: Path, data: Any, complaint: str
 def test_read_costs_refuses_broken_json(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text('{"age": 1,\n "chol" 2}')
-    with pytest.raises(ValueError, match="line 2, column 9: no JSON"):
+    with pytest.raises(ValueError, match="must be JSON; line 2, column 9"):
         read_costs(path, ["age", "chol"])
     path.write_text('{"age": 1, "age": 2}')
-    with pytest.raises(ValueError, match="'age' is there more than once"):
+    with pytest.raises(ValueError, match="must hold each key once, got 'age'"):
         read_costs(path, ["age"])

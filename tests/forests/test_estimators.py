@@ -53,8 +53,8 @@ def expected_failures(model: Any) -> dict[str, str]:
         BudgetedForestRegressor(),
         BudgetedForestClassifier(errors="holdout", refit_leaves=True),
         BudgetedForestRegressor(refit_leaves=True),
-        BudgetedForestClassifier(DecisionTreeClassifier(random_state=0), errors="inbag", price=0.001),
-        BudgetedForestRegressor(DecisionTreeRegressor(random_state=0), errors="inbag", price=0.001),
+        BudgetedForestClassifier(DecisionTreeClassifier(random_state=0), errors="inbag", penalty=0.001),
+        BudgetedForestRegressor(DecisionTreeRegressor(random_state=0), errors="inbag", penalty=0.001),
     ],
     expected_failed_checks=expected_failures,
 )
@@ -79,7 +79,7 @@ def test_a_budget_is_kept() -> None:
     assert solution.bound <= solution.objective
     hull = next(p for p in model.path_.points if p.expected_cost <= 5)
     assert solution.objective <= hull.training_error + 1e-12
-    assert model.price_ == hull.price
+    assert model.penalty_ == hull.penalty
     labels, acquired, cost = model.predict_on_demand(X)
     assert np.array_equal(labels, model.predict(X))
     assert np.allclose(acquired @ COSTS, cost)
@@ -88,7 +88,7 @@ def test_a_budget_is_kept() -> None:
 
 def test_on_demand_asks_for_what_it_needs() -> None:
     groups = {"size": [0, 2, 3], "texture": [1, 4]}
-    model = BudgetedForestClassifier(small(), feature_costs=COSTS, feature_groups=groups, price=0.002).fit(X, LABELS)
+    model = BudgetedForestClassifier(small(), feature_costs=COSTS, feature_groups=groups, penalty=0.002).fit(X, LABELS)
     members = [[0, 2, 3], [1, 4], *([k] for k in range(5, 10))]
     asked = []
 
@@ -106,19 +106,19 @@ def test_on_demand_asks_for_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("solver", ["min-cut", "highs"])
-def test_a_price_is_solved_by_the_solver_asked_for(solver: str) -> None:
-    options: dict[str, Any] = {"feature_costs": COSTS, "price": 0.003, "random_state": 0}
+def test_a_penalty_is_solved_by_the_solver_asked_for(solver: str) -> None:
+    options: dict[str, Any] = {"feature_costs": COSTS, "penalty": 0.003, "random_state": 0}
     model = BudgetedForestClassifier(small(), **options).fit(X[:200], LABELS[:200])
     other = BudgetedForestClassifier(small(), solver=solver, **options).fit(X[:200], LABELS[:200])
     assert other.solution_.solver == solver
     assert other.solution_.status is model.solution_.status is po.Status.OPTIMAL
     assert other.solution_.objective == pytest.approx(model.solution_.objective, abs=1e-9)
-    assert model.price_ == other.price_ == 0.003
+    assert model.penalty_ == other.penalty_ == 0.003
     task = ForestBudget.from_forest(other.path_.forest, X[:200], LABELS[:200], COSTS, 0.003, errors="oob")
     assert other.expected_cost_ == pytest.approx(task.cost(other.solution_.value))
 
 
-def test_without_budget_and_price_the_cheapest_within_one_standard_error() -> None:
+def test_without_budget_and_penalty_the_cheapest_within_one_standard_error() -> None:
     forest = RandomForestClassifier(40, max_depth=6, max_features=None, random_state=0)
     model = BudgetedForestClassifier(forest, feature_costs=COSTS).fit(X, LABELS)
     # The same by hand: each third of the rows is judged by prunings of the other two thirds, by trees that missed it.
@@ -127,7 +127,7 @@ def test_without_budget_and_price_the_cheapest_within_one_standard_error() -> No
     np.random.default_rng(0).shuffle(fold)
     errors, spreads = [], []
     for point in model.path_.points:
-        at = point.price if np.isinf(point.price_end) else (point.price + point.price_end) / 2
+        at = point.penalty if np.isinf(point.penalty_end) else (point.penalty + point.penalty_end) / 2
         wrong = np.zeros(len(X))
         for f in range(3):
             part = ForestBudget.from_forest(
@@ -142,7 +142,7 @@ def test_without_budget_and_price_the_cheapest_within_one_standard_error() -> No
         spreads.append(np.sqrt(sum((wrong[fold == f].std() ** 2) * (fold == f).sum() for f in range(3))) / len(X))
     best = int(np.argmin(errors))
     allowed = np.flatnonzero(np.array(errors) <= errors[best] + spreads[best])
-    assert model.path_.index(price=model.price_) == allowed[-1]
+    assert model.path_.index(penalty=model.penalty_) == allowed[-1]
 
 
 def test_a_frozen_forest_is_used_as_it_is() -> None:
@@ -156,22 +156,22 @@ def test_a_frozen_forest_is_used_as_it_is() -> None:
     assert np.array_equal(model.predict(X), expected.predict(X))
     same = BudgetedForestClassifier(FrozenEstimator(forest), budget=4).fit(X[:300], LABELS[:300])
     assert same.errors == "oob"
-    with pytest.raises(ValueError, match="the forest was fitted on 300"):
+    with pytest.raises(ValueError, match="the rows that the forest was fitted on"):
         BudgetedForestClassifier(FrozenEstimator(forest), budget=4).fit(X[100:], LABELS[100:])
 
 
 def test_names_of_columns_are_known_throughout() -> None:
     frame = pd.DataFrame(X, columns=NAMES)
-    prices = dict(zip(NAMES, COSTS.tolist(), strict=True))
-    model = BudgetedForestClassifier(small(), feature_costs=prices, budget=5, errors="holdout", random_state=0)
+    costs = dict(zip(NAMES, COSTS.tolist(), strict=True))
+    model = BudgetedForestClassifier(small(), feature_costs=costs, budget=5, errors="holdout", random_state=0)
     model.fit(frame, pd.Series(LABELS))
     assert model.feature_names_in_.tolist() == model.estimator_.feature_names_in_.tolist() == NAMES
-    assert set(model.path_.points[0].bought) <= set(NAMES)
+    assert set(model.path_.points[0].acquired) <= set(NAMES)
     assert model.predict(frame).shape == (len(X),)
     with pytest.raises(ValueError, match="feature names"):
         model.predict(frame.rename(columns={"measure 0": "colour"}))
-    with pytest.raises(ValueError, match="did you mean measure"):
-        model.set_params(feature_costs={"mesure 0": 1, **prices}).fit(frame, LABELS)
+    with pytest.raises(ValueError, match="did you mean 'measure"):
+        model.set_params(feature_costs={"mesure 0": 1, **costs}).fit(frame, LABELS)
 
 
 def test_held_out_rows_judge_and_all_rows_refit() -> None:
@@ -200,14 +200,14 @@ def test_regression() -> None:
     predictions, _, cost = model.predict_on_demand(X_DIABETES)
     assert np.array_equal(predictions, model.predict(X_DIABETES))
     assert cost.mean() == pytest.approx(model.expected_cost_)
-    with pytest.raises(ValueError, match='loss="squared"'):
+    with pytest.raises(ValueError, match=r"loss must be one of .*'squared', got 'gini'"):
         BudgetedForestRegressor(loss="gini").fit(X_DIABETES, y_DIABETES)
 
 
 def test_weights_scale_errors_and_costs() -> None:
     weight = np.where(X[:, 0] > np.median(X[:, 0]), 3.0, 0.0)
     tree = DecisionTreeClassifier(max_depth=5, random_state=0)
-    options: dict[str, Any] = {"feature_costs": COSTS, "errors": "inbag", "price": 0.002}
+    options: dict[str, Any] = {"feature_costs": COSTS, "errors": "inbag", "penalty": 0.002}
     model = BudgetedForestClassifier(tree, **options).fit(X, LABELS, sample_weight=weight)
     part = BudgetedForestClassifier(tree, **options).fit(X[weight > 0], LABELS[weight > 0])
     assert model.expected_cost_ == pytest.approx(part.expected_cost_)
@@ -248,23 +248,31 @@ def test_the_same_seed_gives_the_same_model() -> None:
 
 
 BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"budget": 1, "price": 1}, {}, "give one of the two"),
-    ({"errors": "test"}, {}, "errors='test'"),
-    ({"errors": "inbag"}, {}, "give budget= or"),
-    ({"solver": "highs", "budget": 3}, {}, "Give price="),
-    ({"estimator": RandomForestClassifier}, {}, "give an instance"),
-    ({"estimator": RandomForestRegressor()}, {}, "a forest classifier is needed"),
-    ({"estimator": ExtraTreesClassifier(5)}, {}, "ExtraTreesClassifier is grown without bootstrap"),
-    ({"estimator": GradientBoostingClassifier(n_estimators=2), "errors": "holdout"}, {}, "Boosted trees"),
-    ({"estimator": BaggingClassifier(RandomForestClassifier(2), 2)}, {}, "bagging of decision trees is supported"),
-    ({"budget": -1}, {}, "the cheapest pruning costs 0 per row"),
-    ({"price": -1}, {}, "price=-1"),
-    ({"feature_costs": [1, 2]}, {}, r"feature_costs: shape \(2,\)"),
-    ({"feature_costs": -COSTS}, {}, r"feature_costs\['x0'\]=-1"),
-    ({"feature_costs": COSTS * np.nan}, {}, "finite price"),
-    ({"feature_costs": {"colour": 1}}, {}, "unknown name 'colour'"),
-    ({"loss": "hinge"}, {}, "loss='hinge'"),
-    ({"errors": "holdout", "validation_fraction": 2}, {}, "validation_fraction=2"),
+    ({"budget": 1, "penalty": 1}, {}, "give one of the two"),
+    ({"errors": "test"}, {}, "errors must be one of .*, got 'test'"),
+    ({"errors": "inbag"}, {}, "give budget or penalty"),
+    ({"solver": "highs", "budget": 3}, {}, "solver must be None without penalty"),
+    ({"estimator": RandomForestClassifier}, {}, "estimator must be an instance"),
+    ({"estimator": RandomForestRegressor()}, {}, "must be a forest classifier"),
+    ({"estimator": ExtraTreesClassifier(5)}, {}, "for ExtraTreesClassifier without bootstrap"),
+    ({"estimator": GradientBoostingClassifier(n_estimators=2), "errors": "holdout"}, {}, "boosted trees"),
+    (
+        {"estimator": BaggingClassifier(RandomForestClassifier(2), 2)},
+        {},
+        "a bagging ensemble of decision trees",
+    ),
+    ({"budget": -1}, {}, "the prunings of the path cost 0 to"),
+    ({"penalty": -1}, {}, "penalty must be a.* number >= 0, got -1"),
+    ({"feature_costs": [1, 2]}, {}, r"got shape \(2,\)"),
+    ({"feature_costs": -COSTS}, {}, r"feature_costs\['x0'\] must be a finite number >= 0, got -1"),
+    ({"feature_costs": COSTS * np.nan}, {}, "finite number"),
+    ({"feature_costs": {"colour": 1}}, {}, "name features, got 'colour'"),
+    ({"loss": "hinge"}, {}, "loss must be one of .*, got 'hinge'"),
+    (
+        {"errors": "holdout", "validation_fraction": 2},
+        {},
+        "validation_fraction must be .* > 0 and < 1, got 2",
+    ),
     ({}, {"y": np.c_[CODES, CODES]}, "fit one model for each output"),
     ({}, {"X": np.full_like(X, np.inf)}, "infinity"),
     ({}, {"sample_weight": -np.ones(len(X))}, "Negative values"),
@@ -289,7 +297,7 @@ def test_a_model_or_forest_that_is_not_fitted() -> None:
 
 def test_rows_with_other_features() -> None:
     forest = small().fit(X, LABELS)
-    with pytest.raises(ValueError, match="fitted on 10 features"):
+    with pytest.raises(ValueError, match="must have shape \\(n, 10\\)"):
         BudgetedForestClassifier(FrozenEstimator(forest), errors="holdout").fit(X[:, :4], LABELS)
     model = BudgetedForestClassifier(small(), budget=3).fit(X, LABELS)
     with pytest.raises(ValueError, match="expecting 10 features"):

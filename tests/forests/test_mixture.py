@@ -32,7 +32,7 @@ def test_the_coin_is_fair_and_seeded() -> None:
     found = mixture(PATH, budget)
     first, second = found.predict(X, 0), found.predict(X, 0)
     assert np.array_equal(first, second)
-    answers = found.cheaper.predict(X), found.dearer.predict(X)
+    answers = found.cheaper.predict(X), found.costlier.predict(X)
     assert np.all((first == answers[0]) | (first == answers[1]))
     apart = answers[0] != answers[1]
     draws = np.concatenate([found.predict(X, s)[apart] == answers[1][apart] for s in range(200)])
@@ -43,7 +43,7 @@ def test_the_coin_is_fair_and_seeded() -> None:
 def test_ends() -> None:
     assert mixture(PATH, 1e6).share == 0.0
     assert mixture(PATH, 1e6).expected_cost == PATH.points[0].expected_cost
-    with pytest.raises(ValueError, match="the cheapest pruning costs"):
+    with pytest.raises(ValueError, match="the prunings of the path cost"):
         mixture(PATH, -1)
 
 
@@ -55,7 +55,7 @@ def test_the_estimator_mixes_to_the_budget(refit: bool) -> None:
         "randomised": True,
         "refit_leaves": refit,
     }
-    pure = BudgetedForestClassifier(FOREST, feature_costs=np.arange(1, 31), price=0, random_state=3).fit(X, y)
+    pure = BudgetedForestClassifier(FOREST, feature_costs=np.arange(1, 31), penalty=0, random_state=3).fit(X, y)
     low, high = pure.path_.points[2], pure.path_.points[1]
     budget = (2 * low.expected_cost + high.expected_cost) / 3
     model = BudgetedForestClassifier(FOREST, budget=budget, **options).fit(X, y)
@@ -70,7 +70,7 @@ def test_the_estimator_mixes_to_the_budget(refit: bool) -> None:
     probability = model.predict_proba(X)
     assert np.array_equal(model.classes_[probability.argmax(axis=1)], labels)
     coin = model.mixture_.coins(len(X), 3)
-    assert np.array_equal(labels[coin], model.mixture_.dearer.predict(X[coin]))
+    assert np.array_equal(labels[coin], model.mixture_.costlier.predict(X[coin]))
     # Over many coins, what is paid for these rows is the budget.
     paid = [model.set_params(random_state=s).predict_on_demand(X).cost.mean() for s in range(30)]
     assert np.mean(paid) == pytest.approx(budget, rel=0.02)

@@ -1,4 +1,4 @@
-"""The path: every point is the optimum at its prices, costs and errs what it says, and comes back as a forest."""
+"""The path: every point is the optimum at its costs, costs and errs what it says, and comes back as a forest."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def path_and_task(case: str) -> tuple[BudgetPath, ForestBudget, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_points_are_the_optima_at_their_prices(case: str) -> None:
+def test_points_are_the_optima_at_their_costs(case: str) -> None:
     path, task, _ = path_and_task(case)
     assert path.complete
     assert len(path.points) >= 4
-    assert path.points[0].price == 0
-    assert path.points[-1].price_end == math.inf
+    assert path.points[0].penalty == 0
+    assert path.points[-1].penalty_end == math.inf
     for k, point in enumerate(path.points):
         kept = path.lifetime > k
         assert task.violation(kept) == 0
@@ -82,29 +82,29 @@ def test_points_are_the_optima_at_their_prices(case: str) -> None:
         assert task.cost(kept) == pytest.approx(point.expected_cost, abs=1e-12)
         assert kept.sum() == point.n_nodes
         assert point.gap <= 1e-9
-        assert float(point.price_exact) == point.price
+        assert float(point.penalty_exact) == point.penalty
         if k:
             before = path.points[k - 1]
-            assert before.price_end == point.price > before.price
+            assert before.penalty_end == point.penalty > before.penalty
             assert before.expected_cost > point.expected_cost
             assert before.training_error < point.training_error + 1e-12
-        middle = point.price + 1 if math.isinf(point.price_end) else (point.price + point.price_end) / 2
-        for price in (point.price, middle):
-            best = po.solve(task.at_price(price))
-            stated = point.training_error + price * point.expected_cost
+        middle = point.penalty + 1 if math.isinf(point.penalty_end) else (point.penalty + point.penalty_end) / 2
+        for penalty in (point.penalty, middle):
+            best = po.solve(task.at_penalty(penalty))
+            stated = point.training_error + penalty * point.expected_cost
             assert stated == pytest.approx(best.objective, rel=1e-9, abs=1e-11)
-            assert path.index(price=price) == k
-            assert path.solution(price=price).objective == stated
+            assert path.index(penalty=penalty) == k
+            assert path.solution(penalty=penalty).objective == stated
 
 
 @pytest.mark.parametrize("case", ["forest", "weights"])
-def test_highs_agrees_at_some_prices(case: str) -> None:
+def test_highs_agrees_at_some_costs(case: str) -> None:
     path, task, _ = path_and_task(case)
     small = replace(task, X=task.X[:60], weight=task.weight[:60])
     path = path_of(small, path.forest, closure_path, None)
     for point in path.points[:: max(1, len(path.points) // 4)]:
-        solution = po.solve(small.at_price(point.price), "highs")
-        assert solution.objective == pytest.approx(point.training_error + point.price * point.expected_cost, abs=1e-8)
+        solution = po.solve(small.at_penalty(point.penalty), "highs")
+        assert solution.objective == pytest.approx(point.training_error + point.penalty * point.expected_cost, abs=1e-8)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -114,20 +114,23 @@ def test_curve_is_that_of_the_pruned_forests(case: str) -> None:
     rows, labels, weight = X[100:400], LABELS[100:400], rng.random(300)
     curve = path.curve(rows, labels, sample_weight=weight)
     for k in range(0, len(path.points), max(1, len(path.points) // 6)):
-        pruned = path.at(price=path.points[k].price)
+        pruned = path.at(penalty=path.points[k].penalty)
         assert type(pruned) is type(forest)
         wrong = pruned.predict(rows) != labels
         assert curve.error[k] == pytest.approx(np.average(wrong, weights=weight))
         assert curve.score[k] == pytest.approx(pruned.score(rows, labels, sample_weight=weight))
-        bought = predict_on_demand(pruned, rows, feature_costs=task.prices)
-        assert curve.expected_cost[k] == pytest.approx(np.average(bought.cost, weights=weight))
-        names = {task.prices.group_names[g] for g in np.unique(task.prices.group_of[bought.acquired.any(axis=0)])}
-        assert names <= set(path.points[k].bought)
+        acquired = predict_on_demand(pruned, rows, feature_costs=task.feature_costs)
+        assert curve.expected_cost[k] == pytest.approx(np.average(acquired.cost, weights=weight))
+        names = {
+            task.feature_costs.group_names[g]
+            for g in np.unique(task.feature_costs.group_of[acquired.acquired.any(axis=0)])
+        }
+        assert names <= set(path.points[k].acquired)
     whole = path.unpruned(rows, labels)
     assert whole.score == pytest.approx(forest.score(rows, labels))
     plain = path.curve(rows, labels)
     k = len(path.points) // 2
-    expected = np.std(path.at(price=path.points[k].price).predict(rows) != labels) / math.sqrt(len(rows))
+    expected = np.std(path.at(penalty=path.points[k].penalty).predict(rows) != labels) / math.sqrt(len(rows))
     assert plain.standard_error[k] == pytest.approx(expected)
 
 
@@ -137,7 +140,7 @@ def test_regression() -> None:
     curve = path.curve(X_DIABETES[300:], y_DIABETES[300:])
     assert len(path.points) > 10
     for k in (0, len(path.points) // 2, len(path.points) - 1):
-        pruned = path.at(price=path.points[k].price)
+        pruned = path.at(penalty=path.points[k].penalty)
         predictions = pruned.predict(X_DIABETES[300:])
         assert curve.error[k] == pytest.approx(mean_squared_error(y_DIABETES[300:], predictions))
         assert curve.score[k] == pytest.approx(pruned.score(X_DIABETES[300:], y_DIABETES[300:]))
@@ -192,9 +195,9 @@ def test_the_bound_within_a_budget_holds_for_every_pruning(seed: int) -> None:
         solution = path.solution(budget=budget)
         assert solution.bound <= best + 1e-12 <= solution.objective + 2e-12
         assert solution.stats["expected_cost"] <= budget + 1e-9
-    for price in (0.0, 0.01, 0.05, 0.2):
-        least = min(error + price * cost for cost, error in every)
-        assert path.solution(price=price).objective == pytest.approx(least, abs=1e-12)
+    for penalty in (0.0, 0.01, 0.05, 0.2):
+        least = min(error + penalty * cost for cost, error in every)
+        assert path.solution(penalty=penalty).objective == pytest.approx(least, abs=1e-12)
 
 
 def test_costs_that_buy_nothing_leave_one_point() -> None:
@@ -202,14 +205,14 @@ def test_costs_that_buy_nothing_leave_one_point() -> None:
     path = budget_path(forest, X, LABELS, np.zeros(10))
     assert len(path.points) == 1
     assert path.points[0].expected_cost == 0
-    assert path.points[0].bought
+    assert path.points[0].acquired
 
 
 def test_frame_and_picture() -> None:
     path, _, _ = path_and_task("forest")
     frame = path.to_frame()
     assert list(frame.columns) == [
-        "price", "price_end", "expected_cost", "training_error", "n_nodes", "gap", "bought"
+        "penalty", "penalty_end", "expected_cost", "training_error", "n_nodes", "gap", "acquired"
     ]  # fmt: skip
     assert frame["n_nodes"].is_monotonic_decreasing
     assert len(frame) == len(path.points)
@@ -249,9 +252,9 @@ def test_time_limit_leaves_a_valid_path_with_honest_gaps() -> None:
         kept = short.lifetime > k
         assert task.violation(kept) == 0
         assert task.error(kept) == pytest.approx(point.training_error)
-        best = path.solution(price=point.price).objective
+        best = path.solution(penalty=point.penalty).objective
         assert short.bounds[k] <= best + 1e-12
-        assert point.training_error + point.price * point.expected_cost >= best - 1e-12
+        assert point.training_error + point.penalty * point.expected_cost >= best - 1e-12
 
 
 def test_a_wrong_path_is_refused() -> None:
@@ -275,25 +278,25 @@ def test_path_is_small_to_keep() -> None:
     assert again.points == path.points
 
 
-def test_price_exact_is_a_rational_of_the_data() -> None:
+def test_penalty_exact_is_a_rational_of_the_data() -> None:
     path, _, _ = path_and_task("forest")
     for before, after in itertools.pairwise(path.points):
         gained = Fraction(round((after.training_error - before.training_error) * 12 * len(X)), 12 * len(X))
         saved = Fraction(round((before.expected_cost - after.expected_cost) * 4 * len(X)), 4 * len(X))
-        assert after.price_exact == gained / saved
+        assert after.penalty_exact == gained / saved
 
 
 FITTED = RandomForestClassifier(3, max_depth=3, random_state=0).fit(X, LABELS)
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"forest": RandomForestClassifier()}, "not fitted"),
-    ({"forest": GradientBoostingClassifier(n_estimators=2).fit(np.nan_to_num(X), LABELS)}, "Boosted trees"),
-    ({"forest": RandomForestClassifier(2).fit(X, np.c_[CODES, CODES])}, "several outputs"),
+    ({"forest": GradientBoostingClassifier(n_estimators=2).fit(np.nan_to_num(X), LABELS)}, "boosted trees"),
+    ({"forest": RandomForestClassifier(2).fit(X, np.c_[CODES, CODES])}, "must predict one output"),
     ({"forest": ExtraTreesClassifier(2).fit(X, LABELS), "errors": "oob"}, "without bootstrap"),
-    ({"feature_costs": [1, 2]}, r"feature_costs: shape \(2,\)"),
-    ({"feature_costs": -COSTS}, r"feature_costs\['x0'\]=-1"),
-    ({"feature_costs": COSTS * np.nan}, "finite price"),
-    ({"feature_costs": {"colour": 1}}, "unknown name 'colour'"),
-    ({"X": X[:, :4]}, "fitted on 10 features"),
+    ({"feature_costs": [1, 2]}, r"got shape \(2,\)"),
+    ({"feature_costs": -COSTS}, r"feature_costs\['x0'\] must be a finite number >= 0, got -1"),
+    ({"feature_costs": COSTS * np.nan}, "finite number"),
+    ({"feature_costs": {"colour": 1}}, "name features, got 'colour'"),
+    ({"X": X[:, :4]}, "must have shape \\(n, 10\\)"),
 ]
 
 
@@ -306,21 +309,21 @@ def test_bad_input(change: dict[str, Any], message: str) -> None:
 
 def test_bad_points() -> None:
     path, _, _ = path_and_task("tree")
-    with pytest.raises(ValueError, match="the cheapest pruning costs 0 per row"):
+    with pytest.raises(ValueError, match="the prunings of the path cost 0 to"):
         path.at(budget=-1)
-    with pytest.raises(ValueError, match="budget=nan"):
+    with pytest.raises(ValueError, match="budget must be at least 0, got nan"):
         path.at(budget=math.nan)
-    with pytest.raises(ValueError, match="price=-1"):
-        path.at(price=-1)
-    with pytest.raises(ValueError, match="give one of the two"):
-        path.at(price=1, budget=1)
-    with pytest.raises(ValueError, match="give one of the two"):
+    with pytest.raises(ValueError, match="penalty must be a number >= 0, got -1"):
+        path.at(penalty=-1)
+    with pytest.raises(ValueError, match="be given, or budget, not both"):
+        path.at(penalty=1, budget=1)
+    with pytest.raises(ValueError, match="be given, or budget, not both"):
         path.at()
-    with pytest.raises(TypeError, match="budget='2'"):
+    with pytest.raises(TypeError, match="budget must be a number, got '2'"):
         path.at(budget="2")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="sample_weight"):
         path.curve(X, LABELS, sample_weight=[1])
-    with pytest.raises(ValueError, match="y: shape"):
+    with pytest.raises(ValueError, match="y must have shape"):
         path.curve(X, LABELS[1:])
 
 

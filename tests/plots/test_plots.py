@@ -118,21 +118,21 @@ def test_solver_trace_refuses_what_has_no_trace() -> None:
         plots.solver_trace({"a": 3})
 
 
-def test_features_bought_shows_the_share_of_rows(path: BudgetPath, rows: Any) -> None:
+def test_acquired_features_shows_the_share_of_rows(path: BudgetPath, rows: Any) -> None:
     X, _ = rows
     given = pyplot.figure().add_subplot()
-    ax = plots.features_bought(path, X, given, unit="CAD", names={"x0": "blood"})
+    ax = plots.acquired_features(path, X, given, unit="CAD", names={"x0": "blood"})
     assert ax is given
     assert "[CAD]" in ax.get_xlabel()
-    assert "price, CAD" in ax.get_ylabel()
+    assert "cost, CAD" in ax.get_ylabel()
     labels = {text.get_text() for text in ax.get_yticklabels()}
     assert labels == {"blood (5)", "x1 (1)", "x2 (0.5)"}
     shares = np.asarray(ax.collections[0].get_array())
-    # What is bought at a point, times what it costs, is what the curve says that the point costs.
+    # What is acquired at a point, times what it costs, is what the curve says that the point costs.
     cost = path.curve(X, np.zeros(len(X))).expected_cost[::-1]
-    prices = [float(text.get_text().split("(")[1][:-1]) for text in ax.get_yticklabels()]
-    assert np.allclose(prices @ shares.reshape(len(prices), -1), cost)
-    asked = np.asarray(plots.features_bought(path).collections[0].get_array())
+    costs = [float(text.get_text().split("(")[1][:-1]) for text in ax.get_yticklabels()]
+    assert np.allclose(costs @ shares.reshape(len(costs), -1), cost)
+    asked = np.asarray(plots.acquired_features(path).collections[0].get_array())
     assert set(np.unique(asked)) <= {0.0, 1.0}
 
 
@@ -148,7 +148,7 @@ def test_without_matplotlib_the_extra_is_named(path: BudgetPath, monkeypatch: py
     with pytest.raises(ValueError, match=r"pip install 'prunopt\[plot\]'"):
         plots.pareto(path)
     with pytest.raises(ImportError):
-        plots.features_bought(path)
+        plots.acquired_features(path)
 
 
 def test_a_path_is_drawn_beside_its_neighbours(path: BudgetPath, rows: Any) -> None:
@@ -172,7 +172,7 @@ def test_a_path_is_drawn_beside_its_neighbours(path: BudgetPath, rows: Any) -> N
     budget, mean = _numbers(folded.get_xdata())[-1], _numbers(folded.get_ydata())[-1]
     assert mean == pytest.approx(np.mean([curve.error[0] for curve in folds]))
     assert budget == pytest.approx(max(curve.expected_cost[0] for curve in folds))
-    with pytest.raises(ValueError, match="folds: none given"):
+    with pytest.raises(ValueError, match="folds must hold the curves"):
         path.plot(folds=[])
     with pytest.raises(ValueError, match=r"curves\['bad'\]"):
         path.plot(neighbours={"bad": 3})
@@ -180,31 +180,31 @@ def test_a_path_is_drawn_beside_its_neighbours(path: BudgetPath, rows: Any) -> N
 
 
 def test_sizes_before_and_after(path: BudgetPath) -> None:
-    price = path.points[len(path.points) // 2].price
-    ax = path.plot_sizes(price=price, unit="CAD")
+    penalty = path.points[len(path.points) // 2].penalty
+    ax = path.plot_sizes(penalty=penalty, unit="CAD")
     bars: Any = ax.patches
     heights = [bar.get_height() for bar in bars]
     n = path.ensemble.n_trees
     assert sum(heights[:n]) == len(path.lifetime)
-    assert sum(heights[n:]) == path.kept(price=price).sum()
+    assert sum(heights[n:]) == path.kept(penalty=penalty).sum()
     assert all(after <= before for before, after in zip(heights[:n], heights[n:], strict=True))
     ax.figure.canvas.draw()
 
 
 def test_a_tree_shows_what_is_kept(path: BudgetPath) -> None:
-    price = path.points[0].price
-    kept = path.kept(price=price)
+    penalty = path.points[0].penalty
+    kept = path.kept(penalty=penalty)
     tree = path.ensemble.tree[path.ensemble.internal]
     largest = int(np.bincount(tree[kept]).argmax())
-    ax = path.plot_tree(largest, price=price, names={"x0": "blood"})
+    ax = path.plot_tree(largest, penalty=penalty, names={"x0": "blood"})
     texts = [text.get_text() for text in ax.texts]
     tests = [text for text in texts if "≤" in text]
     assert len(tests) == np.count_nonzero(kept[tree == largest])
     assert len(texts) - len(tests) == len(tests) + 1
     assert any(text.startswith("blood") for text in tests)
     assert len(ax.get_lines()) == 2 * np.count_nonzero(tree == largest)
-    with pytest.raises(ValueError, match="there are 8 trees"):
-        path.plot_tree(8, price=price)
+    with pytest.raises(ValueError, match="tree must be a whole number >= 0 and <= 7, got 8"):
+        path.plot_tree(8, penalty=penalty)
     ax.figure.canvas.draw()
 
 

@@ -1,7 +1,7 @@
-"""Forests grown for a feature budget: priced boosting, exact pruning of its surrogate, prediction from purchases."""
+"""Forests grown for a feature budget: cost-efficient boosting, exact pruning of its surrogate, prediction on demand."""
 
 from prunopt.forests.boosting.acquisition_policy import AcquisitionPolicy as AcquisitionPolicy
-from prunopt.forests.boosting.boosting import Shape as Shape
+from prunopt.forests.boosting.cost_efficient_boosting import Shape as Shape
 from prunopt.forests.boosting.estimators import BudgetedBoostingClassifier as BudgetedBoostingClassifier
 from prunopt.forests.boosting.estimators import BudgetedBoostingRegressor as BudgetedBoostingRegressor
 from prunopt.forests.boosting.estimators import CandidateInfo as CandidateInfo

@@ -1,23 +1,75 @@
-r"""The kernel that grows one tree: leaf by leaf, each split paying for the features that its rows have not bought.
+r"""The kernel that grows one tree: leaf by leaf, each split penalised for the features that its rows have to acquire.
 
 A split of a node with rows R on a feature of group g is worth
 
 .. math::
     \frac12 \sum_c \Bigl( \frac{G_{Lc}^2}{H_{Lc} + \rho} + \frac{G_{Rc}^2}{H_{Rc} + \rho} - \frac{G_c^2}{H_c + \rho}
-    \Bigr) - \alpha \, c_g \sum_{i \in R} s_i \, [\text{row } i \text{ has not bought } g]
+    \Bigr) - \lambda \, c_g \sum_{i \in R} s_i \, [\text{row } i \text{ has not acquired } g]
 
-with the sums G, H of first and second derivatives: the fall of the second-order loss less the price. One tree has a
-value for each of the C scores. Histograms of the larger child are the parent's less the smaller child's.
+with the sums G, H of first and second derivatives: the fall of the second-order loss less the penalised cost. One tree
+has a value for each of the C scores. Histograms of the larger child are the parent's less the smaller child's.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from prunopt.core.arrays import Bools, Bytes, Floats, Ints32
+from prunopt.core.arrays import AnyArray, Bools, Bytes, Floats, Ints32
 from prunopt.core.jit import njit
+from prunopt.problems.forest._routing import goes_left
 
 LEAST_GAIN = 1e-10
+
+
+class BinnedRows(NamedTuple):
+    """Codes (n, K), derivatives ``sums`` (n, 2 C + 1), weights (n,), and the group of each feature (K,)."""
+
+    codes: Bytes
+    sums: Floats
+    weight: Floats
+    group_of: AnyArray
+
+
+class RowCosts(NamedTuple):
+    """What acquiring groups costs the rows, and what they have acquired and incurred; the latter two are changed.
+
+    With ``plain`` costs, ``acquired`` (n, G) and ``incurred`` are one array, and ``penalty`` (G,) is the penalised cost
+    of a group. Otherwise ``penalty`` is that of one unit of cost (0 for groups that are free), and a row incurs the
+    components ``of`` (G, L), whose ``cost`` is (1 or n, C), of the groups not ``known`` (0, 1 or n, G).
+    """
+
+    plain: bool
+    penalty: Floats
+    costly: Ints32
+    of: AnyArray
+    cost: Floats
+    known: Bools
+    acquired: Bools
+    incurred: Bools
+
+
+class TreeSize(NamedTuple):
+    """Limits of a tree; with ``reuse``, histograms of siblings are subtracted, which takes memory for all leaves."""
+
+    ridge: float
+    min_rows: int
+    max_leaves: int
+    max_depth: int
+    n_codes: int
+    reuse: bool
+
+
+class GrownTree(NamedTuple):
+    """One tree: feature (-1 at leaves), code, side of missing values, children, and values (nodes, C)."""
+
+    feature: Ints32
+    code: Ints32
+    missing_left: Bools
+    left: Ints32
+    right: Ints32
+    value: Floats
 
 
 @njit
@@ -47,39 +99,33 @@ def histogram(codes: Bytes, rows: Ints32, first: int, last: int, sums: Floats, f
 
 
 @njit
-def unpaid(bought: Bools, weight: Floats, rows: Ints32, first: int, last: int, priced: Ints32, out: Floats) -> None:
-    """Add up, for each priced group, the weight of the rows that have not bought it."""
+def costs_to_acquire(costs: RowCosts, weight: Floats, rows: Ints32, first: int, last: int, out: Floats) -> None:
+    """Add up, for each costly group, what the rows have still to spend for it, times their weights.
+
+    With ``plain`` costs that is the weight of the rows that have not acquired it, to be multiplied by one cost.
+    """
     out[:] = 0.0
     for a in range(first, last):
         i = rows[a]
-        for g in priced:
-            if not bought[i, g]:
-                out[g] += weight[i]
-
-
-@njit
-def unpaid_charges(
-    paid: Bools, charges_of: Ints32, charge_cost: Floats, known: Bools, weight: Floats, rows: Ints32, first: int,
-    last: int, priced: Ints32, out: Floats,
-) -> None:  # fmt: skip
-    """Add up, for each priced group, what the rows would pay for it: charges not paid yet, times weights."""
-    out[:] = 0.0
-    for a in range(first, last):
-        i = rows[a]
-        cost = charge_cost[i if len(charge_cost) > 1 else 0]
-        for g in priced:
-            if len(known) > 0 and known[i if len(known) > 1 else 0, g]:
+        if costs.plain:
+            for g in costs.costly:
+                if not costs.acquired[i, g]:
+                    out[g] += weight[i]
+            continue
+        cost = costs.cost[i if len(costs.cost) > 1 else 0]
+        for g in costs.costly:
+            if len(costs.known) > 0 and costs.known[i if len(costs.known) > 1 else 0, g]:
                 continue
-            for c in charges_of[g]:
-                if c >= 0 and not paid[i, c]:
+            for c in costs.of[g]:
+                if c >= 0 and not costs.incurred[i, c]:
                     out[g] += weight[i] * cost[c]
 
 
 @njit
 def best_split(
-    hist: Floats, features: Ints32, group_of: Ints32, owed: Floats, price: Floats, ridge: float, min_rows: int
+    hist: Floats, features: Ints32, group_of: AnyArray, due: Floats, penalty: Floats, ridge: float, min_rows: int
 ) -> tuple[float, int, int, bool]:
-    """Return the worth of the best split of a node, its feature (-1: none pays), code and the missing values' side."""
+    """Return worth, feature (-1: no split is worth it), code and the missing values' side of the best split."""
     n_codes, width = hist.shape[1], hist.shape[2]
     C = (width - 1) // 2
     total = np.zeros(width)
@@ -94,8 +140,8 @@ def best_split(
     left = np.empty(width)
     for k in range(len(features)):
         g = group_of[features[k]]
-        fee = price[g] * owed[g] if owed[g] > 0.0 else 0.0
-        if not fee < np.inf:
+        cost = penalty[g] * due[g] if due[g] > 0.0 else 0.0
+        if not cost < np.inf:
             continue
         some_missing = hist[k, 0, width - 1] > 0.0
         for side in range(2 if some_missing else 1):
@@ -116,7 +162,7 @@ def best_split(
                     rest = total[c] - left[c]
                     gain += left[c] * left[c] / (left[C + c] + ridge)
                     gain += rest * rest / (total[C + c] - left[C + c] + ridge)
-                worth = 0.5 * gain - fee
+                worth = 0.5 * gain - cost
                 if worth > best:
                     best, best_feature, best_code = worth, features[k], b
                     # Where no row tells, missing values go with the majority.
@@ -125,60 +171,26 @@ def best_split(
 
 
 @njit
-def goes_left(code: int, threshold: int, missing_left: bool) -> bool:
-    """Whether a row goes to the left child."""
-    return missing_left if code == 0 else code <= threshold
+def grow_tree(data: BinnedRows, rows: Ints32, features: Ints32, costs: RowCosts, size: TreeSize) -> GrownTree:
+    """Grow one tree on ``rows`` that tests ``features``, and mark in ``costs`` what it acquires and incurs.
 
-
-@njit
-def grow_tree(
-    codes: Bytes,
-    sums: Floats,
-    rows: Ints32,
-    weight: Floats,
-    bought: Bools,
-    charges_of: Ints32,
-    charge_cost: Floats,
-    known: Bools,
-    paid: Bools,
-    plain: bool,
-    group_of: Ints32,
-    price: Floats,
-    features: Ints32,
-    ridge: float,
-    min_rows: int,
-    max_leaves: int,
-    max_depth: int,
-    n_codes: int,
-    reuse: bool,
-) -> tuple[Ints32, Ints32, Bools, Ints32, Ints32, Floats]:
-    """Grow one tree on ``rows`` and mark in ``bought`` (n, G) what it buys, in ``paid`` (n, C) what that charges.
-
-    With ``plain`` prices, the two are one array, and ``price`` (G,) is what one unit of a row's weight pays for a
-    group; otherwise ``price`` is that of one unit of cost (0 for groups that are free), and ``charges_of`` (G, L),
-    ``charge_cost`` (1 or n, C) and ``known`` (0, 1 or n, G) say what a row is charged. Returns feature (-1 at leaves),
-    code, missing_left, left and right child, and the Newton values (nodes, C). Children come after their parents.
+    Children come after their parents; values are Newton steps.
     """
+    codes, sums, weight, group_of, penalty = data.codes, data.sums, data.weight, data.group_of, costs.penalty
+    ridge, min_rows, max_leaves, n_codes, reuse = size.ridge, size.min_rows, size.max_leaves, size.n_codes, size.reuse
     width = sums.shape[1]
     C = (width - 1) // 2
-    size = 2 * max_leaves - 1
-    feature, code = np.full(size, -1, np.int32), np.zeros(size, np.int32)
-    missing_left = np.zeros(size, np.bool_)
-    left, right = np.full(size, -1, np.int32), np.full(size, -1, np.int32)
-    value = np.zeros((size, C))
-    first, last, depth = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.int64)
-    worth, choice = np.zeros(size), np.full(size, -1, np.int64)
-    choice_code, choice_side = np.zeros(size, np.int64), np.zeros(size, np.bool_)
-    slot = np.zeros(size, np.int64)
+    most = 2 * max_leaves - 1
+    feature, code = np.full(most, -1, np.int32), np.zeros(most, np.int32)
+    missing_left = np.zeros(most, np.bool_)
+    left, right = np.full(most, -1, np.int32), np.full(most, -1, np.int32)
+    value = np.zeros((most, C))
+    first, last, depth = np.zeros(most, np.int64), np.zeros(most, np.int64), np.zeros(most, np.int64)
+    worth, choice = np.zeros(most), np.full(most, -1, np.int64)
+    choice_code, choice_side = np.zeros(most, np.int64), np.zeros(most, np.bool_)
+    slot = np.zeros(most, np.int64)
     pool = np.empty((max_leaves if reuse else 2, len(features), n_codes, width))
-    owed = np.zeros((max_leaves if reuse else 2, len(price)))
-    n_priced = 0
-    priced = np.empty(len(price), np.int32)
-    for g in range(len(price)):
-        if price[g] > 0.0:
-            priced[n_priced] = g
-            n_priced += 1
-    priced = priced[:n_priced]
+    due = np.zeros((max_leaves if reuse else 2, len(penalty)))  # what the rows of a node have still to spend
     order, spare = rows.copy(), np.empty(len(rows), np.int32)
 
     last[0] = len(order)
@@ -194,12 +206,9 @@ def grow_tree(
     n_nodes, n_leaves = 1, 1
     if max_leaves > 1:
         histogram(codes, order, 0, len(order), sums, features, pool[0])
-        if plain:
-            unpaid(bought, weight, order, 0, len(order), priced, owed[0])
-        else:
-            unpaid_charges(paid, charges_of, charge_cost, known, weight, order, 0, len(order), priced, owed[0])
+        costs_to_acquire(costs, weight, order, 0, len(order), due[0])
         worth[0], choice[0], choice_code[0], choice_side[0] = best_split(
-            pool[0], features, group_of, owed[0], price, ridge, min_rows
+            pool[0], features, group_of, due[0], penalty, ridge, min_rows
         )
     while n_leaves < max_leaves:
         h = -1
@@ -213,14 +222,14 @@ def grow_tree(
         middle, kept = first[h], 0
         for a in range(first[h], last[h]):
             i = order[a]
-            if plain:
-                bought[i, g] = True
-            elif len(known) == 0 or not known[i if len(known) > 1 else 0, g]:
-                bought[i, g] = True
-                for c in charges_of[g]:
+            if costs.plain:
+                costs.acquired[i, g] = True
+            elif len(costs.known) == 0 or not costs.known[i if len(costs.known) > 1 else 0, g]:
+                costs.acquired[i, g] = True
+                for c in costs.of[g]:
                     if c >= 0:
-                        paid[i, c] = True
-            if goes_left(codes[i, f], b, side):
+                        costs.incurred[i, c] = True
+            if goes_left(codes[i, f], 0, b, side):
                 order[middle] = i
                 middle += 1
             else:
@@ -245,7 +254,7 @@ def grow_tree(
                 value[j, c] /= total[c] + ridge
         n_nodes += 2
         n_leaves += 1
-        if n_leaves == max_leaves or depth[large] >= max_depth:
+        if n_leaves == max_leaves or depth[large] >= size.max_depth:
             continue
         slot[large] = slot[h] if reuse else 0
         slot[small] = n_leaves - 1 if reuse else 1
@@ -254,24 +263,26 @@ def grow_tree(
                 continue
             if reuse and j == small and last[large] - first[large] < 2 * min_rows:
                 continue
-            table, debt = pool[slot[j]], owed[slot[j]]
+            table, here = pool[slot[j]], due[slot[j]]
             if reuse and j == large:
                 table -= pool[slot[small]]
-                debt -= owed[slot[small]]
-                debt[g] = 0.0
+                here -= due[slot[small]]
+                here[g] = 0.0
             else:
                 histogram(codes, order, first[j], last[j], sums, features, table)
-                if plain:
-                    unpaid(bought, weight, order, first[j], last[j], priced, debt)
-            if not plain:
-                unpaid_charges(
-                    paid, charges_of, charge_cost, known, weight, order, first[j], last[j], priced, debt
-                )  # fmt: skip
+                if costs.plain:
+                    costs_to_acquire(costs, weight, order, first[j], last[j], here)
+            if not costs.plain:
+                costs_to_acquire(costs, weight, order, first[j], last[j], here)
             if last[j] - first[j] >= 2 * min_rows:
                 worth[j], choice[j], choice_code[j], choice_side[j] = best_split(
-                    table, features, group_of, debt, price, ridge, min_rows
+                    table, features, group_of, here, penalty, ridge, min_rows
                 )
-    return (
-        feature[:n_nodes], code[:n_nodes], missing_left[:n_nodes],
-        left[:n_nodes], right[:n_nodes], value[:n_nodes].copy(),
-    )  # fmt: skip
+    return GrownTree(
+        feature[:n_nodes],
+        code[:n_nodes],
+        missing_left[:n_nodes],
+        left[:n_nodes],
+        right[:n_nodes],
+        value[:n_nodes].copy(),
+    )

@@ -1,4 +1,4 @@
-"""Acquisition policies: which groups of features are bought for a row, in the order in which trees ask for them."""
+"""Acquisition policies: which groups of features are acquired for a row, in the order in which trees ask for them."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from prunopt.core.arrays import Bools, Bytes, Floats, Ints32
-from prunopt.core.jit import njit
-from prunopt.forests.boosting._tree_grower import goes_left
-from prunopt.forests.boosting.boosting import known_groups
+from prunopt.core.arrays import Bools, Bytes, Floats
+from prunopt.core.deprecation import renamed_attributes
 from prunopt.forests.boosting.trees import GrownForest
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.forests.on_demand import Walk, interviews
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 
+@renamed_attributes(prices="feature_costs", bought="acquired")
 @dataclass(frozen=True, eq=False)
 class AcquisitionPolicy:
-    """Buy the groups ``always``, then follow the trees and buy what they test.
+    """Acquire the groups ``always``, then follow the trees and acquire what they test.
 
-    What is bought for a row depends on bought values alone, so the policy can be carried out before anything else is
-    known of the row.
+    What is acquired for a row depends on acquired values alone, so the policy can be carried out before anything else
+    is known of the row.
 
     Parameters
     ----------
     forest : GrownForest
         The pruned forest that asks.
     always : (G,) bool
-        Groups bought for every row: those that cost nothing, and what filled up a budget.
-    prices : FeaturePrices
+        Groups acquired for every row: those that cost nothing, and what filled up a budget.
+    feature_costs : FeatureCosts
         Groups, and what they cost.
     """
 
     forest: GrownForest
     always: Bools
-    prices: FeaturePrices
+    feature_costs: FeatureCosts
 
-    def acquired(self, codes: Bytes) -> Bools:
-        """Return the groups that are asked for, row by row, (n, G); some may be known already."""
-        group_of = self.prices.group_of.astype(np.int32)
-        return self.forest.purchases(codes, group_of, len(self.always)) | self.always
-
-    def bought(self, codes: Bytes, prices: FeaturePrices) -> Bools:
-        """Return the groups that are bought for rows whose ``prices`` say what is known of them, (n, G)."""
-        known = known_groups(prices)
-        asked = self.acquired(codes)
+    def acquired(self, codes: Bytes, feature_costs: FeatureCosts | None = None) -> Bools:
+        """Return the groups that are asked for, row by row, (n, G), less those that ``feature_costs`` say are known."""
+        asked = self.forest.groups(codes, self.feature_costs) | self.always
+        known = np.zeros((0, 0), np.bool_) if feature_costs is None else feature_costs.known_groups
         return asked & ~known if len(known) else asked
 
-    def masked(self, codes: Bytes, prices: FeaturePrices) -> tuple[Bytes, Floats]:
-        """Return rows as a predictor sees them, what is neither bought nor known set to missing, and their costs."""
-        known, bought = known_groups(prices), self.bought(codes, prices)
-        seen = bought | known if len(known) else bought
-        return np.where(prices.features(seen), codes, 0).astype(np.uint8), prices.bill(bought)
+    def masked(self, codes: Bytes, costs: FeatureCosts) -> tuple[Bytes, Floats]:
+        """Return rows as a predictor sees them, what is neither acquired nor known set to missing, and their costs."""
+        known, acquired = costs.known_groups, self.acquired(codes, costs)
+        seen = acquired | known if len(known) else acquired
+        return np.where(costs.features(seen), codes, 0).astype(np.uint8), costs.of_rows(acquired)
+
+    @classmethod
+    def of_nothing(cls, feature_costs: FeatureCosts, base: Floats) -> AcquisitionPolicy:
+        """Return the policy that acquires what costs nothing, and asks no tree."""
+        return cls(GrownForest.empty(base), feature_costs.free_groups, feature_costs)
 
     def filled(self, groups: NDArray[np.intp]) -> AcquisitionPolicy:
-        """Return the policy that buys ``groups`` for every row as well."""
+        """Return the policy that also acquires ``groups`` for every row."""
         always = self.always.copy()
         always[groups] = True
         return replace(self, always=always)
@@ -79,52 +79,15 @@ class AcquisitionPolicy:
         Returns
         -------
         codes : (n, K) uint8
-            The rows, what was not bought and not known missing.
+            The rows, what was not acquired and not known missing.
         turn : (n, G) int16
-            When each group was bought, from 1 on; 0 = not at all.
+            When each group was acquired, from 1 on; 0 = not at all.
         """
-        f, n = self.forest, len(codes)
-        group_of = self.prices.group_of.astype(np.int32)
-        have = known.copy()
-        rows = np.where(have[:, group_of], codes, 0).astype(np.uint8)
-        turn = np.zeros(have.shape, np.int16)
-        count = np.zeros(n, np.int16)
-
-        def buy(asking: NDArray[np.int64], group: int) -> None:
-            if len(asking):
-                count[asking] += 1
-                turn[asking, group] = count[asking]
-                rows[np.ix_(asking, group_of == group)] = supply(asking, group)
-                have[asking, group] = True
-
-        everyone = np.arange(n)
-        for open_rows in [everyone] if batch else everyone[:, None]:
-            for group in np.flatnonzero(self.always).tolist():
-                buy(open_rows[~have[open_rows, group]], group)
-            first, wanted = open_rows[0], np.empty(len(open_rows), np.int32)
-            at = np.repeat(f.offsets[None, :-1], len(open_rows), axis=0)
-            while len(open_rows):
-                _wanted(open_rows, rows, have, at, first, group_of, wanted, *f.arrays())
-                for group in np.unique(wanted[wanted >= 0]).tolist():
-                    buy(open_rows[wanted == group], group)
-                open_rows, wanted = open_rows[wanted >= 0], wanted[wanted >= 0]
+        trees, group_of = self.forest.arrays, self.feature_costs.group_of
+        have = known[:, group_of]
+        rows = np.where(have, codes, 0).astype(np.uint8)
+        nothing = np.zeros((self.forest.n_nodes, 0))
+        walk = Walk(trees, group_of, self.forest.left < 0, nothing, nothing)
+        always = np.flatnonzero(self.always).tolist()
+        turn, _, _ = interviews(walk, supply, rows, have, n_groups=known.shape[1], batch=batch, always=always)
         return rows, turn
-
-
-@njit
-def _wanted(
-    open_rows: NDArray[np.int64], codes: Bytes, have: Bools, at: Ints32, first: int, group_of: Ints32, wanted: Ints32,
-    offsets: Ints32, feature: Ints32, code: Ints32, missing_left: Bools, left: Ints32, right: Ints32,
-) -> None:  # fmt: skip
-    """Write the group that the first tree with an open question asks for, -1 = none; ``at``: where the trees stand."""
-    for j in range(len(open_rows)):
-        i = open_rows[j]
-        wanted[j] = -1
-        for t in range(len(offsets) - 1):
-            h = at[i - first, t]
-            while feature[h] >= 0 and have[i, group_of[feature[h]]]:
-                h = left[h] if goes_left(codes[i, feature[h]], code[h], missing_left[h]) else right[h]
-            at[i - first, t] = h
-            if feature[h] >= 0:
-                wanted[j] = group_of[feature[h]]
-                break

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prunopt.core.arrays import Bytes, Floats
+from prunopt.core.validate import whole_number
 
 MAX_BINS = 254  # with the code of missing values they fit into a byte
 
@@ -29,8 +30,7 @@ class QuantileBins:
     @classmethod
     def of(cls, X: Floats, max_bins: int = 128) -> QuantileBins:
         """Make bins from rows ``X`` (n, K), NaN = missing; at most ``max_bins`` a feature."""
-        if not 2 <= max_bins <= MAX_BINS:
-            raise ValueError(f"max_bins={max_bins!r}: give 2 to {MAX_BINS}")
+        whole_number("max_bins", max_bins, low=2, high=MAX_BINS)
         return cls(tuple(_edges(column[~np.isnan(column)], max_bins) for column in X.T))
 
     @property

@@ -13,8 +13,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from prunopt.core.arrays import Floats
+from prunopt.core.deprecation import renamed_attributes, warn
+from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
+from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.boosting.binning import QuantileBins
-from prunopt.forests.boosting.boosting import Problem
+from prunopt.forests.boosting.cost_efficient_boosting import Problem
 from prunopt.forests.boosting.grow_budgeted_forest import squares_for
 from prunopt.forests.boosting.losses import Classification, Loss
 from prunopt.forests.boosting.models import BudgetedModel, ModelMixture
@@ -27,11 +30,10 @@ from prunopt.forests.boosting.recipe import (
     trained,
     within,
 )
-from prunopt.forests.purchases import OnDemand, checked_count
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 LADDER = 2.0 ** (-np.arange(16) / 3)  # default levels as shares of the full cost: 100 %, 79 %, 63 % ... 3 %
-DEARER = (1.26, 1.6, 2.0)  # levels above the budget that a mixture looks for partners at
+COSTLIER = (1.26, 1.6, 2.0)  # levels above the budget that a mixture looks for partners at
 KINDS = ("validation", "train")
 
 
@@ -45,6 +47,7 @@ class CandidateInfo:
     origin: str
 
 
+@renamed_attributes(prices_="feature_costs_")
 class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share."""
 
@@ -58,11 +61,12 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         randomised: bool = False,
         budgets: ArrayLike | None = None,
         validation_fraction: float = 1 / 3,
-        n_prices: int = 11,
+        n_penalties: int = 11,
         profits: str | tuple[str, ...] = "auto",
         max_bins: int = 128,
         random_state: Any = None,
         n_jobs: int | None = None,
+        n_prices: Any = "deprecated",
     ) -> None:
         self.feature_costs = feature_costs
         self.feature_groups = feature_groups
@@ -71,11 +75,12 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         self.randomised = randomised
         self.budgets = budgets
         self.validation_fraction = validation_fraction
-        self.n_prices = n_prices
+        self.n_penalties = n_penalties
         self.profits = profits
         self.max_bins = max_bins
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.n_prices = n_prices
 
     def fit(
         self,
@@ -100,7 +105,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         validation_rows : (n,) bool or None
             The rows that policies are chosen on; None draws a share ``validation_fraction`` of them.
         feature_costs
-            Prices of these very rows, (n, K), instead of those of the constructor.
+            Costs of these very rows, (n, K), instead of those of the constructor.
         known
             Features that are known already, for all rows or for each (n, K): they cost nothing.
 
@@ -109,38 +114,33 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         ValueError
             For parameters or rows that do not fit; the message says what to do.
         """
-        self._check_parameters()
+        n_penalties = self._check_parameters()
         rows, target, loss = self._checked(X, y)
         weight = np.ones(len(rows))
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
         used = np.flatnonzero(weight)
-        if len(used) < 2:
-            raise ValueError("sample_weight: at least two rows of positive weight are needed")
+        require(len(used) >= 2, "sample_weight", "be positive in two rows or more", Shown(f"{len(used)}"))
         weight = weight / weight[used].mean()
         names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
         K = rows.shape[1]
-        priced = self.feature_costs if feature_costs is None else feature_costs
-        self.prices_ = FeaturePrices.of(priced, K, names, self.feature_groups, known).for_rows(len(rows))
+        given = self.feature_costs if feature_costs is None else feature_costs
+        costs = FeatureCosts.of(given, K, names, self.feature_groups, known).for_rows(len(rows))
+        self.feature_costs_ = costs
         random = check_random_state(self.random_state)
         valid = self._validation(target, loss, used, validation_rows, random)
         seed = int(random.randint(2**31 - 1))
         train = np.setdiff1d(used, valid)
         self.bins_ = QuantileBins.of(rows[train], self.max_bins)
-        data = Problem(
-            self.bins_(rows), target, weight, self.prices_.group_of.astype(np.int32), self.prices_.group_cost, loss,
-            self.bins_.n_codes, None if self.prices_.is_plain else self.prices_,
-        )  # fmt: skip
-        settings = Settings(
-            self.n_free_trees, "refit" if self.n_free_trees == 0 else "all", self.profits, self.n_prices, seed,
-            self.n_jobs,
-        )  # fmt: skip
+        data = Problem(self.bins_(rows), target, weight, costs, loss, self.bins_.n_codes)
+        blend = "refit" if self.n_free_trees == 0 else "all"
+        settings = Settings(self.n_free_trees, blend, self.profits, n_penalties, seed, self.n_jobs)
         parts = data.take(train), data.take(valid)
-        ladder = self._ladder(self.prices_.total)
+        ladder = self._ladder(costs.total)
         below = np.unique(np.concatenate([ladder, 0.8 * ladder])) if self._few() else ladder
-        if self.randomised:  # a mixture needs something dearer than the budget, too
+        if self.randomised:  # a mixture needs something costlier than the budget, too
             assert self.budget is not None
-            below = np.unique(np.append(below, np.minimum(np.array(DEARER) * self.budget, self.prices_.total)))
+            below = np.unique(np.append(below, np.minimum(np.array(COSTLIER) * self.budget, costs.total)))
         found = judged_candidates(*parts, below[below > 0] * (1 + 1e-9), settings)
         self.candidates_ = tuple(CandidateInfo(c.cost, c.score, c.loss, c.origin) for c in found)
         choices = [within(found, level) for level in ladder]
@@ -160,7 +160,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         return self
 
     def at(self, budget: float) -> BudgetedModel:
-        """Return the model for the dearest level of ``path_`` within ``budget``, without fitting again.
+        """Return the model for the costliest level of ``path_`` within ``budget``, without fitting again.
 
         Parameters
         ----------
@@ -168,20 +168,17 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             Greatest expected cost of a row, in the unit of ``feature_costs``.
         """
         check_is_fitted(self)
-        if not budget >= 0:
-            raise ValueError(f"budget={budget!r}: give a number >= 0")
+        require(budget >= 0, "budget", "be a number >= 0", budget)
         inside = [model for level, model in self.path_ if level <= budget * (1 + 1e-12)]
         if not inside:
-            raise ValueError(
-                f"budget={budget!r}: the cheapest model was made for {self.path_[0][0]:g}; name the budget in budgets="
-            )
+            raise invalid("budget", f"be at least {self.path_[0][0]:g}", budget, "name the budget in budgets=")
         return inside[-1]
 
     def predict(self, X: Any, *, known: Any = None) -> NDArray[Any]:
         """Return the predictions within the budget, shape (n,).
 
-        Of each row only what the policy buys is read, and what is ``known`` of it: a list of features, or a bool for
-        each, or for each row and feature.
+        Of each row only what the policy acquires is read, and what is ``known`` of it: a list of features, or a bool
+        for each, or for each row and feature.
         """
         rows = self._new_rows(X)
         if self.mixture_ is not None:
@@ -198,20 +195,20 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         known: Any = None,
         known_values: Any = None,
     ) -> OnDemand:
-        """Predict, and ask for the values of a group only when the policy buys it.
+        """Predict, and ask for the values of a group only when the policy acquires it.
 
         Parameters
         ----------
         acquire_or_X
             A function ``acquire(row, group)``, called at most once for each pair, that returns the values of the
             group's features in the order of the columns (a number, a sequence, or a mapping from names); or known
-            rows (n, K), on which the same purchases are counted. Groups are numbered as in ``prices_``.
+            rows (n, K), on which the same acquisitions are counted. Groups are numbered as in ``feature_costs_``.
         n_rows
             Number of rows, needed with a function.
         batch
             ``acquire(rows, group)`` takes many rows at once, see `prunopt.forests.on_demand.predict_on_demand`.
         feature_costs
-            Prices of these rows, where they differ from those that the model was fitted with (needed where those are
+            Costs of these rows, where they differ from those that the model was fitted with (needed where those are
             per row).
         known, known_values
             What is known of these rows already, and, with a function, its values (n, K). The predictors see it.
@@ -221,17 +218,17 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         predictions : (n,)
             Those of `predict`.
         acquired : (n, K) bool
-            What was bought for each row; with a feature, its whole group.
+            What was acquired for each row; with a feature, its whole group.
         cost : (n,)
-            What that cost. The result's ``purchases`` tell what each row bought in which order, at which price.
+            What that cost. The result's ``acquisitions`` tell what each row acquired in which order, at which cost.
         """
         check_is_fitted(self)
         source = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
-        priced: dict[str, Any] = {"feature_costs": feature_costs, "known": known, "known_values": known_values}
+        given: dict[str, Any] = {"feature_costs": feature_costs, "known": known, "known_values": known_values}
         if self.mixture_ is not None:
             n = checked_count(n_rows) if callable(source) else len(source)
-            return self.mixture_.model_at(n, self.random_state).on_demand(source, n_rows, batch=batch, **priced)
-        return self.model_.on_demand(source, n_rows, batch=batch, **priced)
+            return self.mixture_.model_at(n, self.random_state).on_demand(source, n_rows, batch=batch, **given)
+        return self.model_.on_demand(source, n_rows, batch=batch, **given)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -271,7 +268,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             policy,
             trained(policy, data, settings, slope=choice.slope),
             self.bins_,
-            self.prices_,
+            self.feature_costs_,
             getattr(self, "classes_", None),
             names or tuple(f"x{k}" for k in range(data.codes.shape[1])),
             choice.cost,
@@ -285,24 +282,27 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan"))
 
-    def _check_parameters(self) -> None:
-        if self.budget is not None and not self.budget >= 0:
-            raise ValueError(f"budget={self.budget!r}: give the greatest mean cost of a row, a number >= 0, or None")
-        if self.randomised and self.budget is None:
-            raise ValueError("randomised=True: two models are mixed so that their mean cost is a budget; give budget=")
+    def _check_parameters(self) -> int:
+        """Refuse what does not fit; return the number of penalties, whatever name it was given by."""
+        if self.budget is not None:
+            require(self.budget >= 0, "budget", "be a number >= 0, or None", self.budget)
+        mend = "two models are mixed so that their mean cost is the budget"
+        require(self.budget is not None or not self.randomised, "budget", "be given with randomised=True", None, mend)
         if self.budgets is not None:
             levels = np.asarray(self.budgets, np.float64)
-            if levels.ndim != 1 or not len(levels) or not np.all(levels >= 0):
-                raise ValueError(f"budgets={self.budgets!r}: give one or more numbers >= 0, or None")
-        for name, least in (("n_free_trees", 0), ("n_prices", 1)):
-            count = getattr(self, name)
-            if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
-                raise ValueError(f"{name}={count!r}: give a whole number >= {least}")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction={self.validation_fraction!r}: give a share between 0 and 1")
+            fits = levels.ndim == 1 and len(levels) and np.all(levels >= 0)
+            require(fits, "budgets", "hold one or more numbers >= 0, or be None", self.budgets)
+        whole_number("n_free_trees", self.n_free_trees, low=0)
+        n_penalties = self.n_penalties
+        if not (isinstance(self.n_prices, str) and self.n_prices == "deprecated"):
+            warn("n_prices=", "n_penalties=", stacklevel=4)
+            n_penalties = self.n_prices
+        number("validation_fraction", self.validation_fraction, low=0, high=1, open_ends="()")
         kinds = (self.profits,) if isinstance(self.profits, str) else tuple(self.profits)
-        if kinds != ("auto",) and (not kinds or any(kind not in KINDS for kind in kinds)):
-            raise ValueError(f'profits={self.profits!r}: give "auto", "validation", "train", or a tuple of both')
+        require(kinds, "profits", "name rows", self.profits)
+        for kind in kinds if kinds != ("auto",) else ():
+            one_of("profits", kind, KINDS, '"auto" chooses')
+        return whole_number("n_penalties", n_penalties, low=1)
 
     def _validation(
         self,
@@ -315,11 +315,11 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         """The rows that policies are chosen on: of each class the same share, and never all of it."""
         if given is not None:
             mask = np.asarray(given)
-            if mask.shape != target.shape or mask.dtype != np.bool_:
-                raise ValueError(f"validation_rows: {mask.dtype} of shape {mask.shape}; give a bool for each row")
+            fits = mask.shape == target.shape and mask.dtype == np.bool_
+            require(fits, "validation_rows", "hold a bool for each row", Shown(f"{mask.dtype} of shape {mask.shape}"))
             chosen: NDArray[np.intp] = used[mask[used]]
-            if not 0 < len(chosen) < len(used):
-                raise ValueError("validation_rows: at least one row must be true and one false")
+            what = "be true for some rows of positive weight, not for all"
+            require(0 < len(chosen) < len(used), "validation_rows", what, Shown(f"{len(chosen)} of {len(used)}"))
             return chosen
         labels = target[used] if isinstance(loss, Classification) else np.zeros(len(used))
         # Shuffled, then stably sorted by class: every 1 / fraction-th row of that order is a stratified sample.
@@ -335,32 +335,32 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
 
 
 class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: ignore[misc]
-    r"""A classifier grown for a feature budget: a policy that buys features row by row, and a blend that predicts.
+    r"""A classifier grown for a feature budget: a policy that acquires features row by row, and a blend that predicts.
 
     .. math:: \max \; \text{accuracy} \quad \text{s.t.} \quad
-        \frac{1}{n} \sum_i \sum_g c_g \, [\text{the policy buys group } g \text{ for row } i] \le B
+        \frac{1}{n} \sum_i \sum_g c_g \, [\text{the policy acquires group } g \text{ for row } i] \le B
 
-    is approached in four steps. (1) Boosted trees are grown under many prices on features, each split paying for the
-    rows that have not bought its feature yet. (2) Each forest is pruned for every price at once, exactly for the
+    is approached in four steps. (1) Boosted trees are grown at many penalties; a split costs the rows that have not
+    acquired its feature yet. (2) Each forest is pruned for every penalty at once, exactly for the
     second-order surrogate of its loss, by minimum cuts on the validation rows; the prunings at each level of cost are
-    acquisition policies. (3) On what a policy buys, everything else is free: its refitted leaves, boosted trees and
-    extremely randomised trees without prices are averaged. (4) Within a budget, the policy is chosen on the validation
+    acquisition policies. (3) On what a policy acquires, everything else is free: its refitted leaves, boosted trees and
+    extremely randomised trees without penalty are averaged. (4) Within a budget, the policy is chosen on the validation
     rows, and its predictors are fitted again on all rows.
 
     Parameters
     ----------
     feature_costs
-        Cost of each feature (array, or mapping from names), or of each group; None = 1 each. `Prices` with discounts
-        for further tests of a group, or a `CostSum` of several currencies. (Prices of single rows belong into `fit`.)
+        Cost of each feature (array, or mapping from names), or of each group; None = 1 each. `CostList` with discounts
+        within groups, or a `CostSum` of several currencies. (Costs of single rows are given to `fit`.)
     feature_groups
-        Features that are bought together; see `prunopt.problems.forest.feature_costs.FeaturePrices.of`.
+        Features that are acquired together; see `prunopt.problems.forest.feature_costs.FeatureCosts.of`.
     budget
         Greatest expected cost of a row, in the unit of ``feature_costs``; None for no limit.
     n_free_trees
-        Number of boosted, and of randomised, trees that predict from what was bought; 0 leaves prediction to the
+        Number of boosted, and of randomised, trees that predict from what was acquired; 0 leaves prediction to the
         policy's own trees with refitted leaves.
     randomised
-        With ``budget``: a coin for each row between a cheaper and a dearer model, so that the expected cost on the
+        With ``budget``: a coin for each row between a cheaper and a costlier model, so that the expected cost on the
         validation rows is the budget exactly: two corners of the lower hull of cost and loss (``mixture_``). The coins
         of a call come from ``random_state``: with a number, the i-th row of every call has the same coin; with None
         or a generator, every call has new ones.
@@ -369,8 +369,8 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         cost of everything when that is None, too.
     validation_fraction
         Share of the rows that prunings and choice are made on.
-    n_prices
-        Number of prices that forests of each shape are grown at.
+    n_penalties
+        Number of penalties that forests of each shape are grown at.
     profits
         Rows that prunings are optimal on: ``"validation"``, ``"train"``, a tuple of both, or ``"auto"``: both where
         the validation rows hold few of some class.
@@ -380,6 +380,8 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         Seed or generator of the split and of the drawn rows and features.
     n_jobs
         Threads.
+    n_prices
+        Old name of ``n_penalties``, which goes with the next release.
 
     Attributes
     ----------
@@ -390,9 +392,9 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     model_ : BudgetedModel
         Policy and predictors within ``budget``.
     mixture_ : ModelMixture or None
-        With ``randomised``, the two models and the share of the dearer one.
+        With ``randomised``, the two models and the share of the costlier one.
     policy_ : AcquisitionPolicy
-        What is bought.
+        What is acquired.
     solution_ : Solution or None
         Certificate of the policy's trees: an optimal pruning of the forest they come from, exact for the second-order
         surrogate; no statement about the blend's error. None where no pruning was better than other policies.
@@ -400,7 +402,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         The models by rising level of cost.
     candidates_ : tuple of CandidateInfo
         Everything that was judged, by rising cost.
-    prices_, bins_
+    feature_costs_, bins_
         Groups and costs; bins.
 
     References
@@ -422,7 +424,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         check_classification_targets(labels)
         self.classes_, code = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y: one class only, {self.classes_[0]!r}; give rows of two classes or more")
+            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_[0]!r}"))
         return rows, code.astype(np.float64), Classification(len(self.classes_))
 
 

@@ -1,4 +1,4 @@
-"""The search for policies: priced forests, their exact pruning paths, and the best of them at every level of cost."""
+"""The search for policies: forests grown at many penalties, their exact prunings, the best at every level of cost."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Floats, Ints32
 from prunopt.forests.boosting.acquisition_policy import AcquisitionPolicy
-from prunopt.forests.boosting.boosting import Problem, Shape, boost, dearest_price, free_groups, known_groups
+from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boost, largest_penalty
 from prunopt.forests.boosting.predictors import free_shape
 from prunopt.forests.boosting.surrogate_path import surrogate_path, surrogate_profits
 from prunopt.forests.boosting.trees import GrownForest
 
 # Long forests of small steps, and four large trees: the latter make deep cheap policies at small budgets.
 SHAPES = (Shape(0.3, 16, 40), Shape(0.15, 16, 50), Shape(0.8, 32, 4))
-# Prices as shares of the dearest that buys anything.
-PRICES: tuple[float, ...] = (*np.geomspace(0.95, 0.15, 5).tolist(), *np.geomspace(0.07, 0.0015, 6).tolist())
+# Penalties as shares of the largest that acquires anything.
+PENALTIES: tuple[float, ...] = (*np.geomspace(0.95, 0.15, 5).tolist(), *np.geomspace(0.07, 0.0015, 6).tolist())
 PREFIXES = (1, 2, 3, 5, 8, 12, 20, 30, 40, 50)
 
 
-def prices_for(count: int) -> tuple[float, ...]:
-    """Return ``count`` prices on the curve of `PRICES`."""
-    if count == len(PRICES):
-        return PRICES
-    at, knots = np.linspace(0.0, 1.0, count), np.linspace(0.0, 1.0, len(PRICES))
-    return tuple(np.exp(np.interp(at, knots, np.log(PRICES))).tolist())
+def penalties_for(count: int) -> tuple[float, ...]:
+    """Return ``count`` penalties on the curve of `PENALTIES`."""
+    if count == len(PENALTIES):
+        return PENALTIES
+    at, knots = np.linspace(0.0, 1.0, count), np.linspace(0.0, 1.0, len(PENALTIES))
+    return tuple(np.exp(np.interp(at, knots, np.log(PENALTIES))).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Sketch:
     point: int
     kind: str
     shape: str
-    price: float
+    penalty: float
     cost: float
     score: float
     loss: float
@@ -50,12 +50,12 @@ class Sketch:
     def origin(self) -> str:
         """Where the policy comes from, in words."""
         how = "as grown" if self.kind == "grown" else f"pruned on the {self.kind} rows"
-        return f"{self.shape} at price {self.price:.3g}, {how}"
+        return f"{self.shape} at penalty {self.penalty:.3g}, {how}"
 
     def policy(self, data: Problem) -> AcquisitionPolicy:
         """Return the policy."""
         pruned = self.forest.pruned(self.lifetime > self.point)
-        return AcquisitionPolicy(pruned, free_groups(data.tariff), data.tariff)
+        return AcquisitionPolicy(pruned, data.feature_costs.free_groups, data.feature_costs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,23 +75,23 @@ def sketches(
     levels: Floats,
     *,
     shapes: Iterable[Shape] = SHAPES,
-    prices: Iterable[float] = PRICES,
+    penalties: Iterable[float] = PENALTIES,
     profits: Iterable[str] = ("validation",),
     seed: int = 0,
     n_jobs: int | None = None,
 ) -> list[Sketch]:
-    """Grow a forest for each shape and price, and return its prefixes and its exact prunings near the ``levels``.
+    """Grow a forest for each shape and penalty, and return its prefixes and its exact prunings near the ``levels``.
 
     Parameters
     ----------
     train, valid
         Rows to grow on, and rows to judge by.
     levels : (L,) float64
-        Rising costs; of every path the dearest pruning below each is taken.
+        Rising costs; of every path the costliest pruning below each is taken.
     shapes
         Shapes of forests.
-    prices
-        Prices as shares of the dearest that buys anything.
+    penalties
+        Penalties as shares of the largest that acquires anything.
     profits
         Rows that the pruning paths are computed on: ``"train"``, ``"validation"``, or both one after the other.
     seed
@@ -101,39 +101,39 @@ def sketches(
     """
     jobs = []
     for shape in shapes:
-        dearest = dearest_price(train, shape.ridge, shape.min_rows)
-        jobs += [(shape, dearest * share) for share in prices]
+        largest = largest_penalty(train, shape.ridge, shape.min_rows)
+        jobs += [(shape, largest * share) for share in penalties]
     kinds = tuple(profits)
     done = Parallel(n_jobs=n_jobs, prefer="threads")(
-        delayed(_family_of)(train, valid, levels, shape, price, kinds, seed) for shape, price in jobs
+        delayed(_family_of)(train, valid, levels, shape, penalty, kinds, seed) for shape, penalty in jobs
     )
     return [sketch for family in done for sketch in family]
 
 
 def _family_of(
-    train: Problem, valid: Problem, levels: Floats, shape: Shape, price: float, kinds: tuple[str, ...], seed: int
+    train: Problem, valid: Problem, levels: Floats, shape: Shape, penalty: float, kinds: tuple[str, ...], seed: int
 ) -> list[Sketch]:
-    forest, _ = boost(train, shape, price, seed)
+    forest, _ = boost(train, shape, penalty, seed)
     if forest.n_trees == 0:
         return []
     name = f"{shape.n_trees} trees of {shape.max_leaves} leaves"
     sizes = np.array(sorted({min(s, forest.n_trees) for s in PREFIXES}))
     tree = np.repeat(np.arange(forest.n_trees), np.diff(forest.offsets))
     prefix = (len(sizes) - np.searchsorted(sizes, tree, side="right")).astype(np.int32)
-    out = _judged(forest, prefix, len(sizes), ("grown", name, price), valid)
+    out = _judged(forest, prefix, len(sizes), ("grown", name, penalty), valid)
     for kind in kinds:
         path = surrogate_path(forest, train if kind == "train" else valid)
         below = np.searchsorted(path.cost, levels * (1 + 1e-12), side="right") - 1
         points = np.unique(below[below > 0])
         if len(points):
-            out += _judged(forest, path.lifetimes(points), len(points), (kind, name, price), valid)
+            out += _judged(forest, path.lifetimes(points), len(points), (kind, name, penalty), valid)
     return out
 
 
 def _judged(
     forest: GrownForest, lifetime: Ints32, n_points: int, source: tuple[str, str, float], valid: Problem
 ) -> list[Sketch]:
-    scores, costs = forest.family(valid.codes, lifetime, n_points, valid.tariff)
+    scores, costs = forest.family(valid.codes, lifetime, n_points, valid.feature_costs)
     out = []
     share = valid.weight / valid.weight.sum()
     for k in range(n_points):
@@ -155,18 +155,14 @@ def proposals(
     seed: int = 0,
     n_jobs: int | None = None,
 ) -> list[list[Proposal]]:
-    """Return the best policies of each level: cheaper than the level, dearer than the one before.
+    """Return the best policies of each level: cheaper than the level, costlier than the one before.
 
     Of each kind (shape and pruning) the best sketches by the loss of their own trees are made into policies, with what
     is left of the level spent on the groups that are worth most for their cost; a small boosted forest on what each
-    buys then decides.
+    acquires then decides.
     """
     worth = group_worth(train, valid, seed)
-    nothing = AcquisitionPolicy(
-        GrownForest.empty(train.loss.start(train.target, train.weight)),
-        free_groups(train.tariff), train.tariff,
-    )  # fmt: skip
-
+    nothing = AcquisitionPolicy.of_nothing(train.feature_costs, train.loss.start(train.target, train.weight))
     out = []
     for level, below in zip(levels, [-1.0, *levels[:-1]], strict=True):
         kinds: dict[str, list[Sketch]] = {}
@@ -195,9 +191,9 @@ def proposals(
 def quick(
     policy: AcquisitionPolicy, origin: str, sketch: Sketch | None, train: Problem, valid: Problem, seed: int
 ) -> Proposal:
-    """Judge a policy by a small forest on what it buys."""
-    seen, _ = policy.masked(train.codes, train.tariff)
-    codes, costs = policy.masked(valid.codes, valid.tariff)
+    """Judge a policy by a small forest on what it acquires."""
+    seen, _ = policy.masked(train.codes, train.feature_costs)
+    codes, costs = policy.masked(valid.codes, valid.feature_costs)
     forest, _ = boost(train.seen(seen), QUICK, 0.0, seed)
     _, loss = valid.loss.judge(valid.loss.predictions(forest.scores(codes)), valid.target)
     share = valid.weight / valid.weight.sum()
@@ -208,48 +204,47 @@ QUICK = Shape(0.3, 24, 20, max_depth=10, ridge=1.0, rows=0.8, features=0.7)
 
 
 def group_worth(train: Problem, valid: Problem, seed: int) -> Floats:
-    """Return what each group is worth: the fall of validation loss at its splits in a forest without prices."""
+    """Return what each group is worth: the fall of validation loss at its splits in a forest without penalty."""
     forest, _ = boost(train, free_shape(train.loss, 48), 0.0, seed)
     profit = surrogate_profits(forest, valid)
-    worth = np.zeros(len(train.group_cost))
+    worth = np.zeros(len(train.feature_costs.group_cost))
     inside = forest.internal
-    np.add.at(worth, train.group_of[forest.feature[inside]], profit[inside])
+    np.add.at(worth, train.feature_costs.group_of[forest.feature[inside]], profit[inside])
     return worth
 
 
 def _fill(policy: AcquisitionPolicy, worth: Floats, level: float, valid: Problem) -> NDArray[np.intp]:
-    """Groups to buy for every row as well, by worth for cost, as far as the level allows."""
-    tariff = valid.tariff
-    bought = policy.bought(valid.codes, tariff)
+    """Groups to acquire for every row as well, by worth for cost, as far as the level allows."""
+    costs = valid.feature_costs
+    acquired = policy.acquired(valid.codes, costs)
     share = valid.weight / valid.weight.sum()
-    left = level - float(share @ tariff.bill(bought))
-    if not tariff.is_plain:
-        return _fill_charges(bought, worth, left, valid)
-    fee = (share @ ~bought) * valid.group_cost
+    left = level - float(share @ costs.of_rows(acquired))
+    if not costs.is_plain:
+        return _fill_components(acquired, worth, left, valid)
+    extra = (share @ ~acquired) * costs.group_cost
     out = []
-    for g in np.argsort(-worth / np.maximum(fee, 1e-12), kind="stable"):
-        if worth[g] > 0 and 0 < fee[g] <= left * (1 - 1e-9):
+    for g in np.argsort(-worth / np.maximum(extra, 1e-12), kind="stable"):
+        if worth[g] > 0 and 0 < extra[g] <= left * (1 - 1e-9):
             out.append(g)
-            left -= fee[g]
+            left -= extra[g]
     return np.array(out, np.intp)
 
 
-def _fill_charges(bought: Bools, worth: Floats, left: float, valid: Problem) -> NDArray[np.intp]:
-    """The same where what a group costs depends on what else is bought: the best buy, again and again."""
-    tariff, share = valid.tariff, valid.weight / valid.weight.sum()
-    known = known_groups(tariff)
+def _fill_components(acquired: Bools, worth: Floats, left: float, valid: Problem) -> NDArray[np.intp]:
+    """The same where what a group costs depends on what else is acquired: the best group, again and again."""
+    known = valid.feature_costs.known_groups
     out: list[int] = []
-    spent = float(share @ tariff.bill(bought))
+    spent = valid.mean_cost(acquired)
     while True:
         best, choice = 0.0, None
         for g in np.flatnonzero(worth > 0).tolist():
-            more = bought.copy()
+            more = acquired.copy()
             more[:, g] = True if len(known) == 0 else ~known[:, g]
-            fee = float(share @ tariff.bill(more)) - spent
-            if g not in out and 1e-12 < fee <= left * (1 - 1e-9) and worth[g] / fee > best:
-                best, choice = worth[g] / fee, (g, fee, more)
+            extra = valid.mean_cost(more) - spent
+            if g not in out and 1e-12 < extra <= left * (1 - 1e-9) and worth[g] / extra > best:
+                best, choice = worth[g] / extra, (g, extra, more)
         if choice is None:
             return np.array(out, np.intp)
-        g, fee, bought = choice
+        g, extra, acquired = choice
         out.append(g)
-        left, spent = left - fee, spent + fee
+        left, spent = left - extra, spent + extra

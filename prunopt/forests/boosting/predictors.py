@@ -1,4 +1,4 @@
-"""Predictors over what a policy has bought: refitted leaves, boosted and randomised trees without prices, blends."""
+"""Predictors over what a policy has acquired: refitted leaves, boosted and randomised trees without penalty, blends."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from scipy.optimize import minimize_scalar
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from prunopt.core.arrays import Bytes, Floats
+from prunopt.forests._leaf_fit import LeafSums, fit_leaves
 from prunopt.forests.boosting.acquisition_policy import AcquisitionPolicy
-from prunopt.forests.boosting.boosting import Problem, Shape, boost
-from prunopt.forests.boosting.leaf_refit import refitted
+from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boost
 from prunopt.forests.boosting.losses import Classification, Loss
 from prunopt.forests.boosting.trees import GrownForest
 
@@ -43,7 +43,7 @@ class Blend:
     refit : GrownForest or None
         The policy's own trees with refitted leaves.
     boosted : GrownForest or None
-        Trees grown without prices on what the policy buys.
+        Trees grown without penalty on what the policy acquires.
     extra
         Extremely randomised trees of scikit-learn on the same codes, or None.
     prior : (C,) float64
@@ -74,7 +74,7 @@ class Blend:
         slope: float = 1.0,
     ) -> Blend:
         """Train the parts that have a weight; the rows of ``data`` are masked by the policy here."""
-        codes, _ = policy.masked(data.codes, data.tariff)
+        codes, _ = policy.masked(data.codes, data.feature_costs)
         seen = data.seen(codes)
         refit = refitted(policy.forest, seen, ridge) if weights[0] else None
         boosted = boost(seen, free_shape(data.loss, n_free_trees), 0.0, seed)[0] if weights[1] else None
@@ -103,8 +103,44 @@ class Blend:
         return replace(self, slope=float(best.x) if best.x < 0.99 else 1.0)
 
 
+def refitted(forest: GrownForest, data: Problem, ridge: float, iterations: int = 30) -> GrownForest:
+    """Return the forest with the leaf values that fit ``data`` best; leaves that no row reaches get 0.
+
+    The splits, hence the acquisitions, stay. The problem is convex (see `fit_leaves`, with 0 as anchor); a few steps
+    of L-BFGS from the boosted values settle it.
+
+    Parameters
+    ----------
+    forest
+        A pruned forest.
+    data
+        What the values are fitted to.
+    ridge
+        The penalty > 0 on the squares of the values.
+    iterations
+        Most steps of L-BFGS.
+    """
+    if forest.n_trees == 0:
+        return forest
+    leaves = forest.leaves(data.codes)
+    reached = np.zeros(forest.n_nodes, np.bool_)
+    reached[leaves] = True
+    place = (np.cumsum(reached, dtype=np.int32) - 1)[leaves]
+    start = forest.value[reached]
+
+    def loss(scores: Floats) -> tuple[float, Floats]:
+        slope, _ = data.loss.derivatives(scores, data.target)
+        return float(data.weight @ data.loss.rows(scores, data.target)), slope * data.weight[:, None]
+
+    sums, total = LeafSums(place, np.ones(len(place)), len(start)), float(data.weight.sum())
+    stop: dict[str, Any] = {"maxiter": iterations, "maxcor": 8}
+    value = np.zeros_like(forest.value)
+    value[reached], _ = fit_leaves(sums, loss, start, ridge, base=forest.base, total=total, **stop)
+    return replace(forest, value=value)
+
+
 def free_shape(loss: Loss, n_trees: int) -> Shape:
-    """Return the shape of the trees that are grown without prices."""
+    """Return the shape of the trees that are grown without penalty."""
     rate = 0.1 if loss.n_outputs == 1 else 0.15
     return Shape(rate, 40, n_trees, max_depth=12, ridge=1.0, min_rows=3, rows=0.8, features=0.7)
 

@@ -1,4 +1,4 @@
-"""The recipe: policies at every level of cost, predictors on what they buy, and the choice among them."""
+"""The recipe: policies at every level of cost, predictors on what they acquire, and the choice among them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from joblib import Parallel, delayed
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.solution import Solution, Status
 from prunopt.forests.boosting.acquisition_policy import AcquisitionPolicy
-from prunopt.forests.boosting.boosting import Problem, free_groups
+from prunopt.forests.boosting.cost_efficient_boosting import Problem
 from prunopt.forests.boosting.losses import Classification
-from prunopt.forests.boosting.policy_search import PRICES, Proposal, prices_for, proposals, sketches
+from prunopt.forests.boosting.policy_search import PENALTIES, Proposal, penalties_for, proposals, sketches
 from prunopt.forests.boosting.predictors import BLENDS, Blend
 from prunopt.forests.boosting.surrogate_path import surrogate_path
-from prunopt.forests.boosting.trees import GrownForest
 
 RIDGE = 3.0
 FEW = 100  # validation rows outside the commonest class below which prunings are also judged on the training rows
@@ -64,27 +63,26 @@ class Settings:
     n_free_trees: int = 96
     blend: str = "all"
     profits: str | tuple[str, ...] = "auto"
-    n_prices: int = len(PRICES)
+    n_penalties: int = len(PENALTIES)
     seed: int = 0
     n_jobs: int | None = None
 
 
 def judged_candidates(train: Problem, valid: Problem, levels: Floats, settings: Settings) -> list[Candidate]:
-    """Return candidates at the ``levels`` of cost (rising), judged on ``valid``; one of them buys nothing."""
+    """Return candidates at the ``levels`` of cost (rising), judged on ``valid``; one of them acquires nothing."""
     made: list[list[Proposal]] = []
     if len(levels):
         kinds = _profit_rows(valid, settings.profits)
-        prices = prices_for(settings.n_prices)
-        found = sketches(train, valid, levels, prices=prices, profits=kinds, seed=settings.seed, n_jobs=settings.n_jobs)
+        penalties = penalties_for(settings.n_penalties)
+        found = sketches(
+            train, valid, levels, penalties=penalties, profits=kinds, seed=settings.seed, n_jobs=settings.n_jobs
+        )
         made = proposals(found, train, valid, levels, seed=settings.seed, n_jobs=settings.n_jobs)
-    free = AcquisitionPolicy(
-        GrownForest.empty(train.loss.start(train.target, train.weight)),
-        free_groups(train.tariff), train.tariff,
-    )  # fmt: skip
-    every = [Proposal(free, "nothing bought", None, 0.0, np.nan), *(p for level in made for p in level)]
-    if len(levels) and levels[-1] >= train.tariff.total:
-        everything = free.filled(np.arange(len(train.group_cost)))
-        every.append(Proposal(everything, "everything bought", None, train.tariff.total, np.nan))
+    free = AcquisitionPolicy.of_nothing(train.feature_costs, train.loss.start(train.target, train.weight))
+    every = [Proposal(free, "nothing acquired", None, 0.0, np.nan), *(p for level in made for p in level)]
+    if len(levels) and levels[-1] >= train.feature_costs.total:
+        everything = free.filled(np.arange(len(train.feature_costs.group_cost)))
+        every.append(Proposal(everything, "everything acquired", None, train.feature_costs.total, np.nan))
     out: Any = Parallel(n_jobs=settings.n_jobs, prefer="threads")(
         delayed(_judged)(p, train, valid, settings) for p in every
     )
@@ -92,16 +90,20 @@ def judged_candidates(train: Problem, valid: Problem, levels: Floats, settings: 
 
 
 def _judged(proposal: Proposal, train: Problem, valid: Problem, settings: Settings) -> Candidate:
-    masked, costs = proposal.policy.masked(valid.codes, valid.tariff)
+    masked, costs = proposal.policy.masked(valid.codes, valid.feature_costs)
     blend = trained(proposal.policy, train, settings, extra_share=1 / 3)
     blend = blend.calibrated(masked, valid.target, valid.weight)
     score, loss = valid.loss.judge(blend.predictions(masked), valid.target)
     share = valid.weight / valid.weight.sum()
     utility = score - LOSS_SHARE * loss if isinstance(valid.loss, Classification) else -loss
     return Candidate(
-        float(share @ costs), float(share @ score), float(share @ loss), utility * share * len(share), blend.slope,
+        float(share @ costs),
+        float(share @ score),
+        float(share @ loss),
+        utility * share * len(share),
+        blend.slope,
         proposal,
-    )  # fmt: skip
+    )
 
 
 def trained(
@@ -109,17 +111,23 @@ def trained(
 ) -> Blend:
     """Return the predictors of a policy."""
     return Blend.trained(
-        policy, data, weights=BLENDS[settings.blend], n_free_trees=settings.n_free_trees,
-        n_extra=max(1, round(settings.n_free_trees * extra_share)), ridge=RIDGE, seed=settings.seed, slope=slope,
-    )  # fmt: skip
+        policy,
+        data,
+        weights=BLENDS[settings.blend],
+        n_free_trees=settings.n_free_trees,
+        n_extra=max(1, round(settings.n_free_trees * extra_share)),
+        ridge=RIDGE,
+        seed=settings.seed,
+        slope=slope,
+    )
 
 
 def within(candidates: list[Candidate], budget: float) -> Candidate:
-    """Return the choice for a budget: the best of those that cost nearly as much as the dearest affordable one.
+    """Return the choice for a budget: the best of those that cost nearly as much as the costliest affordable one.
 
-    What a cheaper candidate is ahead of dearer ones on the validation rows is mostly luck, so the choice is among those
-    whose cost is at least 65 % of the dearest within the budget; a cheaper one takes its place only when it is better
-    by more than two standard errors of the difference. Nothing is bought that does not raise the score at all.
+    A cheaper candidate's lead over costlier ones on the validation rows is mostly luck, so the choice is among those
+    whose cost is at least 65 % of the costliest within the budget; a cheaper one takes its place only when it is better
+    by more than two standard errors of the difference. Nothing is acquired that does not raise the score at all.
     """
     affordable = [c for c in candidates if c.cost <= budget * (1 + 1e-9)]
     top = max(c.cost for c in affordable)
@@ -146,25 +154,25 @@ def mixed_within(candidates: list[Candidate], budget: float) -> tuple[Candidate,
             continue
         while len(hull) > 1:
             a, b = hull[-2], hull[-1]
-            # b is above the line from a to c, or it is no corner
+            # b is above the line from a to c, or not a corner
             if (b.utility.mean() - a.utility.mean()) * (c.cost - a.cost) > (value - a.utility.mean()) * (
                 b.cost - a.cost
             ):
                 break
             hull.pop()
         hull.append(c)
-    dearer = [c for c in hull if c.cost > budget]
+    costlier = [c for c in hull if c.cost > budget]
     low = max((c for c in hull if c.cost <= budget), key=lambda c: c.cost)
-    if not dearer:
+    if not costlier:
         return low, low, 0.0
-    return low, dearer[0], (budget - low.cost) / (dearer[0].cost - low.cost)
+    return low, costlier[0], (budget - low.cost) / (costlier[0].cost - low.cost)
 
 
 def certificate(proposal: Proposal, train: Problem, valid: Problem) -> Solution[Bools] | None:
     """Return the proof that the trees of a policy are an optimal pruning of the forest they come from.
 
-    The surrogate's path is computed again and its bound at the policy's price recomputed from multipliers; nothing is
-    taken over from the search. None for a policy that is no point of a path.
+    The surrogate's path is computed again and its bound at the policy's penalty recomputed from multipliers; nothing is
+    taken over from the search. None for a policy that no path contains.
     """
     sketch = proposal.sketch
     if sketch is None or sketch.kind == "grown":
@@ -180,15 +188,15 @@ def certificate(proposal: Proposal, train: Problem, valid: Problem) -> Solution[
         return None
     path = exact.path
     assert path is not None
-    price = path.blocks[k - 1].price if k else (path.blocks[0].price * 2 if path.blocks else Fraction(0))
-    objective, bound = float(path.objective(price)), path.bound(price)
+    penalty = path.blocks[k - 1].penalty if k else (path.blocks[0].penalty * 2 if path.blocks else Fraction(0))
+    objective, bound = float(path.objective(penalty)), path.bound(penalty)
     unit = exact.unit_loss
     return Solution(
-        Status.OPTIMAL if path.gap(price) <= 1e-9 else Status.FEASIBLE,
+        Status.OPTIMAL if path.gap(penalty) <= 1e-9 else Status.FEASIBLE,
         kept,
         objective=objective * unit,
         bound=min(bound, objective) * unit,
-        stats={"price": exact.price[k], "surrogate_cost": float(exact.cost[k]), "breakpoints": len(path.blocks)},
+        stats={"penalty": exact.penalty[k], "surrogate_cost": float(exact.cost[k]), "breakpoints": len(path.blocks)},
         solver="min-cut path",
         message=f"exact for the second-order surrogate on the {sketch.kind} rows, in mean loss; "
         "the blend's error is measured, not proven",

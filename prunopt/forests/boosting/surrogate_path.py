@@ -1,4 +1,4 @@
-r"""Every optimal pruning of a boosted forest over the price of features, exact for a second-order surrogate.
+r"""Every optimal pruning of a boosted forest over the penalty of cost, exact for a second-order surrogate.
 
 Trees of a boosted forest are not independent: what a tree is worth depends on those before it. The surrogate freezes
 each tree's predecessors as they were grown. With first and second derivatives g, s of the loss at the scores of the
@@ -7,9 +7,9 @@ trees before t, and v_h the values of node h of tree t,
 .. math:: e_h = \sum_{i \in h} w_i \sum_c \bigl( g_{ic} v_{hc} + \tfrac12 s_{ic} v_{hc}^2 \bigr), \qquad
     a_h = e_h - e_{\mathrm{left}(h)} - e_{\mathrm{right}(h)}
 
-is the fall of the second-order loss that the split of h brings. A pruning with kept splits H buys for each row the
-groups on its paths; maximising profit less price times cost over all prunings is a maximum-weight closure, solved
-exactly for every price at once. The certificate speaks about the surrogate on the rows it was computed on, and
+is the fall of the second-order loss that the split of h brings. A pruning with kept splits H acquires for each row the
+groups on its paths; maximising profit less the penalised cost over all prunings is a maximum-weight closure, solved
+exactly for every penalty at once. The certificate speaks about the surrogate on the rows it was computed on, and
 nothing else.
 """
 
@@ -23,17 +23,18 @@ from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Bytes, Floats, Ints, Ints32
 from prunopt.core.jit import njit
-from prunopt.forests.boosting._tree_grower import goes_left
-from prunopt.forests.boosting.boosting import Problem
+from prunopt.forests.boosting.cost_efficient_boosting import Problem
 from prunopt.forests.boosting.trees import GrownForest
 from prunopt.forms.closure.closure import Closure
 from prunopt.forms.closure.parametric_closure import PenaltyPath
-from prunopt.problems.forest._routing import first_uses
+from prunopt.problems.forest._routing import child, first_uses
+from prunopt.problems.forest.feature_costs import Components
+from prunopt.problems.forest.tree_ensemble import Trees
 from prunopt.solvers.closure.parametric_cut import closure_path
 
 PROFIT_TOTAL = 2**28  # the profits' absolute values add up to about this
 WEIGHT_STEPS = 256.0  # the heaviest row counts as this many, where weights differ
-COST_STEPS = 10_000  # the dearest group costs at most this many units
+COST_STEPS = 10_000  # the costliest group costs at most this many units
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,8 @@ class SurrogatePath:
         the closure where costs are no small whole numbers).
     profit : (P,) float64
         Fall of the mean surrogate loss.
-    price : (P,) float64
-        Highest price, in mean loss for a unit of mean cost, at which the pruning is optimal.
+    penalty : (P,) float64
+        Highest penalty, in mean loss for one unit of mean cost, at which the pruning is optimal.
     unit_loss
         Mean loss that one unit of the closure's objective stands for.
     path
@@ -60,7 +61,7 @@ class SurrogatePath:
     rank: Ints32
     cost: Floats
     profit: Floats
-    price: Floats
+    penalty: Floats
     unit_loss: float
     path: PenaltyPath | None
 
@@ -77,23 +78,23 @@ def surrogate_profits(forest: GrownForest, data: Problem) -> Floats:
     for t in range(forest.n_trees):
         slope, curvature = data.loss.derivatives(scores, data.target)
         w = data.weight[:, None]
-        _tree_losses(data.codes, *forest.arrays(), forest.value, t, slope * w, curvature * w, loss_at, scores)
+        _tree_losses(data.codes, forest.arrays, forest.value, t, slope * w, curvature * w, loss_at, scores)
     profit = np.zeros(forest.n_nodes)
     inside = forest.internal
     profit[inside] = loss_at[inside] - loss_at[forest.left[inside]] - loss_at[forest.right[inside]]
     return profit
 
 
-def integer_costs(charge_cost: Floats) -> tuple[Ints, Fraction]:
+def integer_costs(component_cost: Floats) -> tuple[Ints, Fraction]:
     """Return costs as whole numbers, and the cost of one unit: exact for whole numbers, else rounded."""
-    largest = float(charge_cost.max(initial=0.0))
+    largest = float(component_cost.max(initial=0.0))
     if largest == 0.0:
-        return np.zeros(charge_cost.shape, np.int64), Fraction(1)
-    if largest <= COST_STEPS and np.all(charge_cost == np.round(charge_cost)):
-        return charge_cost.astype(np.int64), Fraction(1)
+        return np.zeros(component_cost.shape, np.int64), Fraction(1)
+    if largest <= COST_STEPS and np.all(component_cost == np.round(component_cost)):
+        return component_cost.astype(np.int64), Fraction(1)
     unit = Fraction(largest) / COST_STEPS
-    whole = np.round(charge_cost / float(unit)).astype(np.int64)
-    whole[(whole == 0) & (charge_cost > 0)] = 1  # what costs something must not become free
+    whole = np.round(component_cost / float(unit)).astype(np.int64)
+    whole[(whole == 0) & (component_cost > 0)] = 1  # what costs something must not become free
     return whole, unit
 
 
@@ -105,15 +106,14 @@ def surrogate_closure(forest: GrownForest, data: Problem, profit: Floats) -> tup
     parent = np.full(forest.n_nodes, -1, np.int32)
     parent[forest.left[inside]] = inside
     parent[forest.right[inside]] = inside
-    tariff = data.tariff
-    cost, _ = integer_costs(tariff.charge_cost)
-    charges_of, known = tariff.feature_charges.astype(np.int32), tariff.known_mask
-    paid = np.any(cost > 0, axis=0)
-    first = first_uses(forest.left, parent, forest.feature, charges_of, paid, len(known) > 0)
+    components = data.feature_costs.components
+    cost, _ = integer_costs(components.cost)
+    costly = np.any(cost > 0, axis=0)
+    first = first_uses(forest.arrays, parent, components.of, costly, len(components.known) > 0)
     counts = np.zeros(forest.n_nodes, np.int64)
     n, C = len(data.codes), cost.shape[1]
     nothing = np.zeros(0, np.int32)
-    visits = (data.codes, *forest.arrays(), charges_of, first, known, cost, counts)
+    visits = (data.codes, forest.arrays, components, cost, first, counts)
     _visits(*visits, counts, nothing)
     indptr = np.concatenate([[0], np.cumsum(counts[inside])])
     place = np.zeros(forest.n_nodes, np.int64)
@@ -123,10 +123,10 @@ def surrogate_closure(forest: GrownForest, data: Problem, profit: Floats) -> tup
     used = np.zeros(n * C, np.bool_)
     used[indices] = True
     number = np.cumsum(used, dtype=np.int32) - 1
-    purchase = np.flatnonzero(used)
-    weight = data.weight[purchase // C]
+    pair = np.flatnonzero(used)  # of row and component
+    weight = data.weight[pair // C]
     if np.all(data.weight == data.weight[0]):
-        weight = np.ones(len(purchase))
+        weight = np.ones(len(pair))
     else:
         weight = weight * (WEIGHT_STEPS / data.weight.max())
     scale = PROFIT_TOTAL / max(float(np.abs(profit).sum()), 1e-300)
@@ -135,20 +135,20 @@ def surrogate_closure(forest: GrownForest, data: Problem, profit: Floats) -> tup
         np.where(parent[inside] >= 0, item[parent[inside]], -1).astype(np.int32),
         indptr,
         number[indices],
-        np.maximum(np.round(cost[purchase // C % len(cost), purchase % C] * weight), 1).astype(np.int64),
+        np.maximum(np.round(cost[pair // C % len(cost), pair % C] * weight), 1).astype(np.int64),
     )
     return closure, inside, scale
 
 
 def surrogate_path(forest: GrownForest, data: Problem, *, keep_proof: bool = False) -> SurrogatePath:
-    """Return every optimal pruning of ``forest``; profits and purchases are those of the rows of ``data``."""
+    """Return every optimal pruning of ``forest``; profits and costs are those of the rows of ``data``."""
     closure, inside, scale = surrogate_closure(forest, data, surrogate_profits(forest, data))
     path = closure_path(closure)
     rank = np.full(forest.n_nodes, np.iinfo(np.int32).max, np.int32)
     rank[inside[path.always]] = 0
     for k, block in enumerate(path.blocks):
         rank[inside[block.items]] = k + 1
-    _, unit = integer_costs(data.tariff.charge_cost)
+    _, unit = integer_costs(data.feature_costs.component_cost)
     uniform = bool(np.all(data.weight == data.weight[0]))
     mass = float(len(data.weight)) if uniform else float(data.weight.sum() * WEIGHT_STEPS / data.weight.max())
     cost = np.concatenate([[0.0], np.cumsum(np.array(path.costs, np.float64))]) * float(unit) / mass
@@ -156,49 +156,58 @@ def surrogate_path(forest: GrownForest, data: Problem, *, keep_proof: bool = Fal
     profit = gained + np.concatenate([[0.0], np.cumsum(np.array(path.profits, np.float64))])
     per_loss = scale * float(data.weight.sum())
     in_loss = mass / (float(unit) * per_loss)
-    price = np.array([np.inf, *(float(b.penalty) * in_loss for b in path.blocks)])
-    return SurrogatePath(rank, cost, profit / per_loss, price, 1.0 / per_loss, path if keep_proof else None)
+    penalty = np.array([np.inf, *(float(b.penalty) * in_loss for b in path.blocks)])
+    return SurrogatePath(rank, cost, profit / per_loss, penalty, 1.0 / per_loss, path if keep_proof else None)
 
 
 @njit
 def _tree_losses(
-    codes: Bytes, offsets: Ints32, feature: Ints32, code: Ints32, missing_left: Bools, left: Ints32, right: Ints32,
-    value: Floats, t: int, slope: Floats, curvature: Floats, loss_at: Floats, scores: Floats,
-) -> None:  # fmt: skip
+    codes: Bytes,
+    trees: Trees,
+    value: Floats,
+    t: int,
+    slope: Floats,
+    curvature: Floats,
+    loss_at: Floats,
+    scores: Floats,
+) -> None:
     C = value.shape[1]
     for i in range(len(codes)):
-        h = offsets[t]
+        h = trees.offsets[t]
         while True:
             total = 0.0
             for c in range(C):
                 total += value[h, c] * (slope[i, c] + 0.5 * curvature[i, c] * value[h, c])
             loss_at[h] += total
-            if feature[h] < 0:
+            if trees.left[h] < 0:
                 break
-            h = left[h] if goes_left(codes[i, feature[h]], code[h], missing_left[h]) else right[h]
+            h = child(codes[i, trees.feature[h]], h, trees)
         for c in range(C):
             scores[i, c] += value[h, c]
 
 
 @njit
 def _visits(
-    codes: Bytes, offsets: Ints32, feature: Ints32, code: Ints32, missing_left: Bools, left: Ints32, right: Ints32,
-    charges_of: Ints32, first: Bools, known: Bools, cost: Ints, counts: Ints, place: Ints, out: Ints32,
-) -> None:  # fmt: skip
-    """Count what rows pay at each node of ``first`` (``out`` empty), or list those charges from ``place`` on."""
+    codes: Bytes, trees: Trees, costs: Components, cost: Ints, first: Bools, counts: Ints, place: Ints, out: Ints32
+) -> None:
+    """Count the components that rows incur at each node of ``first`` (``out`` empty), or list them from ``place`` on.
+
+    ``cost`` (1 or n, C) is in whole units.
+    """
     fill = len(out) > 0
     n, C = len(codes), cost.shape[1]
-    made = np.full(C, -1, np.int64)  # the walk in which a charge was last made
-    for t in range(len(offsets) - 1):
+    made = np.full(C, -1, np.int64)  # the walk in which a component was last incurred
+    for t in range(len(trees.offsets) - 1):
         for i in range(n):
-            h = offsets[t]
+            h = trees.offsets[t]
             walk = t * n + i
-            while feature[h] >= 0:
+            while trees.left[h] >= 0:
+                f = trees.feature[h]
                 for layer in range(first.shape[1]):
                     if first[h, layer]:
-                        c = charges_of[feature[h], layer]
-                        if len(known) > 0:
-                            if known[i if len(known) > 1 else 0, feature[h]] or made[c] == walk:
+                        c = costs.of[f, layer]
+                        if len(costs.known) > 0:
+                            if costs.known[i if len(costs.known) > 1 else 0, f] or made[c] == walk:
                                 continue
                             made[c] = walk
                         if cost[i if len(cost) > 1 else 0, c] == 0:
@@ -208,4 +217,4 @@ def _visits(
                             place[h] += 1
                         else:
                             counts[h] += 1
-                h = left[h] if goes_left(codes[i, feature[h]], code[h], missing_left[h]) else right[h]
+                h = child(codes[i, f], h, trees)

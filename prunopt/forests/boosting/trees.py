@@ -1,4 +1,4 @@
-"""Grown forests as arrays, and what their trees do with rows: leaves, scores, purchases."""
+"""Grown forests as arrays, and what their trees do with rows: leaves, scores, acquired groups."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Bytes, Floats, Ints32
 from prunopt.core.jit import njit
-from prunopt.forests.boosting._tree_grower import goes_left
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.forests.boosting._tree_grower import GrownTree
+from prunopt.problems.forest._routing import acquired_groups, add_leaves, child
+from prunopt.problems.forest.feature_costs import Components, FeatureCosts
+from prunopt.problems.forest.tree_ensemble import Trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +55,15 @@ class GrownForest:
         return cls(none, none, bools, none, none, np.zeros((0, len(base))), np.zeros(1, np.int32), base)
 
     @classmethod
-    def of(cls, trees: list[tuple[Ints32, Ints32, Bools, Ints32, Ints32, Floats]], base: Floats) -> GrownForest:
+    def of(cls, trees: list[GrownTree], base: Floats) -> GrownForest:
         """Join trees whose children are numbered from 0."""
         if not trees:
             return cls.empty(base)
-        offsets = np.cumsum([0] + [len(t[0]) for t in trees]).astype(np.int32)
-        left = np.concatenate([np.where(t[3] >= 0, t[3] + o, -1) for t, o in zip(trees, offsets, strict=False)])
-        right = np.concatenate([np.where(t[4] >= 0, t[4] + o, -1) for t, o in zip(trees, offsets, strict=False)])
-        feature, code, missing_left = (np.concatenate([t[k] for t in trees]) for k in range(3))
-        value = np.concatenate([t[5] for t in trees])
-        return cls(
-            feature, code, missing_left, left.astype(np.int32), right.astype(np.int32), value, offsets, base
-        )  # fmt: skip
+        offsets = np.cumsum([0] + [len(t.feature) for t in trees]).astype(np.int32)
+        shift = np.repeat(offsets[:-1], np.diff(offsets))
+        feature, code, missing_left, left, right, value = (np.concatenate(part) for part in zip(*trees, strict=True))
+        left, right = (np.where(side >= 0, side + shift, -1).astype(np.int32) for side in (left, right))
+        return cls(feature, code, missing_left, left, right, value, offsets, base)
 
     @property
     def n_trees(self) -> int:
@@ -81,43 +80,44 @@ class GrownForest:
         """The nodes that are no leaves."""
         return np.flatnonzero(self.feature >= 0)
 
-    def arrays(self) -> tuple[Ints32, Ints32, Bools, Ints32, Ints32, Ints32]:
-        """Return what the kernels read."""
-        return self.offsets, self.feature, self.code, self.missing_left, self.left, self.right  # type: ignore[return-value]
+    @property
+    def arrays(self) -> Trees:
+        """What the kernels read."""
+        return Trees(self.offsets, self.left, self.right, self.feature, self.code, self.missing_left, 0)
 
     def leaves(self, codes: Bytes) -> Ints32:
         """Return the leaf that each row reaches in each tree, (n, T)."""
         out = np.empty((len(codes), self.n_trees), np.int32)
-        _leaves(codes, *self.arrays(), out)
+        add_leaves(codes, self.arrays, out)
         return out
 
     def scores(self, codes: Bytes, n_trees: int | None = None) -> Floats:
         """Return the scores (n, C) of the first ``n_trees`` trees."""
         out = np.tile(self.base, (len(codes), 1))
-        _add_scores(codes, *self.arrays(), self.value, self.n_trees if n_trees is None else n_trees, out)
+        _add_scores(codes, self.arrays, self.value, self.n_trees if n_trees is None else n_trees, out)
         return out
 
-    def purchases(self, codes: Bytes, group_of: Ints32, n_groups: int) -> Bools:
-        """Return which groups the trees ask for, (n, G)."""
-        out = np.zeros((len(codes), n_groups), np.bool_)
-        _purchases(codes, *self.arrays(), group_of, out)
+    def groups(self, codes: Bytes, costs: FeatureCosts) -> Bools:
+        """Return which groups the trees ask for, (n, G); some may be known already."""
+        out = np.zeros((len(codes), len(costs.group_cost)), np.bool_)
+        nothing = np.zeros((0, codes.shape[1]), np.bool_)
+        acquired_groups(codes, self.arrays, costs.group_of, nothing, self.feature >= 0, out)
         return out
 
-    def family(self, codes: Bytes, lifetime: Ints32, n_points: int, prices: FeaturePrices) -> tuple[Floats, Floats]:
+    def family(self, codes: Bytes, lifetime: Ints32, n_points: int, costs: FeatureCosts) -> tuple[Floats, Floats]:
         """Return scores (P, n, C) and costs (P, n) of P nested prunings: point k keeps the nodes of ``lifetime`` > k.
 
         Trees are walked once for all points.
         """
         scores = np.empty((n_points, len(codes), len(self.base)))
         scores[:] = self.base
-        costs = np.zeros((n_points, len(codes)))
-        charges = (prices.feature_charges.astype(np.int32), prices.charge_cost, prices.known_mask)
-        _family(codes, *self.arrays(), self.value, lifetime, *charges, scores, costs)
-        return scores, costs
+        spent = np.zeros((n_points, len(codes)))
+        _family(codes, self.arrays, self.value, lifetime, costs.components, scores, spent)
+        return scores, spent
 
     def pruned(self, keep: Bools) -> GrownForest:
         """Return the forest in which only the nodes ``keep`` (N,) test; trees without any go into ``base``."""
-        offsets, feature, _, _, left, right = self.arrays()
+        offsets, feature, left, right = self.offsets, self.feature, self.left, self.right
         reached = np.zeros(self.n_nodes, np.bool_)
         reached[offsets[:-1]] = True
         inside = keep & (feature >= 0)
@@ -146,84 +146,44 @@ class GrownForest:
 
 
 @njit
-def _leaves(
-    codes: Bytes,
-    offsets: Ints32,
-    feature: Ints32,
-    code: Ints32,
-    missing_left: Bools,
-    left: Ints32,
-    right: Ints32,
-    out: Ints32,
-) -> None:
-    for t in range(len(offsets) - 1):
-        for i in range(len(codes)):
-            h = offsets[t]
-            while feature[h] >= 0:
-                go = goes_left(codes[i, feature[h]], code[h], missing_left[h])
-                h = left[h] if go else right[h]
-            out[i, t] = h
-
-
-@njit
-def _add_scores(
-    codes: Bytes, offsets: Ints32, feature: Ints32, code: Ints32, missing_left: Bools, left: Ints32, right: Ints32,
-    value: Floats, n_trees: int, out: Floats,
-) -> None:  # fmt: skip
+def _add_scores(codes: Bytes, trees: Trees, value: Floats, n_trees: int, out: Floats) -> None:
     for t in range(n_trees):
         for i in range(len(codes)):
-            h = offsets[t]
-            while feature[h] >= 0:
-                go = goes_left(codes[i, feature[h]], code[h], missing_left[h])
-                h = left[h] if go else right[h]
+            h = trees.offsets[t]
+            while trees.left[h] >= 0:
+                h = child(codes[i, trees.feature[h]], h, trees)
             for c in range(value.shape[1]):
                 out[i, c] += value[h, c]
 
 
 @njit
-def _purchases(
-    codes: Bytes, offsets: Ints32, feature: Ints32, code: Ints32, missing_left: Bools, left: Ints32, right: Ints32,
-    group_of: Ints32, out: Bools,
-) -> None:  # fmt: skip
-    for t in range(len(offsets) - 1):
-        for i in range(len(codes)):
-            h = offsets[t]
-            while feature[h] >= 0:
-                out[i, group_of[feature[h]]] = True
-                go = goes_left(codes[i, feature[h]], code[h], missing_left[h])
-                h = left[h] if go else right[h]
-
-
-@njit
 def _family(
-    codes: Bytes, offsets: Ints32, feature: Ints32, code: Ints32, missing_left: Bools, left: Ints32, right: Ints32,
-    value: Floats, lifetime: Ints32, charges_of: Ints32, charge_cost: Floats, known: Bools,
-    scores: Floats, costs: Floats,
-) -> None:  # fmt: skip
+    codes: Bytes, trees: Trees, value: Floats, lifetime: Ints32, costs: Components, scores: Floats, out: Floats
+) -> None:
     P, n, C = scores.shape
-    needed = np.zeros(charge_cost.shape[1], np.int32)  # points below this one pay the charge for the row
+    needed = np.zeros(costs.cost.shape[1], np.int32)  # the row incurs the component at the points below this one
     for i in range(n):
         needed[:] = 0
-        for t in range(len(offsets) - 1):
-            h = offsets[t]
+        for t in range(len(trees.offsets) - 1):
+            h = trees.offsets[t]
             alive = P
             while alive > 0:
-                life = min(alive, lifetime[h]) if feature[h] >= 0 else 0
+                life = min(alive, lifetime[h]) if trees.left[h] >= 0 else 0
                 for k in range(life, alive):
                     for c in range(C):
                         scores[k, i, c] += value[h, c]
                 alive = life
                 if life > 0:
-                    if len(known) == 0 or not known[i if len(known) > 1 else 0, feature[h]]:
-                        for c in charges_of[feature[h]]:
+                    f = trees.feature[h]
+                    if len(costs.known) == 0 or not costs.known[i if len(costs.known) > 1 else 0, f]:
+                        for c in costs.of[f]:
                             if c >= 0:
                                 needed[c] = max(needed[c], life)
-                    go = goes_left(codes[i, feature[h]], code[h], missing_left[h])
-                    h = left[h] if go else right[h]
-        price = charge_cost[i if len(charge_cost) > 1 else 0]
-        for c in range(len(price)):
+                    h = child(codes[i, f], h, trees)
+        cost = costs.cost[i if len(costs.cost) > 1 else 0]
+        for c in range(len(cost)):
             for k in range(needed[c]):
-                costs[k, i] += price[c]
+                out[k, i] += cost[c]
 
 
 @njit

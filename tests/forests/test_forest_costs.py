@@ -1,4 +1,4 @@
-"""Forest estimators and paths under prices as they are in life: what the optimizer says is what rows pay."""
+"""Forest estimators and paths under costs as they are in life: what the optimizer says is what rows pay."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sklearn.frozen import FrozenEstimator
 
 from prunopt.forests import (
     BudgetedForestClassifier,
+    CostList,
     CostSum,
-    FeaturePrices,
-    Prices,
+    FeatureCosts,
     budget_path,
     predict_on_demand,
 )
@@ -24,7 +24,7 @@ from prunopt.forests.datasets import load_heart
 X, Y = load_breast_cancer(return_X_y=True)
 X = X[:, :8]
 NAMES = tuple(f"x{k}" for k in range(8))
-LISTED = Prices(
+LISTED = CostList(
     NAMES, np.array([5.0, 2, 5, 6, 1, 1, 3, 3]), {"size": ("x0", "x2", "x3"), "dent": ("x6", "x7")},
     {"size": 4.0, "dent": 2.5}, "EUR",
 )  # fmt: skip
@@ -35,7 +35,7 @@ SMALL = RandomForestClassifier(12, max_depth=5, max_features=None, random_state=
 
 
 @pytest.mark.parametrize("errors", ["oob", "holdout"])
-@pytest.mark.parametrize("choice", [{"budget": 4.0}, {"price": 0.002}, {}, {"budget": 3.0, "randomised": True}])
+@pytest.mark.parametrize("choice", [{"budget": 4.0}, {"penalty": 0.002}, {}, {"budget": 3.0, "randomised": True}])
 def test_expected_cost_is_what_the_rows_of_the_path_pay(errors: str, choice: dict[str, Any]) -> None:
     options: dict[str, Any] = {"errors": errors, "random_state": 0, **choice}
     model = BudgetedForestClassifier(SMALL, feature_costs=LISTED, **options).fit(X, Y)
@@ -53,27 +53,29 @@ def test_expected_cost_is_what_the_rows_of_the_path_pay(errors: str, choice: dic
 
 def test_a_discount_buys_more_for_the_same_money() -> None:
     heart = load_heart()
-    full = BudgetedForestClassifier(feature_costs=heart.prices().costs, price=0.0, random_state=0).fit(heart.X, heart.y)
-    listed = BudgetedForestClassifier(feature_costs=heart.prices(), price=0.0, random_state=0).fit(heart.X, heart.y)
+    full = BudgetedForestClassifier(feature_costs=heart.costs().costs, penalty=0.0, random_state=0).fit(
+        heart.X, heart.y
+    )
+    listed = BudgetedForestClassifier(feature_costs=heart.costs(), penalty=0.0, random_state=0).fit(heart.X, heart.y)
     assert listed.expected_cost_ < 0.6 * full.expected_cost_
-    for budget in (110, 200, 300):  # at any budget, discounts allow what full prices allow, and more
+    for budget in (110, 200, 300):  # at any budget, discounts allow what full costs allow, and more
         error = listed.path_.solution(budget=budget).bound
         assert error <= full.path_.solution(budget=budget).objective + 1e-9
     frame = heart.frame().drop(columns=heart.target)
-    named = BudgetedForestClassifier(feature_costs=heart.prices(), budget=150, random_state=0).fit(frame, heart.y)
+    named = BudgetedForestClassifier(feature_costs=heart.costs(), budget=150, random_state=0).fit(frame, heart.y)
     told = named.predict_on_demand(frame)
-    assert told.cost == pytest.approx(heart.prices().total(told.acquired))
+    assert told.cost == pytest.approx(heart.costs().total(told.acquired))
 
 
-def test_paths_price_other_rows_anew() -> None:
+def test_paths_cost_other_rows() -> None:
     forest = SMALL.fit(X[:300], Y[:300])
     path = budget_path(forest, X[:300], Y[:300], MATRIX[:300], known=KNOWN[:300])
-    with pytest.raises(ValueError, match="prices of 300 rows given, 269 rows are to pay"):
+    with pytest.raises(ValueError, match="got costs of 300 rows for 269 rows of X"):
         path.curve(X[300:], Y[300:])
     curve = path.curve(X[300:], Y[300:], feature_costs=MATRIX[300:], known=KNOWN[300:])
     plain = path.curve(X[300:], Y[300:], feature_costs=LISTED)
     for k in range(0, len(path.points), 3):
-        pruned = path.at(price=path.points[k].price)
+        pruned = path.at(penalty=path.points[k].penalty)
         asked = predict_on_demand(pruned, X[300:], feature_costs=MATRIX[300:], known=KNOWN[300:])
         assert curve.expected_cost[k] == pytest.approx(asked.cost.mean())
         listed = predict_on_demand(pruned, X[300:], feature_costs=LISTED)
@@ -84,15 +86,15 @@ def test_paths_price_other_rows_anew() -> None:
     )
 
 
-def test_groups_keep_their_numbers_when_prices_change() -> None:
+def test_groups_keep_their_numbers_when_penalties_change() -> None:
     forest = SMALL.fit(X, Y)
     groups = [[5, 2], [7, 0]]
     path = budget_path(forest, X, Y, [1, 2, 3, 4, 5, 6], feature_groups=groups)
-    other = path.prices_for(3, feature_costs=[6, 5, 4, 3, 2, 1])
-    assert other.group_names == path.prices.group_names
+    other = path.costs_for(3, feature_costs=[6, 5, 4, 3, 2, 1])
+    assert other.group_names == path.feature_costs.group_names
     assert other.group_cost.tolist() == [6, 5, 4, 3, 2, 1]
-    with pytest.raises(ValueError, match="other purchase groups"):
-        path.prices_for(3, feature_costs=FeaturePrices.of(None, 8))
+    with pytest.raises(ValueError, match="the groups of the forest, got other groups"):
+        path.costs_for(3, feature_costs=FeatureCosts.of(None, 8))
 
 
 def test_currencies_and_frozen_forests_with_names() -> None:
@@ -105,5 +107,5 @@ def test_currencies_and_frozen_forests_with_names() -> None:
     asked = model.predict_on_demand(frame)
     assert asked.cost == pytest.approx(asked.acquired @ (np.arange(8) + 10.0))
     assert asked.cost.mean() <= 20
-    with pytest.raises(ValueError, match="unknown name"):
+    with pytest.raises(ValueError, match="must name features"):
         BudgetedForestClassifier(feature_costs={"m9": 1}).fit(frame, Y)

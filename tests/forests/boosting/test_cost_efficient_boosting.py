@@ -1,4 +1,4 @@
-"""The grower: purchases, prices, missing values, bins, pruning paths, refit."""
+"""The grower: acquisitions, costs, missing values, bins, pruning paths, refit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Floats
 from prunopt.forests.boosting import BudgetedTrees, grow_budgeted_forest
 from prunopt.forests.boosting.binning import QuantileBins
-from prunopt.forests.boosting.boosting import Problem, Shape, boost, dearest_price
-from prunopt.forests.boosting.leaf_refit import refitted
+from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boost, largest_penalty
 from prunopt.forests.boosting.losses import Classification, Loss, Squares
+from prunopt.forests.boosting.predictors import refitted
 from prunopt.forests.boosting.surrogate_path import surrogate_closure, surrogate_path, surrogate_profits
 from prunopt.forests.boosting.trees import GrownForest
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 
 def rows(n: int = 400, K: int = 5, classes: int = 2, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
@@ -31,10 +32,8 @@ def problem(classes: int = 2, seed: int = 0, costs: Any = (1, 2, 3, 4, 5), loss:
     X, y = rows(classes=classes, seed=seed)
     bins = QuantileBins.of(X, 32)
     target = y.astype(np.float64) if loss is None else X[:, 0] + X[:, 1]
-    return Problem(
-        bins(X), target, np.ones(len(y)), np.arange(5, dtype=np.int32), np.array(costs, np.float64),
-        loss or Classification(classes), bins.n_codes,
-    )  # fmt: skip
+    given = FeatureCosts.of(np.array(costs, np.float64), 5)
+    return Problem(bins(X), target, np.ones(len(y)), given, loss or Classification(classes), bins.n_codes)
 
 
 def walk(forest: GrownForest, row: NDArray[np.uint8], keep: NDArray[np.bool_] | None = None) -> tuple[Floats, set[int]]:
@@ -72,43 +71,43 @@ def test_many_values_make_no_more_bins_than_asked() -> None:
 def test_a_column_of_missing_values_and_a_constant_one_are_no_use() -> None:
     X, y = rows()
     X[:, 3], X[:, 4] = np.nan, 7.0
-    grown = grow_budgeted_forest(X, y, price=0.0)
+    grown = grow_budgeted_forest(X, y, penalty=0.0)
     assert not grown.acquired(X)[:, 3:].any()
 
 
-# Purchases and prices.
+# Purchases and costs.
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_purchases_are_what_the_trees_test_and_nothing_else(classes: int) -> None:
+def test_acquisitions_are_what_the_trees_test_and_nothing_else(classes: int) -> None:
     X, y = rows(classes=classes)
-    grown = grow_budgeted_forest(X, y, [1, 2, 3, 4, 5], n_trees=8)
+    grown = grow_budgeted_forest(X, y, [1, 2, 3, 4, 5], shape=Shape(0.3, n_trees=8))
     codes = grown.bins(X)
     costs = []
     for i in range(len(X)):
         tested = walk(grown.trees, codes[i])[1]
-        assert tested == set(np.flatnonzero(grown.bought[i]).tolist())
+        assert tested == set(np.flatnonzero(grown.acquired_groups[i]).tolist())
         costs.append(sum(k + 1 for k in tested))
     assert grown.expected_cost == pytest.approx(np.mean(costs))
     assert grown.costs(X).tolist() == costs
     assert 0 < grown.expected_cost < 15
 
 
-def test_an_infinite_price_buys_nothing_that_costs() -> None:
+def test_an_infinite_penalty_buys_nothing_that_costs() -> None:
     X, y = rows()
-    nothing = grow_budgeted_forest(X, y, price=np.inf)
+    nothing = grow_budgeted_forest(X, y, penalty=np.inf)
     assert nothing.expected_cost == 0
     assert nothing.trees.n_trees == 0
-    free = grow_budgeted_forest(X, y, [0, 1, 1, 1, 1], price=np.inf)
+    free = grow_budgeted_forest(X, y, [0, 1, 1, 1, 1], penalty=np.inf)
     assert free.expected_cost == 0
     assert free.trees.n_trees > 0
     assert set(free.trees.feature.tolist()) == {-1, 0}
 
 
-def test_a_price_of_zero_is_ordinary_boosting() -> None:
+def test_a_penalty_of_zero_is_ordinary_boosting() -> None:
     X, y = rows()
     plain = grow_budgeted_forest(X, y, [0, 0, 0, 0, 0])
-    free = grow_budgeted_forest(X, y, [1, 9, 1, 9, 1], price=0.0)
+    free = grow_budgeted_forest(X, y, [1, 9, 1, 9, 1], penalty=0.0)
     assert np.array_equal(plain.trees.feature, free.trees.feature)
     assert np.array_equal(plain.trees.value, free.trees.value)
     loss = -np.log(free.predict_proba(X)[np.arange(len(y)), y]).mean()
@@ -117,8 +116,8 @@ def test_a_price_of_zero_is_ordinary_boosting() -> None:
 
 def test_the_first_split_is_the_best_of_all_by_brute_force() -> None:
     data = problem()
-    price = 0.01
-    forest, _ = boost(data, Shape(1.0, 2, 1, ridge=0.5, min_rows=7), price)
+    penalty = 0.01
+    forest, _ = boost(data, Shape(1.0, 2, 1, ridge=0.5, min_rows=7), penalty)
     p = data.target.mean()
     g, h = p - data.target, np.full(len(data.target), p * (1 - p))
 
@@ -132,35 +131,35 @@ def test_the_first_split_is_the_best_of_all_by_brute_force() -> None:
             left = data.codes[:, k] <= b
             if min(left.sum(), (~left).sum()) >= 7:
                 gain = (value(left) + value(~left) - value(everyone)) / 2
-                worth[k, b] = gain - price * data.group_cost[k] * len(g)
+                worth[k, b] = gain - penalty * data.feature_costs.group_cost[k] * len(g)
     assert (forest.feature[0], forest.code[0]) == max(worth, key=lambda kb: worth[kb])
 
 
-def test_above_the_dearest_price_nothing_is_bought_below_it_something() -> None:
+def test_above_the_largest_penalty_nothing_is_bought_below_it_something() -> None:
     data = problem()
     shape = Shape(0.3, 8, 3)
-    dearest = dearest_price(data, shape.ridge, shape.min_rows)
-    assert boost(data, shape, dearest * 1.001)[0].n_trees == 0
-    assert boost(data, shape, dearest * 0.999)[0].n_trees > 0
+    largest = largest_penalty(data, shape.ridge, shape.min_rows)
+    assert boost(data, shape, largest * 1.001)[0].n_trees == 0
+    assert boost(data, shape, largest * 0.999)[0].n_trees > 0
 
 
 def test_what_is_known_already_costs_nothing_again() -> None:
     data = problem()
     known = np.zeros((400, 5), np.bool_)
     known[:, 4] = True
-    forest, bought = boost(data, Shape(0.3, 8, 5), np.inf, bought=known)
+    forest, acquired = boost(data, Shape(0.3, 8, 5), np.inf, acquired=known)
     assert set(forest.feature.tolist()) == {-1, 4}
-    assert np.array_equal(bought.all(axis=0), [False, False, False, False, True])
+    assert np.array_equal(acquired.all(axis=0), [False, False, False, False, True])
 
 
 def test_the_larger_child_by_subtraction_is_that_of_a_fresh_count(monkeypatch: pytest.MonkeyPatch) -> None:
     data = problem(classes=3)
     shape = Shape(0.3, 12, 6)
-    quick, bought = boost(data, shape, 0.002)
-    monkeypatch.setattr("prunopt.forests.boosting.boosting.POOL_BYTES", 0)
+    quick, acquired = boost(data, shape, 0.002)
+    monkeypatch.setattr("prunopt.forests.boosting.cost_efficient_boosting.POOL_BYTES", 0)
     slow, again = boost(data, shape, 0.002)
     assert np.array_equal(quick.feature, slow.feature)
-    assert np.array_equal(bought, again)
+    assert np.array_equal(acquired, again)
     assert np.allclose(quick.value, slow.value)
 
 
@@ -175,7 +174,7 @@ def test_a_budget_is_kept_on_the_training_rows(share: float) -> None:
 
 def test_a_group_is_bought_as_one() -> None:
     X, y = rows()
-    grown = grow_budgeted_forest(X, y, [2.0, 1.0, 1.0], feature_groups=[[0, 1], [2], [3, 4]], price=1e-4)
+    grown = grow_budgeted_forest(X, y, [2.0, 1.0, 1.0], feature_groups=[[0, 1], [2], [3, 4]], penalty=1e-4)
     acquired = grown.acquired(X)
     assert np.array_equal(acquired[:, 0], acquired[:, 1])
     assert grown.costs(X).max() <= 4.0
@@ -193,7 +192,7 @@ def test_each_split_learns_where_missing_values_go(missing_is_high: bool) -> Non
     gone = rng.random(500) < 0.3
     y[gone] = int(missing_is_high)
     x[gone] = np.nan
-    grown = grow_budgeted_forest(x[:, None], y, price=0.0, n_trees=1, max_leaves=2, learning_rate=1.0)
+    grown = grow_budgeted_forest(x[:, None], y, penalty=0.0, shape=Shape(1.0, 2, 1))
     assert np.array_equal(grown.predict(x[:, None]), y)
     assert grown.trees.missing_left[0] != missing_is_high
 
@@ -202,7 +201,7 @@ def test_missing_alone_can_be_a_split() -> None:
     x = np.random.default_rng(0).normal(size=300)
     y = (np.arange(300) % 3 == 0).astype(int)
     x[y == 1] = np.nan
-    grown = grow_budgeted_forest(x[:, None], y, price=0.0, n_trees=1, max_leaves=2, learning_rate=1.0)
+    grown = grow_budgeted_forest(x[:, None], y, penalty=0.0, shape=Shape(1.0, 2, 1))
     assert np.array_equal(grown.predict(x[:, None]), y)
 
 
@@ -212,7 +211,7 @@ def test_missing_alone_can_be_a_split() -> None:
 def test_regression_learns_and_pays() -> None:
     X, _ = rows(800)
     y = 100.0 + 50.0 * X[:, 0] + 20.0 * X[:, 1] ** 2
-    free = grow_budgeted_forest(X, y, price=0.0, regression=True)
+    free = grow_budgeted_forest(X, y, penalty=0.0, regression=True)
     assert np.mean((free.predict(X) - y) ** 2) < 0.05 * y.var()
     dear = grow_budgeted_forest(X, y, budget=1.0, regression=True)
     assert dear.expected_cost <= 1.0
@@ -221,11 +220,11 @@ def test_regression_learns_and_pays() -> None:
         free.predict_proba(X)
 
 
-def test_the_price_is_in_the_unit_of_the_loss() -> None:
+def test_the_penalty_is_in_the_unit_of_the_loss() -> None:
     X, _ = rows()
     y = X[:, 0] + X[:, 1]
-    one = grow_budgeted_forest(X, y, price=0.05, regression=True)
-    other = grow_budgeted_forest(X, 10.0 * y + 3.0, price=5.0, regression=True)
+    one = grow_budgeted_forest(X, y, penalty=0.05, regression=True)
+    other = grow_budgeted_forest(X, 10.0 * y + 3.0, penalty=5.0, regression=True)
     assert np.array_equal(one.trees.feature, other.trees.feature)
     assert 0 < one.expected_cost < 5
 
@@ -233,10 +232,10 @@ def test_the_price_is_in_the_unit_of_the_loss() -> None:
 def test_rows_of_weight_zero_are_not_there() -> None:
     X, y = rows()
     weight = (np.arange(400) < 250).astype(float)
-    a = grow_budgeted_forest(X, y, sample_weight=weight, price=1e-3)
-    b = grow_budgeted_forest(X[:250], y[:250], price=1e-3)
+    a = grow_budgeted_forest(X, y, sample_weight=weight, penalty=1e-3)
+    b = grow_budgeted_forest(X[:250], y[:250], penalty=1e-3)
     assert np.array_equal(a.predict_proba(X), b.predict_proba(X))
-    assert not a.bought[250:].any()
+    assert not a.acquired_groups[250:].any()
 
 
 # Pruning, refit.
@@ -248,7 +247,7 @@ def test_pruned_forests_and_families_agree_with_a_slow_walk() -> None:
     path = surrogate_path(forest, data)
     points = np.unique(np.linspace(0, len(path.cost) - 1, 5).astype(int))
     lifetime = path.lifetimes(points)
-    scores, costs = forest.family(data.codes, lifetime, len(points), data.tariff)
+    scores, costs = forest.family(data.codes, lifetime, len(points), data.feature_costs)
     for k in range(len(points)):
         keep = lifetime > k
         small = forest.pruned(keep)
@@ -256,7 +255,7 @@ def test_pruned_forests_and_families_agree_with_a_slow_walk() -> None:
         for i in (0, 7, 100, 399):
             score, tested = walk(forest, data.codes[i], keep)
             assert np.allclose(scores[k, i], score)
-            assert costs[k, i] == sum(data.group_cost[g] for g in tested)
+            assert costs[k, i] == sum(data.feature_costs.group_cost[g] for g in tested)
         # By falling cost, and what the path says it costs.
         assert costs[k].mean() == pytest.approx(path.cost[points[::-1][k]])
 
@@ -272,11 +271,11 @@ def test_every_point_of_the_path_beats_all_other_prunings(loss: Loss) -> None:
     every = [np.array(list(f"{k:0{closure.n_items}b}")) == "1" for k in range(2**closure.n_items)]
     feasible = [x for x in every if closure.violation(x) == 0]
     for block in path.blocks:
-        for price in (block.price, block.price * Fraction(3, 4)):
+        for penalty in (block.penalty, block.penalty * Fraction(3, 4)):
             spent = [int(closure.cost[closure.covered(x)].sum()) for x in feasible]
-            best = min(price * c - int(closure.profit[x].sum()) for c, x in zip(spent, feasible, strict=True))
-            assert path.objective(price) == best
-            assert path.gap(price) <= 1e-9
+            best = min(penalty * c - int(closure.profit[x].sum()) for c, x in zip(spent, feasible, strict=True))
+            assert path.objective(penalty) == best
+            assert path.gap(penalty) <= 1e-9
 
 
 def test_the_profit_of_a_split_is_the_fall_of_the_second_order_loss() -> None:
@@ -303,7 +302,7 @@ def test_a_row_of_weight_two_is_two_rows_to_the_path() -> None:
     assert len(weighted.cost) == len(repeated.cost)
     assert np.allclose(weighted.cost, repeated.cost)
     assert np.allclose(weighted.profit, repeated.profit, atol=1e-6)
-    assert np.allclose(weighted.price[1:], repeated.price[1:], rtol=1e-4)
+    assert np.allclose(weighted.penalty[1:], repeated.penalty[1:], rtol=1e-4)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -336,12 +335,12 @@ def test_refitting_lowers_the_penalised_loss_and_buys_nothing(classes: int) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"price": -1.0}, "price=-1.0"),
-        ({"budget": float("nan")}, "budget=nan"),
-        ({"price": 1.0, "budget": 1.0}, "one of the two"),
-        ({"n_trees": 0}, "n_trees=0"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"max_bins": 1}, "max_bins=1"),
+        ({"penalty": -1.0}, "penalty must be a number >= 0, got -1.0"),
+        ({"budget": float("nan")}, "budget must be a number >= 0.*, got nan"),
+        ({"penalty": 1.0, "budget": 1.0}, "one of the two"),
+        ({"shape": {"n_trees": 0}}, "n_trees must be a whole number >= 1, got 0"),
+        ({"shape": {"learning_rate": 0.0}}, "learning_rate must be"),
+        ({"shape": {"max_bins": 1}}, "max_bins must be a whole number .*, got 1"),
         ({"feature_costs": [1.0, 2.0]}, "feature_costs"),
         ({"feature_costs": [1, 1, 1, 1, -1]}, "feature_costs"),
         ({"sample_weight": np.zeros(400)}, "sample_weight"),
@@ -349,23 +348,26 @@ def test_refitting_lowers_the_penalised_loss_and_buys_nothing(classes: int) -> N
     ],
 )
 def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
-    X, y = rows()
+    def grown() -> BudgetedTrees:
+        given: Any = {k: Shape(**v) if k == "shape" else v for k, v in options.items()}
+        return grow_budgeted_forest(*rows(), **given)
+
     with pytest.raises(ValueError, match=message):
-        grow_budgeted_forest(X, y, **options)
+        grown()
 
 
 def test_bad_rows_are_named() -> None:
     X, y = rows()
-    with pytest.raises(ValueError, match="X: shape"):
+    with pytest.raises(ValueError, match="X must have "):
         grow_budgeted_forest(X[:, 0], y)
-    with pytest.raises(ValueError, match="infinite"):
+    with pytest.raises(ValueError, match="finite numbers, got infinity"):
         grow_budgeted_forest(np.where(X > 2, np.inf, X), y)
     with pytest.raises(ValueError, match="one class only"):
         grow_budgeted_forest(X, np.zeros(400))
-    with pytest.raises(ValueError, match="y: shape"):
+    with pytest.raises(ValueError, match="y must have shape"):
         grow_budgeted_forest(X, y[:-1])
-    with pytest.raises(ValueError, match="numbers are needed"):
+    with pytest.raises(ValueError, match="y must be an array of numbers"):
         grow_budgeted_forest(X, np.array(["a", "b"] * 200), regression=True)
-    grown: BudgetedTrees = grow_budgeted_forest(X, y, n_trees=1)
-    with pytest.raises(ValueError, match="X: shape"):
+    grown: BudgetedTrees = grow_budgeted_forest(X, y, shape=Shape(0.3, n_trees=1))
+    with pytest.raises(ValueError, match="X must have "):
         grown.predict(X[:, :2])

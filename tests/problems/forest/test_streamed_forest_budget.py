@@ -31,13 +31,13 @@ def test_streamed_and_whole_are_one_task(grown: tuple[Any, Any, Any], tmp_path: 
     forest, X, y = grown
     weight = np.random.default_rng(0).integers(0, 4, len(X))
     weight[100:200] = 0  # a chunk of nobody
-    price = Fraction(1, 1000)
+    penalty = Fraction(1, 1000)
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     task = StreamedForestBudget.build(
-        forest, (mapped, y, weight), COSTS, price, tmp_path / "c", loss=loss, rows_per_chunk=100
+        forest, (mapped, y, weight), COSTS, penalty, tmp_path / "c", loss=loss, rows_per_chunk=100
     )
-    whole = ForestBudget.from_forest(forest, X, y, COSTS, price, sample_weight=weight, loss=loss)
+    whole = ForestBudget.from_forest(forest, X, y, COSTS, penalty, sample_weight=weight, loss=loss)
     rng = np.random.default_rng(1)
     for share in (0.0, 0.5, 1.0):
         kept = rng.random(len(task.ensemble.internal)) < share
@@ -73,12 +73,12 @@ def test_chunks_of_any_size_make_the_same_files(grown: tuple[Any, Any, Any], tmp
     assert np.array_equal(po.solve(again, limits=limits).value, po.solve(tasks[0], limits=limits).value)
 
 
-def test_other_prices_share_the_files(grown: tuple[Any, Any, Any], tmp_path: Path) -> None:
+def test_other_costs_share_the_files(grown: tuple[Any, Any, Any], tmp_path: Path) -> None:
     forest, X, y = grown
     task = StreamedForestBudget.build(forest, (X, y), COSTS, 0.001, tmp_path / "c")
-    for price in (0, Fraction(1, 3000), 0.01):
-        whole = po.solve(ForestBudget.from_forest(forest, X, y, COSTS, price), "min-cut")
-        found = po.solve(task.at_price(price), limits=po.Limits(evaluations=100))
+    for penalty in (0, Fraction(1, 3000), 0.01):
+        whole = po.solve(ForestBudget.from_forest(forest, X, y, COSTS, penalty), "min-cut")
+        found = po.solve(task.at_penalty(penalty), limits=po.Limits(evaluations=100))
         assert found.objective == pytest.approx(whole.objective, abs=1e-12)
 
 
@@ -100,13 +100,13 @@ def test_bad_input(grown: tuple[Any, Any, Any], tmp_path: Path) -> None:
         costs = options.pop("costs", COSTS)
         return StreamedForestBudget.build(forest, rows, costs, 0.1, tmp_path / "c", **options)
 
-    with pytest.raises(ValueError, match="no row of positive weight"):
+    with pytest.raises(ValueError, match="must hold a row of positive weight"):
         build(iter([]))
-    with pytest.raises(TypeError, match="chunk 0 is"):
+    with pytest.raises(TypeError, match="chunk 0 must be"):
         build(iter([X]))
-    with pytest.raises(TypeError, match="rows: int given"):
+    with pytest.raises(TypeError, match=r"rows must be .*, got int"):
         build(3)
-    with pytest.raises(ValueError, match="569 rows and 5 targets"):
+    with pytest.raises(ValueError, match="must have 569 targets and weights"):
         build((X, y[:5]))
     with pytest.raises(ValueError, match="whole numbers"):
         build((X, y, np.full(len(X), 0.5)))
@@ -114,7 +114,7 @@ def test_bad_input(grown: tuple[Any, Any, Any], tmp_path: Path) -> None:
         build((X, y), costs=np.full(30, 1 / 3))
     with pytest.raises(ValueError, match="the same for all rows"):
         build((X, y), costs=np.ones((len(X), 30)))
-    with pytest.raises(ValueError, match="rows_per_chunk=0"):
+    with pytest.raises(ValueError, match="rows_per_chunk must be a whole number >= 1, got 0"):
         build((X, y), rows_per_chunk=0)
     with pytest.raises(ValueError, match="ClosureOnDisk"):
         build((X, y)).reduce(po.forms.LinearProgram)

@@ -169,7 +169,7 @@ def test_a_stiff_ridge_leaves_the_labels() -> None:
 
 def test_forests_pruned_to_their_roots_predict_the_frequencies() -> None:
     forest, rows, labels = small_forest()
-    stump = budget_path(forest, rows, labels, None).at(price=1e6)
+    stump = budget_path(forest, rows, labels, None).at(penalty=1e6)
     refit = refit_leaves(stump, rows, labels)
     expected = [np.mean(labels == c) for c in forest.classes_]
     assert np.allclose(refit.predict_proba(rows), expected, atol=1e-3)
@@ -188,15 +188,36 @@ def test_bagging_and_single_trees() -> None:
 
 def test_bad_input() -> None:
     forest, rows, labels = small_forest()
-    with pytest.raises(ValueError, match="no class of the forest"):
+    with pytest.raises(ValueError, match="must hold classes of the forest"):
         refit_leaves(forest, rows, np.full(len(rows), "digit 7"))
-    with pytest.raises(ValueError, match="ridge=0"):
+    with pytest.raises(ValueError, match="ridge must be a finite number > 0, got 0"):
         refit_leaves(forest, rows, labels, ridge=0)
     with pytest.raises(ValueError, match="sample_weight"):
         refit_leaves(forest, rows, labels, sample_weight=-np.ones(len(rows)))
-    with pytest.raises(ValueError, match="y: shape"):
+    with pytest.raises(ValueError, match="y must have shape"):
         refit_leaves(forest, rows, labels[:-1])
     tree = RandomForestRegressor(2, max_depth=2, random_state=0).fit(X_DIABETES, y_DIABETES)
     refit = refit_leaves(tree, X_DIABETES, y_DIABETES, ridge=1.0)
     with pytest.raises(AttributeError, match="regressor"):
         refit.predict_proba(X_DIABETES)
+
+
+def test_rows_are_fitted_by_the_trees_that_judge_them() -> None:
+    rng = np.random.default_rng(0)
+    forest = RandomForestRegressor(8, max_depth=3, random_state=0).fit(X_DIABETES, y_DIABETES)
+    judges = rng.random((8, len(y_DIABETES))) < 0.4
+    judges[:, 0] = False  # a row without judges plays no part
+    ridge = 3.0
+    done = refit_leaves(forest, X_DIABETES, y_DIABETES, ridge=ridge, judges=judges)
+    Z, counts = indicators(forest, X_DIABETES), [int((t.tree_.children_left < 0).sum()) for t in forest.estimators_]
+    voters = judges.sum(axis=0)
+    Z *= np.repeat(judges, counts, axis=0).T * np.where(voters > 0, 8 / np.maximum(voters, 1), 0.0)[:, None]
+    used, before = np.flatnonzero(voters), leaf_values(forest)[:, 0] / 8
+    # Ridge regression of what is left, with a bias that is not penalised and is spread over the trees.
+    A = np.hstack([Z[used], np.ones((len(used), 1))])
+    pull = np.diag([ridge] * Z.shape[1] + [0.0])
+    moved = np.linalg.solve(A.T @ A + pull, A.T @ (y_DIABETES[used] - Z[used] @ before))
+    assert np.allclose(leaf_values(done.forest)[:, 0] / 8, before + moved[:-1] + moved[-1] / 8, rtol=1e-5)
+    everything = np.ones((1, len(y_DIABETES)), bool)
+    same, plain = (refit_leaves(forest, X_DIABETES, y_DIABETES, judges=j) for j in (everything, None))
+    assert np.array_equal(same.forest.predict(X_DIABETES), plain.forest.predict(X_DIABETES))

@@ -71,7 +71,7 @@ FORESTS = [
 
 @pytest.mark.parametrize("forest", FORESTS, ids=lambda f: type(f).__name__)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_objective_is_error_plus_price_times_cost(forest: Any, weighted: bool) -> None:
+def test_objective_is_error_plus_penalty_times_cost(forest: Any, weighted: bool) -> None:
     forest = forest.fit(X_CANCER[:300], LABELS[:300])
     X, y = X_CANCER[300:], LABELS[300:]
     rng = np.random.default_rng(0)
@@ -148,8 +148,8 @@ def test_reduction_against_brute_force(seed: int) -> None:
     X = rng.integers(0, 4, (40, 3)).astype(float)
     y = rng.integers(0, 2, 40)
     forest = RandomForestClassifier(3, max_leaf_nodes=5, random_state=seed).fit(X, y)
-    price = Fraction(int(rng.integers(0, 9)), 50)
-    task = ForestBudget.from_forest(forest, X, rng.permutation(y), rng.integers(0, 5, 3), price)
+    penalty = Fraction(int(rng.integers(0, 9)), 50)
+    task = ForestBudget.from_forest(forest, X, rng.permutation(y), rng.integers(0, 5, 3), penalty)
     reduced = task.reduce()
     best = brute_force_closure(reduced.form) + reduced.shift
     assert po.solve(task).objective == pytest.approx(best, rel=1e-12, abs=1e-12)
@@ -168,18 +168,18 @@ def test_groups_are_bought_together() -> None:
     forest = RandomForestClassifier(5, max_depth=4, random_state=0).fit(X_CANCER, LABELS)
     groups = {"image": [0, 1, 3], "rest": [4, 5]}
     task = ForestBudget.from_forest(forest, X_CANCER, LABELS, COSTS, 0.01, feature_groups=groups)
-    assert task.prices.group_cost.tolist() == [10.25, 5.5, 0.0, 1.0, 4.0]
+    assert task.feature_costs.group_cost.tolist() == [10.25, 5.5, 0.0, 1.0, 4.0]
     kept = np.ones(len(task.ensemble.internal), np.bool_)
     _, used = walked(task, forest, X_CANCER, kept)
     by_group = np.column_stack([used[:, [0, 1, 3]].any(1), used[:, [4, 5]].any(1), used[:, [2, 6, 7]]])
-    assert np.array_equal(task.bought(kept), by_group)
-    assert task.cost(kept) == pytest.approx((by_group @ task.prices.group_cost).mean())
+    assert np.array_equal(task.acquired(kept), by_group)
+    assert task.cost(kept) == pytest.approx((by_group @ task.feature_costs.group_cost).mean())
     for spelled in ([[0, 1, 3], [4, 5]], ["a", "a", "c", "a", "b", "b", "d", "e"]):
         other = ForestBudget.from_forest(forest, X_CANCER, LABELS, COSTS, 0.01, feature_groups=spelled)
         assert po.solve(other).objective == pytest.approx(po.solve(task).objective, rel=1e-12)
 
 
-def test_irrational_costs_weights_and_price_are_rounded_within_the_gap() -> None:
+def test_irrational_costs_weights_and_penalty_are_rounded_within_the_gap() -> None:
     rng = np.random.default_rng(5)
     forest = RandomForestClassifier(20, max_depth=6, random_state=0).fit(X_CANCER, LABELS)
     weight = rng.random(len(LABELS))
@@ -198,10 +198,10 @@ def test_forms() -> None:
     task = ForestBudget.from_forest(forest, X_CANCER, LABELS, COSTS, 0.01)
     assert isinstance(task.reduce().form, Closure)
     assert isinstance(task.reduce(LinearProgram).form, LinearProgram)
-    with pytest.raises(ValueError, match="no str form"):
+    with pytest.raises(ValueError, match="must be Closure or LinearProgram, got str"):
         task.reduce(str)
-    assert task.at_price(0.5).price == Fraction(1, 2)
-    assert po.solve(task.at_price(1000)).value is not None
+    assert task.at_penalty(0.5).penalty == Fraction(1, 2)
+    assert po.solve(task.at_penalty(1000)).value is not None
 
 
 def _fitted() -> RandomForestClassifier:
@@ -210,33 +210,33 @@ def _fitted() -> RandomForestClassifier:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"forest": RandomForestClassifier()}, "not fitted"),
-    ({"forest": RandomForestClassifier}, "RandomForestClassifier given"),
-    ({"forest": GradientBoostingClassifier(n_estimators=2).fit(np.nan_to_num(X_CANCER), LABELS)}, "Boosted trees"),
-    ({"forest": RandomForestClassifier(2).fit(X_CANCER, np.c_[y_CANCER, y_CANCER])}, "several outputs"),
-    ({"feature_costs": [1, 2]}, r"feature_costs: shape \(2,\) given for 8 features"),
-    ({"feature_costs": -COSTS}, r"feature_costs\['x0'\]=-1"),
-    ({"feature_costs": COSTS * np.nan}, "finite price"),
-    ({"feature_costs": {"x0": 1, "colour": 2}}, "unknown name 'colour'"),
-    ({"feature_costs": {"x0": 1}}, "no price for x1"),
-    ({"X": X_CANCER[:, :5]}, "fitted on 8 features"),
-    ({"X": X_CANCER[:0], "y": LABELS[:0]}, "no rows"),
-    ({"y": LABELS[:-1]}, "y: shape"),
-    ({"y": np.full(len(LABELS), "cat")}, "none of its labels"),
-    ({"errors": "test"}, "errors='test'"),
-    ({"loss": "hinge"}, "loss='hinge'"),
-    ({"loss": "squared"}, "regressors"),
-    ({"price": -1}, "price=-1"),
-    ({"price": float("nan")}, "price=nan"),
-    ({"sample_weight": np.zeros(len(LABELS))}, "all weights are 0"),
-    ({"sample_weight": np.ones(3)}, "sample_weight: shape"),
-    ({"feature_groups": {"a": [0, 1], "b": [1]}}, "two groups"),
-    ({"feature_groups": {"a": ["colour"]}}, "unknown name"),
+    ({"forest": RandomForestClassifier}, "got RandomForestClassifier"),
+    ({"forest": GradientBoostingClassifier(n_estimators=2).fit(np.nan_to_num(X_CANCER), LABELS)}, "boosted trees"),
+    ({"forest": RandomForestClassifier(2).fit(X_CANCER, np.c_[y_CANCER, y_CANCER])}, "must predict one output"),
+    ({"feature_costs": [1, 2]}, r"given for 8 features, got shape \(2,\)"),
+    ({"feature_costs": -COSTS}, r"feature_costs\['x0'\] must be a finite number >= 0, got -1"),
+    ({"feature_costs": COSTS * np.nan}, "finite number"),
+    ({"feature_costs": {"x0": 1, "colour": 2}}, "name features, got 'colour'"),
+    ({"feature_costs": {"x0": 1}}, "give x1"),
+    ({"X": X_CANCER[:, :5]}, "must have shape \\(n, 8\\)"),
+    ({"X": X_CANCER[:0], "y": LABELS[:0]}, "at least one row, got none"),
+    ({"y": LABELS[:-1]}, "y must have shape"),
+    ({"y": np.full(len(LABELS), "cat")}, "y must hold classes of the forest"),
+    ({"errors": "test"}, "errors must be one of .*, got 'test'"),
+    ({"loss": "hinge"}, "loss must be one of .*, got 'hinge'"),
+    ({"loss": "squared"}, "for a classifier, got 'squared'"),
+    ({"penalty": -1}, "penalty must be a.* number >= 0, got -1"),
+    ({"penalty": float("nan")}, "penalty must be a finite number >= 0, got nan"),
+    ({"sample_weight": np.zeros(len(LABELS))}, "must hold a weight above 0"),
+    ({"sample_weight": np.ones(3)}, "sample_weight must have shape"),
+    ({"feature_groups": {"a": [0, 1], "b": [1]}}, "hold each feature once"),
+    ({"feature_groups": {"a": ["colour"]}}, "must name features"),
 ]
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=lambda v: v if isinstance(v, str) else "")
 def test_bad_input(change: dict[str, Any], message: str) -> None:
-    given = {"forest": _fitted(), "X": X_CANCER, "y": LABELS, "feature_costs": COSTS, "price": 0.1, **change}
+    given = {"forest": _fitted(), "X": X_CANCER, "y": LABELS, "feature_costs": COSTS, "penalty": 0.1, **change}
     with pytest.raises(ValueError, match=message):
         ForestBudget.from_forest(**given)
 

@@ -1,4 +1,4 @@
-"""Growing, pruning and policies under prices as they are in life; on demand agrees to the cent."""
+"""Growing, pruning and policies under costs as they are in life; on demand agrees to the cent."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from prunopt.forests import BudgetedBoostingClassifier
 from prunopt.forests.boosting import grow_budgeted_forest
 from prunopt.forests.boosting.binning import QuantileBins
-from prunopt.forests.boosting.boosting import Problem, Shape, boost, dearest_price
+from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boost, largest_penalty
 from prunopt.forests.boosting.losses import Classification
 from prunopt.forests.boosting.surrogate_path import surrogate_path
 from prunopt.forests.boosting.trees import GrownForest
-from prunopt.problems.forest.cost_lists import CostSum, Prices
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.cost_lists import CostList, CostSum
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 N, K = 300, 5
 NAMES = tuple(f"x{k}" for k in range(K))
@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, K))
 SCORE = X[:, 0] + 0.8 * X[:, 1] * (X[:, 2] > 0) + 0.5 * X[:, 4] + 0.3 * RNG.normal(size=N)
 Y = (np.median(SCORE) < SCORE).astype(int)
-LISTED = Prices(NAMES, np.array([4.0, 5, 5, 2, 1]), {"blood": ("x0", "x1", "x2")}, {"blood": 3.0})
+LISTED = CostList(NAMES, np.array([4.0, 5, 5, 2, 1]), {"blood": ("x0", "x1", "x2")}, {"blood": 3.0})
 MATRIX = RNG.integers(1, 6, (N, K)).astype(float)
 KNOWN = RNG.random((N, K)) < 0.3
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -39,16 +39,15 @@ KINDS: dict[str, tuple[Any, Any]] = {
 
 def problem(kind: str) -> Problem:
     given, known = KINDS[kind]
-    prices = FeaturePrices.of(given, K, NAMES, None, known)
+    costs = FeatureCosts.of(given, K, NAMES, None, known)
     bins = QuantileBins.of(X, 32)
-    group_of = np.arange(K, dtype=np.int32)
     loss = Classification(2)
-    return Problem(bins(X), Y.astype(float), np.ones(N), group_of, prices.group_cost, loss, bins.n_codes, prices)
+    return Problem(bins(X), Y.astype(float), np.ones(N), costs, loss, bins.n_codes)
 
 
 def bill(kind: str, forest: GrownForest, codes: Any, keep: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
     """What each row pays, from the definition: its paths walked one by one."""
-    prices = problem(kind).tariff
+    costs = problem(kind).feature_costs
     paid = np.zeros(N)
     for i in range(N):
         charged: set[int] = set()
@@ -56,25 +55,25 @@ def bill(kind: str, forest: GrownForest, codes: Any, keep: NDArray[np.bool_] | N
             h = int(root)
             while forest.feature[h] >= 0 and (keep is None or keep[h]):
                 k = int(forest.feature[h])
-                if not (len(prices.known_mask) and prices.known_mask[i % len(prices.known_mask), k]):
-                    charged |= {int(c) for c in prices.charges_of[k] if c >= 0}
+                if not (len(costs.known_mask) and costs.known_mask[i % len(costs.known_mask), k]):
+                    charged |= {int(c) for c in costs.components_of[k] if c >= 0}
                 left = bool(forest.missing_left[h]) if codes[i, k] == 0 else codes[i, k] <= forest.code[h]
                 h = int(forest.left[h] if left else forest.right[h])
-        paid[i] = sum(prices.charge_cost[i % len(prices.charge_cost), c] for c in charged)
+        paid[i] = sum(costs.component_cost[i % len(costs.component_cost), c] for c in charged)
     return paid
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_growing_and_the_exact_path_pay_what_the_walk_pays(kind: str) -> None:
     data = problem(kind)
-    forest, bought = boost(data, Shape(0.3, 8, 6), 0.01)
+    forest, acquired = boost(data, Shape(0.3, 8, 6), 0.01)
     paid = bill(kind, forest, data.codes)
     assert forest.n_trees > 1
-    assert data.tariff.bill(bought) == pytest.approx(paid)
+    assert data.feature_costs.of_rows(acquired) == pytest.approx(paid)
     path = surrogate_path(forest, data)
     points = np.unique(np.linspace(0, len(path.cost) - 1, 4).astype(int))
     lifetime = path.lifetimes(points)
-    _, costs = forest.family(data.codes, lifetime, len(points), data.tariff)
+    _, costs = forest.family(data.codes, lifetime, len(points), data.feature_costs)
     for k in range(len(points)):
         slow = bill(kind, forest, data.codes, lifetime > k)
         assert costs[k] == pytest.approx(slow)
@@ -82,27 +81,27 @@ def test_growing_and_the_exact_path_pay_what_the_walk_pays(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["discounts", "per row"])
-def test_above_the_dearest_price_nothing_is_bought(kind: str) -> None:
+def test_above_the_largest_penalty_nothing_is_bought(kind: str) -> None:
     data = problem(kind)
     shape = Shape(0.3, 8, 3)
-    dearest = dearest_price(data, shape.ridge, shape.min_rows)
-    assert boost(data, shape, dearest * 0.999)[1].any()
-    assert boost(data, shape, dearest * 1.001)[0].n_trees == 0
+    largest = largest_penalty(data, shape.ridge, shape.min_rows)
+    assert boost(data, shape, largest * 0.999)[1].any()
+    assert boost(data, shape, largest * 1.001)[0].n_trees == 0
 
 
-def test_what_is_known_is_used_at_any_price() -> None:
+def test_what_is_known_is_used_at_any_penalty() -> None:
     data = problem("known per row")
-    forest, bought = boost(data, Shape(0.3, 8, 3), np.inf)
+    forest, acquired = boost(data, Shape(0.3, 8, 3), np.inf)
     assert forest.n_trees == 0  # every feature is unknown for some row
-    known = replace(data, prices=data.tariff.knowing(np.isin(NAMES, ["x0", "x4"])[None, :]))
-    forest, bought = boost(known, Shape(0.3, 8, 3), np.inf)
+    known = replace(data, feature_costs=data.feature_costs.knowing(np.isin(NAMES, ["x0", "x4"])[None, :]))
+    forest, acquired = boost(known, Shape(0.3, 8, 3), np.inf)
     assert set(forest.feature.tolist()) == {-1, 0, 4}
-    assert not bought.any()
+    assert not acquired.any()
 
 
 def test_a_discount_changes_what_is_grown() -> None:
-    plain = grow_budgeted_forest(X, Y, LISTED.costs, price=0.02)
-    listed = grow_budgeted_forest(X, Y, LISTED, price=0.02)
+    plain = grow_budgeted_forest(X, Y, LISTED.costs, penalty=0.02)
+    listed = grow_budgeted_forest(X, Y, LISTED, penalty=0.02)
     assert listed.acquired(X).sum() > plain.acquired(X).sum()
     assert listed.expected_cost == pytest.approx(listed.costs(X).mean())
     assert listed.expected_cost < listed.acquired(X) @ LISTED.costs @ np.full(N, 1 / N)
@@ -112,7 +111,7 @@ def test_a_discount_changes_what_is_grown() -> None:
 def test_policies_on_demand_cost_what_they_say(kind: str) -> None:
     given, known = KINDS[kind]
     per_row = not isinstance(given, list) and kind != "discounts"
-    options: dict[str, Any] = {"n_free_trees": 6, "n_prices": 3, "random_state": 0}
+    options: dict[str, Any] = {"n_free_trees": 6, "n_penalties": 3, "random_state": 0}
     model = BudgetedBoostingClassifier(feature_costs=None if per_row else given, budget=5.0, **options)
     model.fit(X, Y, feature_costs=given if per_row else None, known=known)
     these: dict[str, Any] = {"feature_costs": given, "known": known} if per_row else {"known": known}
@@ -121,9 +120,9 @@ def test_policies_on_demand_cost_what_they_say(kind: str) -> None:
     assert np.array_equal(told.predictions, model.predict(X, known=known))
     assert 0 < told.cost.mean() < 6.5
     assert not np.any(told.acquired & free)
-    prices = FeaturePrices.of(given, K, NAMES, None, known)
-    assert told.cost == pytest.approx(prices.bill(told.acquired))
-    assert sum(p.price for p in told.purchases) == pytest.approx(told.cost.sum())
+    costs = FeatureCosts.of(given, K, NAMES, None, known)
+    assert told.cost == pytest.approx(costs.of_rows(told.acquired))
+    assert sum(p.cost for p in told.acquisitions) == pytest.approx(told.cost.sum())
     asked: list[tuple[int, int]] = []
 
     def one(row: int, group: int) -> float:
@@ -140,20 +139,20 @@ def test_policies_on_demand_cost_what_they_say(kind: str) -> None:
         same = model.predict_on_demand(acquire, n_rows=N, batch=batch, known_values=values, **these)
         for a, b in zip(told, same, strict=True):
             assert np.array_equal(a, b)
-        assert np.array_equal(told.purchases.turn, same.purchases.turn)
+        assert np.array_equal(told.acquisitions.turn, same.acquisitions.turn)
         assert len(asked) == len(set(asked)) == told.acquired.sum()
 
 
-def test_prices_per_row_are_needed_for_other_rows() -> None:
-    model = BudgetedBoostingClassifier(budget=5.0, n_free_trees=4, n_prices=2, random_state=0)
+def test_costs_per_row_are_needed_for_other_rows() -> None:
+    model = BudgetedBoostingClassifier(budget=5.0, n_free_trees=4, n_penalties=2, random_state=0)
     model.fit(X, Y, feature_costs=MATRIX)
     assert model.predict(X[:7]).shape == (7,)
-    with pytest.raises(ValueError, match="prices of 300 rows given, 7 rows are to pay"):
+    with pytest.raises(ValueError, match="got costs of 300 rows for 7 rows of X"):
         model.predict_on_demand(X[:7])
     assert model.predict_on_demand(X[:7], feature_costs=MATRIX[:7]).cost.shape == (7,)
     assert model.predict_on_demand(X[:7], feature_costs=np.ones(K)).cost.max() <= K
 
 
 def test_a_group_known_in_part_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 0 knows a part of the group 'x0"):
+    with pytest.raises(ValueError, match="got a part of 'x0"):
         grow_budgeted_forest(X, Y, feature_groups=[[0, 1]], known=[True, False, False, False, False])

@@ -1,4 +1,4 @@
-"""Prediction on demand predicts what the forest predicts, and buys what its paths test: no more, and nothing twice."""
+"""Prediction on demand predicts what the forest predicts, and acquires what its paths test, once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTre
 
 from prunopt.forests.datasets import load_hypothyroid
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
-from prunopt.problems.forest.cost_lists import Prices
-from prunopt.problems.forest.feature_costs import FeaturePrices
+from prunopt.problems.forest.cost_lists import CostList
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 COSTS = np.array([3.0, 0.0, 7.5, 1.0, 2.0, 11.0, 4.0, 4.0, 0.25, 6.0])
 
@@ -122,7 +122,7 @@ def test_stopping_early_changes_no_prediction(model: Any, labels: bool) -> None:
     assert np.all(early.acquired <= full.acquired)
     if labels and hasattr(forest, "estimators_"):
         assert early.cost.sum() < full.cost.sum()
-    # Whatever the values that were not bought are, the forest says the same.
+    # Whatever the values that were not acquired are, the forest says the same.
     rng = np.random.default_rng(1)
     for _ in range(10):
         other = np.where(early.acquired, X[160:], data(labels, seed=int(rng.integers(99, 999)), n=100)[0])
@@ -201,12 +201,12 @@ def test_groups_are_bought_together() -> None:
     forest = CLASSIFIERS["random forest"].fit(X[:160], y[:160])
     groups = [[4, 0], [2, 3]]  # then 1, 5, 6, 7, 8, 9 alone
     members = [[0, 4], [2, 3], [1], [5], [6], [7], [8], [9]]
-    prices = np.array([4.0, 6.0, 0.5, 2.0, 1.0, 1.0, 0.0, 3.0])
-    result = predict_on_demand(forest, X[160:], feature_costs=prices, feature_groups=groups)
+    costs = np.array([4.0, 6.0, 0.5, 2.0, 1.0, 1.0, 0.0, 3.0])
+    result = predict_on_demand(forest, X[160:], feature_costs=costs, feature_groups=groups)
     paths = on_the_paths(forest, X[160:])
-    bought = np.stack([paths[:, m].any(axis=1) for m in members], axis=1)
-    assert np.array_equal(result.acquired, bought[:, [0, 2, 1, 1, 0, 3, 4, 5, 6, 7]])
-    assert result.cost == pytest.approx(bought @ prices)
+    acquired = np.stack([paths[:, m].any(axis=1) for m in members], axis=1)
+    assert np.array_equal(result.acquired, acquired[:, [0, 2, 1, 1, 0, 3, 4, 5, 6, 7]])
+    assert result.cost == pytest.approx(acquired @ costs)
 
     def in_order(row: int, group: int) -> Any:
         return X[160 + row, members[group]]
@@ -218,14 +218,14 @@ def test_groups_are_bought_together() -> None:
         return {f"x{k}": X[160 + row, k] for k in members[group]}
 
     for acquire in (in_order, by_index, by_name):
-        same = predict_on_demand(forest, acquire, feature_costs=prices, feature_groups=groups, n_rows=100)
+        same = predict_on_demand(forest, acquire, feature_costs=costs, feature_groups=groups, n_rows=100)
         assert np.array_equal(same.predictions, forest.predict(X[160:]))
         assert np.array_equal(same.acquired, result.acquired)
-    ready = FeaturePrices.of(prices, 10, None, groups)
+    ready = FeatureCosts.of(costs, 10, None, groups)
     assert np.array_equal(predict_on_demand(forest, X[160:], feature_costs=ready).cost, result.cost)
 
 
-def test_a_priced_data_set_by_name() -> None:
+def test_a_costed_data_set_by_name() -> None:
     box = load_hypothyroid(measured_flags=False)
     frame = box.frame().drop(columns=box.target)
     forest = RandomForestClassifier(20, max_depth=4, random_state=0).fit(frame[:2000], box.y[:2000])
@@ -249,16 +249,16 @@ def test_a_priced_data_set_by_name() -> None:
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        ([1.0, 2.0], r"acquire\(0, \d\) returned 2 value\(s\); return 1"),
-        ([], r"returned 0 value\(s\)"),
-        (None, r"returned None for 'x\d'; return a number, NaN for unknown"),
-        ("3", r"returned '3' for 'x\d'"),
-        (["3"], r"returned '3' for 'x\d'"),
-        (float("inf"), r"too large for float32"),
-        (1e300, r"too large for float32"),
-        ({"x9": 1.0}, r"returned the keys \['x9'\]; return one value for each of x\d"),
-        ({}, r"returned the keys \[\]"),
-        (np.ones((1, 2)), r"for 'x\d'; return a number"),
+        ([1.0, 2.0], r"acquire\(0, \d\) must return 1 value\(s\), .* got 2 value"),
+        ([], r"got 0 value\(s\)"),
+        (None, r"must return a number for 'x\d', got None; NaN is unknown"),
+        ("3", r"must return a number for 'x\d', got '3'"),
+        (["3"], r"must return a number for 'x\d', got '3'"),
+        (float("inf"), r"must return a finite float32"),
+        (1e300, r"must return a finite float32"),
+        ({"x9": 1.0}, r"must return one value for each of x\d, got \['x9'\]"),
+        ({}, r"one value for each of .*, got \[\]"),
+        (np.ones((1, 2)), r"must return a number for 'x\d'"),
     ],
 )
 def test_a_wrong_answer_is_named(answer: Any, complaint: str) -> None:
@@ -270,7 +270,10 @@ def test_a_wrong_answer_is_named(answer: Any, complaint: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "complaint"),
-    [(1.0, r"1 value\(s\); return 3, for x0, x1, x2"), ({0: 1.0, 1: 2.0}, r"keys \[0, 1\]")],
+    [
+        (1.0, r"must return 3 value\(s\), for x0, x1, x2, got 1"),
+        ({0: 1.0, 1: 2.0}, r"one value for each of .*, got \[0, 1\]"),
+    ],
 )
 def test_a_group_needs_all_its_values(answer: Any, complaint: str) -> None:
     X, y = data(True)
@@ -300,21 +303,21 @@ def test_bad_arguments() -> None:
     for n_rows in (None, 0, -1, 2.5, True):
         with pytest.raises(ValueError, match="n_rows"):
             predict_on_demand(forest, acquire, feature_costs=None, n_rows=n_rows)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="n_rows=7: 260 rows given"):
+    with pytest.raises(ValueError, match="n_rows must be None or 260"):
         predict_on_demand(forest, X, feature_costs=None, n_rows=7)
-    with pytest.raises(ValueError, match=r"acquire_or_X: shape \(260, 5\)"):
+    with pytest.raises(ValueError, match=r"acquire_or_X must have .* got shape \(260, 5\)"):
         predict_on_demand(forest, X[:, :5], feature_costs=None)
     with pytest.raises(ValueError, match="feature_costs"):
         predict_on_demand(forest, X, feature_costs=[1, 2])
     with pytest.raises(ValueError, match="feature_groups"):
-        predict_on_demand(forest, X, feature_costs=FeaturePrices.of(None, 10), feature_groups=[[0, 1]])
-    with pytest.raises(ValueError, match="prices of 5 features, the forest has 10"):
-        predict_on_demand(forest, X, feature_costs=FeaturePrices.of(None, 5))
+        predict_on_demand(forest, X, feature_costs=FeatureCosts.of(None, 10), feature_groups=[[0, 1]])
+    with pytest.raises(ValueError, match="those of 10 features, got costs of 5"):
+        predict_on_demand(forest, X, feature_costs=FeatureCosts.of(None, 5))
     boosted = GradientBoostingClassifier(n_estimators=2).fit(np.nan_to_num(X), y)
     with pytest.raises(ValueError, match="Boost"):
         predict_on_demand(boosted, X, feature_costs=None)
     named = RandomForestClassifier(2).fit(pd.DataFrame(X, columns=list("abcdefghij")), y)
-    with pytest.raises(ValueError, match="columns are not those"):
+    with pytest.raises(ValueError, match="must have the columns of the forest"):
         predict_on_demand(named, pd.DataFrame(X, columns=list("abcdefghik")), feature_costs=None)
 
 
@@ -333,16 +336,16 @@ def test_batches_buy_the_same_in_the_same_order(model: Any, labels: bool, stop_e
     asked = predict_on_demand(forest, acquire, feature_costs=COSTS, n_rows=100, stop_early=stop_early, batch=True)
     for one, other in zip(told, asked, strict=True):
         assert np.array_equal(one, other)
-    assert np.array_equal(told.purchases.turn, asked.purchases.turn)
+    assert np.array_equal(told.acquisitions.turn, asked.acquisitions.turn)
     assert sum(len(rows) for rows, _ in calls) == told.acquired.sum()
-    assert len(calls) <= 10 * told.purchases.turn.max()
+    assert len(calls) <= 10 * told.acquisitions.turn.max()
 
 
-def test_the_report_of_purchases() -> None:
+def test_the_report_of_acquisitions() -> None:
     X, y = data(True)
     forest = CLASSIFIERS["random forest"].fit(X[:160], y[:160])
     names = tuple(f"x{k}" for k in range(10))
-    listed = Prices(names, COSTS + 1, {"lab": ("x0", "x2", "x5"), "scan": ("x3", "x6")}, {"lab": 3.5, "scan": 2.0})
+    listed = CostList(names, COSTS + 1, {"lab": ("x0", "x2", "x5"), "scan": ("x3", "x6")}, {"lab": 3.5, "scan": 2.0})
     order: dict[int, list[int]] = {}
 
     def acquire(row: int, group: int) -> float:
@@ -350,26 +353,26 @@ def test_the_report_of_purchases() -> None:
         return float(X[160 + row, group])
 
     asked = predict_on_demand(forest, acquire, feature_costs=listed, n_rows=100)
-    assert len(asked.purchases) == asked.acquired.sum()
+    assert len(asked.acquisitions) == asked.acquired.sum()
     for row in (0, 7, 99):
-        bill = asked.purchases.of(row)
+        bill = asked.acquisitions.of(row)
         assert [p.group for p in bill] == order[row]
         assert [p.name for p in bill] == [names[g] for g in order[row]]
-        assert sum(p.price for p in bill) == pytest.approx(asked.cost[row])
+        assert sum(p.cost for p in bill) == pytest.approx(asked.cost[row])
         seen: set[str] = set()
         for p in bill:  # the first of a group in full, further ones less the common part
             group = next((g for g, members in listed.groups.items() if p.name in members), None)
             less = listed.common[group] if group is not None and group in seen else 0.0
-            assert p.price == pytest.approx(COSTS[p.group] + 1 - less)
+            assert p.cost == pytest.approx(COSTS[p.group] + 1 - less)
             seen.add(group or "")
-    frame = asked.purchases.to_frame()
-    assert frame["price"].sum() == pytest.approx(asked.cost.sum())
-    assert frame[frame["row"] == 7]["group"].tolist() == [p.name for p in asked.purchases.of(7)]
-    assert [p.row for p in asked.purchases] == frame["row"].tolist()
+    frame = asked.acquisitions.to_frame()
+    assert frame["cost"].sum() == pytest.approx(asked.cost.sum())
+    assert frame[frame["row"] == 7]["group"].tolist() == [p.name for p in asked.acquisitions.of(7)]
+    assert [p.row for p in asked.acquisitions] == frame["row"].tolist()
     with pytest.raises(IndexError, match="row 100"):
-        asked.purchases.of(100)
+        asked.acquisitions.of(100)
     again = pickle.loads(pickle.dumps(asked))
-    assert again.purchases.of(7) == asked.purchases.of(7)
+    assert again.acquisitions.of(7) == asked.acquisitions.of(7)
 
 
 def test_what_is_known_is_neither_asked_for_nor_paid() -> None:
@@ -391,20 +394,20 @@ def test_what_is_known_is_neither_asked_for_nor_paid() -> None:
     assert np.array_equal(same.acquired, told.acquired)
     assert np.array_equal(same.predictions, told.predictions)
     assert set(asked) == set(zip(*(a.tolist() for a in np.nonzero(told.acquired)), strict=True))
-    with pytest.raises(ValueError, match="known_values: give the"):
+    with pytest.raises(ValueError, match="known_values must be given with known"):
         predict_on_demand(forest, acquire, feature_costs=COSTS, known=known, n_rows=100)
-    with pytest.raises(ValueError, match=r"known_values: shape \(3, 10\)"):
+    with pytest.raises(ValueError, match=r"known_values must have .* shape \(3, 10\)"):
         predict_on_demand(forest, acquire, feature_costs=COSTS, known=known, known_values=X[:3], n_rows=100)
 
 
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (1.0, r"returned the shape \(\); return \(3, 1\)"),
+        (1.0, r"must return \(3, 1\) values"),
         (np.ones(2), r"shape \(2,\)"),
-        (["a", "b", "c"], "no numbers"),
+        (["a", "b", "c"], "must return an array of numbers"),
         (np.full(3, np.inf), "infinite"),
-        ({"x9": np.ones(3), "x8": np.ones(3)}, "return one column for each of"),
+        ({"x9": np.ones(3), "x8": np.ones(3)}, "must return columns for"),
     ],
 )
 def test_a_wrong_table_is_named(answer: Any, complaint: str) -> None:
