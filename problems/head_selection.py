@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -96,17 +96,20 @@ class HeadSelection:
             )
         if not 0 <= self.fixed < math.inf:
             raise ValueError(f"fixed={self.fixed!r}: give a finite number >= 0")
-        for name, value in (("n_heads", layers), ("heads_per_group", sizes), ("cost", cost)):
+        budget = self.budget
+        if budget.share is not None and budget.total is None:
+            budget = replace(budget, total=self.fixed + float(cost.sum()))
+        for name, value in (("n_heads", layers), ("heads_per_group", sizes), ("cost", cost), ("budget", budget)):
             object.__setattr__(self, name, value)
         if self.exactly is not None and self.exactly % min(sizes) and len(set(sizes)) == 1:
             raise ValueError(f"exactly={self.exactly}: groups of {sizes[0]} heads stay whole; give a multiple of that")
         if self.exactly is not None and len(set(sizes)) > 1:
             raise ValueError("exactly: groups differ in size from layer to layer; give a budget instead")
         least = self.fixed + float(np.sum([min(c) for c in self._group_costs() if self.at_least_one_per_layer]))
-        if self.budget.limit * (1 + SLACK) < least:
+        if self.budget.allowed() * (1 + SLACK) < least:
             what = "one head (group) a layer" if self.at_least_one_per_layer else "the model without heads"
             raise ValueError(
-                f"budget: at most {self.budget.limit:g} {self.budget.resource}, {what} takes {least:g}; raise the "
+                f"budget: {self.budget.describe()}, {what} takes {least:g}; raise the "
                 f"budget to {least:g}" + (" or let layers lose all heads" if self.at_least_one_per_layer else "")
             )
         _ = self.form
@@ -189,7 +192,7 @@ class HeadSelection:
         """Return what is over the budget, plus groups that are split, layers without a head, heads too many or few."""
         kept = self._as_value(x)
         over = self.budget.violation(self.used(kept))
-        if over <= SLACK * self.budget.limit:
+        if over <= SLACK * self.budget.allowed():
             over = 0.0
         some, every = np.zeros(self.group_of[-1] + 1, np.bool_), np.ones(self.group_of[-1] + 1, np.bool_)
         np.logical_or.at(some, self.group_of, kept)
@@ -219,7 +222,7 @@ class HeadSelection:
         form = SubsetChoice(
             lambda kept: self.loss(self.heads_of(kept)),
             np.concatenate(costs),
-            self.budget.limit - self.fixed,
+            self.budget.allowed() - self.fixed,
             cover,
             None if self.exactly is None else self.exactly // sizes[0],
             None if scores is None else group_scores,

@@ -162,10 +162,10 @@ def test_gap_and_budget() -> None:
     assert po.Solution(po.Status.FEASIBLE, 1, objective=2.0, bound=1.0).gap == 0.5
     assert math.isinf(po.Solution(po.Status.FEASIBLE, 1, objective=2.0).gap)
     budget = po.Budget("parameters", 25, 100)
-    assert (budget.sparsity, budget.violation(30), str(budget)) == (
+    assert (budget.sparsity, budget.violation(30), budget.describe()) == (
         0.75,
         5,
         "at most 25 of 100 parameters (25.0% kept)",
     )
-    with pytest.raises(ValueError, match="limit=-1"):
+    with pytest.raises(ValueError, match="limit of heads must be a finite number >= 0, got -1"):
         po.Budget("heads", -1)

@@ -146,7 +146,7 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     times = time_models({"dense": network, "pruned": pruned.model}, even_batch(found.calibration), repeats=9)
     summary = {
         "n_heads": list(loss.n_heads), "kept": solution.value, "heads_kept": int(solution.value.sum()),
-        "budget": str(task.budget), "used": task.used(solution.value), "solver": solution.solver,
+        "budget": task.budget.describe(), "used": task.used(solution.value), "solver": solution.solver,
         "status": solution.status.name, "objective": solution.objective, "bound": solution.bound,
         "message": solution.message, "stats": dict(solution.stats), "loss": judged, "milliseconds": times,
         "speed_up": times["dense"] / times["pruned"], "parameters_removed": pruned.removed, "notes": list(pruned.notes),

@@ -1,47 +1,149 @@
-"""What is spent: a named resource and how much of it may be used."""
+"""What may be used: a named resource, and a limit or a share of what the unpruned model uses."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from prunopt.core import validate
+
+COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+BYTES = {"": 1.0, "B": 1.0} | {
+    f"{prefix}{end}": base**power
+    for power, prefix in enumerate("kMGT", 1)
+    for end, base in (("B", 1e3), ("iB", 1024.0))
+}
+UNITS = {"memory": BYTES, "bytes": BYTES, "latency_ms": {"": 1.0, "ms": 1.0, "s": 1e3}}
+WRITTEN = re.compile(r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>[A-Za-z]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most ``limit`` of ``resource``, out of ``total`` that the unpruned model uses.
+    """At most ``limit`` of ``resource``, or at most the part ``share`` of what the unpruned model uses.
 
     Parameters
     ----------
     resource
-        What is counted: ``"feature cost"``, ``"parameters"``, ``"macs"``, ``"heads"``, ``"latency_ms"`` ...
+        What is counted: ``"feature cost"``, ``"parameters"``, ``"macs"``, ``"heads"``, ``"memory"``,
+        ``"latency_ms"`` ...
     limit
         How much may be used, in the resource's own unit.
     total
-        What the unpruned model uses; None when it is not known. With it, `sparsity` is the fraction removed.
+        What the unpruned model uses; None where it is not known.
+    share
+        In place of ``limit``: the part of the total.
+
+    Examples
+    --------
+    >>> Budget.parse("parameters=80M").limit
+    80000000.0
+    >>> print(Budget("latency_ms", share=0.7), Budget("macs", share=0.5))
+    latency_ms=0.7x macs=0.5
+    >>> Budget("macs", share=0.5).allowed(300.0)
+    150.0
     """
 
     resource: str
-    limit: float
+    limit: float | None = None
     total: float | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.limit >= 0 or math.isinf(self.limit):
-            raise ValueError(f"limit={self.limit!r} of {self.resource}: give a finite number >= 0")
-        if self.total is not None and not self.total > 0:
-            raise ValueError(f"total={self.total!r} of {self.resource}: give a number > 0, or None")
+        if (self.limit is None) == (self.share is None):
+            given = validate.Shown(f"limit={self.limit}, share={self.share}")
+            raise validate.invalid(f"budget of {self.resource}", "have a limit or a share", given, "pass one of them")
+        for name in ("limit", "share"):
+            if getattr(self, name) is not None:
+                validate.number(f"{name} of {self.resource}", getattr(self, name), low=0)
+        if self.total is not None:
+            validate.number(f"total of {self.resource}", self.total, low=0, open_ends="(", mend="pass None if unknown")
+
+    @classmethod
+    def parse(cls, text: str, resources: Collection[str] = ()) -> Budget:
+        """Read a budget: ``latency_ms=0.7x``, ``macs=0.5``, ``memory=200MB``, ``parameters=80M``.
+
+        A number that ends in ``x`` is a share of the unpruned model's use. So is a number up to 1 without a unit, except
+        for milliseconds: ``latency_ms=0.5`` is half a millisecond. After ``<=`` in place of ``=`` only ``x`` makes a
+        share.
+
+        Parameters
+        ----------
+        resources
+            Those that may be named; any where none is listed.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be read; the message shows how budgets are written.
+        """
+        name, sign, rest = (*(part.strip() for part in re.split("(<=|=)", text, maxsplit=1)), "", "")[:3]
+        example = f"write RESOURCE=NUMBER, as in {next(iter(resources), 'macs')}=0.5 or latency_ms=0.7x"
+        found = WRITTEN.fullmatch(rest)
+        if found is None or not name:
+            raise validate.invalid("budget", "name a resource and a number above 0", text, example)
+        if resources:
+            validate.one_of(f'resource of budget "{text}"', name, resources)
+        value, unit = float(found["number"]), found["unit"]
+        validate.number(f'number of budget "{text}"', value, low=0, open_ends="(" if sign == "=" else "", mend=example)
+        units = UNITS.get(name, COUNTS)
+        if unit == "x" or (sign == "=" and not unit and value <= 1 and units is not UNITS["latency_ms"]):
+            return cls(name, share=value)
+        validate.one_of(f'unit of budget "{text}"', unit, ["x", *units])
+        return cls(name, limit=value * units[unit])
+
+    @classmethod
+    def of(cls, budget: Budget | str, resources: Collection[str] = ()) -> Budget:
+        """Return a budget, reading it where it is written; ``resources`` are those that may be named."""
+        if isinstance(budget, str):
+            return cls.parse(budget, resources)
+        if not isinstance(budget, Budget):
+            raise TypeError(f'budget must be a Budget or text, got {budget!r}; pass Budget("macs", share=0.5)')
+        if resources:
+            validate.one_of("resource of the budget", budget.resource, resources)
+        return budget
+
+    def allowed(self, total: float | None = None) -> float:
+        """Return how much may be used, where the unpruned model uses ``total`` (None: the one given before)."""
+        if self.limit is not None:
+            return self.limit
+        whole = self.total if total is None else total
+        if whole is None or self.share is None:
+            raise validate.invalid(f"total of {self.resource}", "be known for a share of it", None, "pass the total")
+        return self.share * whole
 
     @property
     def sparsity(self) -> float:
-        """The fraction of ``total`` that has to go: 1 - limit / total."""
-        if self.total is None:
-            raise ValueError(f"total=None: the sparsity of a {self.resource} budget needs the total")
+        """The fraction that has to go: 1 - limit / total."""
+        if self.share is not None:
+            return max(0.0, 1.0 - self.share)
+        if self.total is None or self.limit is None:
+            raise validate.invalid(f"total of {self.resource}", "be known for a sparsity", None, "pass the total")
         return max(0.0, 1.0 - self.limit / self.total)
 
     def violation(self, used: float) -> float:
         """Return by how much ``used`` is over the limit (0 when within it)."""
-        return max(0.0, used - self.limit)
+        return max(0.0, used - self.allowed())
+
+    def describe(self) -> str:
+        """Return the budget in words."""
+        if self.share is not None and self.total is None:
+            return f"at most {self.share:.1%} of the {self.resource}"
+        if self.total is None:
+            return f"at most {self.allowed():g} {self.resource}"
+        return f"at most {self.allowed():g} of {self.total:g} {self.resource} ({1 - self.sparsity:.1%} kept)"
 
     def __str__(self) -> str:
-        if self.total is None:
-            return f"at most {self.limit:g} {self.resource}"
-        return f"at most {self.limit:g} of {self.total:g} {self.resource} ({self.limit / self.total:.1%} kept)"
+        """Return what `parse` reads; the total is not a part of it."""
+        absolute_ones = UNITS.get(self.resource) is UNITS["latency_ms"]
+        if self.share is not None:
+            bare = 0 < self.share <= 1 and not absolute_ones
+            return f"{self.resource}={_plain(self.share)}{'' if bare else 'x'}"
+        limit = self.allowed()
+        sign = "=" if limit > 1 or (absolute_ones and limit > 0) else "<="
+        return f"{self.resource}{sign}{_plain(limit)}"
+
+
+def _plain(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() and math.fabs(value) < 1e16 else repr(float(value))

@@ -82,6 +82,9 @@ def test_budgets_in_other_units(loss: RoughLoss) -> None:
         assert task.violation(po.solve(task, solver).value) == 0
     over = np.ones(7, np.bool_)
     assert task.violation(over) == pytest.approx(4.5)
+    share = HeadSelection.from_loss(loss, LAYERS, po.Budget("latency_ms", share=5.0 / 9.5), cost=cost, fixed=2.0)
+    assert share.budget.allowed() == pytest.approx(5.0)
+    np.testing.assert_array_equal(po.solve(share).value, solution.value)
 
 
 def test_many_heads_are_no_matter_of_enumeration() -> None:
