@@ -64,9 +64,9 @@ class Budget:
     def parse(cls, text: str, resources: Collection[str] = ()) -> Budget:
         """Read a budget: ``latency_ms=0.7x``, ``macs=0.5``, ``memory=200MB``, ``parameters=80M``.
 
-        A number that ends in ``x`` is a share of the unpruned model's use. So is a number up to 1 without a unit, except
-        for milliseconds: ``latency_ms=0.5`` is half a millisecond. After ``<=`` in place of ``=`` only ``x`` makes a
-        share.
+        A number that ends in ``x`` is a share of the unpruned model's use. So is a number up to 1 without a unit,
+        except for milliseconds: ``latency_ms=0.5`` is half a millisecond. After ``<=`` in place of ``=`` only ``x``
+        makes a share.
 
         Parameters
         ----------

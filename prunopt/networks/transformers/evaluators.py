@@ -1,4 +1,4 @@
-"""A language model as an objective: the loss of a decision, on as many tokens as the search wants to pay for."""
+"""A language model as an objective: the loss of a decision, on as many tokens as the search asks for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks, weight_of
 from prunopt.networks.transformers.text import TokenLosses, token_losses
@@ -48,10 +49,9 @@ class TextEvaluator:
     def __init__(
         self, apply: Apply, windows: torch.Tensor, *, measure: str = "loss", dense: Any = None, seed: int = 0
     ) -> None:
-        if measure not in MEASURES:
-            raise ValueError(f"measure={measure!r}: give one of {', '.join(MEASURES)}")
-        if windows.dim() != 2 or not len(windows):
-            raise ValueError(f"windows: shape {tuple(windows.shape)} given, (n, length) with n >= 1 is needed")
+        validate.one_of("measure", measure, MEASURES)
+        some, shape = windows.dim() == 2 and len(windows), validate.Shown(f"shape {tuple(windows.shape)}")
+        validate.require(some, "windows", "have shape (n, length) with n >= 1", shape)
         self.apply, self.measure, self.dense = apply, measure, dense
         order = np.random.default_rng(seed).permutation(len(windows))
         self.windows = windows[torch.from_numpy(order)]
@@ -60,8 +60,7 @@ class TextEvaluator:
 
     def taken(self, fidelity: float = 1.0) -> torch.Tensor:
         """Return the windows of a fidelity in (0, 1]: those of a lower one are among those of a higher one."""
-        if not 0 < fidelity <= 1:
-            raise ValueError(f"fidelity={fidelity!r}: give the share of the windows to use, 0 < fidelity <= 1")
+        validate.number("fidelity", fidelity, low=0, high=1, open_ends="(", mend="pass the fraction of windows to use")
         return self.windows[: math.ceil(fidelity * len(self.windows))]
 
     def loss(self, decision: Any, *, fidelity: float = 1.0) -> float:
@@ -120,10 +119,9 @@ class SparsityMasks:
     """
 
     def __init__(self, model: nn.Module, calibration: Any = None, *, score: str = "wanda") -> None:
-        if score not in SCORES:
-            raise ValueError(f"score={score!r}: give one of {', '.join(SCORES)}")
-        if score == "wanda" and calibration is None:
-            raise ValueError("calibration=None: score='wanda' needs token ids; or give score='magnitude'")
+        validate.one_of("score", score, SCORES)
+        enough = score != "wanda" or calibration is not None
+        validate.require(enough, "calibration", "be token ids for score='wanda'", None, "or pass score='magnitude'")
         self.model, self.blocks = model, blocks(model)
         self.names = tuple(f"{block.name}.{layer}" for block in self.blocks for layer in block.layers)
         norms = self._norms(calibration) if score == "wanda" else {}
@@ -145,8 +143,9 @@ class SparsityMasks:
         found = {
             f"{b.name}.{n}": tuple(weight_of(b.module.get_submodule(n)).shape) for b in other.blocks for n in b.layers
         }
-        if found != {name: tuple(ranks.shape) for name, ranks in self._ranks.items()}:
-            raise ValueError("model: its layers differ from those that were ranked; give a copy of the same model")
+        same = found == {name: tuple(ranks.shape) for name, ranks in self._ranks.items()}
+        kind = validate.Shown(type(model).__name__)
+        validate.require(same, "model", "be a copy of the model that was ranked", kind)
         return other
 
     @property
@@ -182,13 +181,10 @@ class SparsityMasks:
         if allocation is None:
             return [0.0] * len(self.names)
         given = np.asarray(allocation, np.float64).ravel()
-        if len(given) not in (len(self.blocks), len(self.names)):
-            raise ValueError(
-                f"allocation: {given.size} numbers given; give one for each of {len(self.blocks)} blocks, "
-                f"or of {len(self.names)} layers"
-            )
-        if not np.isfinite(given).all() or (given < 0).any() or (given > 1).any():
-            raise ValueError(f"allocation: {given.min():g} to {given.max():g}; give fractions from 0 to 1")
+        must = f"have a number for each of {len(self.blocks)} blocks, or of {len(self.names)} layers"
+        count = validate.Shown(f"{given.size}")
+        validate.require(len(given) in (len(self.blocks), len(self.names)), "allocation", must, count)
+        validate.floats("allocation", given, low=0, high=1)
         if len(given) == len(self.names):
             return [float(s) for s in given]
         return [float(s) for s, block in zip(given, self.blocks, strict=True) for _ in block.layers]
@@ -238,8 +234,8 @@ class HeadMasks:
         """Yield the model with the heads of ``kept`` only; None: all of them."""
         total = sum(self.n_heads)
         flags = np.ones(total, np.bool_) if kept is None else np.asarray(kept)
-        if flags.dtype != np.bool_ or flags.size != total:
-            raise ValueError(f"kept: {flags.dtype} of shape {flags.shape} given, bool for {total} heads is needed")
+        whole, kind = flags.dtype == np.bool_ and flags.size == total, f"{flags.dtype} of shape {flags.shape}"
+        validate.require(whole, "kept", f"be bool for {total} heads", validate.Shown(kind))
         handles = []
         try:
             start = 0

@@ -59,7 +59,7 @@ def test_two_processes_sum_to_one(tmp_path: Path) -> None:
     program, out = tmp_path / "ranks.py", tmp_path / "h.npz"
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", str(program), str(out)],
         env=environment,
@@ -85,5 +85,5 @@ def test_without_a_group() -> None:
     found = summed({"a": a}, 3.0)["a"]
     assert np.array_equal(found, a)
     assert found is not a
-    with pytest.raises(ValueError, match="weight=0"):
+    with pytest.raises(ValueError, match=r"weight must be .*got 0"):
         summed({"a": a}, 0)

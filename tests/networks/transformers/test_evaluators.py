@@ -127,14 +127,17 @@ def test_divergence_from_the_dense_model(model: Any, windows: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, w: SparsityMasks(m), "calibration=None"),
-        (lambda m, w: SparsityMasks(m, w, score="best"), "score='best'"),
-        (lambda m, w: SparsityMasks(m, w)([0.1] * 3).__enter__(), "3 numbers given"),
-        (lambda m, w: SparsityMasks(m, w)([0.1, 1.5]).__enter__(), "fractions from 0 to 1"),
+        (lambda m, w: SparsityMasks(m), "calibration must be token ids"),
+        (lambda m, w: SparsityMasks(m, w, score="best"), "score must be one of .*got 'best'"),
+        (
+            lambda m, w: SparsityMasks(m, w)([0.1] * 3).__enter__(),
+            "a number for each of 2 blocks, or of .* layers, got 3",
+        ),
+        (lambda m, w: SparsityMasks(m, w)([0.1, 1.5]).__enter__(), "allocation must hold finite numbers >= 0 and <= 1"),
         (lambda m, w: HeadMasks(m)(np.ones(5, np.bool_)).__enter__(), "12 heads"),
-        (lambda m, w: TextEvaluator(HeadMasks(m), w, measure="bleu"), "measure='bleu'"),
+        (lambda m, w: TextEvaluator(HeadMasks(m), w, measure="bleu"), "measure must be one of"),
         (lambda m, w: TextEvaluator(HeadMasks(m), w[:0]), "windows"),
-        (lambda m, w: TextEvaluator(HeadMasks(m), w).loss(None, fidelity=0), "fidelity=0"),
+        (lambda m, w: TextEvaluator(HeadMasks(m), w).loss(None, fidelity=0), "fidelity must be .*got 0"),
     ],
 )
 def test_bad_input(change: Any, message: str, model: Any, windows: Any) -> None:
