@@ -11,7 +11,7 @@ import typer
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
-from prunopt.networks.transformers.recipes import REMOVED, SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions
+from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
 
 if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult
@@ -56,8 +56,8 @@ def prune(
     ] = None,
     uniform: Annotated[bool, typer.Option(help="One shape in all blocks: stock code loads the result.")] = False,
     refit: Annotated[bool, typer.Option(help="Re-solve the weights that stay.")] = True,
-    rarity: Annotated[float, typer.Option(help="Removed.", hidden=True)] = 0.0,
-    correction: Annotated[float, typer.Option(help="Removed.", hidden=True)] = 0.0,
+    rarity: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
+    correction: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
     damping: Annotated[float | None, _said("Ridge, as a multiple of the Hessian's mean diagonal.", "damping")] = None,
     shrinkage: Annotated[
         float | None, typer.Option(help="Off-diagonal entries count 1 - this. [0.2; 0 for slimgpt and without refit]")
@@ -79,7 +79,6 @@ def prune(
     killed run goes on from there and ends with the same bytes.
     """
     from prunopt.networks.io.folders import check_target
-    from prunopt.networks.transformers._old_keywords import refuse_removed
     from prunopt.networks.transformers.pruning import prune_transformer
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.text import (
@@ -90,8 +89,7 @@ def prune(
         token_windows,
     )
 
-    for name, value in (("rarity", rarity), ("correction", correction)):
-        refuse_removed(name, value, REMOVED[name])
+    refuse_removed({name: x for name, x in (("rarity", rarity), ("correction", correction)) if x is not None})
     check_target(out)
     work = out.with_name(f"{out.name}.work")
     if work.exists() and not resume:

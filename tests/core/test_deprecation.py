@@ -43,4 +43,4 @@ def test_keywords_that_went_into_an_object_work_and_name_it() -> None:
         assert area(2.0, **old) == 12.0  # type: ignore[arg-type]
     assert area(2.0, shape=Shape(3.0)) == 6.0
     with pytest.raises(TypeError, match="put all into shape"):
-        area(shape=Shape(3.0), **old)  # type: ignore[arg-type]
+        area(shape=Shape(3.0), **old)

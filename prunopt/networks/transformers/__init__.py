@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.calibration import Calibration as Calibration
     from prunopt.networks.transformers.calibration import as_calibration as as_calibration
     from prunopt.networks.transformers.checkpoints import load as load
-    from prunopt.networks.transformers.evaluators import HeadMasks as HeadMasks
     from prunopt.networks.transformers.evaluators import SparsityMasks as SparsityMasks
     from prunopt.networks.transformers.evaluators import TextEvaluator as TextEvaluator
     from prunopt.networks.transformers.families import Attention as Attention
@@ -52,7 +51,7 @@ _PLACES = {
     "prunopt.networks.transformers.block_statistics": "BlockStatistics block_statistics",
     "prunopt.networks.transformers.calibration": "Activations Calibration as_calibration",
     "prunopt.networks.transformers.checkpoints": "load",
-    "prunopt.networks.transformers.evaluators": "HeadMasks SparsityMasks TextEvaluator",
+    "prunopt.networks.transformers.evaluators": "SparsityMasks TextEvaluator",
     "prunopt.networks.transformers.families": "Attention Block FeedForward blocks register_family",
     "prunopt.networks.transformers.hessians": "calibrate",
     "prunopt.networks.transformers.layer": "LayerReport",

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ class Activations:
         device = next(block.module.parameters()).device
         for k, (args, kwargs) in enumerate(self._arguments.of(block)):
             entering = self._store[k : k + 1].to(device, self._dtype, copy=True)  # a block may work in place
-            yield k, lambda e=entering, a=args, n=kwargs: output_of(block.module(e, *a, **n))
+            yield k, partial(_through, block, entering, args, kwargs)
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:
@@ -269,6 +270,10 @@ def rare_share(windows: torch.Tensor, *, fewer_than: int = 5) -> float:
     """Return the share of tokens whose kind appears fewer than ``fewer_than`` times: what calibration hardly sees."""
     _, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
     return float((counts[inverse] < fewer_than).double().mean())
+
+
+def _through(block: Block, entering: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    return output_of(block.module(entering, *args, **kwargs))
 
 
 def _require_finite(values: torch.Tensor, what: str, window: int) -> None:

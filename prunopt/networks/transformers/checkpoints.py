@@ -88,7 +88,7 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
         with torch.device("meta"):  # its size is known before memory is asked for
             size = 4 * sum(p.numel() for p in model_class(raw)(config).parameters())
         if size > LARGEST_MODEL + GROWTH * (place / WEIGHTS).stat().st_size:
-            raise ValueError(f"it asks for {size} bytes, {WEIGHTS} has {(place / WEIGHTS).stat().st_size}")
+            validate.refuse("size", "be about that of its weights", validate.Shown(f"{size:,} bytes"))
         model = model_class(raw)(config)
         if (place / GENERATION).is_file():
             model.generation_config = transformers.GenerationConfig.from_pretrained(place, local_files_only=True)
@@ -96,7 +96,8 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
         raise
     except Exception as error:  # a configuration decides what transformers does: it may raise anything
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{place / CONFIG}: no configuration of a model ({type(error).__name__}: {reason})") from None
+        what = validate.Shown(type(error).__name__)
+        raise validate.invalid(str(place / CONFIG), "be the configuration of a model", what, reason) from None
     _give_shapes(model, manifest.get("shapes"), place / MANIFEST)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -112,7 +113,8 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
         if unknown or untied:
             raise RuntimeError(f"missing {untied[:3]}, unexpected {unknown[:3]}")
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{place / WEIGHTS}: does not fit the model: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise validate.invalid(str(place / WEIGHTS), "fit the model", validate.Shown("others"), reason) from None
     return cast("nn.Module", model.eval())
 
 
@@ -120,28 +122,28 @@ def _check_depth(raw: Any, weights: Path) -> None:
     """Refuse a configuration with more layers than there are tensors: it would be built layer by layer."""
     with open(weights, "rb") as file:
         head = file.read(8)
-    if len(head) < 8 or not 2 <= int.from_bytes(head, "little") <= weights.stat().st_size - 8:
-        raise ValueError(f"{weights.name} is cut short")
-    if not isinstance(raw, dict):
-        raise ValueError("an object is needed")
+    whole = len(head) == 8 and 2 <= int.from_bytes(head, "little") <= weights.stat().st_size - 8
+    validate.require(whole, weights.name, "be whole", validate.Shown("one cut short"))
+    validate.require(isinstance(raw, dict), CONFIG, "hold an object", raw)
     for name in ("num_hidden_layers", "n_layer", "num_layers"):
         # a tensor takes dozens of bytes of the header, so its length bounds their number
-        if isinstance(raw.get(name), int | float) and raw[name] > int.from_bytes(head, "little") / 16:
-            raise ValueError(f"{name}={raw[name]}, more than {weights.name} has tensors")
+        if isinstance(raw.get(name), int | float):
+            fits = raw[name] <= int.from_bytes(head, "little") / 16
+            validate.require(fits, name, f"be at most the tensors of {weights.name}", raw[name])
 
 
 def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:
     """Cut the linear layers down to the manifest's shapes; none may grow."""
     known = linear_shapes(model)
-    if not isinstance(shapes, dict) or set(shapes) != set(known):
-        raise ValueError(f"{path}: its shapes are not those of the model's linear layers")
+    whole = isinstance(shapes, dict) and set(shapes) == set(known)
+    validate.require(whole, f"shapes of {path}", "be those of the model's linear layers", validate.Shown("others"))
     for block in blocks(model):
         for name in block.layers:
             place, layer = f"{block.name}.{name}", block.module.get_submodule(name)
             given, dense = shapes[place], known[place]
             fits = isinstance(given, list) and len(given) == 2 and all(type(n) is int for n in given)
-            if not fits or any(not 0 <= n <= m for n, m in zip(given, dense, strict=True)):
-                raise ValueError(f"{path}: shape {given!r} of {place}; two numbers up to {dense} are needed")
+            fits = fits and all(0 <= n <= m for n, m in zip(given, dense, strict=True))
+            validate.require(fits, f"shape of {place} in {path}", f"be two numbers up to {dense}", given)
             if not is_linear(layer) or given == dense:
                 continue
             bias: Any = layer.bias

@@ -34,7 +34,7 @@ class TextEvaluator:
     Parameters
     ----------
     apply
-        ``apply(decision)`` is a context in which a model has the decision, such as `SparsityMasks` or `HeadMasks`.
+        ``apply(decision)`` is a context in which a model has the decision, such as `SparsityMasks` or `LevelWeights`.
     windows : (n, length) int64
         As `token_windows` gives them.
     measure
@@ -207,52 +207,3 @@ class SparsityMasks:
             stream.inputs(block, block.layers, take)
             stream.advance(block)
         return {name: total.sqrt().float() for name, total in norms.items()}
-
-
-class HeadMasks:
-    """The decision is which attention heads stay: bool, (blocks, heads) or flat; others put out 0.
-
-    What masking gives is what removing the heads gives, up to rounding.
-
-    Parameters
-    ----------
-    model
-        A transformer of a known family; within the context, hooks on its output projections zero the heads.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self._attentions = [b.attention for b in blocks(model) if b.attention is not None]
-
-    @property
-    def n_heads(self) -> tuple[int, ...]:
-        """Number of query heads of every block."""
-        return tuple(a.n_heads for a in self._attentions)
-
-    @contextmanager
-    def __call__(self, kept: ArrayLike | None) -> Iterator[nn.Module]:
-        """Yield the model with the heads of ``kept`` only; None: all of them."""
-        total = sum(self.n_heads)
-        flags = np.ones(total, np.bool_) if kept is None else np.asarray(kept)
-        whole, kind = flags.dtype == np.bool_ and flags.size == total, f"{flags.dtype} of shape {flags.shape}"
-        validate.require(whole, "kept", f"be bool for {total} heads", validate.Shown(kind))
-        handles = []
-        try:
-            start = 0
-            for attention in self._attentions:
-                mine = torch.from_numpy(flags.ravel()[start : start + attention.n_heads].copy())
-                start += attention.n_heads
-                if not bool(mine.all()):
-                    columns = mine.repeat_interleave(attention.head_dim)
-                    handles.append(attention.projection.register_forward_pre_hook(_zeroing(columns)))
-            yield self.model
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _zeroing(columns: torch.Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] * columns.to(args[0]), *args[1:])
-
-    return hook

@@ -17,13 +17,13 @@ from torch import nn
 from torch.func import functional_call
 
 from prunopt.api import solve
+from prunopt.core.deprecation import moved_arguments
 from prunopt.core.files import write_atomically
 from prunopt.core.solution import Solution
 from prunopt.core.validate import Shown, one_of, require
 from prunopt.forms import MaskBlocks
 from prunopt.forms.layer.nm_patterns import candidates, check_pattern, codes_of, mask_of, pack, unpack
 from prunopt.networks.io.journal import model_digest
-from prunopt.networks.transformers._old_keywords import old_keywords
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import LayerReport
@@ -93,7 +93,7 @@ class MaskTaskOptions:
     dtype: torch.dtype | None = None
 
 
-@old_keywords("options", MaskTaskOptions)
+@moved_arguments(options=MaskTaskOptions)
 def mask_task(
     model: nn.Module,
     windows: torch.Tensor,
@@ -174,7 +174,7 @@ def masks_by(model: nn.Module, windows: torch.Tensor, method: str, pattern: str 
     return out
 
 
-@old_keywords("task", MaskTaskOptions)
+@moved_arguments(task=MaskTaskOptions)
 def learn_masks(
     model: nn.Module,
     windows: torch.Tensor,
@@ -340,12 +340,10 @@ def load_masks(path: str | os.PathLike[str]) -> tuple[Masks, tuple[int, int]]:
         with safe_open(path, framework="np") as file:
             meta = file.metadata() or {}
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if meta.get("order") != ORDER:
-            raise ValueError("it holds no masks in an order that is known")
+        one_of("order of masks", meta.get("order"), (ORDER,))
         kept, size = check_pattern(meta["pattern"])
         shapes = {str(k): tuple(int(n) for n in v) for k, v in json.loads(meta["shapes"]).items()}
-        if set(shapes) != set(packed):
-            raise ValueError("its shapes are not those of its masks")
+        require(set(shapes) == set(packed), "shapes", "be those of the masks", Shown("others"))
         n_codes = len(candidates(kept, size))
         out = {}
         for name, shape in shapes.items():
@@ -354,25 +352,3 @@ def load_masks(path: str | os.PathLike[str]) -> tuple[Masks, tuple[int, int]]:
     except (SafetensorError, OSError, *DAMAGE) as error:
         raise ValueError(f"path={os.fspath(path)!r}: cannot be read as masks: {error}") from None
     return out, (kept, size)
-
-
-def to_semi_structured(model: nn.Module) -> int:
-    """Put PyTorch's 2:4 tensors in the place of the weights that allow it; return how many.
-
-    Raises
-    ------
-    ValueError
-        Without an NVIDIA GPU of compute capability 8 or more: there is no such tensor elsewhere.
-    """
-    able = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
-    require(able, "GPU", "be one of NVIDIA with compute capability 8 or more for 2:4 tensors", Shown("none"))
-    from torch.sparse import to_sparse_semi_structured
-
-    count = 0
-    for name in layer_names(model):
-        layer: Any = model.get_submodule(name)
-        weight = layer.weight.detach().half().cuda()
-        if isinstance(layer, nn.Linear) and (weight.reshape(-1, 4) != 0).sum(dim=1).max() <= 2:
-            layer.weight = nn.Parameter(to_sparse_semi_structured(weight), requires_grad=False)
-            count += 1
-    return count

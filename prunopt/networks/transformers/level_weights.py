@@ -132,16 +132,12 @@ class LevelWeights:
 
     def snapped(self, allocation: ArrayLike) -> Floats:
         """Return levels that remove at least as much as the allocation: those below it, the nearest misses raised."""
-        given = np.asarray(allocation, np.float64)
-        if given.shape != (len(self.blocks),) or not np.isfinite(given).all() or given.min() < 0:
-            raise ValueError(
-                f"allocation: shape {given.shape} given, one for each of {len(self.blocks)} blocks is needed"
-            )
+        given = validate.floats("allocation", allocation, (len(self.blocks),), low=0)
         grid, sizes = np.concatenate([[0.0], self.levels]), np.array(self.block_sizes, np.float64)
         below = np.searchsorted(grid, given + 1e-9, side="right") - 1
         above = np.minimum(below + 1, len(grid) - 1)
-        if given.max() > grid[-1] + 1e-9:
-            raise ValueError(f"allocation: {given.max():g} is beyond the highest level {grid[-1]:g}")
+        within = given.max() <= grid[-1] + 1e-9
+        validate.require(within, "allocation", f"be at most the highest level {grid[-1]:g}", given.max())
         missing = float(sizes @ (given - grid[below]))
         for k in np.argsort(grid[above] - given, kind="stable"):
             if missing <= 1e-9 * sizes.sum():

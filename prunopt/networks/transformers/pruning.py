@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import nn
@@ -16,11 +16,11 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.core.budget import Budget
+from prunopt.core.deprecation import moved_arguments
 from prunopt.core.solver import Solver
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
-from prunopt.networks.transformers._old_keywords import old_keywords
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
 from prunopt.networks.transformers.families import Block, blocks
@@ -35,7 +35,7 @@ from prunopt.networks.transformers.parameter_budget import (
     stock_group_counts,
     structured_plan,
 )
-from prunopt.networks.transformers.recipes import REMOVED, PruneOptions, Recipe, recipe_for, shrinkage_of
+from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.result import PruneResult
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -51,7 +51,7 @@ class Run(TypedDict, total=False):
     seed: int
 
 
-@old_keywords("options", PruneOptions, REMOVED)
+@moved_arguments(options=PruneOptions)
 @torch.no_grad()
 def prune_transformer(
     model: nn.Module,
@@ -121,6 +121,7 @@ def prune_transformer(
     .. [2] G. Ling et al., "SlimGPT", NeurIPS 2024.
     .. [3] E. Frantar, D. Alistarh, "SparseGPT", ICML 2023.
     """
+    refuse_removed(cast("dict[str, Any]", run))
     for name in run.keys() - Run.__annotations__.keys():
         raise TypeError(f"prune_transformer() got an unexpected keyword argument {name!r}")
     recipe, options, tokens = recipe_for(pattern), options or PruneOptions(), as_calibration(calibration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,14 @@ REMOVED = {  # options that measurements rejected
     "rarity": "weights of rare tokens made perplexity worse at 2:4, in the calibration's domain and outside it",
     "correction": "taking back what earlier blocks changed made perplexity worse outside the calibration's domain",
 }
+
+
+def refuse_removed(options: dict[str, Any]) -> None:
+    """Take removed options out; ValueError says why one is gone, unless it has its old default."""
+    for name in REMOVED.keys() & options.keys():
+        value, why = options.pop(name), REMOVED[name]
+        validate.require(not value, name, "be left out", value, f"it was removed: {why}")
+        warnings.warn(f"{name} is deprecated: it was removed, {why}", DeprecationWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -256,10 +256,14 @@ class Twice(Odd):
 @pytest.mark.parametrize(
     ("kind", "layer", "named"),
     [
-        (Odd, Remembers, r"layers\.0: run by itself .* remembers earlier calls; .*register_family"),
-        (Scaled, Attending, r"layers\.1: it is not given what the block before it puts out"),
-        (Handing, Attending, r"layers\.1: run by itself .* depend on earlier blocks"),
-        (Twice, Attending, r"runs of its blocks layers\.0, layers\.0, layers\.1, not each of them once"),
+        (Odd, Remembers, r"layers\.0 must put out by itself .* remembers earlier calls; .*register_family"),
+        (Scaled, Attending, r"layers\.1 must be given what the block before it puts out"),
+        (Handing, Attending, r"layers\.1 must put out by itself .* depend on earlier blocks"),
+        (
+            Twice,
+            Attending,
+            r"run each of its blocks once, in their order, got Twice, which runs layers\.0, layers\.0, layers\.1",
+        ),
     ],
 )
 def test_blocks_that_cannot_run_by_themselves_are_named(kind: Any, layer: Any, named: str) -> None:
@@ -288,7 +292,7 @@ def test_a_first_block_stands_for_all_and_others_are_refused() -> None:
         for stream in (whole, first):
             stream.advance(block)
     np.testing.assert_array_equal(whole.window(1), first.window(1))
-    with pytest.raises(ValueError, match=r"transformer\.h\.0 were not captured"):
+    with pytest.raises(ValueError, match=r"got 'transformer\.h\.0'; its arguments were not captured"):
         whole.advance(blocks(other)[0])
 
 

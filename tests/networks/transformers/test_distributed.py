@@ -71,7 +71,7 @@ def test_two_processes_sum_to_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     said = [json.loads(Path(f"{out}.{rank}.json").read_text()) for rank in (0, 1)]
     assert [row[:3] for row in said] == [[0, 2, 4], [1, 2, 3]]
-    assert all("different names or shapes" in row[3] for row in said)
+    assert all("have the same names and shapes on all ranks" in row[3] for row in said)
     expected = one_process()
     with np.load(out, allow_pickle=False) as found:
         for name, h in expected.items():

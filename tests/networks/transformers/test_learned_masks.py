@@ -20,7 +20,6 @@ from prunopt.networks.transformers.learned_masks import (  # noqa: E402
     mask_task,
     masks_by,
     save_masks,
-    to_semi_structured,
     with_masks,
 )
 from prunopt.networks.transformers.text import token_losses  # noqa: E402
@@ -111,6 +110,3 @@ def test_bad_requests_are_named() -> None:
         mask_task(tiny_transformer(), tiny_tokens(), pattern="2:5")
     with pytest.raises(ValueError, match="pattern"):
         learn_masks(tiny_transformer(), tiny_tokens(), pattern="5:4")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="NVIDIA"):
-            to_semi_structured(tiny_transformer())

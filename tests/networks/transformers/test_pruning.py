@@ -327,7 +327,7 @@ def test_a_budget_of_parameters_is_kept_by_the_whole_model(share: float, given: 
 
 def test_the_default_is_the_recipe_that_measured_best() -> None:
     model, ids = tiny_transformer(), tiny_tokens()
-    said = {"units": ("ffn",), "method": "wanda", "allocation": "log", "sparsity": 0.2}
+    said: dict[str, Any] = {"units": ("ffn",), "method": "wanda", "allocation": "log", "sparsity": 0.2}
     spelled = prune_transformer(model, ids, **said, options=PruneOptions(damping=0.1, shrinkage=0.2))
     default = prune_transformer(model, ids)
     assert default.options == spelled.options
@@ -416,7 +416,7 @@ def test_uniform_shapes_are_loaded_by_stock_code_at_every_sparsity(
     ids = torch.randint(0, 99, (4, 16), generator=torch.Generator().manual_seed(0))
     result = prune_transformer(model, ids, sparsity=sparsity, **BOTH, options=PruneOptions(uniform=True))
     assert result.stock
-    assert abs(result.sparsity - sparsity) < 0.02
+    assert abs(result.removed - result.target) <= 64 * 3 * 128 * 2 / 2  # half a step of widths, in both blocks
     result.save(tmp_path / "out")
     again = type(model).from_pretrained(tmp_path / "out").eval()
     assert torch.allclose(outputs(again, ids), outputs(result.model, ids), atol=1e-5)
