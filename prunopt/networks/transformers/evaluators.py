@@ -17,7 +17,7 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks, weight_of
-from prunopt.networks.transformers.text import TokenLosses, token_losses
+from prunopt.networks.transformers.text import TokenLosses, logits_of, token_losses
 
 Apply = Callable[[Any], AbstractContextManager[nn.Module]]
 MEASURES = ("loss", "kl")
@@ -84,7 +84,7 @@ class TextEvaluator:
         if self._reference is None:
             with self.apply(self.dense) as model:
                 for k, window in enumerate(self.windows):
-                    found = model(input_ids=window[None], use_cache=False).logits[0].float().softmax(-1)
+                    found = logits_of(model, window[None])[0].float().softmax(-1)
                     if self._reference is None:
                         shape = (len(self.windows), *found.shape)
                         with tempfile.TemporaryFile() as file:  # the mapping outlives it
@@ -98,7 +98,7 @@ class TextEvaluator:
 
 def _cross_entropy(model: nn.Module, window: torch.Tensor, probabilities: torch.Tensor) -> float:
     """Return the mean over tokens of the cross-entropy of the model's next token against given probabilities."""
-    logits = model(input_ids=window[None], use_cache=False).logits[0].float()
+    logits = logits_of(model, window[None])[0].float()
     return float((logits.logsumexp(-1) - torch.linalg.vecdot(probabilities, logits)).double().mean())
 
 
@@ -163,21 +163,21 @@ class SparsityMasks:
         """Yield the model with one fraction for each block, or for each layer of ``names``; None: dense."""
         kept: dict[str, torch.Tensor] = {}
         try:
-            for name, share in zip(self.names, self._shares(allocation), strict=True):
-                if share == 0:
+            for name, sparsity in zip(self.names, self._sparsities(allocation), strict=True):
+                if sparsity == 0:
                     continue
                 weight, ranks = self._weight(name), self._ranks[name]
                 kept[name] = weight.detach().clone()
                 with torch.no_grad():
                     # A product: on the CPU masked_fill_ takes two to three times as long.
-                    weight.mul_((ranks >= round(share * ranks.shape[1])).to(weight.device))
+                    weight.mul_((ranks >= round(sparsity * ranks.shape[1])).to(weight.device))
             yield self.model
         finally:
             with torch.no_grad():
                 for name, weight in kept.items():
                     self._weight(name).copy_(weight)
 
-    def _shares(self, allocation: ArrayLike | None) -> list[float]:
+    def _sparsities(self, allocation: ArrayLike | None) -> list[float]:
         if allocation is None:
             return [0.0] * len(self.names)
         given = np.asarray(allocation, np.float64).ravel()

@@ -52,7 +52,7 @@ class LevelWeights:
         zeros here, in the shapes of the dense model, which put out what the smaller layers do.
     method
         For ``"weights"`` a solver of `prune_transformer`'s patterns; for ``"ffn"`` ``"wanda"``: the order in which
-        neurons leave.
+        neurons are removed.
     refit
         For ``"weights"``: re-solve the kept weights together (see `prune_transformer`).
     folder

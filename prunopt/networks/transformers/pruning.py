@@ -211,11 +211,11 @@ def _goal(
         )
         return least / linear, least
     if shape is not None:
-        share = 1 - shape[0] / shape[1]
-        meant = sparsity is None or abs(sparsity - share) < 1e-9
+        fixed = 1 - shape[0] / shape[1]
+        meant = sparsity is None or abs(sparsity - fixed) < 1e-9
         mend = f"pattern {pattern} sets it; leave it out"
-        validate.require(meant, "sparsity", f"be {share:g}", sparsity, mend)
-        return share, None
+        validate.require(meant, "sparsity", f"be {fixed:g}", sparsity, mend)
+        return fixed, None
     value = check_sparsity(recipe.sparsity if sparsity is None else sparsity)
     validate.require(value > 0, "sparsity", "be above 0", value, "nothing would be removed")
     return value, None

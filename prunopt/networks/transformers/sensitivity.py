@@ -17,7 +17,7 @@ from prunopt.forms import MultipleChoiceKnapsack, QuadraticSubset
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.surgery import parameters_of
-from prunopt.networks.transformers.text import divergence
+from prunopt.networks.transformers.text import divergence, logits_of
 
 SPREAD = (0.0, 0.3, 0.55, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0)  # levels, as multiples of the sparsity
 MOST = 0.95
@@ -83,7 +83,7 @@ def neuron_sensitivity(
     neurons = np.round(levels[None, :] * widths[:, None]).astype(np.int64)
     errors, effects = np.zeros(neurons.shape), np.zeros(len(found))
     windows = tokens.windows[:kl_windows]
-    dense = [model(input_ids=w[None], use_cache=False).logits[0].float().log_softmax(-1) for w in windows]
+    dense = [logits_of(model, w[None])[0].float().log_softmax(-1) for w in windows]
     stream = Activations(model, found, tokens)
     for k, block in enumerate(found):
         if block.feed_forward is not None:

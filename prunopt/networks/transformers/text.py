@@ -83,7 +83,7 @@ def source_windows(tokenizer: Any, texts: Sequence[str], *, length: int, count: 
     count
         Windows over all files.
     seed
-        Of the first file's places; each further file has the next one.
+        Of the first file's places; each other file has the next one.
     """
     validate.whole_number("windows", count, low=len(texts), mend=f"pass at least one for each of {len(texts)} texts")
     out: list[Any] = []
@@ -147,20 +147,26 @@ def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> 
     )
 
 
+def logits_of(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Return a language model's logits (n, length, vocabulary); ValueError where it has none."""
+    found: torch.Tensor | None = getattr(model(input_ids=ids, use_cache=False), "logits", None)
+    if found is None or found.dim() != 3:
+        raise validate.invalid("model", "put out logits for every token", validate.Shown(type(model).__name__))
+    return found
+
+
 @torch.no_grad()
 def check_next_token(model: nn.Module, length: int = 8) -> None:
     """Refuse a model that has no loss of next tokens: one without logits, or one that sees the tokens ahead."""
-    kind = validate.Shown(type(model).__name__)
-    must, mend = "be a causal language model", "next-token losses and perplexity have no meaning for others"
     config: Any = getattr(model, "config", None)
     ids = torch.arange(length)[None] % max(2, getattr(config, "vocab_size", 2))
     other = ids.clone()
     other[0, -1] = ids[0, 0]
-    logits: list[Any] = [getattr(model(input_ids=i, use_cache=False), "logits", None) for i in (ids, other)]
-    validate.require(all(x is not None and x.dim() == 3 for x in logits), "model", must, kind, mend)
-    first, second = (found[:, :-1].float() for found in logits)
+    first, second = (logits_of(model, i)[:, :-1].float() for i in (ids, other))
     seen = float((first - second).abs().max()) > 1e-3 * float(first.abs().max())
-    validate.require(not seen, "model", must, kind, mend)
+    mend = "next-token losses and perplexity have no meaning for others"
+    kind = validate.Shown(type(model).__name__)
+    validate.require(not seen, "model", "be a causal language model", kind, mend)
 
 
 @torch.no_grad()
@@ -183,7 +189,7 @@ def token_losses(model: nn.Module, windows: torch.Tensor, *, batch: int = 1, las
     check_next_token(model)
     losses, right = [], []
     for part in torch.split(windows, batch):
-        logits = model(input_ids=part, use_cache=False).logits[:, :-1]
+        logits = logits_of(model, part)[:, :-1]
         target = part[:, 1:]
         if last is not None:
             logits, target = logits[:, -last:], target[:, -last:]
@@ -208,7 +214,7 @@ def sliding_losses(model: nn.Module, ids: torch.Tensor, *, length: int = 512, st
 
 def _logits(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Tensor]:
     for window in windows:
-        yield model(input_ids=window[None], use_cache=False).logits[0].float().log_softmax(-1)
+        yield logits_of(model, window[None])[0].float().log_softmax(-1)
 
 
 @torch.no_grad()

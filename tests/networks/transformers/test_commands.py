@@ -166,13 +166,6 @@ def test_another_domain_is_checked(place: Path, tmp_path: Path) -> None:
     assert status == 0, errors
     perplexity = json.loads(said)["check"]["perplexity"]
     assert set(perplexity) == {"calibration's domain", "other domain"}
-    from prunopt.networks.transformers.text import TokenLosses, domain_rise
-
-    def losses(*means: float) -> Any:
-        return [TokenLosses(np.full((4, 9), m) + np.arange(4)[:, None] / 100, np.zeros((4, 9), bool)) for m in means]
-
-    assert "mix that domain" in domain_rise(losses(3.0, 3.0), losses(3.1, 4.0))
-    assert domain_rise(losses(3.0, 3.0), losses(3.1, 3.12)) == ""
 
 
 @pytest.mark.parametrize("name", ["owl", "als", "als-row", "atp", "mckp"])

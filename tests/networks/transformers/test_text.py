@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from prunopt.networks.transformers.text import (  # noqa: E402
     TokenLosses,
     divergence,
+    domain_rise,
     read_text,
     sliding_losses,
     token_losses,
     token_windows,
 )
-from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer  # noqa: E402
+from prunopt.networks.transformers.tiny_models import SHARED, tiny_tokens, tiny_transformer  # noqa: E402
 
 
 def letters(text: str, **_: Any) -> Any:
@@ -118,3 +119,22 @@ def test_divergence_is_that_of_the_definition() -> None:
     assert divergence(model, model, ids) == pytest.approx(0, abs=1e-6)
     kept = list(logits(other, ids).log_softmax(-1))
     assert divergence(model, kept, ids) == pytest.approx(expected, rel=1e-4)
+
+
+def test_models_without_a_next_token_are_refused() -> None:
+    with pytest.raises(ValueError, match="model must put out logits for every token, got BertModel"):
+        token_losses(tiny_transformer("bert"), tiny_tokens(2, 8))
+    sizes: dict[str, Any] = SHARED
+    sees_ahead = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, initializer_range=0.2)).eval()
+    with pytest.raises(ValueError, match="model must be a causal language model, got BertForMaskedLM; next-token"):
+        token_losses(sees_ahead, tiny_tokens(2, 8))
+    for family in ("llama", "gpt2", "qwen3"):
+        assert token_losses(tiny_transformer(family), tiny_tokens(2, 8)).loss.shape == (2, 7)
+
+
+def test_a_second_domain_that_loses_much_more_is_told() -> None:
+    def losses(*means: float) -> list[TokenLosses]:
+        return [TokenLosses(np.full((4, 9), m) + np.arange(4)[:, None] / 100, np.zeros((4, 9), bool)) for m in means]
+
+    assert "mix that domain" in domain_rise(losses(3.0, 3.0), losses(3.1, 4.0))
+    assert domain_rise(losses(3.0, 3.0), losses(3.1, 3.12)) == ""
