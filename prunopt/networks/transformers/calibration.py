@@ -159,11 +159,11 @@ class Activations:
         self._dtype = torch.float32  # of the model's hidden states
         self._folder = tempfile.TemporaryDirectory(dir=folder) if folder is not None else None
         self._arguments = BlockArguments(found)
-        padded = not bool(calibration.mask.all())
+        padded, device = not bool(calibration.mask.all()), next(model.parameters()).device
         for k, window in enumerate(calibration.windows):
-            given = {"input_ids": window[None]}
+            given = {"input_ids": window[None].to(device)}
             if padded:
-                given["attention_mask"] = calibration.mask[k : k + 1].long()
+                given["attention_mask"] = calibration.mask[k : k + 1].long().to(device)
             hidden = self._arguments.capture(model, given)
             if k == 0:
                 self._arguments.check(model, given)
@@ -255,11 +255,11 @@ class Activations:
         weights = self.calibration.row_weights()
 
         def take(name: str, window: int, rows: torch.Tensor) -> None:
-            scale = weights[window].sqrt().float()[:, None]
+            scale = weights[window].sqrt().float()[:, None].to(rows.device)
             total = sums.setdefault(name, torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64))
             for part, w in zip(torch.split(rows.float(), CHUNK), torch.split(scale, CHUNK), strict=True):
                 scaled = part * w
-                total += scaled.T @ scaled
+                total += (scaled.T @ scaled).to(total.device)
 
         self.inputs(block, layers, take)
         whole = float(weights.sum())

@@ -106,6 +106,10 @@ LATENT = {
     "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
     "first_k_dense_replace": 4,
 }  # fmt: skip
+MIXED = {
+    "num_hidden_layers": 6, "num_kv_shared_layers": 2, "head_dim": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 3,
+}  # fmt: skip
 SHARED_KEYS = {"num_kv_shared_layers": 2, "head_dim": 8, "layer_types": ["full_attention"] * 4}
 
 
@@ -119,6 +123,7 @@ def other(config: str, kind: str, more: dict[str, Any]) -> Any:
     [
         ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", EXPERTS, r"model\.layers\.1 has no linear layer mlp\.gate_proj"),
         ("DeepseekV2Config", "DeepseekV2ForCausalLM", LATENT, r"layers\.0 has no linear layer self_attn\.k_proj"),
+        ("Gemma4TextConfig", "Gemma4ForCausalLM", MIXED, r"layers\.4 has no linear layer self_attn\.k_proj"),
         ("Gemma3nTextConfig", "Gemma3nForCausalLM", SHARED_KEYS, r"layers\.2 has no linear layer self_attn\.k_proj"),
     ],
 )
