@@ -39,9 +39,10 @@ def read_allocation(path: str | os.PathLike[str]) -> list[float]:
 
 def resolved(allocation: Allocation) -> Any:
     """Return the name of a rule, numbers or a callable; a path is read."""
-    if isinstance(allocation, os.PathLike) or (isinstance(allocation, str) and Path(allocation).is_file()):
+    named = isinstance(allocation, str) and allocation in NAMES
+    if isinstance(allocation, str | os.PathLike) and not named and Path(allocation).is_file():
         return read_allocation(allocation)
-    if isinstance(allocation, str):
+    if isinstance(allocation, str | os.PathLike):
         return validate.one_of("allocation", allocation, NAMES, "or pass a JSON file with the sparsity of each block")
     return allocation if callable(allocation) else np.asarray(allocation, np.float64)
 

@@ -26,7 +26,7 @@ from prunopt.networks.transformers.calibration import Calibration, as_calibratio
 from prunopt.networks.transformers.families import Block, blocks
 from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
-from prunopt.networks.transformers.learned_masks import as_result, learn_masks
+from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
 from prunopt.networks.transformers.number_formats import restore, to_single
 from prunopt.networks.transformers.parameter_budget import (
     Plan,
@@ -89,7 +89,8 @@ def prune_transformer(
     calibration
         Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
     sparsity
-        Fraction removed of the parameters of all blocks' linear layers, met to one unit; 0.2 where no budget is given.
+        Fraction removed of the parameters of all blocks' linear layers, met to one unit; None: 0.2, or what the
+        pattern N:M comes to.
     budget
         In its place: ``po.Budget("parameters", share=0.8)``, ``"parameters=80M"`` or several. Counted are all
         parameters of the model, embeddings among them; what is left is within it.
@@ -252,9 +253,11 @@ def _learned(
         solver = replace(solver, folder=str(folder), every=max(1, min(100, solver.steps // 10)))
     try:
         with torch.enable_grad():
-            return as_result(
-                learn_masks(model, tokens.windows, pattern=shape, solver=solver, seed=int(run.get("seed", 0)))
-            )
+            found = learn_masks(
+                model, tokens.windows, pattern=shape, solver=solver, seed=int(run.get("seed", 0)),
+                task=MaskTaskOptions(device=run.get("device") or "cpu"),
+            )  # fmt: skip
+        return as_result(found)
     except ValueError:
         if folder is not None and not any(Path(folder).iterdir()):  # a request that cannot be met: nothing to resume
             Path(folder).rmdir()

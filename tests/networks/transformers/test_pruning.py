@@ -357,6 +357,21 @@ def test_allocations_go_by_the_names_of_the_command(name: str) -> None:
     assert np.ptp(result.options["sparsities"]) > 1e-3
 
 
+def test_a_file_gives_the_sparsities_and_rules_go_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("no rule is read from here")
+    (tmp_path / "mine.json").write_text('{"allocation": [0.1, 0.2, 0.3]}')
+    monkeypatch.chdir(tmp_path)
+    assert resolved("log") == "log"
+    for given in ("mine.json", tmp_path / "mine.json"):
+        np.testing.assert_array_equal(np.asarray(resolved(given)), [0.1, 0.2, 0.3])
+    for missing in ("none.json", tmp_path / "none.json"):
+        with pytest.raises(ValueError, match=r"allocation must be one of .*or pass a JSON file"):
+            resolved(missing)
+    (tmp_path / "mine.json").write_text('{"allocation": "log"}')
+    with pytest.raises(ValueError, match=r"allocation must be a JSON file of numbers, got 'mine\.json'"):
+        resolved("mine.json")
+
+
 def test_old_keywords_work_and_name_the_new_form() -> None:
     model, ids = tiny_transformer(), tiny_tokens(4)
     with pytest.warns(
