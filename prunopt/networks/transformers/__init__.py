@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.learned_masks import masks_by as masks_by
     from prunopt.networks.transformers.learned_masks import refit_masks as refit_masks
     from prunopt.networks.transformers.learned_masks import save_masks as save_masks
-    from prunopt.networks.transformers.level_weights import LevelWeights as LevelWeights
     from prunopt.networks.transformers.pruning import prune_transformer as prune_transformer
     from prunopt.networks.transformers.reading import read_model as read_model
     from prunopt.networks.transformers.recipes import PruneOptions as PruneOptions
@@ -58,7 +57,6 @@ _PLACES = {
     "prunopt.networks.transformers.learned_masks": (
         "LearnedMasks MaskTaskOptions learn_masks load_masks mask_task masks_by refit_masks save_masks"
     ),
-    "prunopt.networks.transformers.level_weights": "LevelWeights",
     "prunopt.networks.transformers.pruning": "prune_transformer",
     "prunopt.networks.transformers.reading": "read_model",
     "prunopt.networks.transformers.recipes": "PruneOptions Recipe",

@@ -34,7 +34,7 @@ class TextEvaluator:
     Parameters
     ----------
     apply
-        ``apply(decision)`` is a context in which a model has the decision, such as `SparsityMasks` or `LevelWeights`.
+        ``apply(decision)`` is a context in which a model has the decision, such as `SparsityMasks`.
     windows : (n, length) int64
         As `token_windows` gives them.
     measure

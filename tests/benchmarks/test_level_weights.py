@@ -14,9 +14,9 @@ pytest.importorskip("transformers")
 
 import torch
 
+from benchmarks.level_weights import LevelWeights
 from prunopt.networks import PruneOptions, prune_transformer
 from prunopt.networks.transformers.families import blocks, weight_of
-from prunopt.networks.transformers.level_weights import LevelWeights
 from prunopt.networks.transformers.surgery import parameters_of, remove_neurons
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 
