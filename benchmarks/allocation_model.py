@@ -63,9 +63,9 @@ class Bench:
     def __init__(self, by: str = "wanda", effort: str = "full") -> None:
         import torch
 
+        from benchmarks.level_weights import LevelWeights
         from prunopt.networks.transformers.block_statistics import block_statistics
         from prunopt.networks.transformers.evaluators import SparsityMasks, TextEvaluator
-        from prunopt.networks.transformers.level_weights import LevelWeights
         from prunopt.networks.transformers.reading import read_model
         from prunopt.networks.transformers.text import token_windows
 

@@ -14,6 +14,7 @@ import argparse
 import os
 import resource
 import time
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from benchmarks.language_model_cells import CELLS, DOMAINS, GROUPS, TRIALS, perp
 from benchmarks.results import load, store
 from prunopt.networks.transformers.pruning import prune_transformer
 from prunopt.networks.transformers.reading import read_model
+from prunopt.networks.transformers.recipes import PruneOptions
 from prunopt.networks.transformers.text import TokenLosses, read_text, token_losses, token_windows
 
 LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0
@@ -53,9 +55,13 @@ def measure(name: str) -> dict[str, Any]:
     model, windows, _ = model_and_tokens()
     if name == "dense":
         return {"cell": name, "evaluation": evaluate(model)}
-    options = (CELLS | TRIALS)[name]
+    asked = (CELLS | TRIALS)[name]
+    if not asked:
+        raise ValueError(f"cell {name!r} was measured with an option that was removed; choose another")
+    details = {k: asked[k] for k in asked.keys() & {f.name for f in fields(PruneOptions)}}
+    options = {"allocation": "uniform"} | {k: v for k, v in asked.items() if k not in details}
     start, cpu = time.perf_counter(), time.process_time()
-    result = prune_transformer(model, windows, **options)
+    result = prune_transformer(model, windows, **options, options=PruneOptions(**details))
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     rows = [r.to_dict() for r in result.report]
     return {

@@ -52,6 +52,7 @@ def grown(windows: str, where: str) -> dict[str, Any]:
 
     from prunopt.networks.transformers.pruning import prune_transformer
     from prunopt.networks.transformers.reading import read_model
+    from prunopt.networks.transformers.recipes import PruneOptions
 
     torch.set_num_threads(1)
     model, tokenizer = read_model("smollm2")
@@ -61,8 +62,8 @@ def grown(windows: str, where: str) -> dict[str, Any]:
     prune_transformer(model, tokens[:1], sparsity=0.2, units=("ffn",), method="wanda")
     with tempfile.TemporaryDirectory() as folder, Peak() as peak:
         prune_transformer(
-            model, tokens, sparsity=0.2, units=("ffn",), method="wanda", in_place=True,
-            activations_dir=folder if where == "file" else None,
+            model, tokens, sparsity=0.2, allocation="uniform",
+            options=PruneOptions(in_place=True, activations_dir=folder if where == "file" else None),
         )  # fmt: skip
     return {"windows": int(windows), "activations": where, "grown": peak.most - peak.before, "model": peak.before}
 

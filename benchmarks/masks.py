@@ -28,6 +28,7 @@ from benchmarks.masks_model import LENGTH, loss, perplexity, tokens, trained, wi
 from benchmarks.results import load, store
 from prunopt.forms.layer.nm_patterns import candidates
 from prunopt.networks.transformers.learned_masks import (
+    MaskTaskOptions,
     layer_names,
     learn_masks,
     mask_task,
@@ -178,8 +179,8 @@ def learned(prior: str | None, steps: int, device: str, refit: bool = False, see
     Path(str(solver.folder)).mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     found = learn_masks(
-        model, text, prior=start, solver=solver, batch=LEARN_BATCH, evaluation=calibration[:16], seed=seed,
-        device=device,
+        model, text, prior=start, solver=solver, seed=seed,
+        task=MaskTaskOptions(batch=LEARN_BATCH, evaluation=calibration[:16], device=device),
     )  # fmt: skip
     seconds = time.process_time() - began
     row = with_refit(found.masks) if refit else judged(found.model)
@@ -199,7 +200,8 @@ def ours(steps: int, device: str) -> Row:
     began = time.process_time()
     found = learn_masks(
         model, text, prior=prior_of("mask-descent"), solver=MaskLLM(steps=steps, folder=str(folder), every=50),
-        batch=LEARN_BATCH, evaluation=calibration[:16], refit=True, calibration=calibration, device=device,
+        refit=True, calibration=calibration,
+        task=MaskTaskOptions(batch=LEARN_BATCH, evaluation=calibration[:16], device=device),
     )  # fmt: skip
     stats = found.solution.stats
     return judged(found.model) | {
@@ -273,7 +275,8 @@ def step_times(device: str) -> Row:
             torch.cuda.synchronize()
 
     for batch, (kind, options) in itertools.product((8, 32), {"candidate": {}, "entry": {"logits": "entry"}}.items()):
-        task = mask_task(model, text, batch=batch, evaluation=text[:1].cpu(), device=device)
+        asked = MaskTaskOptions(batch=batch, evaluation=text[:1].cpu(), device=device)
+        task = mask_task(model, text, options=asked)
         solver = MaskLLM(steps=6, device=device, **options)  # type: ignore[arg-type]
         for _ in range(3):
             start = clock()
@@ -350,8 +353,8 @@ def smol_learned(prior: str | None, n_blocks: int, device: str, steps: int = SMO
     Path(str(solver.folder)).mkdir(parents=True, exist_ok=True)
     began = time.process_time()
     found = learn_masks(
-        model, text, prior=start, solver=solver, layers=layers, batch=SMOL_BATCH,
-        evaluation=text[:8], device=device, dtype=torch.bfloat16,
+        model, text, prior=start, solver=solver,
+        task=MaskTaskOptions(layers, SMOL_BATCH, text[:8], device, torch.bfloat16),
     )  # fmt: skip
     stats = found.solution.stats
     return smol_judged(found.model) | {

@@ -46,7 +46,7 @@ class SemiStructuredMask:
 
     Notes
     -----
-    The value is a dict of bool masks. `prunopt.networks.mask_task` builds the task from a model and text.
+    The value is a dict of bool masks. `prunopt.networks.transformers.mask_task` builds the task from a model and text.
 
     References
     ----------

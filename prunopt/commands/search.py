@@ -9,6 +9,7 @@ import typer
 
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
+from prunopt.core import validate
 from prunopt.core.files import only_writer, written_together
 
 PATIENCE = 300.0  # seconds that a worker waits for another one to write the report
@@ -33,7 +34,7 @@ def search(
     windows: Annotated[int, typer.Option(help="Windows to calibrate on, and as many to evaluate on.")] = 8,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     measure: Annotated[str, typer.Option(help="kl (from the dense model) or loss.")] = "kl",
-    fidelity: Annotated[float, typer.Option(help="Share of the windows that a trial is pruned at; 1: none is.")] = 0.5,
+    fidelity: Annotated[float, typer.Option(help="Fraction of the windows that a trial may stop at; 1: none.")] = 0.5,
     repair: Annotated[bool, typer.Option("--repair", help="Set the torn last line of a journal aside.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -41,27 +42,26 @@ def search(
     """Search an allocation of sparsity over the blocks, compare it with the usual rules, write it for `prunopt prune`.
 
     Blocks are masked by Wanda's scores; every allocation meets the budget exactly. The search runs in its storage:
-    stopped, or killed, the same command goes on, and further machines join with the same command.
+    stopped, or killed, the same command goes on, and other machines join with the same command.
     """
-    if not 0 < fidelity <= 1:
-        raise ValueError(f"--fidelity {fidelity}: give a share of the windows, 0 < fidelity <= 1")
-    if windows < len(calibration):
-        raise ValueError(f"--windows {windows}: give at least one for each of the {len(calibration)} texts")
+    validate.number("--fidelity", fidelity, low=0, high=1, open_ends="(", mend="pass the fraction of windows to use")
+    validate.whole_number("--windows", windows, low=len(calibration), mend="pass at least one for each text")
     if storage is None:
         if out is None:
-            raise ValueError("--storage: name a journal file or a database, or a folder with --out")
+            raise validate.invalid("--storage", "be a journal file or a database", None, "or name a folder with --out")
         storage = str(out / "search.journal")
     from prunopt.networks.transformers.allocation import NAMES, MaskedModel
+    from prunopt.networks.transformers.allocation_study import SearchOptions, study_report, study_sparsity
 
     estimates.search(model, windows=windows, length=length, measure=measure, workers=workers)
     evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
-    steps = (fidelity, 1.0) if fidelity < 1 else (1.0,)
     wanted = [m for m in (part.strip() for part in methods.split(",")) if m] if methods != "all" else list(NAMES)
-    columns = [
-        _column(evaluator, s, wanted, steps, trials, storage, workers, solver, space, start, repair, seed)
-        for s in sparsity
-    ]
-    report = _report(evaluator, columns, storage)
+    options = SearchOptions(storage, trials, workers, solver, space, start, fidelity, repair, seed)
+    columns = []
+    for s in sparsity:
+        with progress("allocations", total=len(wanted) + trials) as tell:
+            columns.append(study_sparsity(evaluator, s, wanted, options, tell))
+    report = study_report(evaluator, columns, storage)
     if out is not None:
         with (
             only_writer(out, patience=PATIENCE),
@@ -72,96 +72,6 @@ def search(
         print_json(report)
         return
     _show(report)
-
-
-def _column(
-    evaluator: Any,
-    sparsity: float,
-    methods: list[str],
-    steps: tuple[float, ...],
-    trials: int,
-    storage: str,
-    workers: int,
-    solver: str | None,
-    space: str,
-    start: str,
-    repair: bool,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything about one sparsity."""
-    from prunopt.networks.transformers.allocation import named_allocation
-    from prunopt.problems.allocation.allocation_search import AllocationSearch
-    from prunopt.study.run import search as run_search
-
-    with progress("allocations", total=len(methods) + trials) as tell:
-        rows: dict[str, Any] = {}
-        for name in methods:
-            tell(name)
-            found = named_allocation(name, evaluator, sparsity)
-            rows[name] = {"allocation": found, "loss": evaluator.loss(found)}
-        options: dict[str, Any] = {}
-        if space == "expressions":
-            options["statistics"] = evaluator.blocks.samples
-        if space == "levels":
-            options["start"] = (
-                rows[start]["allocation"] if start in rows else named_allocation(start, evaluator, sparsity)
-            )
-        task = AllocationSearch(evaluator, evaluator.sizes, sparsity, space, fidelities=steps, **options)
-        run = run_search(
-            task,
-            trials=trials,
-            storage=storage,
-            seed=seed,
-            workers=workers,
-            solver=solver,
-            repair=repair,
-            name=f"{space} {solver or 'default'} {sparsity:g}",
-            callback=lambda outcome: tell(f"trial {outcome.number}"),
-        )
-    best = run.best
-    rows["search"] = {"allocation": best.decision, "loss": best.value, "found": best.text}
-    return {
-        "sparsity": sparsity,
-        "rows": rows,
-        "search": run.name,
-        "trials": len(run.finished),
-        "evaluations": run.evaluations,
-        "lost": run.lost,
-        "seconds": run.seconds,
-    }
-
-
-def _report(evaluator: Any, columns: list[dict[str, Any]], storage: str) -> dict[str, Any]:
-    from prunopt.study.storages import hidden
-
-    sizes = evaluator.sizes
-    points = [
-        {
-            "sparsity": c["sparsity"],
-            "method": name,
-            "loss": float(row["loss"]),
-            "kept": float(sizes @ (1 - row["allocation"])),
-        }
-        for c in columns
-        for name, row in c["rows"].items()
-    ]
-    front: list[dict[str, Any]] = []
-    for p in sorted(points, key=lambda p: (round(p["kept"] / sizes.sum(), 6), p["loss"])):
-        if not front or p["loss"] < front[-1]["loss"]:
-            front.append(p)
-    dense = float(evaluator.loss([0.0] * len(sizes)))
-    best = min(columns[0]["rows"].items(), key=lambda item: float(item[1]["loss"]))
-    return {
-        "model": evaluator.model,
-        "measure": evaluator.measure,
-        "dense": dense,
-        "weights": float(sizes.sum()),
-        "storage": hidden(storage),
-        "columns": columns,
-        "front": front,
-        "allocation": list(map(float, best[1]["allocation"])),
-        "method": best[0],
-    }
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:

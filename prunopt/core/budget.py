@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from prunopt.core import validate
+
 COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 BYTES = {"": 1.0, "B": 1.0} | {
     f"{prefix}{end}": base**power
@@ -49,8 +51,6 @@ class Budget:
     share: float | None = None
 
     def __post_init__(self) -> None:
-        from prunopt.core import validate  # it needs numpy, and `import prunopt` does not
-
         if (self.limit is None) == (self.share is None):
             given = validate.Shown(f"limit={self.limit}, share={self.share}")
             raise validate.invalid(f"budget of {self.resource}", "have a limit or a share", given, "pass one of them")
@@ -78,8 +78,6 @@ class Budget:
         ValueError
             If it cannot be read; the message shows how budgets are written.
         """
-        from prunopt.core import validate  # it needs numpy, and `import prunopt` does not
-
         name, sign, rest = (*(part.strip() for part in re.split("(<=|=)", text, maxsplit=1)), "", "")[:3]
         example = f"write RESOURCE=NUMBER, as in {next(iter(resources), 'macs')}=0.5 or latency_ms=0.7x"
         found = WRITTEN.fullmatch(rest)
@@ -98,8 +96,6 @@ class Budget:
     @classmethod
     def of(cls, budget: Budget | str, resources: Collection[str] = ()) -> Budget:
         """Return a budget, reading it where it is written; ``resources`` are those that may be named."""
-        from prunopt.core import validate  # it needs numpy, and `import prunopt` does not
-
         if isinstance(budget, str):
             return cls.parse(budget, resources)
         if not isinstance(budget, Budget):
@@ -110,8 +106,6 @@ class Budget:
 
     def allowed(self, total: float | None = None) -> float:
         """Return how much may be used, where the unpruned model uses ``total`` (None: the one given before)."""
-        from prunopt.core import validate  # it needs numpy, and `import prunopt` does not
-
         if self.limit is not None:
             return self.limit
         whole = self.total if total is None else total
@@ -122,8 +116,6 @@ class Budget:
     @property
     def sparsity(self) -> float:
         """The fraction that has to go: 1 - limit / total."""
-        from prunopt.core import validate  # it needs numpy, and `import prunopt` does not
-
         if self.share is not None:
             return max(0.0, 1.0 - self.share)
         if self.total is None or self.limit is None:

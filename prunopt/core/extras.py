@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from prunopt.core.deprecation import warn
+
 EXTRAS = {
     "torch": "torch",
     "safetensors": "torch",
@@ -51,7 +53,7 @@ def require(module: str) -> Any:
 
 
 def lazy(
-    package: str, places: Mapping[str, str], needs: str | None = None
+    package: str, places: Mapping[str, str], needs: str | None = None, *, moved: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the ``__getattr__`` and ``__dir__`` of a package whose public names are loaded when they are asked for.
 
@@ -66,12 +68,19 @@ def lazy(
         For each module, the public names that it holds, separated by blanks.
     needs
         A module without which none of them is of use.
+    moved
+        For each package, the names that were public here and are now there; for one release they are still found, with
+        a warning that says where.
     """
     modules = {name: module for module, names in places.items() for name in names.split()}
+    gone = {name: module for module, names in (moved or {}).items() for name in names.split()}
 
     def find(name: str) -> Any:
         if f"{package}.{name}" in places:  # a package that is public as such
             return import_module(f"{package}.{name}")
+        if name in gone:
+            warn(f"{package}.{name}", f"{gone[name]}.{name}")
+            return getattr(import_module(gone[name]), name)
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if needs is not None:

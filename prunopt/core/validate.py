@@ -5,11 +5,22 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from prunopt.core.arrays import AnyArray, Bools, Floats, Ints
+    from prunopt.core.arrays import AnyArray, Bools, Floats, Ints
+else:
+
+    class _Numpy:
+        """Loaded when something is asked of it: ``import prunopt`` checks no arrays."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(import_module("numpy"), name)
+
+    np = _Numpy()
 
 T = TypeVar("T")
 LONGEST = 80  # characters of a value in a message

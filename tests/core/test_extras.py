@@ -90,3 +90,20 @@ def test_a_forest_needs_no_extra(tmp_path: Path) -> None:
     said = blocked(missing, f"sys.argv = {arguments!r}; from prunopt.cli import app; app()").stderr
     assert (tmp_path / "out" / "forest.skops").is_file(), said
     assert "no pictures: they need matplotlib (pip install 'prunopt[plot]')" in said
+
+
+def test_names_that_moved_are_found_for_one_release() -> None:
+    from prunopt import networks
+    from prunopt.networks import transformers
+
+    assert len(networks.__all__) <= 16
+    with pytest.warns(
+        DeprecationWarning, match=r"networks\.token_losses is deprecated.*use prunopt\.networks\.transformers\."
+    ):
+        assert networks.token_losses is transformers.token_losses
+    for module, names in networks._MOVED.items():
+        for name in names.split():
+            with pytest.warns(DeprecationWarning, match=f"use {module}.{name}"):
+                assert getattr(networks, name) is getattr(sys.modules[module], name)
+    with pytest.raises(AttributeError, match="no attribute 'prune_everything'"):
+        networks.prune_everything  # noqa: B018

@@ -55,8 +55,8 @@ def test_report_pictures_and_resume(folder: Path, tmp_path: Path) -> None:
 
 def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
     for more, words in (
-        (["--fidelity", "2", "--out", str(tmp_path)], "--fidelity 2"),
-        ([], "--storage: name a journal file"),
+        (["--fidelity", "2", "--out", str(tmp_path)], "--fidelity must be a finite number > 0 and <= 1, got 2.0"),
+        ([], "--storage must be a journal file or a database"),
         (["--methods", "magic", "--out", str(tmp_path)], "allocation must be one of 'uniform'"),
         (["--solver", "choice-dp", "--methods", "", "--out", str(tmp_path)], "; pass "),
     ):

@@ -245,15 +245,16 @@ def _searches() -> Iterator[Reader]:
 
 
 def _networks() -> Iterator[Reader]:
-    from prunopt.commands.prune import read_shares
     from prunopt.networks.cnn.latency import LatencyTable, machine
     from prunopt.networks.lottery.tickets import read_network
-    from prunopt.networks.transformers.checkpoints import load, save
+    from prunopt.networks.transformers.block_allocation import read_allocation
+    from prunopt.networks.transformers.checkpoints import load
     from prunopt.networks.transformers.learned_masks import load_masks, save_masks
     from prunopt.networks.transformers.pruning import prune_transformer
+    from prunopt.networks.transformers.result import save
     from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 
-    yield Reader("allocation", "a.json", _text('{"allocation": [0.1, 0.2, 0.5]}'), lambda p: read_shares(str(p)))
+    yield Reader("allocation", "a.json", _text('{"allocation": [0.1, 0.2, 0.5]}'), read_allocation)
     times = {"about": {**machine("torch"), "threads": 1}, "milliseconds": {"conv 3>8": 0.5, "linear 8>2": 0.25}}
     yield Reader("latency table", "l.json", _text(json.dumps(times)), lambda p: LatencyTable("torch", p))
     mask = np.tile([True, False, True, False], (4, 4))

@@ -122,8 +122,8 @@ def test_a_configuration_that_asks_for_too_much_is_refused_before_it_is_built(tm
     file = tmp_path / reader.file
     reader.write(file)
     whole = json.loads(file.read_text())
-    for name, value, said in (("intermediate_size", 10**9, "asks for"), ("num_hidden_layers", 10**9, "more than")):
-        file.write_text(json.dumps({**whole, name: value}))
+    for name, said in (("intermediate_size", "size must be about"), ("num_hidden_layers", "be at most the tensors")):
+        file.write_text(json.dumps({**whole, name: 10**9}))
         with pytest.raises(ValueError, match=said):
             load(tmp_path)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from prunopt.core.files import read_json
+from prunopt.core.validate import Shown, require
 
 MANIFEST = "prunopt.json"
 WEIGHTS = "model.safetensors"
@@ -23,8 +24,9 @@ LARGEST_MANIFEST = 64 * 2**20
 def check_target(folder: str | os.PathLike[str]) -> Path:
     """Return a folder that may be written: missing, empty, or of an earlier run; ValueError for any other."""
     target = Path(folder)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / MANIFEST).exists())):
-        raise ValueError(f"folder={str(folder)!r}: it holds something that prunopt did not write; give another")
+    mine = target.is_dir() and ((target / MANIFEST).exists() or not any(target.iterdir()))
+    mend = "it holds something that prunopt did not write; name another"
+    require(mine or not target.exists(), "folder", "be new or one that prunopt wrote", str(folder), mend)
     return target
 
 
@@ -51,11 +53,12 @@ def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return ``prunopt.json``; ValueError says what is wrong with it."""
     path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"folder={os.fspath(folder)!r}: no {MANIFEST} there; give a folder that prunopt wrote")
+    mend = "pass a folder that prunopt wrote"
+    require(path.is_file(), "folder", f"hold {MANIFEST}", os.fspath(folder), mend)
     manifest = read_json(path, largest=LARGEST_MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a manifest of format {FORMAT}; written by another version of prunopt?")
+    mine = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    other = Shown("another: written by another version of prunopt?")
+    require(mine, str(path), f"be a manifest of format {FORMAT}", other)
     return cast("dict[str, Any]", manifest)
 
 

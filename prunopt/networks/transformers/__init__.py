@@ -1,1 +1,68 @@
-"""Transformers."""
+"""Transformers: calibration, heads, neurons and single weights removed block by block, learned masks, folders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prunopt.core.extras import lazy
+
+if TYPE_CHECKING:
+    from prunopt.networks.transformers.allocation import LoadedModel as LoadedModel
+    from prunopt.networks.transformers.allocation import MaskedModel as MaskedModel
+    from prunopt.networks.transformers.block_statistics import BlockStatistics as BlockStatistics
+    from prunopt.networks.transformers.block_statistics import block_statistics as block_statistics
+    from prunopt.networks.transformers.calibration import Activations as Activations
+    from prunopt.networks.transformers.calibration import Calibration as Calibration
+    from prunopt.networks.transformers.calibration import as_calibration as as_calibration
+    from prunopt.networks.transformers.checkpoints import load as load
+    from prunopt.networks.transformers.evaluators import SparsityMasks as SparsityMasks
+    from prunopt.networks.transformers.evaluators import TextEvaluator as TextEvaluator
+    from prunopt.networks.transformers.families import Attention as Attention
+    from prunopt.networks.transformers.families import Block as Block
+    from prunopt.networks.transformers.families import FeedForward as FeedForward
+    from prunopt.networks.transformers.families import blocks as blocks
+    from prunopt.networks.transformers.families import register_family as register_family
+    from prunopt.networks.transformers.hessians import calibrate as calibrate
+    from prunopt.networks.transformers.layer import LayerReport as LayerReport
+    from prunopt.networks.transformers.learned_masks import LearnedMasks as LearnedMasks
+    from prunopt.networks.transformers.learned_masks import MaskTaskOptions as MaskTaskOptions
+    from prunopt.networks.transformers.learned_masks import learn_masks as learn_masks
+    from prunopt.networks.transformers.learned_masks import load_masks as load_masks
+    from prunopt.networks.transformers.learned_masks import mask_task as mask_task
+    from prunopt.networks.transformers.learned_masks import masks_by as masks_by
+    from prunopt.networks.transformers.learned_masks import refit_masks as refit_masks
+    from prunopt.networks.transformers.learned_masks import save_masks as save_masks
+    from prunopt.networks.transformers.pruning import prune_transformer as prune_transformer
+    from prunopt.networks.transformers.reading import read_model as read_model
+    from prunopt.networks.transformers.recipes import PruneOptions as PruneOptions
+    from prunopt.networks.transformers.recipes import Recipe as Recipe
+    from prunopt.networks.transformers.result import PruneResult as PruneResult
+    from prunopt.networks.transformers.result import save as save
+    from prunopt.networks.transformers.text import TokenLosses as TokenLosses
+    from prunopt.networks.transformers.text import read_text as read_text
+    from prunopt.networks.transformers.text import source_windows as source_windows
+    from prunopt.networks.transformers.text import token_losses as token_losses
+    from prunopt.networks.transformers.text import token_windows as token_windows
+    from prunopt.networks.transformers.verification import verify_folder as verify_folder
+
+_PLACES = {
+    "prunopt.networks.transformers.allocation": "LoadedModel MaskedModel",
+    "prunopt.networks.transformers.block_statistics": "BlockStatistics block_statistics",
+    "prunopt.networks.transformers.calibration": "Activations Calibration as_calibration",
+    "prunopt.networks.transformers.checkpoints": "load",
+    "prunopt.networks.transformers.evaluators": "SparsityMasks TextEvaluator",
+    "prunopt.networks.transformers.families": "Attention Block FeedForward blocks register_family",
+    "prunopt.networks.transformers.hessians": "calibrate",
+    "prunopt.networks.transformers.layer": "LayerReport",
+    "prunopt.networks.transformers.learned_masks": (
+        "LearnedMasks MaskTaskOptions learn_masks load_masks mask_task masks_by refit_masks save_masks"
+    ),
+    "prunopt.networks.transformers.pruning": "prune_transformer",
+    "prunopt.networks.transformers.reading": "read_model",
+    "prunopt.networks.transformers.recipes": "PruneOptions Recipe",
+    "prunopt.networks.transformers.result": "PruneResult save",
+    "prunopt.networks.transformers.text": "TokenLosses read_text source_windows token_losses token_windows",
+    "prunopt.networks.transformers.verification": "verify_folder",
+}
+__all__ = sorted(" ".join(_PLACES.values()).split())
+__getattr__, __dir__ = lazy(__name__, _PLACES, "torch")

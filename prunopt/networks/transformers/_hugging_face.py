@@ -21,6 +21,13 @@ def require_transformers() -> Any:
     return transformers
 
 
+def config_errors() -> tuple[type[Exception], ...]:
+    """Return what the validation of a configuration raises."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return StrictDataclassError, ValueError, TypeError
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers from drawing bars of its own."""

@@ -1,4 +1,4 @@
-"""Errors of pruned layers, computed again from the model before, the model after, and the calibration of then."""
+"""Errors of pruned layers, computed again from the model before, the model after, and the calibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import nn
 from prunopt.core.arrays import Floats
 from prunopt.core.solution import CertificateError
 from prunopt.networks.transformers.calibration import Activations, Calibration
-from prunopt.networks.transformers.correction import Correction
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.surgery import group_columns, remove_groups
 
@@ -25,16 +24,11 @@ def recomputed_errors(
     r"""Yield the name of each pruned layer, :math:`\|(W - W') X\|^2 / \|W X\|^2`, and what the manifest says of it.
 
     X are the inputs of the layer in the model whose earlier layers are pruned, as when it was solved; of W', columns
-    that were removed are 0. Where the manifest names a correction, W is the corrected weight.
+    that were removed are 0.
     """
     rows = {row["name"]: row for row in manifest["report"]}
-    options = manifest["options"]
     stream = Activations(pruned, blocks(pruned), tokens)
-    strength = float(options.get("correction", 0.0))
-    correction = Correction(Activations(original, blocks(original), tokens), strength) if strength else None
     for dense, block in zip(blocks(original), blocks(pruned), strict=True):
-        if correction is not None:
-            correction.enter(dense)
         work = copy.deepcopy(dense)  # becomes the pruned block, layer by layer
         for stage in work.stages:
             if not any(f"{block.name}.{layer}" in rows for layer in stage):
@@ -45,9 +39,6 @@ def recomputed_errors(
                 if row is None:
                     continue
                 before = _weight(work, layer)
-                if correction is not None and layer == work.stages[-1][0]:
-                    hessian, cross = correction.moments(stream, work, layer)
-                    before = correction.corrected(before, hessian, cross, options["damping"])
                 after = _after(work, block, layer, row, before.shape)
                 change = before - after
                 yield row["name"], _energy(change, hessian) / _energy(before, hessian), row["error"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunopt.core.validate import Shown, invalid, require
 from prunopt.networks.transformers.families import Block
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -41,8 +42,8 @@ class BlockArguments:
 
     def of(self, block: Block) -> list[Arguments]:
         """Return a block's positional and named arguments, window by window; blocks go by their names."""
-        if block.name not in self._arguments:
-            raise ValueError(f"block: the arguments of {block.name} were not captured; pass all blocks of the model")
+        mend = "its arguments were not captured; pass all blocks of the model"
+        require(block.name in self._arguments, "block", "be one of those given before", block.name, mend)
         return self._arguments[block.name]
 
     @torch.no_grad()
@@ -62,9 +63,8 @@ class BlockArguments:
                 raise Stop
 
         self._pass(model, given, enter)
-        if order != list(self._arguments):
-            kind, ran = type(model).__name__, ", ".join(order) or "none of them"
-            raise ValueError(f"model: {kind} runs of its blocks {ran}, not each of them once, in their order; {MEND}")
+        ran = Shown(f"{type(model).__name__}, which runs {', '.join(order) or 'none of them'}")
+        require(order == list(self._arguments), "model", "run each of its blocks once, in their order", ran, MEND)
         return entering[0]
 
     def check(self, model: nn.Module, given: Mapping[str, torch.Tensor]) -> None:
@@ -92,8 +92,9 @@ class BlockArguments:
             first = block is self._found[0]
             if first and shifted:
                 hidden = hidden + hidden.roll(1, dims=-1)
-            elif not first and not _agree(hidden, before):
-                raise ValueError(f"{block.name}: it is not given what the block before it puts out; {MEND}")
+            elif not first:
+                enters = "be given what the block before it puts out"
+                require(_agree(hidden, before), block.name, enters, Shown("other hidden states"), MEND)
             hidden = hidden.clone()
             return ((hidden.clone(), *rest), named) if first and shifted else None
 
@@ -107,14 +108,11 @@ class BlockArguments:
                 again = output_of(block.module(hidden.clone(), *args, **kwargs))
             except Exception as error:  # a block is the user's code: it may raise anything
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise ValueError(f"{block.name}: it cannot run by itself ({reason}); {MEND}") from error
+                raise invalid(block.name, "run by itself", Shown(reason), MEND) from error
             finally:
                 inside = False
-            if not _agree(again, before):
-                why = "its arguments depend on earlier blocks, or it remembers earlier calls"
-                raise ValueError(
-                    f"{block.name}: run by itself it puts out other values than in the model: {why}; {MEND}"
-                )
+            why = Shown("others: its arguments depend on earlier blocks, or it remembers earlier calls")
+            require(_agree(again, before), block.name, "put out by itself the values of the model", why, MEND)
             if block is self._found[-1]:
                 raise Stop
 
@@ -197,7 +195,8 @@ def split_call(
     hidden = args[0] if args else kwargs.get(name)
     if not isinstance(hidden, torch.Tensor) or hidden.shape[:1] != (1,):
         what = tuple(hidden.shape) if isinstance(hidden, torch.Tensor) else type(hidden).__name__
-        raise ValueError(f"{block.name}: its first argument is {what}, not hidden states (1, length, width); {MEND}")
+        first = f"first argument of {block.name}"
+        raise invalid(first, "be hidden states (1, length, width)", Shown(str(what)), MEND)
     return hidden, args[1:], {n: v for n, v in kwargs.items() if args or n != name}
 
 

@@ -27,12 +27,8 @@ class BlockStatistics:
     ----------
     sizes : (n,) float
         Weights of each block's linear layers.
-    part_sizes
-        The same by layer of the block.
     redundancy : (n, n) float
         Uncentred linear CKA of the blocks' inputs.
-    part_redundancy
-        For each block the same of its layers' outputs (all layers of a block see nearly one input).
     levels : (K,) float
         Fractions removed at which `errors` are known.
     errors : (n, K) float
@@ -45,9 +41,7 @@ class BlockStatistics:
     """
 
     sizes: Floats
-    part_sizes: tuple[dict[str, int], ...]
     redundancy: Floats
-    part_redundancy: tuple[Floats, ...]
     levels: Floats
     errors: Floats
     outliers: Floats
@@ -85,25 +79,24 @@ def block_statistics(
     rng, grid = np.random.default_rng(seed), np.asarray(levels, np.float64)
     stream = Activations(model, found, data)
     inputs: list[Floats] = []
-    part_redundancy, errors, outliers, sizes = [], [], [], []
+    errors, outliers, sizes = [], [], []
     samples: dict[str, list[Floats]] = {"weight": [], "wanda": [], "activation": []}
     for block in found:
         moments = stream.hessians(block, block.layers)
-        features: dict[str, list[torch.Tensor]] = {}
+        rows_of: list[torch.Tensor] = []
 
-        def take(layer: str, window: int, x: torch.Tensor, kept: dict[str, list[torch.Tensor]] = features) -> None:
-            if sum(len(part) for part in kept.get(layer, ())) < tokens:
-                kept.setdefault(layer, []).append(x.float().cpu())
+        def take(layer: str, window: int, x: torch.Tensor, kept: list[torch.Tensor] = rows_of) -> None:
+            if sum(map(len, kept)) < tokens:
+                kept.append(x.float().cpu())
 
-        stream.inputs(block, block.layers, take)
-        first = torch.cat(features[block.layers[0]])[:tokens].numpy().astype(np.float64)
+        stream.inputs(block, block.layers[:1], take)
+        first = torch.cat(rows_of)[:tokens].numpy().astype(np.float64)
         inputs.append(first)
-        outs, curve, pool, weights, ratios = [], [], [], [], []
-        part: dict[str, int] = {}
+        curve, pool, weights, ratios = [], [], [], []
+        size = 0
         for layer in block.layers:
             W = weight_of(block.module.get_submodule(layer)).detach().float().cpu().numpy().astype(np.float64)
-            part[layer] = W.size
-            outs.append(torch.cat(features[layer])[:tokens].numpy().astype(np.float64) @ W.T)
+            size += W.size
             H = np.asarray(moments[layer], np.float64)
             score = np.abs(W) * np.sqrt(np.maximum(np.diag(H), 0.0))
             ratios.append((int((score > OUTLIER * score.mean()).sum()), score.size))
@@ -112,8 +105,7 @@ def block_statistics(
             at = rng.choice(W.size, min(share, W.size), replace=False)
             pool.append(score.ravel()[at])
             weights.append(W.ravel()[at])
-        sizes.append(part)
-        part_redundancy.append(redundancy_matrix(outs))
+        sizes.append(size)
         errors.append(np.mean(curve, axis=0))
         outliers.append(sum(a for a, _ in ratios) / sum(b for _, b in ratios))
         samples["wanda"].append(np.concatenate(pool))
@@ -123,10 +115,8 @@ def block_statistics(
     stream.close()
     shortest = min(len(x) for x in inputs)
     return BlockStatistics(
-        np.array([sum(part.values()) for part in sizes], np.float64),
-        tuple(sizes),
+        np.array(sizes, np.float64),
         redundancy_matrix([x[:shortest] for x in inputs]),
-        tuple(part_redundancy),
         grid,
         np.array(errors),
         np.array(outliers),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from prunopt.core.arrays import Floats
+from prunopt.core.validate import Shown, invalid, number, require
 from prunopt.networks.transformers.block_arguments import BlockArguments, Stop, output_of
 from prunopt.networks.transformers.families import Block, blocks, is_linear
 
+MUST = "be token ids (n, length), or a list of sources"
 CHUNK = 4096  # rows of a product in single precision; their sums are in double
 
 
@@ -41,7 +43,6 @@ class Calibration:
     mask: torch.Tensor
     weight: torch.Tensor
     source: torch.Tensor
-    token_weight: torch.Tensor | None = field(default=None)
 
     @property
     def n_tokens(self) -> int:
@@ -51,14 +52,14 @@ class Calibration:
     def digest(self) -> str:
         """Return the SHA-256 of all that it holds."""
         whole = hashlib.sha256()
-        for tensor in (self.windows, self.mask, self.weight, self.source, self.token_weight):
-            whole.update(b"-" if tensor is None else np.ascontiguousarray(tensor.numpy()).tobytes())
+        for tensor in (self.windows, self.mask, self.weight, self.source):
+            whole.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        whole.update(b"-")  # where older versions kept weights of single tokens
         return whole.hexdigest()
 
     def row_weights(self) -> torch.Tensor:
         """Return what each token counts, (n, length) double; padding counts 0."""
-        rows = self.weight[:, None].double() * self.mask.double()
-        return rows if self.token_weight is None else rows * self.token_weight.double()
+        return self.weight[:, None].double() * self.mask.double()
 
 
 def as_calibration(given: Any) -> Calibration:
@@ -79,31 +80,28 @@ def as_calibration(given: Any) -> Calibration:
     if isinstance(given, Calibration):
         return given
     parts = _sources(given)
-    lengths = {ids.shape[1] for ids, _, _ in parts}
-    if len(lengths) != 1:
-        raise ValueError(f"calibration: windows of {sorted(lengths)} tokens; cut all sources to one length")
+    lengths = sorted({ids.shape[1] for ids, _, _ in parts})
+    require(len(lengths) == 1, "calibration", "have windows of one length", lengths, "cut all sources to one length")
     weighted = any(w is not None for _, _, w in parts)
     weights, sources = [], []
     for k, (ids, mask, weight) in enumerate(parts):
         share = 1.0
         if weighted:
-            if weight is None or not 0 < weight < np.inf:
-                raise ValueError(f"calibration[{k}]: weight {weight!r} given, a number > 0 is needed for every source")
-            share = float(weight) / max(1, int(mask.sum()))
+            share = number(f"weight of calibration[{k}]", weight, low=0, open_ends="(") / max(1, int(mask.sum()))
         weights.append(torch.full((len(ids),), share, dtype=torch.float64))
         sources.append(torch.full((len(ids),), k, dtype=torch.int64))
     ids = torch.cat([p[0] for p in parts])
     out = Calibration(ids, torch.cat([p[1] for p in parts]), torch.cat(weights), torch.cat(sources))
-    if out.n_tokens == 0:
-        raise ValueError("calibration: no tokens; give at least one window of text")
+    require(out.n_tokens, "calibration", "hold tokens", Shown("none"), "pass at least one window of text")
     return out
 
 
 def _sources(given: Any) -> list[tuple[torch.Tensor, torch.Tensor, float | None]]:
     if isinstance(given, (torch.Tensor, np.ndarray, Mapping)) or hasattr(given, "input_ids"):
         return [(*_ids(given), None)]
-    if not isinstance(given, Sequence) or not len(given):
-        raise ValueError(f"calibration: {type(given).__name__} given; give token ids (n, length), or a list of sources")
+    if isinstance(given, str) or not isinstance(given, Sequence) or not len(given):
+        empty = "an empty " if isinstance(given, Sequence) and not given else ""
+        raise invalid("calibration", MUST, Shown(f"{empty}{type(given).__name__}"))
     if all(isinstance(g, Sequence) and not isinstance(g, str) and all(isinstance(t, int) for t in g) for g in given):
         return [(*_ids(np.array(given)), None)]
     pairs = [g if isinstance(g, tuple) and len(g) == 2 and np.isscalar(g[1]) else (g, None) for g in given]
@@ -117,14 +115,14 @@ def _ids(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         ids = torch.as_tensor(given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"calibration: token ids of one length are needed: {error}") from None
+        raise invalid("calibration", MUST, Shown(type(given).__name__), str(error)) from None
     if ids.dim() == 1:
         ids = ids[None]
-    if ids.dim() != 2 or ids.is_floating_point():
-        raise ValueError(f"calibration: {ids.dtype} of shape {tuple(ids.shape)}; token ids (n, length) are needed")
+    whole = ids.dim() == 2 and not ids.is_floating_point()
+    require(whole, "calibration", MUST, Shown(f"{ids.dtype} of shape {tuple(ids.shape)}"))
     known = torch.ones(ids.shape, dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
-    if known.shape != ids.shape:
-        raise ValueError(f"calibration: mask of shape {tuple(known.shape)} for ids of shape {tuple(ids.shape)}")
+    shape = Shown(f"shape {tuple(known.shape)}")
+    require(known.shape == ids.shape, "attention_mask of the calibration", f"have shape {tuple(ids.shape)}", shape)
     return ids.long(), known
 
 
@@ -155,37 +153,29 @@ class Activations:
         if isinstance(found, Block):
             names = [block.name for block in blocks(model)]
             found = blocks(model)[names.index(found.name) :]
+        check_length(model, calibration.windows.shape[1])
         self.calibration = calibration
         self._store: torch.Tensor | None = None
-        self._place = folder
+        self._dtype = torch.float32  # of the model's hidden states
         self._folder = tempfile.TemporaryDirectory(dir=folder) if folder is not None else None
         self._arguments = BlockArguments(found)
-        padded = not bool(calibration.mask.all())
+        padded, device = not bool(calibration.mask.all()), next(model.parameters()).device
         for k, window in enumerate(calibration.windows):
-            given = {"input_ids": window[None]}
+            given = {"input_ids": window[None].to(device)}
             if padded:
-                given["attention_mask"] = calibration.mask[k : k + 1].long()
+                given["attention_mask"] = calibration.mask[k : k + 1].long().to(device)
             hidden = self._arguments.capture(model, given)
             if k == 0:
                 self._arguments.check(model, given)
             if self._store is None:
+                self._dtype = hidden.dtype
                 self._store = self._new((len(calibration.windows), *hidden.shape[1:]))
             self._store[k] = hidden[0]
-
-    def twin(self) -> Activations:
-        """Return a second stream that starts from what this one holds now, with the same arguments of blocks."""
-        assert self._store is not None
-        other = copy.copy(self)
-        other._folder = tempfile.TemporaryDirectory(dir=self._place) if self._place is not None else None
-        other._store = other._new(tuple(self._store.shape))
-        other._store.copy_(self._store)
-        return other
 
     def _new(self, shape: tuple[int, ...]) -> torch.Tensor:
         if self._folder is None:
             return torch.empty(shape)
-        file = Path(self._folder.name) / f"activations-{len(list(Path(self._folder.name).iterdir()))}.bin"
-        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=shape))
+        return torch.from_numpy(np.memmap(Path(self._folder.name) / "activations.bin", np.float32, "w+", shape=shape))
 
     def close(self) -> None:
         """Remove the memory-mapped files, if there are any."""
@@ -204,19 +194,21 @@ class Activations:
         assert self._store is not None
         return self._store[k].reshape(-1, self._store.shape[-1])
 
-    def run(self, block: Block) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the number of each window and what the block makes of it."""
+    def run(self, block: Block) -> Iterator[tuple[int, Callable[[], torch.Tensor]]]:
+        """Yield the number of each window, and a call that puts it through the block."""
         assert self._store is not None
+        device = next(block.module.parameters()).device
         for k, (args, kwargs) in enumerate(self._arguments.of(block)):
-            yield k, output_of(block.module(self._store[k : k + 1].clone(), *args, **kwargs))
+            entering = self._store[k : k + 1].to(device, self._dtype, copy=True)  # a block may work in place
+            yield k, partial(_through, block, entering, args, kwargs)
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:
         """Put every window through the block: what comes out enters the next one."""
         assert self._store is not None
-        for k, out in self.run(block):
-            if not bool(torch.isfinite(out).all()):
-                raise ValueError(f"calibration: {block.name} puts out NaN or infinite activations at window {k}")
+        for k, compute in self.run(block):
+            out = compute()
+            _require_finite(out, f"outputs of {block.name}", k)
             self._store[k] = out.reshape(self._store[k].shape)
 
     @torch.no_grad()
@@ -228,8 +220,7 @@ class Activations:
         def hook_of(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
             def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
                 rows = args[0].reshape(-1, args[0].shape[-1])
-                if not bool(torch.isfinite(rows).all()):
-                    raise ValueError(f"calibration: NaN or infinite inputs of {block.name}.{name} at window {window}")
+                _require_finite(rows, f"inputs of {block.name}.{name}", window)
                 take(name, window, rows)
                 waiting.discard(name)
                 if not waiting:
@@ -240,18 +231,17 @@ class Activations:
         handles = []
         for name in layers:
             layer = block.module.get_submodule(name)
-            if not is_linear(layer):
-                raise ValueError(f"{block.name}.{name}: {type(layer).__name__} is no linear layer")
+            require(is_linear(layer), f"{block.name}.{name}", "be a linear layer", Shown(type(layer).__name__))
             handles.append(layer.register_forward_pre_hook(hook_of(name)))
-        assert self._store is not None
         try:
-            for window, (args, kwargs) in enumerate(self._arguments.of(block)):
+            for window, compute in self.run(block):  # noqa: B007  the hooks name the window
                 waiting = set(layers)
                 try:
-                    block.module(self._store[window : window + 1].clone(), *args, **kwargs)
+                    compute()
                 except Stop:
                     continue
-                raise ValueError(f"{block.name}: its forward pass does not use {', '.join(sorted(waiting))}")
+                unused = Shown(f"a forward pass without {', '.join(sorted(waiting))}")
+                raise invalid(block.name, "use all of its linear layers", unused)
         finally:
             for handle in handles:
                 handle.remove()
@@ -265,11 +255,11 @@ class Activations:
         weights = self.calibration.row_weights()
 
         def take(name: str, window: int, rows: torch.Tensor) -> None:
-            scale = weights[window].sqrt().float()[:, None]
+            scale = weights[window].sqrt().float()[:, None].to(rows.device)
             total = sums.setdefault(name, torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64))
             for part, w in zip(torch.split(rows.float(), CHUNK), torch.split(scale, CHUNK), strict=True):
                 scaled = part * w
-                total += scaled.T @ scaled
+                total += (scaled.T @ scaled).to(total.device)
 
         self.inputs(block, layers, take)
         whole = float(weights.sum())
@@ -282,8 +272,30 @@ def rare_share(windows: torch.Tensor, *, fewer_than: int = 5) -> float:
     return float((counts[inverse] < fewer_than).double().mean())
 
 
-def rarity_weights(windows: torch.Tensor, power: float = 0.5) -> torch.Tensor:
-    """Return weights of tokens that fall with the count of their kind, count^-power, of mean 1; (n, length)."""
-    _, inverse, counts = torch.unique(windows, return_inverse=True, return_counts=True)
-    weight: torch.Tensor = counts[inverse].double() ** -power
-    return weight / weight.mean()
+def _through(block: Block, entering: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+    return output_of(block.module(entering, *args, **kwargs))
+
+
+def _require_finite(values: torch.Tensor, what: str, window: int) -> None:
+    finite = bool(torch.isfinite(values).all())
+    require(finite, "calibration", f"give finite {what}", Shown(f"NaN or infinity at window {window}"))
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """Return how many positions a model knows; None where nothing says so."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa's kin count positions from behind the padding's.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    config: Any = getattr(model, "config", None)
+    found = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    return next((n for n in found if isinstance(n, int) and n > 0), None)
+
+
+def check_length(model: nn.Module, length: int) -> None:
+    """Refuse windows that are longer than the positions that a model knows."""
+    most = positions_of(model)
+    fits = most is None or length <= most
+    require(
+        fits, "length", f"be at most {most}, the positions of {type(model).__name__}", length, "cut shorter windows"
+    )

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from prunopt.core.arrays import Floats
+from prunopt.core.validate import Shown, number, require
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -30,8 +31,7 @@ def shard(windows: torch.Tensor) -> torch.Tensor:
         If there are fewer windows than ranks.
     """
     rank, size = rank_and_size()
-    if len(windows) < size:
-        raise ValueError(f"windows: {len(windows)} given for {size} processes; give one for each at least")
+    require(len(windows) >= size, "windows", f"be one at least for each of {size} processes", Shown(f"{len(windows)}"))
     return windows[rank::size]
 
 
@@ -51,8 +51,7 @@ def summed(sums: Mapping[str, Any], weight: float) -> dict[str, Floats]:
     dict
         :math:`\\sum_r N_r A_r / \\sum_r N_r`, added up in double precision.
     """
-    if not weight > 0:
-        raise ValueError(f"weight={weight!r}: give this rank's number of tokens, > 0")
+    number("weight", weight, low=0, open_ends="(", mend="pass this rank's number of tokens")
     arrays = {name: np.asarray(a, np.float64) for name, a in sums.items()}
     _, size = rank_and_size()
     if size == 1:
@@ -63,10 +62,8 @@ def summed(sums: Mapping[str, Any], weight: float) -> dict[str, Floats]:
     low, high = mine.clone(), mine.clone()
     dist.all_reduce(low, op=dist.ReduceOp.MIN)
     dist.all_reduce(high, op=dist.ReduceOp.MAX)
-    if not torch.equal(low, high):
-        raise ValueError(
-            "sums: the ranks have arrays of different names or shapes; prune the same model on all of them"
-        )
+    other, mend = Shown("others on some rank"), "prune the same model on all of them"
+    require(torch.equal(low, high), "sums", "have the same names and shapes on all ranks", other, mend)
     total = torch.tensor([float(weight)], dtype=torch.float64)
     dist.all_reduce(total)
     found: dict[str, Floats] = {}

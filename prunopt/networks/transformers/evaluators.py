@@ -1,4 +1,4 @@
-"""A language model as an objective: the loss of a decision, on as many tokens as the search wants to pay for."""
+"""A language model as an objective: the loss of a decision, on as many tokens as the search asks for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks, weight_of
-from prunopt.networks.transformers.text import TokenLosses, token_losses
+from prunopt.networks.transformers.text import TokenLosses, logits_of, token_losses
 
 Apply = Callable[[Any], AbstractContextManager[nn.Module]]
 MEASURES = ("loss", "kl")
@@ -33,7 +34,7 @@ class TextEvaluator:
     Parameters
     ----------
     apply
-        ``apply(decision)`` is a context in which a model has the decision, such as `SparsityMasks` or `HeadMasks`.
+        ``apply(decision)`` is a context in which a model has the decision, such as `SparsityMasks`.
     windows : (n, length) int64
         As `token_windows` gives them.
     measure
@@ -48,10 +49,9 @@ class TextEvaluator:
     def __init__(
         self, apply: Apply, windows: torch.Tensor, *, measure: str = "loss", dense: Any = None, seed: int = 0
     ) -> None:
-        if measure not in MEASURES:
-            raise ValueError(f"measure={measure!r}: give one of {', '.join(MEASURES)}")
-        if windows.dim() != 2 or not len(windows):
-            raise ValueError(f"windows: shape {tuple(windows.shape)} given, (n, length) with n >= 1 is needed")
+        validate.one_of("measure", measure, MEASURES)
+        some, shape = windows.dim() == 2 and len(windows), validate.Shown(f"shape {tuple(windows.shape)}")
+        validate.require(some, "windows", "have shape (n, length) with n >= 1", shape)
         self.apply, self.measure, self.dense = apply, measure, dense
         order = np.random.default_rng(seed).permutation(len(windows))
         self.windows = windows[torch.from_numpy(order)]
@@ -60,8 +60,7 @@ class TextEvaluator:
 
     def taken(self, fidelity: float = 1.0) -> torch.Tensor:
         """Return the windows of a fidelity in (0, 1]: those of a lower one are among those of a higher one."""
-        if not 0 < fidelity <= 1:
-            raise ValueError(f"fidelity={fidelity!r}: give the share of the windows to use, 0 < fidelity <= 1")
+        validate.number("fidelity", fidelity, low=0, high=1, open_ends="(", mend="pass the fraction of windows to use")
         return self.windows[: math.ceil(fidelity * len(self.windows))]
 
     def loss(self, decision: Any, *, fidelity: float = 1.0) -> float:
@@ -85,7 +84,7 @@ class TextEvaluator:
         if self._reference is None:
             with self.apply(self.dense) as model:
                 for k, window in enumerate(self.windows):
-                    found = model(input_ids=window[None], use_cache=False).logits[0].float().softmax(-1)
+                    found = logits_of(model, window[None])[0].float().softmax(-1)
                     if self._reference is None:
                         shape = (len(self.windows), *found.shape)
                         with tempfile.TemporaryFile() as file:  # the mapping outlives it
@@ -99,7 +98,7 @@ class TextEvaluator:
 
 def _cross_entropy(model: nn.Module, window: torch.Tensor, probabilities: torch.Tensor) -> float:
     """Return the mean over tokens of the cross-entropy of the model's next token against given probabilities."""
-    logits = model(input_ids=window[None], use_cache=False).logits[0].float()
+    logits = logits_of(model, window[None])[0].float()
     return float((logits.logsumexp(-1) - torch.linalg.vecdot(probabilities, logits)).double().mean())
 
 
@@ -120,10 +119,9 @@ class SparsityMasks:
     """
 
     def __init__(self, model: nn.Module, calibration: Any = None, *, score: str = "wanda") -> None:
-        if score not in SCORES:
-            raise ValueError(f"score={score!r}: give one of {', '.join(SCORES)}")
-        if score == "wanda" and calibration is None:
-            raise ValueError("calibration=None: score='wanda' needs token ids; or give score='magnitude'")
+        validate.one_of("score", score, SCORES)
+        enough = score != "wanda" or calibration is not None
+        validate.require(enough, "calibration", "be token ids for score='wanda'", None, "or pass score='magnitude'")
         self.model, self.blocks = model, blocks(model)
         self.names = tuple(f"{block.name}.{layer}" for block in self.blocks for layer in block.layers)
         norms = self._norms(calibration) if score == "wanda" else {}
@@ -145,8 +143,9 @@ class SparsityMasks:
         found = {
             f"{b.name}.{n}": tuple(weight_of(b.module.get_submodule(n)).shape) for b in other.blocks for n in b.layers
         }
-        if found != {name: tuple(ranks.shape) for name, ranks in self._ranks.items()}:
-            raise ValueError("model: its layers differ from those that were ranked; give a copy of the same model")
+        same = found == {name: tuple(ranks.shape) for name, ranks in self._ranks.items()}
+        kind = validate.Shown(type(model).__name__)
+        validate.require(same, "model", "be a copy of the model that was ranked", kind)
         return other
 
     @property
@@ -164,31 +163,28 @@ class SparsityMasks:
         """Yield the model with one fraction for each block, or for each layer of ``names``; None: dense."""
         kept: dict[str, torch.Tensor] = {}
         try:
-            for name, share in zip(self.names, self._shares(allocation), strict=True):
-                if share == 0:
+            for name, sparsity in zip(self.names, self._sparsities(allocation), strict=True):
+                if sparsity == 0:
                     continue
                 weight, ranks = self._weight(name), self._ranks[name]
                 kept[name] = weight.detach().clone()
                 with torch.no_grad():
                     # A product: on the CPU masked_fill_ takes two to three times as long.
-                    weight.mul_((ranks >= round(share * ranks.shape[1])).to(weight.device))
+                    weight.mul_((ranks >= round(sparsity * ranks.shape[1])).to(weight.device))
             yield self.model
         finally:
             with torch.no_grad():
                 for name, weight in kept.items():
                     self._weight(name).copy_(weight)
 
-    def _shares(self, allocation: ArrayLike | None) -> list[float]:
+    def _sparsities(self, allocation: ArrayLike | None) -> list[float]:
         if allocation is None:
             return [0.0] * len(self.names)
         given = np.asarray(allocation, np.float64).ravel()
-        if len(given) not in (len(self.blocks), len(self.names)):
-            raise ValueError(
-                f"allocation: {given.size} numbers given; give one for each of {len(self.blocks)} blocks, "
-                f"or of {len(self.names)} layers"
-            )
-        if not np.isfinite(given).all() or (given < 0).any() or (given > 1).any():
-            raise ValueError(f"allocation: {given.min():g} to {given.max():g}; give fractions from 0 to 1")
+        must = f"have a number for each of {len(self.blocks)} blocks, or of {len(self.names)} layers"
+        count = validate.Shown(f"{given.size}")
+        validate.require(len(given) in (len(self.blocks), len(self.names)), "allocation", must, count)
+        validate.floats("allocation", given, low=0, high=1)
         if len(given) == len(self.names):
             return [float(s) for s in given]
         return [float(s) for s, block in zip(given, self.blocks, strict=True) for _ in block.layers]
@@ -211,52 +207,3 @@ class SparsityMasks:
             stream.inputs(block, block.layers, take)
             stream.advance(block)
         return {name: total.sqrt().float() for name, total in norms.items()}
-
-
-class HeadMasks:
-    """The decision is which attention heads stay: bool, (blocks, heads) or flat; others put out 0.
-
-    What masking gives is what removing the heads gives, up to rounding.
-
-    Parameters
-    ----------
-    model
-        A transformer of a known family; within the context, hooks on its output projections zero the heads.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self._attentions = [b.attention for b in blocks(model) if b.attention is not None]
-
-    @property
-    def n_heads(self) -> tuple[int, ...]:
-        """Number of query heads of every block."""
-        return tuple(a.n_heads for a in self._attentions)
-
-    @contextmanager
-    def __call__(self, kept: ArrayLike | None) -> Iterator[nn.Module]:
-        """Yield the model with the heads of ``kept`` only; None: all of them."""
-        total = sum(self.n_heads)
-        flags = np.ones(total, np.bool_) if kept is None else np.asarray(kept)
-        if flags.dtype != np.bool_ or flags.size != total:
-            raise ValueError(f"kept: {flags.dtype} of shape {flags.shape} given, bool for {total} heads is needed")
-        handles = []
-        try:
-            start = 0
-            for attention in self._attentions:
-                mine = torch.from_numpy(flags.ravel()[start : start + attention.n_heads].copy())
-                start += attention.n_heads
-                if not bool(mine.all()):
-                    columns = mine.repeat_interleave(attention.head_dim)
-                    handles.append(attention.projection.register_forward_pre_hook(_zeroing(columns)))
-            yield self.model
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _zeroing(columns: torch.Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0] * columns.to(args[0]), *args[1:])
-
-    return hook

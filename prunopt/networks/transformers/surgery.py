@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Ints
+from prunopt.networks.transformers._hugging_face import config_errors
 from prunopt.networks.transformers.families import Attention, Block, FeedForward, child, replace_weight, weight_of
 
 
@@ -22,8 +24,8 @@ def group_columns(attention: Attention) -> list[Ints]:
 
 def _kept(count: int, removed: Sequence[int] | Ints, what: str) -> torch.Tensor:
     gone = np.unique(np.asarray(removed, np.int64))
-    if gone.size and (gone[0] < 0 or gone[-1] >= count):
-        raise ValueError(f"{what}: numbers {gone[0]} to {gone[-1]} given, there are {count}")
+    inside = not gone.size or (gone[0] >= 0 and gone[-1] < count)
+    validate.require(inside, what, f"be numbers from 0 to {count - 1}", gone.tolist())
     return torch.from_numpy(np.setdiff1d(np.arange(count), gone))
 
 
@@ -84,6 +86,14 @@ def note_shapes(module: Any, n_heads: int, width: int) -> None:
             setattr(module, name, [0, 0, 0] if name == "split_size" and value == 0 else value)
 
 
+def fit_attention(block: Block) -> None:
+    """Tell a block's attention what its projections now hold."""
+    if block.attention is not None:
+        without_inputs(block.attention)
+        width = weight_of(block.attention.projection).shape[1]
+        note_shapes(block.attention.module, width // block.attention.head_dim, block.attention.head_dim)
+
+
 def remove_neurons(feed_forward: FeedForward, removed: Sequence[int] | Ints) -> None:
     """Remove neurons: rows of the projections up and gate, columns of the projection down."""
     keep = _kept(feed_forward.width, removed, "removed neurons")
@@ -130,22 +140,30 @@ def write_config(model: nn.Module, found: Sequence[Block]) -> bool:
         name = "n_inner" if hasattr(config, "n_inner") else "intermediate_size"
         if getattr(config, name, None) is not None or name == "n_inner":
             setattr(config, name, width)
-    if heads is None:
-        return True
-    n_heads, n_groups, head_dim = heads
+    return heads is None or config_takes(model, *heads, keep=True)
+
+
+def config_takes(model: nn.Module, n_heads: int, n_groups: int, head_dim: int, *, keep: bool = False) -> bool:
+    """Whether a model's configuration can state so many heads, groups and their width; with ``keep`` it then does."""
+    config: Any = getattr(model, "config", None)
+    if config is None or n_heads == 0:
+        return False
     if n_heads == config.num_attention_heads:
         return True
-    if n_heads == 0 or not hasattr(config, "num_key_value_heads"):
+    if not hasattr(config, "num_key_value_heads"):
         return False  # such families derive the width of a head from the number of heads
     names = ("head_dim", "num_attention_heads", "num_key_value_heads")
-    before: list[Any] = [getattr(config, name, None) for name in names]
-    given: list[Any] = [head_dim, n_heads, n_groups]
-    for name, new in zip(names, given, strict=True):
-        setattr(config, name, new)
+    before = {name: getattr(config, name, None) for name in names}
+    kept = False
     try:
+        for name, new in zip(names, (head_dim, n_heads, n_groups), strict=True):
+            setattr(config, name, new)
         config.validate()
-    except Exception:  # Llama's wants the hidden size to be a multiple of the number of heads; its code does not
-        for name, old in zip(names, before, strict=True):
-            setattr(config, name, old)
+        kept = keep
+    except config_errors():  # Llama's wants the hidden size to be a multiple of the number of heads; its code does not
         return False
+    finally:
+        if not kept:
+            for name, old in before.items():
+                setattr(config, name, old)
     return True

@@ -14,7 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
+from prunopt.networks.transformers.calibration import check_length
+
+MUCH_MORE = 1.5  # times the loss that another domain may gain before it is said
 
 
 def read_text(source: str | os.PathLike[str]) -> str:
@@ -23,9 +27,8 @@ def read_text(source: str | os.PathLike[str]) -> str:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"text={os.fspath(source)!r}: cannot be read as UTF-8 text: {error}") from None
-    if not text.strip():
-        raise ValueError(f"text={os.fspath(source)!r}: the file is empty; give some text")
+        raise validate.invalid("text", "be a file of UTF-8 text", os.fspath(source), str(error)) from None
+    validate.require(text.strip(), "text", "be a file with some text", os.fspath(source))
     return text
 
 
@@ -52,21 +55,48 @@ def token_windows(
     ValueError
         If the text is shorter than a window, or holds fewer windows than asked for.
     """
-    if length < 2 or (count is not None and count < 1):
-        raise ValueError(f"length={length!r}, count={count!r}: give a length >= 2 and a count >= 1")
+    validate.whole_number("length", length, low=2)
+    if count is not None:
+        validate.whole_number("count", count, low=1)
     if tokenizer is None:
-        raise ValueError("tokenizer: None given; the model's folder has no tokenizer, which text needs")
+        raise validate.invalid("tokenizer", "be given", None, "the model's folder has none, which text needs")
     ids: torch.Tensor = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False).input_ids[0]
     fit = len(ids) // length
-    if fit < 1 or (seed is None and count is not None and count > fit):
-        raise ValueError(
-            f"text: {len(ids)} tokens make {fit} windows of {length}; give more text or fewer, shorter windows"
-        )
+    wanted = 1 if seed is not None or count is None else count
+    enough = validate.Shown(f"{len(ids)} tokens")
+    mend = "pass more text or fewer, shorter windows"
+    validate.require(fit >= wanted, "text", f"make {wanted} windows of {length} tokens", enough, mend)
     if seed is None:
         n = fit if count is None else count
         return ids[: n * length].view(n, length).clone()
     starts = np.random.default_rng(seed).integers(0, len(ids) - length + 1, fit if count is None else count)
     return torch.stack([ids[s : s + length] for s in starts])
+
+
+def source_windows(tokenizer: Any, texts: Sequence[str], *, length: int, count: int, seed: int) -> list[Any]:
+    """Return windows at random places of text files, as many of each: what `prune_transformer` calibrates on.
+
+    Parameters
+    ----------
+    texts
+        Files; written ``FILE=WEIGHT`` they come with weights, and the sources as pairs.
+    count
+        Windows over all files.
+    seed
+        Of the first file's places; each other file has the next one.
+    """
+    validate.whole_number("windows", count, low=len(texts), mend=f"pass at least one for each of {len(texts)} texts")
+    out: list[Any] = []
+    weighted = any("=" in text for text in texts)
+    for k, text in enumerate(texts):
+        name, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
+        each = count // len(texts) + (k < count % len(texts))
+        ids = token_windows(tokenizer, read_text(name), length=length, count=each, seed=seed + k)
+        try:
+            out.append((ids, float(weight)) if weighted else ids)
+        except ValueError:
+            raise validate.invalid("calibration", "be FILE or FILE=WEIGHT", text) from None
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +121,52 @@ class TokenLosses:
 
         The error is that of the means of windows, so that it does not take neighbouring tokens for independent.
         """
-        if self.loss.shape != other.loss.shape:
-            raise ValueError(
-                f"other: losses of shape {other.loss.shape}, these have {self.loss.shape}; use the same text"
-            )
+        shape, mend = validate.Shown(f"shape {other.loss.shape}"), "use the same text"
+        validate.require(
+            self.loss.shape == other.loss.shape, "losses of other", f"have shape {self.loss.shape}", shape, mend
+        )
         difference = (self.loss - other.loss).mean(axis=1)
         error = float(difference.std(ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else math.nan
         return float(difference.mean()), error
+
+
+def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> str:
+    """Return a warning where the second domain has lost much more than the first, that of the calibration.
+
+    Parameters
+    ----------
+    before, after
+        Losses of both domains' text, by the dense and by the pruned model.
+    """
+    (near, near_error), (far, far_error) = (b.against(a) for a, b in zip(before, after, strict=True))
+    if far <= MUCH_MORE * max(near, 0.0) + 2 * math.hypot(near_error, far_error):
+        return ""
+    return (
+        f"the other domain loses {far:.2f} nats a token, the calibration's {near:.2f}: mix that domain into the "
+        "calibration, or use the method wanda"
+    )
+
+
+def logits_of(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Return a language model's logits (n, length, vocabulary); ValueError where it has none."""
+    found: torch.Tensor | None = getattr(model(input_ids=ids, use_cache=False), "logits", None)
+    if found is None or found.dim() != 3:
+        raise validate.invalid("model", "put out logits for every token", validate.Shown(type(model).__name__))
+    return found
+
+
+@torch.no_grad()
+def check_next_token(model: nn.Module, length: int = 8) -> None:
+    """Refuse a model that has no loss of next tokens: one without logits, or one that sees the tokens ahead."""
+    config: Any = getattr(model, "config", None)
+    ids = torch.arange(length)[None] % max(2, getattr(config, "vocab_size", 2))
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    first, second = (logits_of(model, i)[:, :-1].float() for i in (ids, other))
+    seen = float((first - second).abs().max()) > 1e-3 * float(first.abs().max())
+    mend = "next-token losses and perplexity have no meaning for others"
+    kind = validate.Shown(type(model).__name__)
+    validate.require(not seen, "model", "be a causal language model", kind, mend)
 
 
 @torch.no_grad()
@@ -116,9 +185,11 @@ def token_losses(model: nn.Module, windows: torch.Tensor, *, batch: int = 1, las
         Score the last so many tokens of each window only: with windows that overlap, each token is scored once, after
         at least ``length - last`` others.
     """
+    check_length(model, windows.shape[1])
+    check_next_token(model)
     losses, right = [], []
     for part in torch.split(windows, batch):
-        logits = model(input_ids=part, use_cache=False).logits[:, :-1]
+        logits = logits_of(model, part)[:, :-1]
         target = part[:, 1:]
         if last is not None:
             logits, target = logits[:, -last:], target[:, -last:]
@@ -136,16 +207,14 @@ def sliding_losses(model: nn.Module, ids: torch.Tensor, *, length: int = 512, st
     ids : (n,) int64
         The tokens of one text.
     """
-    if not 1 <= stride < length:
-        raise ValueError(f"stride={stride!r}: give a stride from 1 to length - 1 = {length - 1}")
-    if len(ids) < length:
-        raise ValueError(f"ids: {len(ids)} tokens given, a window takes {length}")
+    validate.whole_number("stride", stride, low=1, high=length - 1)
+    validate.require(len(ids) >= length, "ids", f"hold a window of {length} tokens", validate.Shown(f"{len(ids)}"))
     return token_losses(model, ids.unfold(0, length, stride).clone(), last=stride)
 
 
 def _logits(model: nn.Module, windows: torch.Tensor) -> Iterator[torch.Tensor]:
     for window in windows:
-        yield model(input_ids=window[None], use_cache=False).logits[0].float().log_softmax(-1)
+        yield logits_of(model, window[None])[0].float().log_softmax(-1)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from prunopt.core.validate import one_of
 from prunopt.networks.transformers._hugging_face import require_transformers
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "bert")
@@ -31,8 +32,7 @@ def tiny_transformer(family: str = "llama", *, seed: int = 0, spread: float = 0.
     seed, spread
         Of its random weights; the spread is wide enough for heads to differ.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"family={family!r}: give one of {', '.join(FAMILIES)}")
+    one_of("family", family, FAMILIES)
     transformers = require_transformers()
     if family == "gpt2":
         config = transformers.GPT2Config(**GPT2, initializer_range=spread)

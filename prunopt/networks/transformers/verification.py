@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers._recomputed import recomputed_errors
-from prunopt.networks.transformers.calibration import as_calibration, rarity_weights
+from prunopt.networks.transformers.calibration import as_calibration
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 
@@ -90,14 +90,14 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     """Recompute ||(W - W') X||^2 / ||W X||^2 of all pruned layers, X being the inputs in the pruned model."""
     if any(row["error"] is None for row in manifest["report"]):
         return "not recomputed: masks learned by the model's loss come without errors of layers"
+    if any(manifest["options"].get(name) for name in ("rarity", "correction")):
+        return "not recomputed: the options rarity and correction, which were removed, were used"
     tokens = as_calibration(calibration)
     if tokens.digest() != manifest["before"]["calibration"]:
-        rarity = float(manifest["options"].get("rarity", 0.0))
-        tokens = replace(tokens, token_weight=rarity_weights(tokens.windows, rarity)) if rarity else tokens
-        if tokens.digest() != manifest["before"]["calibration"]:
-            raise CertificateError("the calibration is not the one that was used: their digests differ")
+        raise CertificateError("the calibration is not the one that was used: their digests differ")
     worst, count = 0.0, 0
-    for name, error, claim in recomputed_errors(original, pruned, tokens, manifest):
+    before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
+    for name, error, claim in recomputed_errors(before, after, tokens, manifest):
         worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
         if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
             raise CertificateError(f"{name}: error {error:.6g}, the manifest says {claim:.6g}")

@@ -325,7 +325,8 @@ def test_a_window_with_the_repair_loses_less(images: Any) -> None:
 
 
 def test_the_common_load_knows_a_convolutional_network(images: Any, tmp_path: Path) -> None:
-    from prunopt.networks import load, save_cnn
+    from prunopt.networks import load
+    from prunopt.networks.cnn import save_cnn
 
     save_cnn(network(), tmp_path / "out")
     with pytest.raises(ValueError, match="be the network as it was before pruning"):

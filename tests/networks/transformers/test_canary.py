@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from prunopt.networks import load, prune_transformer  # noqa: E402
+from prunopt.networks import PruneOptions, load, prune_transformer  # noqa: E402
 from prunopt.networks.transformers.calibration import Activations, as_calibration  # noqa: E402
 from prunopt.networks.transformers.families import blocks, family_of  # noqa: E402
 from prunopt.networks.transformers.tiny_models import GPT2, SHARED, VOCABULARY, outputs, tiny_tokens, tiny_transformer  # noqa: E402
@@ -112,7 +112,7 @@ def test_blocks_run_by_themselves_do_what_they_do_in_the_model(name: str, padded
 @pytest.mark.parametrize("name", STOCK)
 def test_stock_code_loads_what_is_saved(name: str, tmp_path: Path) -> None:
     model, ids = stock(name), windows(False)["input_ids"]
-    result = prune_transformer(model, ids, units=("ffn",), sparsity=0.2, uniform=True, method="wanda")
+    result = prune_transformer(model, ids, sparsity=0.2, options=PruneOptions(uniform=True))
     assert result.stock
     assert result.removed
     result.save(tmp_path / "out")
@@ -124,7 +124,7 @@ def test_stock_code_loads_what_is_saved(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"sparsity": 0.3}, {"pattern": "2:4", "correction": 0.7}],
+    [{"sparsity": 0.3, "units": ("heads", "ffn")}, {"pattern": "2:4"}],
     ids=["units", "2:4"],
 )
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
@@ -256,10 +256,14 @@ class Twice(Odd):
 @pytest.mark.parametrize(
     ("kind", "layer", "named"),
     [
-        (Odd, Remembers, r"layers\.0: run by itself .* remembers earlier calls; .*register_family"),
-        (Scaled, Attending, r"layers\.1: it is not given what the block before it puts out"),
-        (Handing, Attending, r"layers\.1: run by itself .* depend on earlier blocks"),
-        (Twice, Attending, r"runs of its blocks layers\.0, layers\.0, layers\.1, not each of them once"),
+        (Odd, Remembers, r"layers\.0 must put out by itself .* remembers earlier calls; .*register_family"),
+        (Scaled, Attending, r"layers\.1 must be given what the block before it puts out"),
+        (Handing, Attending, r"layers\.1 must put out by itself .* depend on earlier blocks"),
+        (
+            Twice,
+            Attending,
+            r"run each of its blocks once, in their order, got Twice, which runs layers\.0, layers\.0, layers\.1",
+        ),
     ],
 )
 def test_blocks_that_cannot_run_by_themselves_are_named(kind: Any, layer: Any, named: str) -> None:
@@ -275,7 +279,7 @@ def test_in_training_mode_dropout_stays_and_nothing_is_compared() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
     stream = Activations(model.train(), blocks(model), as_calibration(tiny_tokens(2)))
-    first, again = (next(stream.run(blocks(model)[0]))[1] for _ in range(2))
+    first, again = (next(stream.run(blocks(model)[0]))[1]() for _ in range(2))
     assert not torch.equal(first, again)
     assert model.training
 
@@ -288,7 +292,7 @@ def test_a_first_block_stands_for_all_and_others_are_refused() -> None:
         for stream in (whole, first):
             stream.advance(block)
     np.testing.assert_array_equal(whole.window(1), first.window(1))
-    with pytest.raises(ValueError, match=r"transformer\.h\.0 were not captured"):
+    with pytest.raises(ValueError, match=r"got 'transformer\.h\.0'; its arguments were not captured"):
         whole.advance(blocks(other)[0])
 
 

@@ -13,17 +13,23 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from prunopt.core.budget import Budget  # noqa: E402
 from prunopt.core.solution import CertificateError  # noqa: E402
-from prunopt.networks import load, prune_transformer, read_model, token_losses, token_windows, verify_folder  # noqa: E402
+from prunopt.networks import PruneOptions, load, prune_transformer, read_model, token_windows, verify_folder  # noqa: E402
+from prunopt.networks.transformers.block_allocation import block_sparsities, resolved, scaled_to_mean  # noqa: E402
 from prunopt.networks.transformers.calibration import Activations, as_calibration  # noqa: E402
 from prunopt.networks.transformers.families import blocks, weight_of  # noqa: E402
 from prunopt.networks.transformers.layer import shrunk  # noqa: E402
-from prunopt.networks.transformers.parameter_budget import incremental, shares_of, structured_plan  # noqa: E402
+from prunopt.networks.transformers.parameter_budget import structured_plan  # noqa: E402
+from prunopt.networks.transformers.text import token_losses  # noqa: E402
 from prunopt.networks.transformers.tiny_models import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
+from prunopt.solvers.layer.slimgpt import SlimGpt  # noqa: E402
+
+BOTH: dict[str, Any] = {"units": ("heads", "ffn"), "method": "obs-swap"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("options", [{"sparsity": 0.3}, {"pattern": "2:4"}], ids=["units", "2:4"])
+@pytest.mark.parametrize("options", [BOTH | {"sparsity": 0.3}, {"pattern": "2:4"}], ids=["units", "2:4"])
 def test_saved_and_loaded_it_gives_the_same_outputs(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     model, ids = tiny_transformer(family), tiny_tokens()
     dense = outputs(model, ids[:2])
@@ -44,33 +50,40 @@ def test_saved_and_loaded_it_gives_the_same_outputs(family: str, options: dict[s
 def test_the_budget_is_met_to_one_neuron(sparsity: float, allocation: Any) -> None:
     model = tiny_transformer()
     found = blocks(model)
-    plan = structured_plan(found, sparsity, shares=shares_of(allocation, len(found), sparsity))
-    assert abs(plan.removed - plan.target) <= plan.unit
-    assert plan.target == round(sparsity * plan.total)
     linear = sum(weight_of(b.module.get_submodule(n)).numel() for b in found for n in b.layers)
+    target = round(sparsity * linear)
+    tokens = as_calibration(tiny_tokens())
+    numbers, _ = block_sparsities(resolved(allocation), model, tokens, sparsity, units=("ffn",), damping=0.1)
+    plan = structured_plan(found, numbers, target)
+    assert abs(plan.removed - target) <= plan.unit
     assert plan.total == linear
+    if sparsity:
+        enough = structured_plan(found, numbers, target, at_least=True)
+        assert target <= enough.removed < target + enough.unit
 
 
 def test_uniform_shapes_are_multiples_that_stock_code_loads(tmp_path: Path) -> None:
     model = tiny_transformer("qwen3")
-    result = prune_transformer(model, tiny_tokens(), sparsity=0.25, uniform=True)
+    result = prune_transformer(model, tiny_tokens(), sparsity=0.25, **BOTH, options=PruneOptions(uniform=True))
     widths = {(b.feed_forward.width, b.attention.n_groups) for b in blocks(result.model)}  # type: ignore[union-attr]
     assert len(widths) == 1
     assert next(iter(widths))[0] % 8 == 0
     assert abs(result.removed - result.target) <= 8 * 3 * 96
 
 
-def test_the_incremental_ratio_has_the_mean_asked_for_at_any_depth() -> None:
-    for n in (1, 2, 12, 24, 32, 80):
-        shares = incremental(n, 0.2)
-        assert shares.mean() == pytest.approx(0.2, abs=1e-9)
-        if n > 1:
-            assert shares[-1] == pytest.approx(4 * shares[0])
-    assert incremental(3, 0.9).max() <= 0.95 + 1e-12
+@pytest.mark.parametrize("n", [1, 2, 12, 80])
+def test_numbers_are_scaled_to_the_sparsity_asked_for(n: int) -> None:
+    numbers = scaled_to_mean(np.linspace(0.1, 0.4, n), 0.5)
+    assert numbers.mean() == pytest.approx(0.5, abs=1e-9)
+    assert numbers.max() <= 0.95 + 1e-12
+    with pytest.raises(ValueError, match="sparsity must be"):
+        scaled_to_mean(np.zeros(n), 0.5)
 
 
 def test_more_than_the_units_can_give_up_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"at most.*ask for"):
+    with pytest.raises(
+        ValueError, match=r"sparsity must be 0\.\d+ or less: heads can give up .* got 0\.600; ask for less"
+    ):
         prune_transformer(tiny_transformer(), tiny_tokens(), sparsity=0.6, units=("heads",))
 
 
@@ -78,16 +91,17 @@ def test_exact_removal_beats_magnitude_on_the_layers_and_on_the_outputs() -> Non
     model, ids = tiny_transformer(), tiny_tokens(64)
     dense = outputs(model, ids[:8])
     errors = {}
-    recipes: dict[str, dict[str, Any]] = {"ours": {}, "plain": {"method": "magnitude", "refit": False}}
+    plain = {"method": "magnitude", "options": PruneOptions(refit=False)}
+    recipes: dict[str, dict[str, Any]] = {"ours": {"method": "obs-swap"}, "plain": plain}
     for name, options in recipes.items():
-        result = prune_transformer(model, ids, sparsity=0.3, units=("ffn",), **options)
+        result = prune_transformer(model, ids, sparsity=0.3, allocation="uniform", **options)
         errors[name] = float((outputs(result.model, ids[:8]) - dense).square().mean())
     assert errors["ours"] < errors["plain"]
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     model, ids = tiny_transformer(), tiny_tokens()
-    options: dict[str, Any] = {"sparsity": 0.3, "allocation": "log"}
+    options: dict[str, Any] = BOTH | {"sparsity": 0.3, "allocation": "log"}
     prune_transformer(model, ids, **options).save(tmp_path / "whole")
 
     class Killed(Exception):
@@ -101,8 +115,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> No
         return progress
 
     for n in (1, 2, 4):
+        told = PruneOptions(progress=kill_at(n))
         with pytest.raises(Killed):
-            prune_transformer(model, ids, **options, resume_dir=tmp_path / "work", progress=kill_at(n))
+            prune_transformer(model, ids, **options, resume_dir=tmp_path / "work", options=told)
     done = sorted(p.name for p in (tmp_path / "work").glob("step-*"))
     assert len(done) == 4
     prune_transformer(model, ids, **options, resume_dir=tmp_path / "work").save(tmp_path / "resumed")
@@ -155,14 +170,15 @@ def test_hessians_are_weighted_means_over_sources() -> None:
 def test_activations_on_disk_give_the_same(tmp_path: Path) -> None:
     model, ids = tiny_transformer(), tiny_tokens()
     a = prune_transformer(model, ids, sparsity=0.3)
-    b = prune_transformer(model, ids, sparsity=0.3, activations_dir=str(tmp_path))
+    b = prune_transformer(model, ids, sparsity=0.3, options=PruneOptions(activations_dir=str(tmp_path)))
     assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_damping_that_went_up_is_told() -> None:
     model, few = tiny_transformer(), tiny_tokens(1, 8)
-    result = prune_transformer(model, few, sparsity=0.3, units=("ffn",), damping=0.0, shrinkage=0)
+    options = PruneOptions(damping=0.0, shrinkage=0)
+    result = prune_transformer(model, few, sparsity=0.3, allocation="uniform", options=options)
     assert all(r.damping > 0 and r.damping_tried == (0.0,) for r in result.report)
     assert any("damping went up in 3 layers" in n for n in result.notes)
 
@@ -170,12 +186,28 @@ def test_damping_that_went_up_is_told() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"sparsity": 1.0}, "sparsity=1.0"), ({"sparsity": -0.1}, "sparsity"), ({"units": ("legs",)}, "units"),
-        ({"method": "sparsegpt"}, "method='sparsegpt'"), ({"pattern": "2:4", "method": "slimgpt"}, "method='slimgpt'"),
-        ({"pattern": "5:4"}, "pattern"), ({"pattern": "2:5"}, "no multiple of 5"),
-        ({"allocation": "owl"}, "allocation"),
-        ({"allocation": [0.1]}, "allocation"), ({"rarity": 2.0}, "rarity=2.0"), ({"correction": -1}, "correction=-1"),
-        ({"uniform": True, "allocation": "log"}, "uniform=True"),
+        ({"sparsity": 1.0}, r"sparsity must be .*got 1\.0"), ({"sparsity": -0.1}, r"got -0\.1"),
+        ({"sparsity": 0.0}, "sparsity must be above 0, got 0.0; nothing would be removed"),
+        ({"sparsity": 1e-5}, "sparsity must remove a unit at least, got 1e-05; ask for"),
+        ({"pattern": "2:4", "sparsity": 0.2}, r"sparsity must be 0\.5, got 0\.2; pattern 2:4 sets it; leave it out"),
+        ({"units": ("legs",)}, "units must be one of"), ({"units": ()}, "units must name some"),
+        ({"units": ("ffn",), "pattern": "2:4"}, "units must be left out with pattern 2:4"),
+        ({"method": "sparsegpt"}, "method must be one of .*'wanda'.*got 'sparsegpt'"),
+        ({"pattern": "2:4", "method": "slimgpt"}, "method must be one of .*got 'slimgpt'"),
+        ({"method": "maskllm"}, "pattern must be N:M with the method maskllm, got None"),
+        ({"pattern": "2:4", "method": SlimGpt()}, "method must be a solver of MaskBlocks, got SlimGpt"),
+        ({"pattern": "5:4"}, "pattern"), ({"pattern": "2:5"}, "must be a multiple of 5, got 32"),
+        ({"allocation": "owls"}, "allocation must be one of .*did you mean \"owl\""),
+        ({"allocation": "log", "pattern": "2:4"}, "allocation must be 'uniform' with pattern 2:4"),
+        ({"allocation": [0.1]}, "allocation must have shape"), ({"allocation": [0.1, 0.2, 1.0]}, "leave something"),
+        ({"options": PruneOptions(uniform=True), "allocation": "log"}, "must be 'uniform' with uniform=True"),
+        ({"sparsity": 0.2, "budget": "parameters=0.8"}, "sparsity must be left out where a budget is given"),
+        ({"budget": "macs=0.8"}, "resource of .*must be one of 'parameters', got 'macs'"),
+        ({"budget": Budget("latency_ms", share=0.7)}, "must be one of 'parameters', got 'latency_ms'"),
+        ({"budget": "parameters=0.8", "pattern": "2:4"}, "budget must be left out with pattern 2:4"),
+        ({"budget": Budget("parameters", limit=1e9)}, "budget must leave something to remove"),
+        ({"budget": Budget("parameters", limit=10)}, "budget must be met by the 27,648 parameters of blocks"),
+        ({"budget": []}, "budget must hold a budget"),
     ],
 )  # fmt: skip
 def test_bad_options_are_named(options: dict[str, Any], named: str) -> None:
@@ -203,7 +235,7 @@ def test_nan_activations_name_the_layer() -> None:
 def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
     model, ids = tiny_transformer(), tiny_tokens()
     prune_transformer(model, ids, sparsity=0.3).save(tmp_path / "out")
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="model must be an existing folder"):
         read_model(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"prunopt\.json"):
         read_model(tmp_path)
@@ -249,12 +281,12 @@ def test_verification_finds_false_claims(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-@pytest.mark.parametrize("options", [{}, {"correction": 0.7}, {"pattern": "2:4", "correction": 1.0}])
+@pytest.mark.parametrize("options", [BOTH | {"sparsity": 0.4}, {"pattern": "2:4"}], ids=["units", "2:4"])
 def test_errors_of_layers_are_recomputed_from_before_and_after(
     family: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     model, ids = tiny_transformer(family), tiny_tokens()
-    result = prune_transformer(model, ids, sparsity=0.4, **options)
+    result = prune_transformer(model, ids, **options)
     result.save(tmp_path / "out")
     assert f"{len(result.report)} layers recomputed" in verify_folder(tmp_path / "out", model, ids)["errors"]
     path = tmp_path / "out" / "prunopt.json"
@@ -270,28 +302,147 @@ def test_errors_of_layers_are_recomputed_from_before_and_after(
         verify_folder(tmp_path / "out", model, ids)
 
 
-@pytest.mark.parametrize("options", [{"units": ("ffn",), "sparsity": 0.4}, {"pattern": "2:4"}], ids=["units", "2:4"])
-def test_correction_brings_the_outputs_back_and_resumes(options: dict[str, Any], tmp_path: Path) -> None:
-    model, ids = tiny_transformer(), tiny_tokens(64)
-    dense, drift = outputs(model, ids), []
-    for strength in (0.0, 1.0):
-        result = prune_transformer(model, ids, correction=strength, **options)
-        drift.append(float((outputs(result.model, ids) - dense).square().mean()))
-    assert drift[1] < 0.97 * drift[0]
+@pytest.mark.parametrize("share", [0.9, 0.7])
+@pytest.mark.parametrize(
+    "given",
+    [{}, BOTH, {"units": ("heads",)}, {"options": PruneOptions(uniform=True)}],
+    ids=["ffn", "both", "heads", "u"],
+)
+def test_a_budget_of_parameters_is_kept_by_the_whole_model(share: float, given: dict[str, Any]) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    before = sum(p.numel() for p in model.parameters())
+    if given == {"units": ("heads",)}:
+        share = (share + 1) / 2  # heads alone cannot give up more
+    for budget in (
+        Budget("parameters", share=share),
+        f"parameters<={share}x",
+        [Budget("parameters", limit=share * before)],
+    ):
+        result = prune_transformer(model, ids, budget=budget, **given)
+        after = sum(p.numel() for p in result.model.parameters())
+        unit = 8 * 3 * 96 if "options" in given else 768 if given == {"units": ("heads",)} else 96
+        assert share * before - unit < after <= share * before
+        assert result.target == before - int(share * before)
 
-    def stop(done: int, of: int, row: Any) -> None:
-        if done == of // 2:
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        prune_transformer(model, ids, correction=1.0, resume_dir=tmp_path, progress=stop, **options)
-    again = prune_transformer(model, ids, correction=1.0, resume_dir=tmp_path, **options)
-    assert torch.equal(outputs(again.model, ids), outputs(result.model, ids))
+def test_the_default_is_the_recipe_that_measured_best() -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    said: dict[str, Any] = {"units": ("ffn",), "method": "wanda", "allocation": "log", "sparsity": 0.2}
+    spelled = prune_transformer(model, ids, **said, options=PruneOptions(damping=0.1, shrinkage=0.2))
+    default = prune_transformer(model, ids)
+    assert default.options == spelled.options
+    assert all(torch.equal(a, b) for a, b in zip(default.model.parameters(), spelled.model.parameters(), strict=True))
+    pattern = prune_transformer(model, ids, pattern="2:4").options
+    assert (pattern["method"], pattern["allocation"], pattern["shrinkage"]) == ("sparsegpt", "uniform", 0.2)
 
 
-def test_correction_needs_outputs_that_are_added_as_they_are() -> None:
-    with pytest.raises(ValueError, match=r"followed by a norm.*correction=0"):
-        prune_transformer(tiny_transformer("bert"), tiny_tokens(), correction=0.5)
+def test_a_solver_with_options_of_its_own_and_a_rule_of_ones_own() -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    named = prune_transformer(model, ids, method="slimgpt", allocation=[0.1, 0.2, 0.3])
+    own = prune_transformer(
+        model, ids, method=SlimGpt(), allocation=lambda known, sparsity, solve: sparsity * np.array([0.5, 1.0, 1.5])
+    )
+    assert own.options["method"] == "slimgpt"
+    assert own.options["method_options"]["smallest"] == 64
+    assert all(torch.equal(a, b) for a, b in zip(named.model.parameters(), own.model.parameters(), strict=True))
+    other = prune_transformer(model, ids, method=SlimGpt(precision="single"), allocation=[0.1, 0.2, 0.3])
+    assert other.options["method_options"]["precision"] == "single"
+
+
+@pytest.mark.parametrize("name", ["owl", "als", "mckp"])
+def test_allocations_go_by_the_names_of_the_command(name: str) -> None:
+    result = prune_transformer(tiny_transformer(), tiny_tokens(), sparsity=0.3, allocation=name)
+    assert result.options["allocation"] == name
+    assert np.mean(result.options["sparsities"]) == pytest.approx(0.3, abs=1e-6)
+    assert np.ptp(result.options["sparsities"]) > 1e-3
+
+
+def test_a_file_gives_the_sparsities_and_rules_go_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log").write_text("no rule is read from here")
+    (tmp_path / "mine.json").write_text('{"allocation": [0.1, 0.2, 0.3]}')
+    monkeypatch.chdir(tmp_path)
+    assert resolved("log") == "log"
+    for given in ("mine.json", tmp_path / "mine.json"):
+        np.testing.assert_array_equal(np.asarray(resolved(given)), [0.1, 0.2, 0.3])
+    for missing in ("none.json", tmp_path / "none.json"):
+        with pytest.raises(ValueError, match=r"allocation must be one of .*or pass a JSON file"):
+            resolved(missing)
+    (tmp_path / "mine.json").write_text('{"allocation": "log"}')
+    with pytest.raises(ValueError, match=r"allocation must be a JSON file of numbers, got 'mine\.json'"):
+        resolved("mine.json")
+
+
+def test_old_keywords_work_and_name_the_new_form() -> None:
+    model, ids = tiny_transformer(), tiny_tokens(4)
+    with pytest.warns(
+        DeprecationWarning, match=r"uniform=\.\.\.\) is deprecated.*use options=PruneOptions\(uniform=\.\.\.\)"
+    ):
+        old = prune_transformer(model, ids, uniform=True)  # type: ignore[call-arg]
+    assert old.options == prune_transformer(model, ids, options=PruneOptions(uniform=True)).options
+    with pytest.warns(DeprecationWarning, match="rarity is deprecated: it was removed"):
+        prune_transformer(model, ids, rarity=0.0)  # type: ignore[call-arg]
+    for name in ("rarity", "correction"):
+        with pytest.raises(ValueError, match=f"{name} must be left out, got 0.5; it was removed: .* worse"):
+            prune_transformer(model, ids, **{name: 0.5})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="sparcity"):
+        prune_transformer(model, ids, sparcity=0.3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize("options", [{"sparsity": 0.3}, {"pattern": "2:4"}], ids=["units", "2:4"])
+def test_the_number_format_of_a_model_stays(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    kind, ids = getattr(torch, name), tiny_tokens()
+    tiny_transformer("llama").to(kind).save_pretrained(tmp_path / "before")  # type: ignore[operator]
+    held = type(tiny_transformer()).from_pretrained(tmp_path / "before", dtype="auto")  # type: ignore[attr-defined]
+    single, _ = read_model(tmp_path / "before")
+    assert {p.dtype for p in held.parameters()} == {kind}
+    assert {p.dtype for p in single.parameters()} == {torch.float32}
+    results = [prune_transformer(model, ids, **options) for model in (held, single)]
+    assert {p.dtype for p in held.parameters()} == {kind}, "the given model was changed"
+    for result, place in zip(results, (tmp_path / "held", tmp_path / "single"), strict=True):
+        result.save(place)
+        assert torch.equal(outputs(load(place), ids[:2]), outputs(result.model, ids[:2]))
+        assert (place / "model.safetensors").stat().st_size <= (
+            tmp_path / "before" / "model.safetensors"
+        ).stat().st_size
+        assert (place / "generation_config.json").is_file()
+        again = type(tiny_transformer()).from_pretrained(place, dtype="auto") if result.stock else None  # type: ignore[attr-defined]
+        assert again is None or {p.dtype for p in again.parameters()} == {kind}
+    assert {p.dtype for p in results[0].model.parameters()} == {kind}
+    assert {p.dtype for p in results[1].model.parameters()} == {torch.float32}
+    pairs = zip(results[0].model.parameters(), results[1].model.parameters(), strict=True)
+    assert all(torch.equal(a.float(), b) for a, b in pairs)
+    verify_folder(tmp_path / "held", held, ids)
+    verify_folder(tmp_path / "single", single, ids)
+
+
+@pytest.mark.parametrize("sparsity", [0.1, 0.2, 0.3, 0.4, 0.5])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_uniform_shapes_are_loaded_by_stock_code_at_every_sparsity(
+    family: str, sparsity: float, tmp_path: Path
+) -> None:
+    import transformers
+
+    name = family.capitalize()
+    sizes = {"vocab_size": 99, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 4, "pad_token_id": 0, "bos_token_id": 1}
+    config = getattr(transformers, f"{name}Config")(**sizes, **heads, eos_token_id=2)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    ids = torch.randint(0, 99, (4, 16), generator=torch.Generator().manual_seed(0))
+    result = prune_transformer(model, ids, sparsity=sparsity, **BOTH, options=PruneOptions(uniform=True))
+    assert result.stock
+    assert abs(result.removed - result.target) <= 64 * 3 * 128 * 2 / 2  # half a step of widths, in both blocks
+    result.save(tmp_path / "out")
+    again = type(model).from_pretrained(tmp_path / "out").eval()
+    assert torch.allclose(outputs(again, ids), outputs(result.model, ids), atol=1e-5)
+
+
+def test_a_window_longer_than_the_positions_is_refused() -> None:
+    for family in ("llama", "gpt2", "bert"):
+        with pytest.raises(ValueError, match=r"length must be at most 64, the positions of .*got 65"):
+            prune_transformer(tiny_transformer(family), tiny_tokens(2, 65))
+    with pytest.raises(ValueError, match="length must be at most 64"):
+        token_losses(tiny_transformer(), tiny_tokens(2, 65))
 
 
 @pytest.mark.slow
@@ -308,7 +459,8 @@ def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
     whole.model.layers = whole.model.layers[:3]
     whole.config.num_hidden_layers = 3
     found = {}
-    recipes: dict[str, dict[str, Any]] = {"ours": {}, "magnitude": {"method": "magnitude", "refit": False}}
+    plain = {"method": "magnitude", "options": PruneOptions(refit=False)}
+    recipes: dict[str, dict[str, Any]] = {"ours": {}, "magnitude": plain}
     for name, options in recipes.items():
         result = prune_transformer(model, windows[4:], sparsity=0.2, units=("ffn",), **options)
         assert abs(result.removed - result.target) <= 3 * 576
@@ -351,10 +503,11 @@ def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:
     assert shrunk(h, 0.0) is h
     model, ids = tiny_transformer(), tiny_tokens(12)
     options: dict[str, Any] = {"sparsity": 0.5, "pattern": "2:4"}
-    given: tuple[dict[str, Any], ...] = ({"shrinkage": 0}, {}, {"shrinkage": 1})
-    plain, default, alone = (prune_transformer(model, ids, **options | s) for s in given)
+    given = (PruneOptions(shrinkage=0), None, PruneOptions(shrinkage=1))
+    plain, default, alone = (prune_transformer(model, ids, **options, options=o) for o in given)
     assert default.options["shrinkage"] == 0.2
-    assert prune_transformer(model, ids, **options, method="wanda", refit=False).options["shrinkage"] == 0
+    published = PruneOptions(refit=False)
+    assert prune_transformer(model, ids, **options, method="wanda", options=published).options["shrinkage"] == 0
     # The first layer sees the same inputs in all three: told is the error on these, which only shrinkage 0 minimises.
     errors = [r.report[0].error for r in (plain, default, alone)]
     assert errors[0] < errors[1] < errors[2]
@@ -363,5 +516,5 @@ def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:
         for b in (blocks(m)[0] for m in (model, alone.model))
     )
     assert set(np.unique((new == weight) | (new == 0))) == {True}  # uncorrelated inputs: nothing to make up for
-    with pytest.raises(ValueError, match=r"shrinkage=1\.5"):
-        prune_transformer(model, ids, **options, shrinkage=1.5)
+    with pytest.raises(ValueError, match=r"shrinkage must be .*got 1\.5"):
+        PruneOptions(shrinkage=1.5)

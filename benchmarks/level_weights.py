@@ -16,17 +16,19 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.core.files import write_atomically
 from prunopt.forms import QuadraticSubset
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import Block, blocks, weight_of
-from prunopt.networks.transformers.layer import check_shrinkage, relative_error, shrunk, solve_layer
+from prunopt.networks.transformers.layer import LayerGoal, relative_error, shrunk, solve_layer
+from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, WHOLE_UNITS, shrinkage_of
 from prunopt.networks.transformers.surgery import parameters_of
 
 UNITS = ("weights", "ffn")
-DAMPING = {"weights": 0.01, "ffn": 0.1}
+DAMPING = {"weights": SINGLE_WEIGHTS.damping, "ffn": WHOLE_UNITS.damping}
 
 
 class LevelWeights:
@@ -50,7 +52,7 @@ class LevelWeights:
         zeros here, in the shapes of the dense model, which put out what the smaller layers do.
     method
         For ``"weights"`` a solver of `prune_transformer`'s patterns; for ``"ffn"`` ``"wanda"``: the order in which
-        neurons leave.
+        neurons are removed.
     refit
         For ``"weights"``: re-solve the kept weights together (see `prune_transformer`).
     folder
@@ -77,17 +79,15 @@ class LevelWeights:
         shrinkage: float | None = None,
         progress: Callable[[int, int], Any] | None = None,
     ) -> None:
-        if units not in UNITS:
-            raise ValueError(f"units={units!r}: give one of {', '.join(UNITS)}")
-        if units == "ffn" and method != "wanda":
-            raise ValueError(f"method={method!r}: neurons leave in the order of 'wanda'")
-        grid = np.asarray(levels, np.float64)
-        if grid.ndim != 1 or not grid.size or not ((grid > 0) & (grid < 1)).all() or (np.diff(grid) <= 0).any():
-            raise ValueError("levels: give rising fractions removed, above 0 and below 1")
+        validate.one_of("units", units, UNITS)
+        validate.require(units != "ffn" or method == "wanda", "method", "be 'wanda' with units='ffn'", method)
+        grid = validate.floats("levels", levels, ("K",))
+        rising = grid.size and ((grid > 0) & (grid < 1)).all() and (np.diff(grid) > 0).all()
+        validate.require(rising, "levels", "be rising fractions removed, above 0 and below 1", grid.tolist())
         self.model, self.blocks, self.levels = model, blocks(model), grid
         self._folder, self._units, self._method, self._refit = Path(folder), units, method, refit
         self._damping = DAMPING[units] if damping is None else float(damping)
-        self._shrinkage = check_shrinkage(shrinkage, method, refit or units == "ffn")
+        self._shrinkage = shrinkage_of(shrinkage, method, refit or units == "ffn")
         tokens = as_calibration(calibration)
         about = {
             "model": model_digest(model), "calibration": tokens.digest(), "levels": grid.tolist(), "units": units,
@@ -121,8 +121,8 @@ class LevelWeights:
         other = object.__new__(LevelWeights)
         other.__dict__.update(self.__dict__)
         other.model, other.blocks = model, blocks(model)
-        if len(other.blocks) != len(self.blocks):
-            raise ValueError(f"model: {len(other.blocks)} blocks given, {len(self.blocks)} were solved; give a copy")
+        count, mend = validate.Shown(f"{len(other.blocks)} blocks"), "pass a copy of the same model"
+        validate.require(len(other.blocks) == len(self.blocks), "model", f"have {len(self.blocks)} blocks", count, mend)
         return other
 
     @property
@@ -132,16 +132,12 @@ class LevelWeights:
 
     def snapped(self, allocation: ArrayLike) -> Floats:
         """Return levels that remove at least as much as the allocation: those below it, the nearest misses raised."""
-        given = np.asarray(allocation, np.float64)
-        if given.shape != (len(self.blocks),) or not np.isfinite(given).all() or given.min() < 0:
-            raise ValueError(
-                f"allocation: shape {given.shape} given, one for each of {len(self.blocks)} blocks is needed"
-            )
+        given = validate.floats("allocation", allocation, (len(self.blocks),), low=0)
         grid, sizes = np.concatenate([[0.0], self.levels]), np.array(self.block_sizes, np.float64)
         below = np.searchsorted(grid, given + 1e-9, side="right") - 1
         above = np.minimum(below + 1, len(grid) - 1)
-        if given.max() > grid[-1] + 1e-9:
-            raise ValueError(f"allocation: {given.max():g} is beyond the highest level {grid[-1]:g}")
+        within = given.max() <= grid[-1] + 1e-9
+        validate.require(within, "allocation", f"be at most the highest level {grid[-1]:g}", given.max())
         missing = float(sizes @ (given - grid[below]))
         for k in np.argsort(grid[above] - given, kind="stable"):
             if missing <= 1e-9 * sizes.sum():
@@ -197,22 +193,21 @@ class LevelWeights:
         new, curve = np.empty((len(self.levels), *weight.shape), np.float32), np.empty(len(self.levels))
         for j, level in enumerate(self.levels):
             _value, found, report = solve_layer(
-                name, weight, hessian, self._method, sparsity=float(level), damping=self._damping,
+                name, weight, hessian, self._method, LayerGoal(sparsity=float(level)), damping=self._damping,
                 shrinkage=self._shrinkage, refit=self._refit,
             )  # fmt: skip
             new[j], curve[j] = found, report.error
         return new, curve
 
     def _neurons(self, block: Block, name: str, weight: Floats, hessian: Floats) -> tuple[NDArray[np.float32], Floats]:
-        if block.feed_forward is None:
-            raise ValueError(f"{name}: the block has no feed-forward part to take neurons from; give units='weights'")
+        neurons = block.feed_forward is not None
+        mend = "its block has no feed-forward part"
+        validate.require(neurons, "units", f"be 'weights' for {name}", self._units, mend)
         whole = sum(weight_of(block.module.get_submodule(n)).numel() for n in block.layers)
         each, width = parameters_of(block)["neuron"], weight.shape[1]
         counts = [math.ceil(level * whole / each - 1e-9) for level in self.levels]
-        if counts[-1] >= width:
-            raise ValueError(
-                f"levels: {self.levels[-1]:g} of {name}'s block is {counts[-1]} of {width} neurons; give less"
-            )
+        most = validate.Shown(f"{self.levels[-1]:g}, {counts[-1]} of the {width} neurons of {name}")
+        validate.require(counts[-1] < width, "levels", "leave neurons in every block", most, "pass lower levels")
         form = QuadraticSubset(
             weight, shrunk(hessian, self._shrinkage), np.arange(width)[:, None], 0, damping=self._damping
         )

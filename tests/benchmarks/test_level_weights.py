@@ -14,9 +14,9 @@ pytest.importorskip("transformers")
 
 import torch
 
-from prunopt.networks import prune_transformer
+from benchmarks.level_weights import LevelWeights
+from prunopt.networks import PruneOptions, prune_transformer
 from prunopt.networks.transformers.families import blocks, weight_of
-from prunopt.networks.transformers.level_weights import LevelWeights
 from prunopt.networks.transformers.surgery import parameters_of, remove_neurons
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 
@@ -32,7 +32,12 @@ def test_the_first_block_is_what_pruning_gives(tmp_path: Path) -> None:
     n = len(blocks(model))
     before = {name: t.clone() for name, t in model.state_dict().items()}
     pruned = prune_transformer(
-        model, tokens, sparsity=0.5, allocation="uniform", pattern="unstructured", refit=False
+        model,
+        tokens,
+        sparsity=0.5,
+        allocation="uniform",
+        pattern="unstructured",
+        options=PruneOptions(refit=False),
     ).model
     with held([0.5] + [0.0] * (n - 1)) as masked:
         stage = blocks(masked)[0].stages[0]  # later stages of the walk see pruned inputs
@@ -75,7 +80,12 @@ def test_shrinkage_is_that_of_pruning(tmp_path: Path) -> None:
     for shrinkage in (None, 0.0, 0.5):
         held = LevelWeights(model, tokens, (0.5,), refit=True, shrinkage=shrinkage, folder=tmp_path)
         pruned = prune_transformer(
-            model, tokens, sparsity=0.5, allocation="uniform", pattern="unstructured", shrinkage=shrinkage
+            model,
+            tokens,
+            sparsity=0.5,
+            allocation="uniform",
+            pattern="unstructured",
+            options=PruneOptions(shrinkage=shrinkage),
         ).model
         with held([0.5] + [0.0] * (n - 1)) as masked:
             for name in blocks(masked)[0].stages[0]:
@@ -107,11 +117,11 @@ def test_snapped_meets_the_budget(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"levels": (0.5, 0.2)}, "levels: give rising"),
-        ({"units": "rows"}, "units='rows'"),
-        ({"units": "ffn"}, "method='sparsegpt'"),
-        ({"shrinkage": -0.1}, "shrinkage=-0.1"),
-        ({"units": "ffn", "method": "wanda", "levels": (0.95,)}, "neurons; give less"),
+        ({"levels": (0.5, 0.2)}, "levels must be rising"),
+        ({"units": "rows"}, "units must be one of .*got 'rows'"),
+        ({"units": "ffn"}, "method must be 'wanda'.*got 'sparsegpt'"),
+        ({"shrinkage": -0.1}, "shrinkage must be .*got -0.1"),
+        ({"units": "ffn", "method": "wanda", "levels": (0.95,)}, "levels must leave neurons.*pass lower"),
     ],
 )
 def test_bad_input(change: dict[str, Any], words: str, tmp_path: Path) -> None:

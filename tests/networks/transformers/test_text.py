@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from prunopt.networks.transformers.text import (  # noqa: E402
     TokenLosses,
     divergence,
+    domain_rise,
     read_text,
     sliding_losses,
     token_losses,
     token_windows,
 )
-from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer  # noqa: E402
+from prunopt.networks.transformers.tiny_models import SHARED, tiny_tokens, tiny_transformer  # noqa: E402
 
 
 def letters(text: str, **_: Any) -> Any:
@@ -46,19 +47,27 @@ def test_windows_side_by_side_and_at_random_places() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"length": 1}, "length=1"), ({"length": 200}, "10 tokens"), ({"length": 5, "count": 3}, "10 tokens make 2")],
+    [
+        ({"length": 1}, "length must be a whole number >= 2, got 1"),
+        ({"length": 200}, "text must make 1 windows of 200 tokens, got 10 tokens"),
+        ({"length": 5, "count": 3}, "text must make 3 windows of 5 tokens, got 10 tokens"),
+    ],
 )
 def test_too_little_text_is_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         token_windows(letters, "0123456789", **options)
-    with pytest.raises(ValueError, match="tokenizer: None"):
+    with pytest.raises(ValueError, match="tokenizer must be given"):
         token_windows(None, "0123456789", length=5)
 
 
 def test_unreadable_text_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "empty.txt").write_text(" \n")
-    for name, reason in (("latin.txt", "cannot be read as UTF-8"), ("empty.txt", "is empty"), ("none.txt", "none.txt")):
+    for name, reason in (
+        ("latin.txt", "must be a file of UTF-8 text"),
+        ("empty.txt", "must be a file with some text"),
+        ("none.txt", "none.txt"),
+    ):
         with pytest.raises(ValueError, match=reason):
             read_text(tmp_path / name)
 
@@ -82,9 +91,9 @@ def test_sliding_windows_score_every_token_once_after_enough_others() -> None:
         log_p = logits(model, ids[None, start : start + 16]).log_softmax(-1)[0]
         expected = [-float(log_p[k - 1, ids[start + k]]) for k in range(8, 16)]
         np.testing.assert_allclose(found.loss[window], expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="stride=16"):
+    with pytest.raises(ValueError, match=r"stride must be .*got 16"):
         sliding_losses(model, ids, length=16, stride=16)
-    with pytest.raises(ValueError, match="40 tokens given"):
+    with pytest.raises(ValueError, match="ids must hold a window of 64 tokens, got 40"):
         sliding_losses(model, ids, length=64, stride=8)
 
 
@@ -110,3 +119,22 @@ def test_divergence_is_that_of_the_definition() -> None:
     assert divergence(model, model, ids) == pytest.approx(0, abs=1e-6)
     kept = list(logits(other, ids).log_softmax(-1))
     assert divergence(model, kept, ids) == pytest.approx(expected, rel=1e-4)
+
+
+def test_models_without_a_next_token_are_refused() -> None:
+    with pytest.raises(ValueError, match="model must put out logits for every token, got BertModel"):
+        token_losses(tiny_transformer("bert"), tiny_tokens(2, 8))
+    sizes: dict[str, Any] = SHARED
+    sees_ahead = transformers.BertForMaskedLM(transformers.BertConfig(**sizes, initializer_range=0.2)).eval()
+    with pytest.raises(ValueError, match="model must be a causal language model, got BertForMaskedLM; next-token"):
+        token_losses(sees_ahead, tiny_tokens(2, 8))
+    for family in ("llama", "gpt2", "qwen3"):
+        assert token_losses(tiny_transformer(family), tiny_tokens(2, 8)).loss.shape == (2, 7)
+
+
+def test_a_second_domain_that_loses_much_more_is_told() -> None:
+    def losses(*means: float) -> list[TokenLosses]:
+        return [TokenLosses(np.full((4, 9), m) + np.arange(4)[:, None] / 100, np.zeros((4, 9), bool)) for m in means]
+
+    assert "mix that domain" in domain_rise(losses(3.0, 3.0), losses(3.1, 4.0))
+    assert domain_rise(losses(3.0, 3.0), losses(3.1, 3.12)) == ""

@@ -13,13 +13,13 @@ pytest.importorskip("transformers")
 
 import prunopt as po  # noqa: E402
 from prunopt.networks.transformers.learned_masks import (  # noqa: E402
+    MaskTaskOptions,
     layer_names,
     learn_masks,
     load_masks,
     mask_task,
     masks_by,
     save_masks,
-    to_semi_structured,
     with_masks,
 )
 from prunopt.networks.transformers.text import token_losses  # noqa: E402
@@ -33,7 +33,9 @@ def test_learned_masks_keep_the_weights_and_lower_the_loss(family: str) -> None:
     model, ids = tiny_transformer(family, spread=0.05), tiny_tokens(8, 24)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     prior = masks_by(model, ids, "magnitude")
-    found = learn_masks(model, ids, prior=prior, solver=MaskLLM(steps=40, check=10, learning_rate=0.02), batch=4)
+    found = learn_masks(
+        model, ids, prior=prior, solver=MaskLLM(steps=40, check=10, learning_rate=0.02), task=MaskTaskOptions(batch=4)
+    )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()), "the given model was changed"
     task = mask_task(model, ids)
     assert found.solution.objective <= task.objective(prior)
@@ -81,11 +83,11 @@ def test_all_masks_of_one_small_layer_are_enumerated() -> None:
 
 def test_losses_in_half_precision_leave_the_weights_as_they_are() -> None:
     model, ids = tiny_transformer(), tiny_tokens(2, 8)
-    prior = masks_by(model, ids, "magnitude")
-    whole, half = mask_task(model, ids), mask_task(model, ids, dtype=torch.bfloat16)
+    prior, half_precision = masks_by(model, ids, "magnitude"), MaskTaskOptions(dtype=torch.bfloat16)
+    whole, half = mask_task(model, ids), mask_task(model, ids, options=half_precision)
     assert half.objective(prior) == pytest.approx(whole.objective(prior), rel=1e-2)
     assert half.objective(prior) != whole.objective(prior)
-    found = learn_masks(model, ids, prior=prior, solver=MaskLLM(steps=2), dtype=torch.bfloat16)
+    found = learn_masks(model, ids, prior=prior, solver=MaskLLM(steps=2), task=half_precision)
     assert {p.dtype for p in found.model.parameters()} == {torch.float32}
 
 
@@ -108,6 +110,3 @@ def test_bad_requests_are_named() -> None:
         mask_task(tiny_transformer(), tiny_tokens(), pattern="2:5")
     with pytest.raises(ValueError, match="pattern"):
         learn_masks(tiny_transformer(), tiny_tokens(), pattern="5:4")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="NVIDIA"):
-            to_semi_structured(tiny_transformer())

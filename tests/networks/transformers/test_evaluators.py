@@ -10,9 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from prunopt.networks.transformers.evaluators import HeadMasks, SparsityMasks, TextEvaluator  # noqa: E402
+from prunopt.networks.transformers.evaluators import SparsityMasks, TextEvaluator  # noqa: E402
 from prunopt.networks.transformers.families import blocks, weight_of  # noqa: E402
-from prunopt.networks.transformers.surgery import remove_groups  # noqa: E402
 
 
 @pytest.fixture
@@ -82,22 +81,6 @@ def test_padding_has_no_say(model: Any, windows: Any) -> None:
     assert same >= 0.99 * sum(t.numel() for t in first.values())  # up to ties broken by rounding
 
 
-def test_masked_heads_are_removed_heads(model: Any, windows: Any) -> None:
-    masks = HeadMasks(model)
-    assert masks.n_heads == (6, 6)
-    kept = np.ones((2, 6), np.bool_)
-    kept[0, 2:4] = False  # the second of three key-value groups
-    with masks(kept) as masked, torch.no_grad():
-        expected = masked(input_ids=windows).logits
-    with torch.no_grad():
-        assert not torch.allclose(model(input_ids=windows).logits, expected, atol=1e-4)
-    attention = blocks(model)[0].attention
-    assert attention is not None
-    remove_groups(attention, [1])
-    with torch.no_grad():
-        torch.testing.assert_close(model(input_ids=windows).logits, expected, atol=1e-5, rtol=1e-5)
-
-
 def test_loss_and_fidelity(model: Any, windows: Any) -> None:
     evaluator = TextEvaluator(SparsityMasks(model, windows), windows)
     with torch.no_grad():
@@ -127,14 +110,16 @@ def test_divergence_from_the_dense_model(model: Any, windows: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m, w: SparsityMasks(m), "calibration=None"),
-        (lambda m, w: SparsityMasks(m, w, score="best"), "score='best'"),
-        (lambda m, w: SparsityMasks(m, w)([0.1] * 3).__enter__(), "3 numbers given"),
-        (lambda m, w: SparsityMasks(m, w)([0.1, 1.5]).__enter__(), "fractions from 0 to 1"),
-        (lambda m, w: HeadMasks(m)(np.ones(5, np.bool_)).__enter__(), "12 heads"),
-        (lambda m, w: TextEvaluator(HeadMasks(m), w, measure="bleu"), "measure='bleu'"),
-        (lambda m, w: TextEvaluator(HeadMasks(m), w[:0]), "windows"),
-        (lambda m, w: TextEvaluator(HeadMasks(m), w).loss(None, fidelity=0), "fidelity=0"),
+        (lambda m, w: SparsityMasks(m), "calibration must be token ids"),
+        (lambda m, w: SparsityMasks(m, w, score="best"), "score must be one of .*got 'best'"),
+        (
+            lambda m, w: SparsityMasks(m, w)([0.1] * 3).__enter__(),
+            "a number for each of 2 blocks, or of .* layers, got 3",
+        ),
+        (lambda m, w: SparsityMasks(m, w)([0.1, 1.5]).__enter__(), "allocation must hold finite numbers >= 0 and <= 1"),
+        (lambda m, w: TextEvaluator(SparsityMasks(m, w), w, measure="bleu"), "measure must be one of"),
+        (lambda m, w: TextEvaluator(SparsityMasks(m, w), w[:0]), "windows"),
+        (lambda m, w: TextEvaluator(SparsityMasks(m, w), w).loss(None, fidelity=0), "fidelity must be .*got 0"),
     ],
 )
 def test_bad_input(change: Any, message: str, model: Any, windows: Any) -> None:

@@ -35,5 +35,5 @@ def test_a_layer_is_solved_with_its_hessian() -> None:
 def test_all_layers_and_unknown_ones() -> None:
     model, ids = tiny_transformer("gpt2"), tiny_tokens(4)
     assert len(calibrate(model, ids)) == 2 * 4
-    with pytest.raises(ValueError, match=r"layers: 'lm_head' is no linear layer"):
+    with pytest.raises(ValueError, match=r"layers must name linear layers of blocks, got 'lm_head'"):
         calibrate(model, ids, layers=["lm_head"])
