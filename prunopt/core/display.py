@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
-
-import numpy as np
 
 T = TypeVar("T")
 ENTRIES = 8  # of an array or list that is shown as it is
@@ -15,7 +14,8 @@ LONGEST = 60  # characters of anything else
 
 def summary(value: Any) -> str:
     """Return a value in one short line; arrays of up to 8 entries are shown as they are."""
-    if isinstance(value, (np.ndarray, np.generic)):
+    numpy = sys.modules.get("numpy")  # `import prunopt` does not load it
+    if numpy is not None and isinstance(value, (numpy.ndarray, numpy.generic)):
         return str(value.tolist()) if value.size <= ENTRIES else f"<{value.dtype} {value.shape}>"
     if hasattr(value, "nnz"):
         return f"<sparse {value.shape}>"

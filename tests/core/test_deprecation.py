@@ -86,9 +86,9 @@ class Point:
 
 def test_old_attributes_and_methods_work_and_name_the_new_ones() -> None:
     point: Any = Point()
-    with pytest.warns(DeprecationWarning, match=r"Point\.price.*use penalty"):
+    with pytest.warns(DeprecationWarning, match=r"Point\.price.*use \.penalty"):
         assert point.price == 2.0
-    with pytest.warns(DeprecationWarning, match=r"Point\.bill.*use cost"):
+    with pytest.warns(DeprecationWarning, match=r"Point\.bill.*use \.cost"):
         assert point.bill() == 3.0
 
 

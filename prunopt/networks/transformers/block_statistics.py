@@ -143,11 +143,3 @@ def error_curve(
         gone = np.where(rank < round(float(level) * weight.shape[1]), weight, 0.0)
         found.append(float(((gone @ hessian) * gone).sum()) / max(whole, 1e-300))
     return np.array(found)
-
-
-def single_block_losses(evaluator: Any, n: int, level: float, *, fidelity: float = 1.0) -> Floats:
-    """Return the evaluator's loss with one block at a time pruned to ``level``, shape (n,); n evaluations.
-
-    With an evaluator of the divergence from the dense model these are the KL of `LayerAllocation.from_curves`.
-    """
-    return np.array([evaluator.loss(np.where(np.arange(n) == i, level, 0.0), fidelity=fidelity) for i in range(n)])

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 import torch
 
 import prunopt as po
-from prunopt.networks.transformers.block_statistics import block_statistics, error_curve, single_block_losses
+from prunopt.networks.transformers.block_statistics import block_statistics, error_curve
 from prunopt.networks.transformers.evaluators import SparsityMasks, TextEvaluator
 from prunopt.networks.transformers.families import blocks, weight_of
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
@@ -66,7 +66,8 @@ def test_from_model_to_allocation() -> None:
     model, tokens = tiny_transformer(), tiny_tokens(6)
     found = block_statistics(model, tokens, tokens=64)
     masks = SparsityMasks(model, tokens)
-    kl = single_block_losses(TextEvaluator(masks, tokens, measure="kl"), len(found.sizes), 0.5)
+    alone, evaluator = np.diag(np.full(len(found.sizes), 0.5)), TextEvaluator(masks, tokens, measure="kl")
+    kl = np.array([evaluator.loss(one) for one in alone])  # of the model with one block at a time pruned
     task = LayerAllocation.from_curves(found.sizes, found.levels, found.errors, 0.5, weighting="kl", kl=kl)
     answer = po.solve(task)
     assert answer.status is po.Status.OPTIMAL
