@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from prunopt.core.display import pairs, summary
 
 X = TypeVar("X")
@@ -86,7 +84,7 @@ class Solution(Generic[X]):
         return f"Solution({numbers}, value={summary(self.value)}, solver={self.solver!r})"
 
     def __str__(self) -> str:
-        duals = ", ".join(f"{name} {np.shape(value) or ''}".strip() for name, value in self.duals.items())
+        duals = ", ".join(f"{name} {getattr(value, 'shape', '') or ''}".strip() for name, value in self.duals.items())
         lines = {
             "value": summary(self.value),
             "stats": pairs(self.stats),
