@@ -1,5 +1,6 @@
 # make demo          analyse a forest on real data with real prices, from nothing; ends with a picture in demo/
 # make test          run the test suite, from nothing, in the versions of requirements/
+# make test-fast     those of it that take no more than a few seconds each
 # make test-newest   the same in the newest versions that pyproject allows
 # make test-oldest   the tests that need no extra but plot, in the oldest versions that pyproject allows
 # make docs          build the documentation into site/, warnings are errors
@@ -14,7 +15,7 @@ ITSELF = $(PIP) --no-deps --no-build-isolation --editable .
 TORCH = $(PIP) --requirement requirements/torch.txt
 PYTEST = python -m pytest --numprocesses 2 --dist loadfile -rfEs
 
-.PHONY: demo test test-newest test-oldest check bench docs lock clean
+.PHONY: demo test test-fast test-newest test-oldest check bench docs lock clean
 
 .venv/pyvenv.cfg:
 	$(PYTHON) -m venv .venv
@@ -53,6 +54,9 @@ demo: .venv/demo-ready
 test: .venv/test-ready
 	.venv/$(BIN)/$(PYTEST)
 	.venv/$(BIN)/python -m pytest --nbmake --nbmake-timeout=60 -W default notebooks
+
+test-fast: .venv/test-ready
+	.venv/$(BIN)/$(PYTEST) -m "not slow"
 
 test-newest:
 	$(PYTHON) -m venv --clear .venv/newest
@@ -99,3 +103,4 @@ lock: | .venv/pyvenv.cfg
 
 clean:
 	rm -rf .venv build dist demo site *.egg-info
+	find prunopt problems solvers -name '*.nb[ci]' -delete

@@ -43,12 +43,13 @@ def require(ok: Any, argument: str, must: str, value: Any, mend: str = "") -> No
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages show it: arrays by their shape, long texts cut."""
+    """Return a value as messages show it: arrays by their shape, long texts without their middle."""
     if isinstance(value, np.ndarray) and value.size != 1:
         return f"an array of shape {value.shape}"
-    plain = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
-    text = value if isinstance(value, Shown) else repr(plain)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+    if isinstance(value, Shown):
+        return value
+    text = repr(value.item() if isinstance(value, (np.generic, np.ndarray)) else value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 3]} ... {text[-LONGEST // 2 + 2 :]}"
 
 
 class Shown(str):

@@ -71,7 +71,7 @@ def test_checkpoints_are_those_of_the_same_call(model: str, arrays: Path, tmp_pa
     assert run(*line).exit_code == 0
     other = run(*line, "--seed", 1)
     assert other.exit_code == 1
-    assert "another problem" in other.stderr
+    assert "must belong to this problem" in other.stderr
 
 
 def test_a_folder_and_a_zip_with_a_folder_for_each_class(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_no_batch_of_one(n: int, batch: int, sizes: list[int]) -> None:
     [
         ([], "--train"),
         (["--train", "gone.npz"], "a file or folder that is there"),
-        (["--train", "DATA", "--budget", "macs=0.0001"], "below the least"),
+        (["--train", "DATA", "--budget", "macs=0.0001"], "budget must be >= 595"),
         (["--train", "DATA", "--epochs", "0"], "--epochs must be"),
         (["--train", "DATA", "--learning-rate", "1e30"], "not finite"),
         (["--train", "BAD"], "hold finite floats x"),

@@ -38,7 +38,7 @@ from prunopt.core import validate
         (lambda: validate.sample_weight([0.0, 0.0], 2), "sample_weight must hold a weight above 0, got zeros only"),
         (lambda: validate.unique("features", "aba"), "features must name each entry once, got 'a'; remove"),
         (lambda: validate.require(False, "x", "be y", np.zeros((2, 3))), "x must be y, got an array of shape (2, 3)"),
-        (lambda: validate.refuse("x", "be short", "a" * 200), f"x must be short, got '{'a' * 75} ..."),
+        (lambda: validate.refuse("x", "be short", "a" * 200), f"x must be short, got '{'a' * 36} ... {'a' * 37}'"),
     ],
 )
 def test_refusals_in_one_line(call: Callable[[], Any], message: str) -> None:

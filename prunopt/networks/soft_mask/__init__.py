@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import prunopt.networks.require_torch  # noqa: F401
 from prunopt.networks.cnn.repair import reestimate as reestimate
-from prunopt.networks.soft_mask.adapter import Distillation as Distillation
 from prunopt.networks.soft_mask.adapter import Gates as Gates
 from prunopt.networks.soft_mask.adapter import SoftMasks as SoftMasks
 from prunopt.networks.soft_mask.adapter import soft_mask as soft_mask
+from prunopt.networks.soft_mask.distillation import Distillation as Distillation
 from prunopt.networks.soft_mask.gates import GatedNetwork as GatedNetwork
 from prunopt.networks.soft_mask.s2hpruner import SoftMaskResult as SoftMaskResult
 from prunopt.networks.soft_mask.s2hpruner import Training as Training

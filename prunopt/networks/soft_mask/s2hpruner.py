@@ -30,7 +30,8 @@ from prunopt.core.solution import Solution, SolveError
 from prunopt.core.solver import Limits
 from prunopt.forms.relaxed.trained_mask import Lesson
 from prunopt.networks.cnn.repair import reestimate
-from prunopt.networks.soft_mask.adapter import Distillation, Gates, SoftMasks, make_masks
+from prunopt.networks.soft_mask.adapter import Gates, SoftMasks, make_masks
+from prunopt.networks.soft_mask.distillation import Distillation
 from prunopt.problems.soft_mask import SoftMask
 from prunopt.solvers.relaxed.s2h import S2H
 

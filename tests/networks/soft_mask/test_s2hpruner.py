@@ -329,7 +329,7 @@ def test_channels_by_hand_in_a_feed_forward_layer() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"budget": "macs=0.001"}, "below the least"),
+        ({"budget": "macs=0.001"}, "budget must be >= 1344"),
         ({"budget": "watts=1"}, "resource of budget"),
         ({"epochs": 0}, "epochs must be a whole number >= 1, got 0"),
         ({"divisor": 0}, "divisor must be a whole number >= 1, got 0"),
