@@ -79,12 +79,8 @@ class Case:
 def brute_force_closure(problem: Closure) -> float:
     """Return the optimum of a closure of at most 16 items by looking at every set."""
     whole_number("n_items", problem.n_items, high=16, mend="brute force looks at every set of items")
-    best = Fraction(0)
-    for bits in itertools.product((False, True), repeat=problem.n_items):
-        x = np.array(bits, np.bool_)
-        if problem.violation(x) == 0:
-            best = min(best, problem.exact_objective(x))
-    return float(best)
+    values = (np.array(bits, np.bool_) for bits in itertools.product((False, True), repeat=problem.n_items))
+    return min(problem.objective(x) for x in values if problem.violation(x) == 0)
 
 
 def brute_force_budget(problem: BudgetedClosure) -> float:
