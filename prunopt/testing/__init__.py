@@ -203,7 +203,7 @@ def budgeted_closures() -> Iterator[Instance]:
     rng = np.random.default_rng(13)
     for k in range(14):
         closure = random_closure(rng, int(rng.integers(1, 11)))
-        problem = BudgetedClosure(closure, int(rng.integers(0, 20)) if k % 4 else 0)
+        problem = BudgetedClosure(closure, closure.unit * int(rng.integers(0, 20)) if k % 4 else 0)
         yield Instance(f"budget-{k}", problem, brute_force_budget(problem))
     knapsack = Closure.of([7, 8, 9], requirements=[[0], [1], [2]], cost=[4, 5, 6])
     yield Instance("knapsack", BudgetedClosure(knapsack, 10), -16.0)

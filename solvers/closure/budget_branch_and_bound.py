@@ -105,7 +105,7 @@ class BudgetBranchAndBound(Solver[BudgetedClosure]):
             Status.OPTIMAL if bound >= search.objective else Status.FEASIBLE,
             search.best,
             objective=search.objective,
-            bound=bound,
+            bound=bound - float(problem.closure.rounding),
             duals={"leaves": tuple(leaves)},
             trace=run.trace,
             stats={"nodes": search.nodes, "leaves": len(leaves), "root bound": root.bound},
@@ -129,9 +129,9 @@ class _Search:
         """Bound what decisions leave open, improve the best answer on the way, and choose the item to divide on."""
         self.nodes += 1
         rest = self.problem.rest(decisions)
-        if rest is None or rest.cost > self.problem.budget:
+        if rest is None or rest.cost > self.problem.capacity:
             return _Node(math.inf, -1, Leaf(decisions, Fraction(0), np.zeros(0, np.int64), 1))
-        budget = self.problem.budget - rest.cost
+        budget = self.problem.capacity - rest.cost
         path = closure_path(rest.closure, Limits(seconds=self.limits.seconds))
         chosen, breaking = _within(path, budget)
         self._offer(rest, chosen)
