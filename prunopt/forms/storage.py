@@ -138,7 +138,7 @@ def _unpacked(form: type[Any], plain: dict[str, Any], arrays: dict[str, Any]) ->
             fields[name] = sparse.csr_array(parts, shape=tuple(value["sparse"]))
         elif isinstance(value, dict) and "form" in value:
             inner = {k.removeprefix(f"{key}."): array for k, array in arrays.items() if k.startswith(f"{key}.")}
-            fields[name] = _unpacked(FORMS[RENAMED.get(value["form"], value["form"])], value["fields"], inner)
+            fields[name] = _unpacked(FORMS[str(RENAMED.get(value["form"], value["form"]))], value["fields"], inner)
         else:
             fields[name] = value
     return form(**fields)

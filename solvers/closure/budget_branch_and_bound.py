@@ -105,7 +105,7 @@ class BudgetBranchAndBound(Solver[BudgetedClosure]):
             Status.OPTIMAL if bound >= search.objective else Status.FEASIBLE,
             search.best,
             objective=search.objective,
-            bound=bound - float(problem.closure.rounding),
+            bound=bound - float(problem.closure.slack),
             duals={"leaves": tuple(leaves)},
             trace=run.trace,
             stats={"nodes": search.nodes, "leaves": len(leaves), "root bound": root.bound},

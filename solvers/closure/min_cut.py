@@ -54,7 +54,7 @@ class MinCut(Solver[Closure]):
 
         def bound_of_flow() -> float:
             absorbed = int(flow.paid.sum()) + int(flow.lost.sum())
-            return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator) - problem.rounding)
+            return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator) - problem.slack)
 
         try:
             while not done and not run.out_of_time:

@@ -17,14 +17,14 @@ INT64_SAFE = 2**62  # totals below this can be added and subtracted in 64 bits w
 
 
 class Whole(NamedTuple):
-    """Profits and costs as integers; ``rounding`` is how far the objective may come to lie above the given numbers'."""
+    """Profits and costs as integers; ``slack`` is how far the objective may come to lie above the given numbers'."""
 
     profit: NDArray[Any]
     cost: NDArray[Any]
     penalty: Fraction
     unit: Fraction
     cost_unit: Fraction | None
-    rounding: Fraction
+    slack: Fraction
 
 
 def fraction(name: str, value: Any) -> Fraction:
@@ -57,13 +57,13 @@ def whole(profit: Sequence[Any] | NDArray[Any], cost: Sequence[Any] | NDArray[An
     exponent = math.floor(FINE * math.log10(2) - math.log10(size.numerator) + math.log10(size.denominator))
     unit = Fraction(10) ** -exponent
     gains, prices = [math.floor(v / unit) for v in a], [math.ceil(v * factor / unit) for v in c]
-    rounding = sum((v - unit * k for v, k in zip(a, gains, strict=True)), Fraction(0))
-    rounding += sum((unit * k - v * p for v, k in zip(c, prices, strict=True)), Fraction(0)) if p > 0 else 0
+    slack = sum((v - unit * k for v, k in zip(a, gains, strict=True)), Fraction(0))
+    slack += sum((unit * k - v * p for v, k in zip(c, prices, strict=True)), Fraction(0)) if p > 0 else 0
     return Whole(
         np.array(gains, dtype=object),
         np.array(prices, dtype=object),
         Fraction(int(p > 0)),
         unit,
         unit / factor,
-        rounding,
+        slack,
     )

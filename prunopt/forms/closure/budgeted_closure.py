@@ -88,6 +88,11 @@ class BudgetedClosure:
         """All profits: what gaps are relative to where that is less than 1."""
         return self.closure.objective_unit
 
+    @property
+    def slack(self) -> Fraction:
+        """How far the objective may lie above that of the numbers that were given."""
+        return self.closure.slack
+
     @cached_property
     def capacity(self) -> int:
         """The budget as a number of the closure's whole units of cost, rounded down."""
@@ -132,7 +137,7 @@ class BudgetedClosure:
         if not leaves:
             raise CertificateError("duals['leaves']: no leaf, so nothing is proven")
         _check_cover([leaf.decisions for leaf in leaves], 0)
-        return min(self.leaf_bound(leaf) for leaf in leaves) - float(self.closure.rounding)
+        return min(self.leaf_bound(leaf) for leaf in leaves) - float(self.closure.slack)
 
     def leaf_bound(self, leaf: Leaf) -> float:
         """Return the Lagrangian lower bound of one leaf; infinite where its decisions allow no closure in budget."""

@@ -63,7 +63,7 @@ class Closure:
         Further pairs (a, b): item a needs item b. May contain cycles, whose items come together or not at all.
     cost_unit : Fraction, optional
         The factor that turns the costs into the caller's unit of cost, in which a budget is given; ``unit`` by default.
-    rounding : Fraction
+    slack : Fraction
         How far, at most, the objective lies above that of the numbers that the integers stand for (0 where they are
         exact). Every bound is lowered by it.
 
@@ -88,7 +88,7 @@ class Closure:
     unit: Fraction = Fraction(1)
     arcs: NDArray[np.int32] = field(default_factory=_no_arcs)
     cost_unit: Fraction | None = None
-    rounding: Fraction = Fraction(0)
+    slack: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
         for name, dtype in (
@@ -102,7 +102,7 @@ class Closure:
             object.__setattr__(self, name, _integers(name, getattr(self, name), np.dtype(dtype)))
         object.__setattr__(self, "penalty", Fraction(self.penalty))
         object.__setattr__(self, "unit", Fraction(self.unit))
-        object.__setattr__(self, "rounding", Fraction(self.rounding))
+        object.__setattr__(self, "slack", Fraction(self.slack))
         if self.cost_unit is not None:
             object.__setattr__(self, "cost_unit", Fraction(self.cost_unit))
         self._check()
@@ -120,7 +120,7 @@ class Closure:
         require(self.penalty >= 0, "penalty", "be >= 0", self.penalty)
         require(self.unit > 0, "unit", "be > 0", self.unit)
         require(self.cost_unit is None or self.cost_unit > 0, "cost_unit", "be > 0", self.cost_unit)
-        require(self.rounding >= 0, "rounding", "be >= 0", self.rounding)
+        require(self.slack >= 0, "slack", "be >= 0", self.slack)
         ints("arcs", self.arcs, ("k", 2), low=0, high=m - 1)
         for name in ("profit", "cost"):
             total = exact_sum(np.abs(getattr(self, name)))
@@ -140,7 +140,7 @@ class Closure:
         """Build a closure from plain lists of ints, Fractions, or floats of any size.
 
         A float means the shortest decimal that reads back as it: 0.1 is 1/10. Numbers that are too many or too fine for
-        exact integers are rounded to about 18 digits of their total, to the safe side; ``rounding`` says how much that
+        exact integers are rounded to about 18 digits of their total, to the safe side; ``slack`` says how much that
         can amount to, and every stated gap includes it.
 
         Parameters
@@ -176,7 +176,7 @@ class Closure:
             unit=numbers.unit,
             arcs=np.array(extra, np.int32).reshape(-1, 2),
             cost_unit=numbers.cost_unit,
-            rounding=numbers.rounding,
+            slack=numbers.slack,
         )
 
     @cached_property
@@ -257,14 +257,14 @@ class Closure:
         """
         bound = self.rational_bound(duals)
         value = float(bound)
-        return math.nextafter(value, -math.inf) if self.rounding and value > bound else value
+        return math.nextafter(value, -math.inf) if self.slack and value > bound else value
 
     def rational_bound(self, duals: Mapping[str, Any]) -> Fraction:
         """Return the bound as a rational that is safe to compute with: exact, or a little below what is proven."""
         try:
-            return self.exact_bound(duals) - self.rounding
+            return self.exact_bound(duals) - self.slack
         except OverflowError:
-            return Fraction(math.nextafter(self._rounded_bound(duals), -math.inf)) - self.rounding
+            return Fraction(math.nextafter(self._rounded_bound(duals), -math.inf)) - self.slack
 
     def exact_bound(self, duals: Mapping[str, Any]) -> Fraction:
         r"""Return the Lagrangian lower bound of ``duals``, as an exact rational.
@@ -368,7 +368,7 @@ class Closure:
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the linear relaxation, which is integral: every level set of an optimum is an optimal closure."""
         require(to is None or issubclass(LinearProgram, to), "to", "be LinearProgram", to)
-        slack = float(self.rounding)
+        slack = float(self.slack)
         return Reduced(self.to_linear_program(), lambda v: np.asarray(v[: self.n_items] > 0.5), slack=slack)
 
     def to_linear_program(self) -> LinearProgram:

@@ -116,9 +116,9 @@ def test_any_floats_are_taken_with_the_rounding_in_the_gap(n: int, scale: float)
     spent = sum(map(Fraction, map(repr, cost[problem.covered(chosen)].tolist())), Fraction(0)) * Fraction("0.37")
     true = spent - sum(map(Fraction, map(repr, profit[chosen].tolist())), Fraction(0))
     stated = problem.exact_objective(chosen)
-    assert true <= stated <= true + problem.rounding
-    assert float(problem.rounding) <= 4 * n * 2.0**-55 * scale * n
-    assert solution.bound <= float(stated - problem.rounding) * (1 - 1e-15) + 1e-15 * scale or problem.rounding == 0
+    assert true <= stated <= true + problem.slack
+    assert float(problem.slack) <= 4 * n * 2.0**-55 * scale * n
+    assert solution.bound <= float(stated - problem.slack) * (1 - 1e-15) + 1e-15 * scale or problem.slack == 0
 
 
 @pytest.mark.parametrize("solver", ["min-cut", "primal-dual"])
@@ -127,13 +127,13 @@ def test_rounding_lowers_every_bound(solver: str) -> None:
     profit, cost = [1e18, -0.6, 0.7], [0.25]
     problem = Closure.of(profit, requirements=[[0], [], [0]], cost=cost)
     assert problem.unit == 1
-    assert float(problem.rounding) == pytest.approx(0.4 + 0.7 + 0.75)
+    assert float(problem.slack) == pytest.approx(0.4 + 0.7 + 0.75)
     solution = po.solve(problem, solver)
     po.verify(problem, solution)
     assert Fraction(solution.bound) <= Fraction("0.25") - 10**18 - Fraction("0.7")
     assert (
         problem.rational_bound({"requirements": [1, 1], "denominator": 1})
-        == problem.exact_bound({"requirements": [1, 1], "denominator": 1}) - problem.rounding
+        == problem.exact_bound({"requirements": [1, 1], "denominator": 1}) - problem.slack
     )
 
 
