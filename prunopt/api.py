@@ -251,7 +251,8 @@ def _confirmed(form: Any, raw: Solution[Any], limits: Limits) -> Solution[Any]:
 
 def _second_opinion(task: Any, name: str, limits: Limits | None = None) -> Solution[Any] | None:
     """Another exact solver's answer to the same task, None where there is no other."""
-    for candidate, _ in candidates(task):
-        if candidate.exact and candidate.name != name and not candidate.why_not():
+    for candidate, must_reduce in candidates(task):
+        exact = candidate.exact if must_reduce else candidate.exact_on(task)
+        if exact and candidate.name != name and not candidate.why_not():
             return _answer(task, candidate(), limits or Limits(), confirm=False)
     return None

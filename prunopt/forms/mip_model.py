@@ -135,7 +135,8 @@ class Model:
         n, parts, low, high = len(costs), [], [], []
         for name, rows, side in (("A_ub", A_ub, b_ub), ("A_eq", A_eq, b_eq)):
             b = floats(name.replace("A", "b"), side, ("r",), mend="leave out rows without a limit")
-            A = sparse.csr_array((0, n) if rows is None else rows if sparse.issparse(rows) else np.atleast_2d(rows))
+            given: Any = np.zeros((0, n)) if rows is None else rows
+            A = sparse.csr_array(given if sparse.issparse(given) else np.atleast_2d(given))
             require(
                 A.shape == (len(b), n), name, f"have shape ({len(b)}, {n}), a row for each side", Shown(str(A.shape))
             )

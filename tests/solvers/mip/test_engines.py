@@ -14,6 +14,7 @@ import pytest
 
 import prunopt as po
 from prunopt.core import engines
+from prunopt.forms import CoupledKnapsack
 from prunopt.forms.mip_model import Model
 from prunopt.solvers.mip.pulp import Pulp
 
@@ -104,3 +105,10 @@ def test_a_linear_model_has_no_bound_of_a_tree() -> None:
     linear = Model([-1.0], [[1.0]], [-math.inf], [1.5], [0.0], [9.0], [False])
     assert po.solve(linear, "highs-milp", limits=po.Limits(gap=0.1)).bound == -1.5
     assert Pulp().solve(linear, po.Limits(), 0).objective == -1.5
+
+
+def test_coupled_knapsacks_go_to_the_program_where_it_is_exact() -> None:
+    chain = CoupledKnapsack([[3.0, 1.0]] * 3, [[0.0, 1.0]] * 3, [(0, 1), (1, 2)], np.ones((2, 2, 2)), 3.0)
+    assert po.solve(chain).solver == "coupled-dp"
+    circle = CoupledKnapsack([[3.0, 1.0]] * 3, [[0.0, 1.0]] * 3, [(0, 1), (1, 2), (0, 2)], np.ones((3, 2, 2)), 4.0)
+    assert po.solve(circle).solver == "highs-milp"
