@@ -150,6 +150,11 @@ class Solver(ABC, Generic[P]):
         return cls.exact
 
     @classmethod
+    def why_not_on(cls, problem: Any) -> str:
+        """Return why the solver cannot take this problem of its form, or an empty string when it can."""
+        return ""
+
+    @classmethod
     def instead(cls, problem: Any) -> str | None:
         """Return the name of the solver that is meant where this one was asked for and cannot take the problem."""
         return None

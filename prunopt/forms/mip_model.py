@@ -136,7 +136,9 @@ class Model:
         for name, rows, side in (("A_ub", A_ub, b_ub), ("A_eq", A_eq, b_eq)):
             b = floats(name.replace("A", "b"), side, ("r",), mend="leave out rows without a limit")
             given: Any = np.zeros((0, n)) if rows is None else rows
-            A = sparse.csr_array(given if sparse.issparse(given) else np.atleast_2d(given))
+            if not sparse.issparse(given):
+                given = np.atleast_2d(np.asarray(given, np.float64))
+            A: Any = sparse.csr_array(given)
             require(
                 A.shape == (len(b), n), name, f"have shape ({len(b)}, {n}), a row for each side", Shown(str(A.shape))
             )

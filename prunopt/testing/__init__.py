@@ -269,7 +269,13 @@ def conformance_cases(solver: str | None = None) -> list[Case]:
     """Return the cases of one solver by name, or of every registered solver that can run here."""
     load_solvers()
     chosen = [by_name(solver)] if solver is not None else registered()
-    return [Case(s(), instance) for s in chosen if not s.why_not() for instance in instances_for(s)]
+    return [
+        Case(s(), instance)
+        for s in chosen
+        if not s.why_not()
+        for instance in instances_for(s)
+        if not s.why_not_on(instance.problem)
+    ]
 
 
 def check(case: Case) -> None:

@@ -7,7 +7,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +58,16 @@ class BudgetBranchAndBound(Solver[BudgetedClosure]):
     name: ClassVar[str] = "budget-branch-and-bound"
     form: ClassVar[type] = BudgetedClosure
     exact: ClassVar[bool] = True
-    rank: ClassVar[int] = 10
+    rank: ClassVar[int] = 15  # behind those of knapsacks, where the problem is one
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     reference: ClassVar[str] = "Fisher, Management Science 1981; Land & Doig, Econometrica 1960"
 
     nodes: int = 100_000
+
+    @classmethod
+    def why_not_on(cls, problem: Any) -> str:
+        """Arcs besides the forest are left to integer programs."""
+        return "it knows forests only; pass highs-milp for other arcs" if len(problem.closure.arcs) else ""
 
     def solve(self, problem: BudgetedClosure, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the best closure within the budget, and the bound that the open nodes leave."""

@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools
 from prunopt.core.display import one_line
+from prunopt.core.problem import Reduced
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import require
 from prunopt.forms.closure._decimals import fraction
 from prunopt.forms.closure.closure import Closure, exact_sum
+from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
 
 if TYPE_CHECKING:
     import pulp
@@ -68,7 +70,8 @@ class BudgetedClosure:
     Parameters
     ----------
     closure
-        Items, requirements and unit, without ``arcs``; its own penalty plays no part.
+        Items, requirements and unit; its own penalty plays no part. With ``arcs`` besides the forest it is a knapsack
+        with precedence constraints, for integer programs.
     budget : int, float or Fraction
         Greatest total cost B >= 0 of the requirements, in the unit that the costs were given in. A float means the
         shortest decimal that reads back as it.
@@ -80,13 +83,33 @@ class BudgetedClosure:
     def __post_init__(self) -> None:
         budget = fraction("budget", self.budget)
         require(budget >= 0, "budget", "be >= 0", self.budget, "choosing nothing costs 0")
-        require(not len(self.closure.arcs), "closure", "have no arcs besides the forest", self.closure.arcs)
         object.__setattr__(self, "budget", budget)
 
     @cached_property
     def objective_unit(self) -> float:
         """All profits: what gaps are relative to where that is less than 1."""
         return self.closure.objective_unit
+
+    @property
+    def forms(self) -> tuple[type, ...]:
+        """What the problem can be reduced to: a knapsack, where no item shares anything or needs another item."""
+        c = self.closure
+        alone = not len(c.arcs) and bool(np.all(c.parent < 0)) and len(np.unique(c.indices)) == c.n_edges
+        return (MultipleChoiceKnapsack,) if alone and c.n_items else ()
+
+    def reduce(self, to: type | None = None) -> Reduced[Bools]:
+        """Return a plain knapsack as a `MultipleChoiceKnapsack`: every item is left or taken."""
+        fits = self.forms and (to is None or issubclass(MultipleChoiceKnapsack, to))
+        require(fits, "to", "be MultipleChoiceKnapsack, for items that share nothing", to)
+        c = self.closure
+        gain = np.array([float(c.unit * int(a)) for a in c.profit])
+        weight = np.zeros(c.n_items, np.int64)
+        np.add.at(weight, np.repeat(np.arange(c.n_items), np.diff(c.indptr)), c.cost[c.indices])
+        nothing = np.zeros(c.n_items, np.int64)
+        form = MultipleChoiceKnapsack(
+            np.c_[nothing, -gain], np.c_[nothing, weight], min(self.capacity, int(weight.sum()))
+        )
+        return Reduced(form, lambda x: np.asarray(x) == 1, slack=float(self.slack))
 
     @property
     def slack(self) -> Fraction:

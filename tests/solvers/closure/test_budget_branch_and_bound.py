@@ -148,8 +148,8 @@ def test_bad_input() -> None:
         BudgetedClosure(closure, -1)
     with pytest.raises(ValueError, match=r"budget must be a finite number, got nan"):
         BudgetedClosure(closure, math.nan)
-    with pytest.raises(ValueError, match="arcs"):
-        BudgetedClosure(Closure.of([1, 1], arcs=[(0, 1)]), 3)
+    with pytest.raises(ValueError, match=r"solver must take this problem, .* arcs"):
+        po.solve(BudgetedClosure(Closure.of([1, 1], arcs=[(0, 1)]), 3), "budget-branch-and-bound")
 
 
 def test_a_saved_form(tmp_path: Path) -> None:
@@ -160,3 +160,33 @@ def test_a_saved_form(tmp_path: Path) -> None:
     assert again.closure.unit == closure.unit == Fraction(1, 4)
     assert again.closure.penalty == Fraction(1, 3)
     assert po.solve(again).objective == -5.5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_arcs_under_a_budget(seed: int) -> None:
+    """The knapsack with precedence constraints, circles included."""
+    rng = np.random.default_rng(seed)
+    closure = random_closure(rng, 7, arcs=True)
+    problem = BudgetedClosure(closure, closure.unit * int(rng.integers(0, 20)))
+    solution = po.solve(problem)
+    po.verify(problem, solution)
+    assert solution.status is po.Status.OPTIMAL
+    assert solution.objective == pytest.approx(brute_force_budget(problem), abs=1e-9)
+    assert solution.solver == ("highs-milp" if len(closure.arcs) else "budget-branch-and-bound")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_plain_knapsacks_are_recognised(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 11))
+    profit = rng.integers(-3, 20, n) / 4
+    sizes = rng.integers(0, 3, n)
+    needs = [r.tolist() for r in np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1])]
+    problem = BudgetedClosure(Closure.of(profit, requirements=needs, cost=rng.integers(0, 9, sizes.sum())), 12.5)
+    solution = po.solve(problem)
+    po.verify(problem, solution)
+    assert solution.solver == "choice-dp"
+    assert solution.status is po.Status.OPTIMAL
+    assert solution.objective == brute_force_budget(problem)
+    shared = BudgetedClosure(Closure.of([1, 1], requirements=[[0], [0]], cost=[2]), 2)
+    assert po.solve(shared).solver == "budget-branch-and-bound"
