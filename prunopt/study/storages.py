@@ -19,7 +19,10 @@ from prunopt.study.journal import WAIT, open_journal
 IDENTITY = "prunopt:search"
 LOSS = "problem.loss"  # searches of earlier releases lack it
 ATTEMPTS = 6  # to open a database whose tables others are making
-_TAKEN = re.compile(r"already exists|UniqueViolation|DuplicateTable|DuplicateObject", re.IGNORECASE)
+_TAKEN = re.compile(
+    r"already exists|UniqueViolation|DuplicateTable|DuplicateObject|UNIQUE constraint failed|no such table|is locked",
+    re.IGNORECASE,
+)
 _URL = re.compile(r"^[a-z][a-z0-9+]*://", re.IGNORECASE)
 
 
