@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from prunopt.core import deadline
 from prunopt.core.certificates import (
     above,
     below_objective,
@@ -34,7 +38,7 @@ def solve(
     task: Any,
     solver: str | Solver[Any] | None = None,
     *,
-    limits: Limits | None = None,
+    limits: Limits | float | None = None,
     seed: int = 0,
     throw: bool = True,
     callback: Callable[[Step], Any] | None = None,
@@ -44,11 +48,13 @@ def solve(
     Parameters
     ----------
     task
-        A task of `prunopt.problems`, or a form of `prunopt.forms`.
+        A task of `prunopt.problems`, a form of `prunopt.forms`, a file (``.mps``, ``.lp``, or ``.npz`` by
+        `prunopt.save_form`), or a ``pulp.LpProblem``. Files and PuLP's models are minimised like every form: the
+        objective of one to be maximised is its negative, and the value holds its variables in their order.
     solver
         A solver's name, an instance with options, or None for the best one that is available.
     limits
-        When to stop early.
+        When to stop early; a number means seconds.
     seed
         Same seed, same answer.
     throw
@@ -65,12 +71,37 @@ def solve(
         says, or a bound that its own multipliers do not prove.
     """
     load_solvers()
-    answer = _answer(task, solver, limits or Limits(), seed, callback)
+    task, within = _problem_of(task), _limits(limits)
+    with deadline.within(within.seconds):
+        answer = _answer(task, solver, within, seed, callback)
     if answer.status is Status.INFEASIBLE and hasattr(task, "elastic"):
-        answer = replace(answer, message=_nearest_request(task, limits or Limits(), seed) or answer.message)
+        answer = replace(answer, message=_nearest_request(task, within, seed) or answer.message)
     if throw and not answer.status.has_value:
         raise SolveError(answer)
     return answer
+
+
+def _problem_of(task: Any) -> Any:
+    """Return the problem that a file or another library's object holds; anything else as it is."""
+    if isinstance(task, (str, os.PathLike)):
+        from prunopt.forms.mip_model import read_model
+        from prunopt.forms.storage import load_form
+
+        return load_form(task) if Path(task).suffix.lower() == ".npz" else read_model(task)
+    pulp = sys.modules.get("pulp")
+    if pulp is not None and isinstance(task, pulp.LpProblem):
+        from prunopt.forms.mip_model import Model
+
+        return Model.from_pulp(task)
+    return task
+
+
+def _limits(limits: Limits | float | None) -> Limits:
+    if limits is None or isinstance(limits, Limits):
+        return limits or Limits()
+    from prunopt.core.validate import number
+
+    return Limits(seconds=number("limits", limits, low=0, mend="seconds, or prunopt.Limits(...)"))
 
 
 def _answer(
@@ -96,7 +127,7 @@ def _answer(
     return settle(recheck_value(task, lifted, reduced), limits.gap, unit)
 
 
-def verify(task: Any, solution: Solution[Any]) -> None:
+def verify(task: Any, solution: Solution[Any], limits: Limits | float | None = None) -> None:
     """Re-check a solution with code that shares nothing with its solver.
 
     The value must be feasible and have the stated objective. The bound is recomputed from the multipliers in
@@ -104,12 +135,30 @@ def verify(task: Any, solution: Solution[Any]) -> None:
     calls itself optimal must have a gap within its tolerance, one that calls itself infeasible must carry a proof or
     be confirmed by another exact solver.
 
+    Parameters
+    ----------
+    task, solution
+        What `solve` was given, and what it returned.
+    limits
+        When to give up; a number means seconds. What is not proven by then does not hold.
+
     Raises
     ------
     CertificateError
         If anything does not hold; the message says what.
     """
     load_solvers()
+    allowed = _limits(limits)
+    with deadline.within(allowed.seconds):
+        try:
+            _verify(_problem_of(task), solution, allowed)
+        except CertificateError as error:
+            if not deadline.is_over():
+                raise
+            raise CertificateError(f"{error}; the check had {allowed.seconds:g} s, give it more") from error
+
+
+def _verify(task: Any, solution: Solution[Any], limits: Limits) -> None:
     name = str(getattr(solution, "solver", ""))
     solution = well_formed(solution, name or "the solution's maker")
     reduced = _reduction_of(task, solution)
@@ -120,7 +169,7 @@ def verify(task: Any, solution: Solution[Any]) -> None:
     below_objective(solution, unit)
     if solution.status in (Status.INFEASIBLE, Status.UNBOUNDED):
         if not (solution.status is Status.INFEASIBLE and proven_infeasible(form, solution)):
-            other = _second_opinion(task, name)
+            other = _second_opinion(task, name, limits)
             said = f"{other.solver} says {other.status.name}" if other else "no other exact solver confirms it"
             agrees = other is not None and other.status is solution.status
             demand(agrees, name, f"says {solution.status.name.lower()}, {said}")
@@ -128,7 +177,7 @@ def verify(task: Any, solution: Solution[Any]) -> None:
         if solution.duals and hasattr(form, "bound"):
             proven, what = proven_bound(form, solution) + shift - slack, "its multipliers prove"
         else:
-            other = _second_opinion(task, name)
+            other = _second_opinion(task, name, limits)
             if other is None:
                 raise CertificateError(f"{name}: states the bound {solution.bound} without anything that proves it")
             proven = other.objective if other.status is Status.OPTIMAL else other.bound
@@ -202,7 +251,8 @@ def _confirmed(form: Any, raw: Solution[Any], limits: Limits) -> Solution[Any]:
 
 def _second_opinion(task: Any, name: str, limits: Limits | None = None) -> Solution[Any] | None:
     """Another exact solver's answer to the same task, None where there is no other."""
-    for candidate, _ in candidates(task):
-        if candidate.exact and candidate.name != name and not candidate.why_not():
+    for candidate, must_reduce in candidates(task):
+        exact = candidate.exact if must_reduce else candidate.exact_on(task)
+        if exact and candidate.name != name and not candidate.why_not():
             return _answer(task, candidate(), limits or Limits(), confirm=False)
     return None

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from prunopt.core.arrays import Floats
 from prunopt.core.problem import Reduced
 from prunopt.core.validate import Shown, floats, invalid, one_of, require
-from prunopt.forms.blackbox import BlackBox, Gene, LevelSearch, Point, digest, level_genes
+from prunopt.forms.blackbox import BlackBox, Gene, LevelSearch, Point, digest, level_genes, name_of
 from prunopt.problems.allocation._operators import POST, PRE, REDUCTIONS, TRANSFORMS, bounded, constant
 from prunopt.problems.allocation.atp import atp, steepest
 from prunopt.problems.allocation.expressions import Expression, parse
@@ -192,6 +192,7 @@ class AllocationSearch:
             **({"statistics": digest(self.statistics)} if self.space == "expressions" else {}),
             **({"levels": digest(self.levels), "start": digest(self._start())} if self.space == "levels" else {}),
             "evaluator": dict(getattr(self.evaluator, "identity", {}) or {}),
+            "loss": "" if getattr(self.evaluator, "identity", None) else name_of(self.evaluator.loss),
             **dict(self.identity),
         }
         common: dict[str, Any] = {"key": self.key, "fidelities": self.fidelities, "identity": about}

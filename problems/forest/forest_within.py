@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import ClassVar
@@ -57,9 +56,8 @@ class ForestWithin:
         """Return the task as a `BudgetedClosure`; rounded costs are held against a budget that is safely lower."""
         require(to is None or issubclass(BudgetedClosure, to), "to", "be BudgetedClosure", to)
         closure, penalty_unit, error_slack, cost_slack = self._open
-        per_cost = closure.unit / penalty_unit
         safe = Fraction(repr(float(self.budget))) - Fraction(cost_slack)
-        form = BudgetedClosure(closure, max(math.floor(safe / per_cost), 0))
+        form = BudgetedClosure(replace(closure, cost_unit=closure.unit / penalty_unit), max(safe, 0))
         shift = self.task.error(np.zeros(closure.n_items, np.bool_))
         return Reduced(form, lambda x: x, shift=shift, slack=error_slack)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 _lock = threading.Lock()
@@ -105,6 +108,7 @@ def run_pulp(model: Any, engine: Any, label: str) -> str:
     import highspy
 
     swallow_banner()
+    kinds = highspy.HighsModelStatus
     for _ in range(2):
         try:
             model.solve(engine)
@@ -112,11 +116,66 @@ def run_pulp(model: Any, engine: Any, label: str) -> str:
             if not hasattr(model, "solverModel"):
                 return "broke off"
         status = model.solverModel.getModelStatus()
-        if status != highspy.HighsModelStatus.kUnboundedOrInfeasible:
+        if status not in (kinds.kUnboundedOrInfeasible, kinds.kUnknown):
             break
         engine.optionsDict["presolve"] = "off"  # which of the two it is, the full model tells
-    readable = not is_broken(status) and status != highspy.HighsModelStatus.kUnboundedOrInfeasible
+    readable = not is_broken(status) and status not in (kinds.kUnboundedOrInfeasible, kinds.kUnknown)
     return "" if readable else f"did not solve the model ({status.name})"
+
+
+class Interruption:
+    """Whether Ctrl-C was pressed while HiGHS ran; the callback that stops it."""
+
+    def __init__(self) -> None:
+        import highspy
+
+        kinds = highspy.cb.HighsCallbackType
+        self.happened = False
+        self.callbacks = [kinds.kCallbackMipInterrupt, kinds.kCallbackSimplexInterrupt]
+
+    def __call__(self, kind: Any, message: str, out: Any, into: Any, data: Any) -> None:
+        """Tell HiGHS to stop, as its callback."""
+        if self.happened:
+            into.user_interrupt = True
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Have Ctrl-C stop HiGHS at its next look instead of Python after it: what HiGHS has found is kept.
+
+    Signals reach the main thread only; elsewhere nothing changes.
+    """
+    state = Interruption()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        state.happened = True
+
+    usual = threading.current_thread() is threading.main_thread()
+    if not (usual and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+        yield state
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield state
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def has_value(model: Any) -> bool:
+    """Whether HiGHS holds a feasible point of a model that it has run on."""
+    import highspy
+
+    held = model.solverModel.getInfo().primal_solution_status
+    return bool(held == highspy.SolutionStatus.kSolutionStatusFeasible)
+
+
+def open_gap(model: Any) -> float:
+    """Return by how much the best point of a model that HiGHS has run on exceeds its bound; infinite without bound."""
+    if not model.isMIP():
+        return math.inf
+    info = model.solverModel.getInfo()
+    gap = float(info.objective_function_value) - float(info.mip_dual_bound)
+    return max(0.0, gap) if math.isfinite(gap) else math.inf
 
 
 def is_broken(status: Any) -> bool:

@@ -67,11 +67,16 @@ def solvers(task_or_form: Any = None) -> list[SolverRow]:
 
 def candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:
     """The solvers of a task or form, best first, each with whether the task must be reduced for it."""
-    found = {s.name: (s, False) for s in solvers_for(type(task))}
+    found = {s.name: (s, False) for s in solvers_for(type(task)) if not s.why_not_on(task)}
     for form in _forms_of(task):
         for s in solvers_for(form):
             found.setdefault(s.name, (s, True))
-    return sorted(found.values(), key=lambda pair: (not pair[0].exact, pair[0].rank, pair[0].name))
+
+    def order(pair: tuple[type[Solver[Any]], bool]) -> tuple[bool, int, str]:
+        solver, must_reduce = pair
+        return not (solver.exact if must_reduce else solver.exact_on(task)), solver.rank, solver.name
+
+    return sorted(found.values(), key=order)
 
 
 def _forms_of(task: Any) -> tuple[type, ...]:
@@ -105,6 +110,8 @@ def dispatch(task: Any, solver: str | Solver[Any] | None) -> tuple[Solver[Any], 
     if why := chosen.why_not():
         raise invalid("solver", "be able to run here", chosen.name, f"it {why}")
     if isinstance(task, chosen.form):
+        if why := chosen.why_not_on(task):
+            raise invalid("solver", "take this problem", chosen.name, why)
         return chosen, None
     reduced = reduced_to(task, chosen.form)
     other = chosen.instead(task) if reduced is None else None

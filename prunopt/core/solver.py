@@ -145,6 +145,16 @@ class Solver(ABC, Generic[P]):
         return f"needs {', '.join(missing)}: {how_to_get(*missing)}" if missing else ""
 
     @classmethod
+    def exact_on(cls, problem: Any) -> bool:
+        """Return whether the solver is exact on this problem, where that depends on the problem."""
+        return cls.exact
+
+    @classmethod
+    def why_not_on(cls, problem: Any) -> str:
+        """Return why the solver cannot take this problem of its form, or an empty string when it can."""
+        return ""
+
+    @classmethod
     def instead(cls, problem: Any) -> str | None:
         """Return the name of the solver that is meant where this one was asked for and cannot take the problem."""
         return None

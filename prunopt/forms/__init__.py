@@ -14,6 +14,7 @@ from prunopt.forms.knapsack.tile_columns import TileColumns as TileColumns
 from prunopt.forms.layer.mask_blocks import MaskBlocks as MaskBlocks
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset as QuadraticSubset
 from prunopt.forms.linear_program import LinearProgram as LinearProgram
+from prunopt.forms.mip_model import Model as Model
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask as RelaxedMask
 from prunopt.forms.relaxed.trained_mask import TrainedMask as TrainedMask
 from prunopt.forms.storage import load_form as load_form
@@ -33,6 +34,7 @@ __all__ = [
     "LevelSearch",
     "LinearProgram",
     "MaskBlocks",
+    "Model",
     "MultipleChoiceKnapsack",
     "QuadraticKnapsack",
     "QuadraticSubset",

@@ -18,6 +18,20 @@ from prunopt.core.validate import ints, require, unique
 Point = Mapping[str, Any]
 
 
+def digest(data: Any) -> str:
+    """Return a short text that is equal for equal ``data`` (anything JSON has a word for, and arrays)."""
+    text = json.dumps(data, sort_keys=True, default=lambda a: a.tolist() if hasattr(a, "tolist") else str(a))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def name_of(function: Any) -> str:
+    """Return what a loss is called and the names that it uses: what tells two losses apart in every process alike."""
+    call = function if hasattr(function, "__qualname__") else type(function).__call__
+    code = getattr(getattr(call, "__func__", call), "__code__", None)
+    called = getattr(function, "__qualname__", type(function).__qualname__)
+    return " ".join((str(called), *sorted(set(code.co_names if code is not None else ()))))
+
+
 @dataclass(frozen=True)
 class Gene:
     """One coordinate of a search: one of ``options`` (text or numbers), or a real number between ``low`` and ``high``.
@@ -75,7 +89,8 @@ class BlackBox:
     fidelities
         Shares of the evidence at which a search may look before it goes on, rising; the last is 1.
     identity
-        What the problem is, as JSON: a stored search belongs to one identity.
+        What the problem is, as JSON: a stored search belongs to one identity. Without an entry ``"loss"``, the name of
+        the loss and the names that it uses stand for it; losses that differ in data alone need an entry of their own.
 
     Notes
     -----
@@ -85,7 +100,7 @@ class BlackBox:
     genes: tuple[Gene, ...]
     decode: Callable[[Point], Any]
     loss: Callable[[Any, float], float]
-    key: Callable[[Any], str] = field(default=lambda decision: digest(decision))
+    key: Callable[[Any], str] = digest
     fidelities: tuple[float, ...] = (1.0,)
     identity: Mapping[str, Any] = field(default_factory=dict)
 
@@ -162,9 +177,3 @@ class LevelSearch(BlackBox):
 def level_genes(groups: int, levels: int) -> tuple[Gene, ...]:
     """Return the genes of a `LevelSearch`."""
     return tuple(Gene(f"level_{g}", tuple(range(levels)), ordered=True) for g in range(groups))
-
-
-def digest(data: Any) -> str:
-    """Return a short text that is equal for equal ``data`` (anything JSON has a word for, and arrays)."""
-    text = json.dumps(data, sort_keys=True, default=lambda a: a.tolist() if hasattr(a, "tolist") else str(a))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -30,6 +30,10 @@ class LinearProgram:
 
     .. math:: \min_x \; c^\top x \quad \text{s.t.} \quad A x \le b, \quad 0 \le x \le \mathrm{upper}
 
+    .. warning:: ``upper`` is **1** unless it is given: the programs of this library relax choices. Users of scipy and
+       cvxpy want ``upper=inf``, or `Model.of` with ``A_ub, b_ub, A_eq, b_eq, lower, upper``: it takes equalities, lower
+       bounds and free variables, has x >= 0 without upper bounds by default, and duals of its own rows.
+
     Parameters
     ----------
     c : (n,) float
@@ -39,7 +43,7 @@ class LinearProgram:
     b : (r,) float
         Right-hand sides.
     upper : float or (n,) float
-        Upper bounds, ``inf`` allowed.
+        Upper bounds, 1 by default, ``inf`` allowed.
     """
 
     c: Any

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.display import one_line
 from prunopt.core.engines import new_engine, no_stdout, set_options
 from prunopt.core.problem import Reduced
+from prunopt.core.solution import Solution
 from prunopt.core.validate import Shown, bools, floats, of_shape, refuse, require
 from prunopt.forms.linear_program import LinearProgram
 
@@ -40,7 +42,7 @@ class Model:
         x_i \in \mathbb{Z} \; (i \in \mathrm{integer})
 
     Like every form it is minimised: ``objective`` of a model to be maximised is its negative (`in_file` turns it
-    back). A model without integer variables reduces to a `LinearProgram`.
+    back). A model without integer variables reduces to a `LinearProgram`. Build one by hand with `Model.of`.
 
     Parameters
     ----------
@@ -97,6 +99,112 @@ class Model:
             object.__setattr__(self, name, value)
         self._check_sides(self.names, self.lower, self.upper)
         self._check_sides(self.row_names, self.row_lower, self.row_upper)
+
+    @classmethod
+    def of(
+        cls,
+        c: ArrayLike,
+        *,
+        A_ub: Any = None,
+        b_ub: ArrayLike = (),
+        A_eq: Any = None,
+        b_eq: ArrayLike = (),
+        lower: ArrayLike = 0.0,
+        upper: ArrayLike = np.inf,
+        integer: ArrayLike = False,
+        maximise: bool = False,
+    ) -> Model:
+        r"""Return :math:`\min c^\top x` or max, s.t. :math:`A_{ub} x \le b_{ub}, A_{eq} x = b_{eq}`, as in scipy.
+
+        Parameters
+        ----------
+        c : (n,) float
+            Objective.
+        A_ub, b_ub, A_eq, b_eq
+            Inequalities and equalities; the rows of the model are in this order.
+        lower, upper : float or (n,) float
+            Bounds of the variables: 0 and none by default, ``lower=-inf`` for free ones.
+        integer : bool or (n,) bool
+            Which variables must be whole numbers.
+        maximise : bool
+            The sense.
+        """
+        from scipy import sparse
+
+        costs = np.atleast_1d(np.asarray(c, np.float64))
+        n, parts, low, high = len(costs), [], [], []
+        for name, rows, side in (("A_ub", A_ub, b_ub), ("A_eq", A_eq, b_eq)):
+            b = floats(name.replace("A", "b"), side, ("r",), mend="leave out rows without a limit")
+            given: Any = np.zeros((0, n)) if rows is None else rows
+            if not sparse.issparse(given):
+                given = np.atleast_2d(np.asarray(given, np.float64))
+            A: Any = sparse.csr_array(given)
+            require(
+                A.shape == (len(b), n), name, f"have shape ({len(b)}, {n}), a row for each side", Shown(str(A.shape))
+            )
+            parts.append(A)
+            high.append(b)
+            low.append(b if name == "A_eq" else np.full(len(b), -np.inf))
+        return cls(
+            costs,
+            sparse.vstack(parts, format="csr"),
+            np.concatenate(low),
+            np.concatenate(high),
+            np.broadcast_to(np.asarray(lower, np.float64), n),
+            np.broadcast_to(np.asarray(upper, np.float64), n),
+            np.broadcast_to(np.asarray(integer, np.bool_), n),
+            maximise=maximise,
+        )
+
+    @classmethod
+    def from_pulp(cls, problem: pulp.LpProblem) -> Model:
+        """Return a PuLP model; variables and rows keep their names and their order."""
+        import pulp
+        from scipy import sparse
+
+        require(not (problem.sos1 or problem.sos2), "problem", "have no special ordered sets", Shown(problem.name))
+        columns = problem.variables()
+        place = {v.name: i for i, v in enumerate(columns)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # PuLP 4 gives a list where PuLP 3 has a dictionary
+            rows = list(problem.constraints.values())
+        entries = [(r, place[v.name], float(k)) for r, row in enumerate(rows) for v, k in row.items()]
+        at, of, data = zip(*entries, strict=True) if entries else ((), (), ())
+        goal = problem.objective if problem.objective is not None else pulp.LpAffineExpression()
+
+        def sides(values: Any, none: float) -> list[float]:
+            return [none if v is None else float(v) for v in values]
+
+        return cls(
+            [float(goal.get(v, 0.0)) for v in columns],
+            sparse.csr_array((np.array(data, np.float64), (at, of)), shape=(len(rows), len(columns))),
+            sides((row.getLb() for row in rows), -np.inf),
+            sides((row.getUb() for row in rows), np.inf),
+            sides((v.lowBound for v in columns), -np.inf),
+            sides((v.upBound for v in columns), np.inf),
+            [v.cat == pulp.LpInteger for v in columns],
+            offset=float(goal.constant),
+            maximise=problem.sense == pulp.LpMaximize,
+            names=tuple(v.name for v in columns),
+            row_names=tuple(str(row.name or f"row_{r}") for r, row in enumerate(rows)),
+        )
+
+    def row_duals(self, solution: Solution[Any]) -> Floats:
+        """Return what one unit more on the binding side of each row adds to the optimum, in the sense of the file.
+
+        Parameters
+        ----------
+        solution
+            An answer to this model by a solver of `LinearProgram`, whose multipliers are those of the reduced rows.
+        """
+        top, bottom = np.isfinite(self.row_upper), np.isfinite(self.row_lower)
+        y = np.asarray(solution.duals.get("rows", ()), np.float64)
+        need = f"hold {top.sum() + bottom.sum()} multipliers of rows"
+        require(y.shape == (top.sum() + bottom.sum(),), "solution", need, Shown(f"{len(y)} by {solution.solver!r}"))
+        out = np.zeros(len(self.row_names))
+        out[top] -= y[: top.sum()]
+        out[bottom] += y[top.sum() :]
+        return self.sign * out
 
     @staticmethod
     def _check_sides(names: tuple[str, ...], low: Floats, high: Floats) -> None:

@@ -52,8 +52,6 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
     path
         Where to; the folder is made if it is missing.
     """
-    from scipy import sparse
-
     name = type(form).__name__
     if type(form) is not FORMS.get(name):
         mend = ""
@@ -62,22 +60,7 @@ def save_form(form: Any, path: str | os.PathLike[str]) -> None:
         elif isinstance(form, CODE):
             mend = "it holds functions, so save the task's data"
         raise TypeError(str(invalid("form", f"be one of {', '.join(FORMS)}", Shown(name), mend)))
-    arrays: dict[str, Any] = {}
-    plain: dict[str, Any] = {}
-    for item in dataclasses.fields(form):
-        value: Any = getattr(form, item.name)
-        if isinstance(value, sparse.csr_array):
-            for part in ("data", "indices", "indptr"):
-                arrays[f"{item.name}.{part}"] = getattr(value, part)
-            plain[item.name] = {"sparse": list(value.shape)}
-        elif isinstance(value, np.ndarray):
-            arrays[item.name] = value
-        elif callable(value):  # how messages call things; no part of the problem
-            plain[item.name] = None
-        elif isinstance(value, Fraction):
-            plain[item.name] = {"fraction": [str(value.numerator), str(value.denominator)]}
-        else:
-            plain[item.name] = value
+    arrays, plain = _packed(form)
     header = json.dumps({"format": FORMAT, "form": name, "fields": plain})
     with write_atomically(Path(path).with_suffix(".npz")) as temporary:
         np.savez_compressed(temporary, header=np.frombuffer(header.encode(), np.uint8), **arrays)
@@ -91,8 +74,6 @@ def load_form(path: str | os.PathLike[str]) -> Any:
     ValueError
         If the file is not such a form, is damaged, or would unpack to more than 8 GiB.
     """
-    from scipy import sparse
-
     file = Path(path)
     require(file.is_file(), "path", "be a file that exists", str(path))
     try:
@@ -101,17 +82,7 @@ def load_form(path: str | os.PathLike[str]) -> Any:
         if header["format"] != FORMAT:
             raise ValueError(f"format {header['format']!r}, {FORMAT!r} is needed")
         form = FORMS[RENAMED.get(header["form"], header["form"])]
-        fields: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
-        for key, value in header["fields"].items():
-            name = RENAMED.get(key, key)
-            if isinstance(value, dict) and "fraction" in value:
-                fields[name] = Fraction(int(value["fraction"][0]), int(value["fraction"][1]))
-            elif isinstance(value, dict) and "sparse" in value:
-                parts = tuple(arrays[f"{key}.{part}"] for part in ("data", "indices", "indptr"))
-                fields[name] = sparse.csr_array(parts, shape=tuple(value["sparse"]))
-            else:
-                fields[name] = value
-        return form(**fields)
+        return _unpacked(form, header["fields"], arrays)
     except (
         KeyError,
         TypeError,
@@ -125,6 +96,52 @@ def load_form(path: str | os.PathLike[str]) -> Any:
         RecursionError,
     ) as error:
         raise ValueError(f"path={str(path)!r}: not a form saved by prunopt.save_form ({error})") from None
+
+
+def _packed(form: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of a form: arrays by name (``form.array`` within another form), and what JSON can hold."""
+    from scipy import sparse
+
+    arrays: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
+    for item in dataclasses.fields(form):
+        value: Any = getattr(form, item.name)
+        if type(value) in FORMS.values():
+            parts, fields = _packed(value)
+            arrays.update({f"{item.name}.{name}": array for name, array in parts.items()})
+            plain[item.name] = {"form": type(value).__name__, "fields": fields}
+        elif isinstance(value, sparse.csr_array):
+            for part in ("data", "indices", "indptr"):
+                arrays[f"{item.name}.{part}"] = getattr(value, part)
+            plain[item.name] = {"sparse": list(value.shape)}
+        elif isinstance(value, np.ndarray):
+            arrays[item.name] = value
+        elif callable(value):  # how messages call things; no part of the problem
+            plain[item.name] = None
+        elif isinstance(value, Fraction):
+            plain[item.name] = {"fraction": [str(value.numerator), str(value.denominator)]}
+        else:
+            plain[item.name] = value
+    return arrays, plain
+
+
+def _unpacked(form: type[Any], plain: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    from scipy import sparse
+
+    fields: dict[str, Any] = {name: value for name, value in arrays.items() if "." not in name}
+    for key, value in plain.items():
+        name = RENAMED.get(key, key)
+        if isinstance(value, dict) and "fraction" in value:
+            fields[name] = Fraction(int(value["fraction"][0]), int(value["fraction"][1]))
+        elif isinstance(value, dict) and "sparse" in value:
+            parts = tuple(arrays[f"{key}.{part}"] for part in ("data", "indices", "indptr"))
+            fields[name] = sparse.csr_array(parts, shape=tuple(value["sparse"]))
+        elif isinstance(value, dict) and "form" in value:
+            inner = {k.removeprefix(f"{key}."): array for k, array in arrays.items() if k.startswith(f"{key}.")}
+            fields[name] = _unpacked(FORMS[str(RENAMED.get(value["form"], value["form"]))], value["fields"], inner)
+        else:
+            fields[name] = value
+    return form(**fields)
 
 
 def read_arrays(path: str | os.PathLike[str], largest: int = LARGEST) -> dict[str, NDArray[Any]]:

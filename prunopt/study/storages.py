@@ -11,14 +11,18 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prunopt.forms.blackbox import BlackBox
+from prunopt.forms.blackbox import BlackBox, name_of
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import kept_study, quiet
 from prunopt.study.journal import WAIT, open_journal
 
 IDENTITY = "prunopt:search"
+LOSS = "problem.loss"  # searches of earlier releases lack it
 ATTEMPTS = 6  # to open a database whose tables others are making
-_TAKEN = re.compile(r"already exists|UniqueViolation|DuplicateTable|DuplicateObject", re.IGNORECASE)
+_TAKEN = re.compile(
+    r"already exists|UniqueViolation|DuplicateTable|DuplicateObject|UNIQUE constraint failed|no such table|is locked",
+    re.IGNORECASE,
+)
 _URL = re.compile(r"^[a-z][a-z0-9+]*://", re.IGNORECASE)
 
 
@@ -116,7 +120,7 @@ def open_study(storage: Any, identity: Mapping[str, Any], *, name: str | None, p
     differing = [
         f"{key} is {_short(found.get(key))} there, {_short(wanted.get(key))} here"
         for key in sorted({*found, *wanted} - {"id"}, key=lambda k: (not k.startswith("problem."), k))
-        if found.get(key) != wanted.get(key)
+        if found.get(key) != wanted.get(key) and (key != LOSS or key in found)
     ]
     if differing:
         raise ValueError(
@@ -140,7 +144,7 @@ def open_search(
     box = task if isinstance(task, BlackBox) else task.reduce(solver.form).form
     place = "memory" if storage is None else hidden(os.fspath(storage))
     identity = {
-        **{f"problem.{k}": v for k, v in box.identity.items()},
+        **{f"problem.{k}": v for k, v in {"loss": name_of(box.loss), **box.identity}.items()},
         "seed": seed,
         "solver": solver.name,
         "options": {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)},

@@ -36,7 +36,7 @@ def most_promising(known: Floats, losses: Floats, candidates: Floats, optimism: 
     known : (n, d) float
         Decisions evaluated.
     losses : (n,) float
-        What they lost.
+        What they lost; an infinite loss counts as the greatest finite one.
     candidates : (m, d) float
         Decisions to choose from.
     optimism : float
@@ -44,6 +44,8 @@ def most_promising(known: Floats, losses: Floats, candidates: Floats, optimism: 
     """
     from scipy.linalg import cho_factor, cho_solve
 
+    finite = np.isfinite(losses)
+    losses = np.where(finite, losses, losses[finite].max() if finite.any() else 0.0)
     z = (losses - losses.mean()) / (losses.std() + 1e-12)
     z = np.minimum(z, np.median(z) + WORST)
     among, across = squared_distances(known, known), squared_distances(candidates, known)

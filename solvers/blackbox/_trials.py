@@ -193,7 +193,7 @@ def run_trial(
         # A pruned trial takes over the last value reported.
         given = None if twin.state is TrialState.PRUNED and twin.intermediate_values else twin.value
         study.tell(trial, given, state=twin.state)
-        return Outcome("copied", float(twin.value or math.inf), point, trial.number)
+        return Outcome("copied", math.inf if twin.value is None else float(twin.value), point, trial.number)
     try:
         for step, fidelity in enumerate(box.fidelities):
             value = float(box.loss(decision, fidelity))

@@ -7,7 +7,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +58,16 @@ class BudgetBranchAndBound(Solver[BudgetedClosure]):
     name: ClassVar[str] = "budget-branch-and-bound"
     form: ClassVar[type] = BudgetedClosure
     exact: ClassVar[bool] = True
-    rank: ClassVar[int] = 10
+    rank: ClassVar[int] = 15  # behind those of knapsacks, where the problem is one
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     reference: ClassVar[str] = "Fisher, Management Science 1981; Land & Doig, Econometrica 1960"
 
     nodes: int = 100_000
+
+    @classmethod
+    def why_not_on(cls, problem: Any) -> str:
+        """Arcs besides the forest are left to integer programs."""
+        return "it knows forests only; pass highs-milp for other arcs" if len(problem.closure.arcs) else ""
 
     def solve(self, problem: BudgetedClosure, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the best closure within the budget, and the bound that the open nodes leave."""
@@ -105,7 +110,7 @@ class BudgetBranchAndBound(Solver[BudgetedClosure]):
             Status.OPTIMAL if bound >= search.objective else Status.FEASIBLE,
             search.best,
             objective=search.objective,
-            bound=bound,
+            bound=bound - float(problem.closure.slack),
             duals={"leaves": tuple(leaves)},
             trace=run.trace,
             stats={"nodes": search.nodes, "leaves": len(leaves), "root bound": root.bound},
@@ -129,9 +134,9 @@ class _Search:
         """Bound what decisions leave open, improve the best answer on the way, and choose the item to divide on."""
         self.nodes += 1
         rest = self.problem.rest(decisions)
-        if rest is None or rest.cost > self.problem.budget:
+        if rest is None or rest.cost > self.problem.capacity:
             return _Node(math.inf, -1, Leaf(decisions, Fraction(0), np.zeros(0, np.int64), 1))
-        budget = self.problem.budget - rest.cost
+        budget = self.problem.capacity - rest.cost
         path = closure_path(rest.closure, Limits(seconds=self.limits.seconds))
         chosen, breaking = _within(path, budget)
         self._offer(rest, chosen)

@@ -54,7 +54,7 @@ class MinCut(Solver[Closure]):
 
         def bound_of_flow() -> float:
             absorbed = int(flow.paid.sum()) + int(flow.lost.sum())
-            return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator))
+            return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator) - problem.slack)
 
         try:
             while not done and not run.out_of_time:
@@ -68,7 +68,12 @@ class MinCut(Solver[Closure]):
             "arcs": np.zeros(0, np.int64) if of_arc is None else _in_order(problem, edge[of_arc]),
             "denominator": problem.penalty.denominator,
         }
-        value = flow.label[problem.n_requirements :] >= kernel.FAR if done else _repair(problem, duals)
+        if not done:
+            kernel.relabel_globally(graph, flow, supply, capacity)
+        # What cannot reach the sink is closed, and worth the excess that it holds.
+        value: NDArray[np.bool_] = flow.label[problem.n_requirements :] >= kernel.FAR
+        if not done:
+            value = min(value, _repair(problem, duals), key=problem.exact_objective)
         bound = bound_of_flow()
         run.report(problem.objective(value), bound)
         stats = {

@@ -57,6 +57,11 @@ class CoupledDp(Solver[CoupledKnapsack]):
 
     max_states: int = 2_000_000
 
+    @classmethod
+    def exact_on(cls, problem: Any) -> bool:
+        """On forests, as are chains of layers."""
+        return bool(problem.is_forest)
+
     def __post_init__(self) -> None:
         whole_number("max_states", self.max_states, low=1)
 

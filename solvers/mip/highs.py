@@ -65,8 +65,9 @@ class Highs(Solver[LinearProgram]):
         try:
             engine = _engine(problem, self.method, limits, seed)
             status = engines.run(engine)
-            if status == kinds.kUnboundedOrInfeasible:
-                engines.set_options(engine, {"presolve": "off"})
+            if status in (kinds.kUnboundedOrInfeasible, kinds.kUnknown):
+                other = "ipm" if status == kinds.kUnknown and self.method in ("choose", "simplex") else "simplex"
+                engines.set_options(engine, {"presolve": "off", "solver": other})
                 status = engines.run(engine)
         except engines.EngineError as error:
             return Solution(Status.FAILED, None, solver=self.name, stats={"method": self.method}, message=str(error))

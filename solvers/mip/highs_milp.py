@@ -12,8 +12,8 @@ from prunopt.solvers.mip.pulp import Pulp
 class HighsMilp(Pulp):
     """Write the problem as a linear or integer model and hand it to HiGHS [1]_, through PuLP.
 
-    This is what ``solver="highs"`` means for problems that are no linear programs. As with `Pulp`, an optimal answer is
-    so by the engine's word.
+    This is what ``solver="highs"`` means for problems that are no linear programs, and the default of integer models.
+    As with `Pulp`, an optimal answer is so by the engine's word.
 
     References
     ----------
@@ -21,7 +21,7 @@ class HighsMilp(Pulp):
     """
 
     name: ClassVar[str] = "highs-milp"
-    rank: ClassVar[int] = 92
+    rank: ClassVar[int] = 88
     requires: ClassVar[tuple[str, ...]] = ("pulp", "highspy")
     reference: ClassVar[str] = "Huangfu & Hall, Math. Prog. Comp. 2018"
 

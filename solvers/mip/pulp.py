@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from prunopt.core import engines
@@ -14,14 +16,16 @@ from prunopt.core.solver import Limits, Run, Solver
 from prunopt.solvers.mip.highs import objective_scale
 
 CBC = ("PULP_CBC_CMD", "COIN_CMD")
+TIGHT = 1e-9  # a gap at which an engine's "optimal" counts as such
 
 
 @dataclass(frozen=True)
 class Pulp(Solver[Any]):
     """Write the problem as a linear or integer model and hand it to a solver of PuLP's (CBC comes with PuLP).
 
-    PuLP hands back no bound. Where the engine says "optimal" the bound is the engine's claim; ``stats["bound"]`` says
-    so, and `prunopt.verify` holds it against another exact solver.
+    The bound is the engine's claim; ``stats["bound"]`` says so, and `prunopt.verify` holds it against another exact
+    solver. At a limit, and at Ctrl-C, HiGHS's bound and best solution are kept; from other engines PuLP hands back no
+    bound. ``limits.gap`` is handed on to HiGHS; others run to 1e-9, for what they prove at a gap is not known.
 
     Parameters
     ----------
@@ -44,22 +48,26 @@ class Pulp(Solver[Any]):
         import pulp
 
         run = Run(limits)
-        engine, label = self._engine(limits, self.engine)
         model = problem.to_pulp()
         scale = objective_scale(model.objective.values())
         model.setObjective(model.objective * scale)
         rescaled = _scale_rows(model)
-        broken = engines.run_pulp(model, engine, label)
-        if broken and label in CBC and self.engine is None:
-            # Without its preprocessing CBC breaks off at some small infeasible models.
-            engine, other = self._engine(limits, "HiGHS")
-            label = f"{other} ({label} broke off)"
-            broken = engines.run_pulp(model, engine, other)
+        with engines.interruptible() if find_spec("highspy") else nullcontext() as stop:
+            engine, label = self._engine(limits, self.engine, seed, stop)
+            broken = engines.run_pulp(model, engine, label)
+            if broken and label in CBC and self.engine is None:
+                # Without its preprocessing CBC breaks off at some small infeasible models.
+                engine, other = self._engine(limits, "HiGHS", seed, stop)
+                label = f"{other} ({label} broke off)"
+                broken = engines.run_pulp(model, engine, other)
         if broken:
             message = f"{label} {broken}; give another engine, such as 'HiGHS' or 'PULP_CBC_CMD'"
             return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
         kind, found = pulp.LpStatus[model.status], model.sol_status
         stats = {"engine": label, "objective scaled by": scale, "rows scaled": rescaled}
+        by_highs = label.startswith("HiGHS")
+        if by_highs and found == pulp.LpSolutionIntegerFeasible and not engines.has_value(model):
+            found = pulp.LpSolutionNoSolutionFound
         if kind in ("Infeasible", "Unbounded") and not run.out_of_time:
             status = Status.INFEASIBLE if kind == "Infeasible" else Status.UNBOUNDED
             return Solution(status, None, solver=self.name, stats=stats, message=f"{label} says {kind.lower()}")
@@ -69,9 +77,16 @@ class Pulp(Solver[Any]):
             return Solution(Status.FAILED, None, solver=self.name, stats=stats, message=message)
         value = problem.read_pulp(model)
         objective = problem.objective(value)
-        done = found == pulp.LpSolutionOptimal
-        run.report(objective, objective if done else run.bound)
-        stats["bound"] = f"claimed by {label}" if done else "none"
+        done, bound = found == pulp.LpSolutionOptimal, -math.inf
+        slack = float(getattr(problem, "slack", 0.0))  # of a form whose integers stand for rounded numbers
+        if done and not (by_highs and model.isMIP() and limits.gap > TIGHT):
+            bound = objective - slack
+        elif by_highs:
+            bound = objective - engines.open_gap(model) / scale - slack
+        run.report(objective, bound)
+        claimed = bound > -math.inf
+        stats["bound"] = f"claimed by {label}" if claimed else "none"
+        why = "was interrupted" if stop is not None and stop.happened else "ran out of time"
         return Solution(
             Status.OPTIMAL if done else Status.FEASIBLE,
             value,
@@ -80,19 +95,22 @@ class Pulp(Solver[Any]):
             trace=run.trace,
             stats=stats,
             solver=self.name,
-            message=f"optimal by the word of {label}" if done else f"{label} ran out of time; no bound",
+            message=f"optimal by the word of {label}" if done else f"{label} {why}" + "; no bound" * (not claimed),
         )
 
-    def _engine(self, limits: Limits, name: str | None) -> tuple[Any, str]:
+    def _engine(self, limits: Limits, name: str | None, seed: int, stop: Any) -> tuple[Any, str]:
         import pulp
 
         available = pulp.listSolvers(onlyAvailable=True)
         wanted = [name] if name is not None else [*CBC, "HiGHS"]
         for label in wanted:
             if label in available:
-                options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, 1e-9)}
+                options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, TIGHT)}
                 if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
-                    options["options"] = ["preprocess off"]
+                    options["options"] = ["preprocess off", f"randomCbcSeed {seed % 2**31}"]
+                if label == "HiGHS":
+                    options.update(gapRel=limits.gap, random_seed=seed % 2**31)
+                    options.update(callbackTuple=(stop, None), callbacksToActivate=stop.callbacks)
                 if limits.seconds is not None:
                     options["timeLimit"] = max(float(limits.seconds), 0.01)
                 with warnings.catch_warnings():

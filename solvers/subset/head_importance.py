@@ -60,7 +60,8 @@ class HeadImportance(Solver[SubsetChoice]):
             fewer = kept.copy()
             for _ in range(size):
                 items = removable(problem, fewer)
-                if not items or not too_many(problem, fewer):
+                full = problem.exactly is not None and int(fewer.sum()) <= problem.exactly
+                if full or not items or not too_many(problem, fewer):
                     break
                 fewer = without(fewer, min(items, key=lambda i: (rate(problem, float(costs[i]), i), i)))
             if np.array_equal(fewer, kept):

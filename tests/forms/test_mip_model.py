@@ -192,3 +192,61 @@ def test_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder.lp").mkdir()
     with pytest.raises(ValueError, match="a folder"):
         read_model(tmp_path / "folder.lp")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_models_as_scipy_has_them_with_duals_of_their_own_rows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 5))
+    inside, A_ub, A_eq = rng.normal(size=n), rng.normal(size=(3, n)), rng.normal(size=(1, n))
+    b_ub, b_eq = A_ub @ inside + rng.random(3), A_eq @ inside
+    lower = np.where(rng.random(n) < 0.4, -INF, inside - rng.random(n))
+    upper = inside + rng.random(n)
+    lower[0] = inside[0] - 1.0
+    c = np.abs(rng.normal(size=n)) * np.where(np.isinf(lower), -1, 1)
+    model = Model.of(c, A_ub=A_ub, b_ub=b_ub, A_eq=A_eq, b_eq=b_eq, lower=lower, upper=upper)
+    solution = po.solve(model)
+    po.verify(model, solution)
+    other = optimize.linprog(c, A_ub, b_ub, A_eq, b_eq, np.c_[lower, upper])
+    assert solution.objective == pytest.approx(other.fun, abs=1e-9)
+    marginals = np.concatenate([other.ineqlin.marginals, other.eqlin.marginals])
+    assert model.row_duals(solution) == pytest.approx(marginals, abs=1e-9)
+
+
+def test_the_default_box_is_said_and_the_other_way_is_there() -> None:
+    assert po.solve(LinearProgram([-1.0], [[1.0]], [5.0])).objective == -1.0
+    assert "1** unless it is given" in (LinearProgram.__doc__ or "")
+    assert po.solve(Model.of([-1.0], A_ub=[[1.0]], b_ub=[5.0])).objective == -5.0
+    free = Model.of([1.0, 0.0], A_eq=[[1.0, 1.0]], b_eq=[-3.0], lower=[-INF, 0.0])
+    assert po.solve(Model.of([1.0], A_ub=[[-1.0]], b_ub=[3.0], lower=-INF)).objective == -3.0
+    assert po.solve(free, throw=False).status is po.Status.UNBOUNDED
+    knapsack = Model.of([3, 4], A_ub=[[2, 3]], b_ub=[3], upper=1, integer=True, maximise=True)
+    assert knapsack.in_file(po.solve(knapsack).objective) == 4.0
+    with pytest.raises(ValueError, match=r"A_eq must have shape \(2, 1\)"):
+        Model.of([1.0], A_eq=[[1.0]], b_eq=[1.0, 2.0])
+
+
+def test_files_and_pulp_models_are_tasks(tmp_path: Path) -> None:
+    import pulp
+
+    problem = pulp.LpProblem("widths", pulp.LpMaximize)
+    x, y = problem.add_variable("x", 0, 4, "Integer"), problem.add_variable("y", None, 2.5)
+    problem.setObjective(2 * x + y + 7)
+    problem.addConstraint(x + 3 * y <= 6, "budget")
+    problem.addConstraint(x - y == 3, "tied")
+    model = Model.from_pulp(problem)
+    assert model.names == ("x", "y")
+    assert model.row_names == ("budget", "tied")
+    text = "Maximize\n obj: 2 x + y\nSubject To\n c: x + 3 y <= 6\n d: x - y = 3\nBounds\n x <= 4\nGenerals\n x\nEnd\n"
+    (tmp_path / "widths.lp").write_text(text)
+    po.save_form(LinearProgram([-1.0], [[1.0]], [0.5]), tmp_path / "form.npz")
+    solution = po.solve(problem, limits=10)
+    po.verify(problem, solution)
+    assert -solution.objective == 2 * 3 + 0 + 7
+    assert solution.value == pytest.approx([3, 0])
+    assert po.solve(tmp_path / "widths.lp").objective == -6.0
+    assert po.solve(str(tmp_path / "form.npz"), limits=2.5).objective == -0.5
+    with pytest.raises(ValueError, match=r"limits must be .* seconds"):
+        po.solve(problem, limits=-1)
+    with pytest.raises(ValueError, match=r"end with \.mps or \.lp"):
+        po.solve("nothing.txt")

@@ -57,7 +57,8 @@ def _closure(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
 
 def _budget(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     closure = testing.random_closure(rng, int(rng.integers(1, 6)))
-    problem = BudgetedClosure(replace(closure, unit=closure.unit * Fraction(scale)), int(rng.integers(0, 16)))
+    closure = replace(closure, unit=closure.unit * Fraction(scale))
+    problem = BudgetedClosure(closure, closure.unit * int(rng.integers(0, 16)))
     return Instance("budget", problem, testing.brute_force_budget(problem))
 
 

@@ -102,7 +102,7 @@ def test_a_large_objective_does_not_excuse_a_broken_constraint(size: float) -> N
 def test_tiny_objectives_are_not_all_optimal() -> None:
     """A gap is relative to the size of the problem where that is below 1: once everything below 1e-9 was optimal."""
     closure = Closure.of([7, 8, 9], requirements=[[0], [1], [2]], cost=[4, 5, 6])
-    tiny = BudgetedClosure(replace(closure, unit=closure.unit / 10**13), 10)
+    tiny = BudgetedClosure(replace(closure, unit=closure.unit / 10**13, cost_unit=closure.unit), 10)
     solution = po.solve(tiny)
     assert solution.objective == pytest.approx(-16e-13, rel=1e-12)
     tiles = TileColumns(np.array([[3.0, 1.0], [2.0, 1.5]]) * 1e-13, [0, 1], [2, 2], [[0.0, 1.0, 2.0]] * 2, 3.0, 1)

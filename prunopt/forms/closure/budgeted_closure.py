@@ -14,9 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools
 from prunopt.core.display import one_line
+from prunopt.core.problem import Reduced
 from prunopt.core.solution import CertificateError
-from prunopt.core.validate import require, whole_number
+from prunopt.core.validate import require
+from prunopt.forms.closure._decimals import fraction
 from prunopt.forms.closure.closure import Closure, exact_sum
+from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
 
 if TYPE_CHECKING:
     import pulp
@@ -54,27 +57,32 @@ class BudgetedClosure:
 
     .. math::
         \min_{x \in \{0,1\}^m} \; -u \sum_h a_h x_h
-        \quad \text{s.t.} \quad x \text{ closed}, \quad \sum_{j \text{ needed by } x} c_j \le B
+        \quad \text{s.t.} \quad x \text{ closed}, \quad v \sum_{j \text{ needed by } x} c_j \le B
+
+    u and v are the closure's ``unit`` and ``cost_unit``: profits, costs and budget are all meant in the caller's
+    numbers.
 
     The budget row breaks the total unimodularity of the closure: with it the problem is NP-hard (a knapsack is a
     closure without shared requirements). Lagrange's bound
-    :math:`\max_{p \ge 0} \min_x u (p \sum c_j w_j - \sum a_h x_h - p B)` is the line between two neighbours on the path
-    over all penalties. Profits are integers, so any bound may be rounded up to a multiple of u.
+    :math:`\max_{p \ge 0} \min_x u (p \sum c_j w_j - \sum a_h x_h - p B / v)` is the line between two neighbours on
+    the path over all penalties. Profits are integers, so any bound may be rounded up to a multiple of u.
 
     Parameters
     ----------
     closure
-        Items, requirements and unit, without ``arcs``; its own penalty plays no part.
-    budget
-        Greatest total cost B >= 0 of the requirements, in the closure's cost units.
+        Items, requirements and unit; its own penalty plays no part. With ``arcs`` besides the forest it is a knapsack
+        with precedence constraints, for integer programs.
+    budget : int, float or Fraction
+        Greatest total cost B >= 0 of the requirements, in the unit that the costs were given in. A float means the
+        shortest decimal that reads back as it.
     """
 
     closure: Closure
-    budget: int
+    budget: Any
 
     def __post_init__(self) -> None:
-        budget = whole_number("budget", self.budget, low=0, mend="give it in the units of the closure's costs")
-        require(not len(self.closure.arcs), "closure", "have no arcs besides the forest", self.closure.arcs)
+        budget = fraction("budget", self.budget)
+        require(budget >= 0, "budget", "be >= 0", self.budget, "choosing nothing costs 0")
         object.__setattr__(self, "budget", budget)
 
     @cached_property
@@ -82,22 +90,57 @@ class BudgetedClosure:
         """All profits: what gaps are relative to where that is less than 1."""
         return self.closure.objective_unit
 
-    def cost(self, x: ArrayLike) -> int:
-        """Return the total cost of what the items in ``x`` need."""
-        return exact_sum(self.closure.cost[self.closure.covered(np.asarray(x))])
+    @property
+    def forms(self) -> tuple[type, ...]:
+        """What the problem can be reduced to: a knapsack, where no item shares anything or needs another item."""
+        c = self.closure
+        alone = not len(c.arcs) and bool(np.all(c.parent < 0)) and len(np.unique(c.indices)) == c.n_edges
+        return (MultipleChoiceKnapsack,) if alone and c.n_items else ()
 
-    def profit(self, x: ArrayLike) -> int:
-        """Return the total profit of the items in ``x``."""
-        return exact_sum(self.closure.profit[np.asarray(x)])
+    def reduce(self, to: type | None = None) -> Reduced[Bools]:
+        """Return a plain knapsack as a `MultipleChoiceKnapsack`: every item is left or taken."""
+        fits = self.forms and (to is None or issubclass(MultipleChoiceKnapsack, to))
+        require(fits, "to", "be MultipleChoiceKnapsack, for items that share nothing", to)
+        c = self.closure
+        gain = np.array([float(c.unit * int(a)) for a in c.profit])
+        weight = np.zeros(c.n_items, np.int64)
+        np.add.at(weight, np.repeat(np.arange(c.n_items), np.diff(c.indptr)), c.cost[c.indices])
+        nothing = np.zeros(c.n_items, np.int64)
+        form = MultipleChoiceKnapsack(
+            np.c_[nothing, -gain], np.c_[nothing, weight], min(self.capacity, int(weight.sum()))
+        )
+        return Reduced(form, lambda x: np.asarray(x) == 1, slack=float(self.slack))
+
+    @property
+    def slack(self) -> Fraction:
+        """How far the objective may lie above that of the numbers that were given."""
+        return self.closure.slack
+
+    @cached_property
+    def capacity(self) -> int:
+        """The budget as a number of the closure's whole units of cost, rounded down."""
+        return int(self.budget // self._cost_unit)
+
+    @property
+    def _cost_unit(self) -> Fraction:
+        return self.closure.cost_unit or self.closure.unit
+
+    def cost(self, x: ArrayLike) -> Fraction:
+        """Return the total cost of what the items in ``x`` need, in the unit of the budget."""
+        return self._cost_unit * exact_sum(self.closure.cost[self.closure.covered(np.asarray(x))])
+
+    def profit(self, x: ArrayLike) -> Fraction:
+        """Return the total profit of the items in ``x``, in the caller's unit."""
+        return self.closure.unit * exact_sum(self.closure.profit[np.asarray(x)])
 
     def objective(self, x: ArrayLike, /) -> float:
-        """Return - unit * profit of the chosen items."""
+        """Return minus the profit of the chosen items."""
         self.closure.violation(x)  # checks the shape and type of x
-        return float(-self.closure.unit * self.profit(x))
+        return float(-self.profit(x))
 
     def violation(self, x: ArrayLike, /) -> float:
-        """Return the number of broken precedences, plus by how much the cost is over the budget."""
-        return self.closure.violation(x) + max(0.0, float(self.cost(x) - self.budget))
+        """Return the number of broken precedences, plus by how many whole units the cost is over the budget."""
+        return self.closure.violation(x) + max(0.0, float(self.cost(x) / self._cost_unit - self.capacity))
 
     def bound(self, duals: Mapping[str, Any]) -> float:
         """Return the lower bound that the leaves of a branching tree prove.
@@ -117,18 +160,18 @@ class BudgetedClosure:
         if not leaves:
             raise CertificateError("duals['leaves']: no leaf, so nothing is proven")
         _check_cover([leaf.decisions for leaf in leaves], 0)
-        return min(self.leaf_bound(leaf) for leaf in leaves)
+        return min(self.leaf_bound(leaf) for leaf in leaves) - float(self.closure.slack)
 
     def leaf_bound(self, leaf: Leaf) -> float:
         """Return the Lagrangian lower bound of one leaf; infinite where its decisions allow no closure in budget."""
         rest = self.rest(leaf.decisions)
-        if rest is None or rest.cost > self.budget:
+        if rest is None or rest.cost > self.capacity:
             return math.inf
         if leaf.penalty < 0:
             raise CertificateError(f"a leaf has the negative penalty {leaf.penalty}")
         penalized = replace(rest.closure, penalty=leaf.penalty)
         gain = -penalized.rational_bound({"requirements": leaf.multipliers, "denominator": leaf.denominator})
-        unspent = Fraction(self.budget - rest.cost) * leaf.penalty
+        unspent = Fraction(self.capacity - rest.cost) * leaf.penalty
         return float(-self.closure.unit * math.floor(gain + unspent + rest.profit))
 
     def rest(self, decisions: Decisions) -> OpenPart | None:
@@ -159,7 +202,7 @@ class BudgetedClosure:
         found = model.variablesDict()
         spent = pulp.LpAffineExpression([(found[f"w_{j}"], int(c)) for j, c in enumerate(self.closure.cost)])
         if len(self.closure.cost):
-            model.addConstraint(spent <= self.budget, "budget")
+            model.addConstraint(spent <= self.capacity, "budget")
         return model
 
     def read_pulp(self, model: pulp.LpProblem) -> Bools:

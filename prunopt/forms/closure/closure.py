@@ -17,14 +17,14 @@ from prunopt.core.deprecation import renamed_arguments, renamed_fields
 from prunopt.core.display import one_line
 from prunopt.core.problem import Reduced
 from prunopt.core.solution import CertificateError
-from prunopt.core.validate import ints, invalid, mask, refuse, require
+from prunopt.core.validate import ints, mask, refuse, require
+from prunopt.forms.closure._decimals import INT64_SAFE as INT64_SAFE
+from prunopt.forms.closure._decimals import whole
 from prunopt.forms.linear_program import LinearProgram
 
 if TYPE_CHECKING:
     import networkx as nx
     import pulp
-
-INT64_SAFE = 2**62  # totals below this can be added and subtracted in 64 bits without overflow
 
 
 def _no_arcs() -> NDArray[np.int32]:
@@ -61,6 +61,11 @@ class Closure:
         The factor u > 0 that turns the integers into the caller's unit.
     arcs : (k, 2) int32
         Further pairs (a, b): item a needs item b. May contain cycles, whose items come together or not at all.
+    cost_unit : Fraction, optional
+        The factor that turns the costs into the caller's unit of cost, in which a budget is given; ``unit`` by default.
+    slack : Fraction
+        How far, at most, the objective lies above that of the numbers that the integers stand for (0 where they are
+        exact). Every bound is lowered by it.
 
     Notes
     -----
@@ -82,6 +87,8 @@ class Closure:
     penalty: Fraction = Fraction(1)
     unit: Fraction = Fraction(1)
     arcs: NDArray[np.int32] = field(default_factory=_no_arcs)
+    cost_unit: Fraction | None = None
+    slack: Fraction = Fraction(0)
 
     def __post_init__(self) -> None:
         for name, dtype in (
@@ -95,6 +102,9 @@ class Closure:
             object.__setattr__(self, name, _integers(name, getattr(self, name), np.dtype(dtype)))
         object.__setattr__(self, "penalty", Fraction(self.penalty))
         object.__setattr__(self, "unit", Fraction(self.unit))
+        object.__setattr__(self, "slack", Fraction(self.slack))
+        if self.cost_unit is not None:
+            object.__setattr__(self, "cost_unit", Fraction(self.cost_unit))
         self._check()
 
     def _check(self) -> None:
@@ -109,6 +119,8 @@ class Closure:
         ints("cost", self.cost, low=0, mend="a gain belongs in profit")
         require(self.penalty >= 0, "penalty", "be >= 0", self.penalty)
         require(self.unit > 0, "unit", "be > 0", self.unit)
+        require(self.cost_unit is None or self.cost_unit > 0, "cost_unit", "be > 0", self.cost_unit)
+        require(self.slack >= 0, "slack", "be >= 0", self.slack)
         ints("arcs", self.arcs, ("k", 2), low=0, high=m - 1)
         for name in ("profit", "cost"):
             total = exact_sum(np.abs(getattr(self, name)))
@@ -125,7 +137,11 @@ class Closure:
         cost: Sequence[Any] | NDArray[Any] = (),
         penalty: Any = 1,
     ) -> Closure:
-        """Build a closure from plain lists; profits and costs may be ints, Fractions, or floats (taken exactly).
+        """Build a closure from plain lists of ints, Fractions, or floats of any size.
+
+        A float means the shortest decimal that reads back as it: 0.1 is 1/10. Numbers that are too many or too fine for
+        exact integers are rounded to about 18 digits of their total, to the safe side; ``slack`` says how much that
+        can amount to, and every stated gap includes it.
 
         Parameters
         ----------
@@ -140,11 +156,10 @@ class Closure:
         penalty
             Factor on all costs.
         """
-        profits, costs = [_fraction("profit", v) for v in profit], [_fraction("cost", v) for v in cost]
-        m = len(profits)
+        numbers = whole(profit, cost, penalty)
+        m = len(numbers.profit)
         needs = [[] for _ in range(m)] if requirements is None else [sorted(set(map(int, r))) for r in requirements]
         require(len(needs) == m, "requirements", f"be {m} lists, one an item", len(needs))
-        denominator = math.lcm(*(v.denominator for v in profits + costs), 1)
         parent, extra = np.full(m, -1, np.int32), []
         for a, b in arcs:
             if 0 <= b < a < m and parent[a] < 0:
@@ -152,14 +167,16 @@ class Closure:
             else:
                 extra.append((a, b))
         return cls(
-            profit=np.array([int(v * denominator) for v in profits], dtype=object),
+            profit=numbers.profit,
             parent=parent,
             indptr=np.cumsum([0, *map(len, needs)]),
             indices=np.array([j for r in needs for j in r], np.int64),
-            cost=np.array([int(v * denominator) for v in costs], dtype=object),
-            penalty=_fraction("penalty", penalty),
-            unit=Fraction(1, denominator),
+            cost=numbers.cost,
+            penalty=numbers.penalty,
+            unit=numbers.unit,
             arcs=np.array(extra, np.int32).reshape(-1, 2),
+            cost_unit=numbers.cost_unit,
+            slack=numbers.slack,
         )
 
     @cached_property
@@ -238,14 +255,16 @@ class Closure:
         Multipliers in units finer than 62 bits can add up exactly are summed in extended floating point, and the most
         that its rounding can amount to is taken off the bound.
         """
-        return float(self.rational_bound(duals))
+        bound = self.rational_bound(duals)
+        value = float(bound)
+        return math.nextafter(value, -math.inf) if self.slack and value > bound else value
 
     def rational_bound(self, duals: Mapping[str, Any]) -> Fraction:
         """Return the bound as a rational that is safe to compute with: exact, or a little below what is proven."""
         try:
-            return self.exact_bound(duals)
+            return self.exact_bound(duals) - self.slack
         except OverflowError:
-            return Fraction(math.nextafter(self._rounded_bound(duals), -math.inf))
+            return Fraction(math.nextafter(self._rounded_bound(duals), -math.inf)) - self.slack
 
     def exact_bound(self, duals: Mapping[str, Any]) -> Fraction:
         r"""Return the Lagrangian lower bound of ``duals``, as an exact rational.
@@ -349,7 +368,8 @@ class Closure:
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the linear relaxation, which is integral: every level set of an optimum is an optimal closure."""
         require(to is None or issubclass(LinearProgram, to), "to", "be LinearProgram", to)
-        return Reduced(self.to_linear_program(), lambda v: np.asarray(v[: self.n_items] > 0.5))
+        slack = float(self.slack)
+        return Reduced(self.to_linear_program(), lambda v: np.asarray(v[: self.n_items] > 0.5), slack=slack)
 
     def to_linear_program(self) -> LinearProgram:
         """Return the `LinearProgram` over (x, w) in [0, 1]^(m + W) with one row for each difference."""
@@ -441,13 +461,6 @@ def _integers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     if array.dtype != dtype and (int(array.min()) < limits.min or int(array.max()) > limits.max):
         refuse(name, f"hold numbers within {dtype}", array, "use a coarser unit")
     return np.ascontiguousarray(array.astype(dtype, copy=False))
-
-
-def _fraction(name: str, value: Any) -> Fraction:
-    try:
-        return Fraction(value.item() if isinstance(value, np.generic) else value)
-    except (TypeError, ValueError, OverflowError):
-        raise invalid(name, "be a finite number", value) from None
 
 
 def _multipliers(name: str, values: Any, length: int) -> Ints:

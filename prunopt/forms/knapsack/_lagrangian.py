@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prunopt.core.arrays import AnyArray, Floats
+from prunopt.core.deadline import is_over
 from prunopt.core.solution import CertificateError
 
 STATES = 4_000_000  # partial choices that a proof may hold at once
+UNNOTICED = 10_000  # partial choices that cost no time
+WHOLE = 2.0**50  # sums of whole numbers below this are exact
 MISSING = 2**62  # the cost of an option that does not exist
 
 
@@ -49,15 +52,18 @@ def bound(choices: Choices, multipliers: Sequence[float], claim: float = -math.i
     .. math:: L(\lambda) = \sum_g \min_j \bigl( \mathrm{loss}_{gj} + \sum_r \lambda_r \mathrm{cost}_{rgj} \bigr)
               - \sum_r \lambda_r \mathrm{limit}_r
 
-    A claim "no choice loses less than v" is checked by `_least_below`; where too many partial choices remain, it does
-    not count.
+    Where all losses are whole numbers, it is rounded up. A claim "no choice loses less than v" is checked by
+    `_least_below`; where too many partial choices remain, or the time is up, it does not count.
     """
     total, fixed = relaxed(choices, multipliers)
     least = total.min(axis=1)
     # Lowered by what rounding may add: large multipliers drown the losses.
     slack = 2.0**-50 * (choices.unit + float(np.abs(least).sum()) + abs(fixed))
     lagrangian = math.fsum([*least, -fixed]) - slack
-    if not lagrangian < claim < math.inf:
+    losses = choices.loss[np.isfinite(choices.loss)]
+    if choices.unit < WHOLE and np.array_equal(losses, np.rint(losses)):
+        lagrangian = float(math.ceil(lagrangian))  # every choice loses a whole number
+    if not lagrangian + 2 * slack < claim < math.inf:  # beyond, a list of choices could prove no more than rounding
         return lagrangian
     return max(lagrangian, _least_below(choices, multipliers, claim, lagrangian, total - least[:, None]))
 
@@ -89,7 +95,7 @@ def _least_below(
     used, lost = [np.zeros(1, cost.dtype) for cost, *_ in limited], np.zeros(1)
     for place, g in enumerate(order):
         options = np.flatnonzero(useful[g])
-        if len(lost) * len(options) > STATES:
+        if len(lost) * len(options) > STATES or (len(lost) * len(options) > UNNOTICED and is_over()):
             return -math.inf
         used = [(u[:, None] + cost[g, options]).ravel() for u, (cost, *_) in zip(used, limited, strict=True)]
         lost = (lost[:, None] + reduced[g, options]).ravel()

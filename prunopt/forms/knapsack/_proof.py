@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from prunopt.core.arrays import Floats
+from prunopt.core.deadline import is_over
 
 States = tuple[Floats, Floats]  # loss and cost of partial choices
 ROUNDING = 1e-12
+UNNOTICED = 10_000  # pairs that cost no time
 MOST = 4_000_000  # pairs of partial choices in one step
 
 
 class TooManyChoicesError(Exception):
-    """More partial choices than `MOST`."""
+    """More partial choices than `MOST`, or no time left."""
 
 
 def together(states: dict[int, States], extra: Floats) -> States:
@@ -29,8 +31,8 @@ def sums(first: States, second: States, multiplier: float, room: float, budget: 
     values = (second[0] + multiplier * second[1])[order]
     counts = np.searchsorted(values, room - (first[0] + multiplier * first[1]), side="left")
     total = int(counts.sum())
-    if total > MOST:
-        raise TooManyChoicesError(f"more than {MOST} partial choices")
+    if total > MOST or (total > UNNOTICED and is_over()):
+        raise TooManyChoicesError(f"more than {MOST} partial choices, or no time left")
     i = np.repeat(np.arange(len(counts)), counts)
     j = order[np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)]
     lost, used = first[0][i] + second[0][j], first[1][i] + second[1][j]

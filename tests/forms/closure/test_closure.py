@@ -76,9 +76,9 @@ def test_sums_do_not_overflow() -> None:
     assert problem.bound(duals) <= 2**58 - 2**60
 
 
-def test_floats_and_fractions_are_taken_exactly() -> None:
+def test_floats_are_decimals_and_exact_where_they_fit() -> None:
     problem = Closure.of([0.1, Fraction(1, 3)], requirements=[[0], []], cost=[0.2])
-    assert problem.exact_objective([True, True]) == Fraction(0.2) - Fraction(0.1) - Fraction(1, 3)
+    assert problem.exact_objective([True, True]) == Fraction(1, 5) - Fraction(1, 10) - Fraction(1, 3)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,41 @@ def test_bad_arrays(change: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"profit": [1, 2], "parent": [-1, 0], "indptr": [0, 1, 1], "indices": [0], "cost": [3]}
     with pytest.raises(ValueError, match=message):
         Closure(**{**given, **change})
+
+
+@pytest.mark.parametrize("n", [1, 10, 30, 300])
+@pytest.mark.parametrize("scale", [1e-300, 1e-3, 1.0, 1e18, 1e200])
+def test_any_floats_are_taken_with_the_rounding_in_the_gap(n: int, scale: float) -> None:
+    rng = np.random.default_rng(n)
+    profit, cost = rng.normal(size=n) * scale, rng.random(n) * scale
+    needs = [[h, (h + 1) % n] for h in range(n)]
+    problem = Closure.of(profit, requirements=needs, cost=cost, penalty=0.37)
+    solution = po.solve(problem)
+    po.verify(problem, solution)
+    assert solution.status is po.Status.OPTIMAL
+    chosen = solution.value
+    spent = sum(map(Fraction, map(repr, cost[problem.covered(chosen)].tolist())), Fraction(0)) * Fraction("0.37")
+    true = spent - sum(map(Fraction, map(repr, profit[chosen].tolist())), Fraction(0))
+    stated = problem.exact_objective(chosen)
+    assert true <= stated <= true + problem.slack
+    assert float(problem.slack) <= 4 * n * 2.0**-55 * scale * n
+    assert solution.bound <= float(stated - problem.slack) * (1 - 1e-15) + 1e-15 * scale or problem.slack == 0
+
+
+@pytest.mark.parametrize("solver", ["min-cut", "primal-dual"])
+def test_rounding_lowers_every_bound(solver: str) -> None:
+    """Profits so unequal that a whole unit is 1: bounds hold for the numbers given, not only for the integers."""
+    profit, cost = [1e18, -0.6, 0.7], [0.25]
+    problem = Closure.of(profit, requirements=[[0], [], [0]], cost=cost)
+    assert problem.unit == 1
+    assert float(problem.slack) == pytest.approx(0.4 + 0.7 + 0.75)
+    solution = po.solve(problem, solver)
+    po.verify(problem, solution)
+    assert Fraction(solution.bound) <= Fraction("0.25") - 10**18 - Fraction("0.7")
+    assert (
+        problem.rational_bound({"requirements": [1, 1], "denominator": 1})
+        == problem.exact_bound({"requirements": [1, 1], "denominator": 1}) - problem.slack
+    )
 
 
 def test_floats_in_the_arrays_are_refused() -> None:

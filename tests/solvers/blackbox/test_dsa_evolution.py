@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 pytest.importorskip("optuna")
 
 import prunopt as po
-from prunopt.forms.blackbox import BlackBox, Gene
+from prunopt.forms.blackbox import BlackBox, Gene, name_of
+from prunopt.problems import AllocationSearch
 from prunopt.solvers.blackbox._screening import as_rows, most_promising, squared_distances
 from prunopt.solvers.blackbox.dsa_evolution import DsaEvolution
 
@@ -74,3 +78,48 @@ def test_decisions_without_numbers() -> None:
 def test_bad_options(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(bad))} must be .*, got {next(iter(bad.values()))}"):
         DsaEvolution(**bad)
+
+
+class Diverging:
+    """A loss of models of which some diverge."""
+
+    def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
+        a = np.asarray(allocation)
+        return math.inf if a.max() > 0.8 else float(a @ a)
+
+
+class Divergent(Diverging):
+    """Every model diverges."""
+
+    def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
+        return math.inf
+
+
+def test_infinite_losses_are_bad_and_the_search_goes_on(tmp_path: Path) -> None:
+    place = str(tmp_path / "search.journal")
+    task = AllocationSearch(Diverging(), [100, 400, 400, 100], 0.5, space="vector")
+    run = po.search(task, trials=20, storage=place)
+    values = [math.nan if t.value is None else t.value for t in run.trials]
+    assert math.inf in values
+    assert min(values) < 0.8
+    assert len(po.search(task, trials=24, storage=place).trials) == 24
+    hopeless = AllocationSearch(Divergent(), [100, 400, 400, 100], 0.5, space="vector")
+    with pytest.raises(ValueError, match=r"holds another search .* problem\.loss is"):
+        po.search(hopeless, trials=24, storage=place)
+    assert len(po.search(hopeless, trials=14, storage=str(tmp_path / "other.journal")).trials) == 14
+
+
+def loss_of(decision: Any, fidelity: float) -> float:
+    return float(np.square(decision).sum())
+
+
+def decode_of(point: Any) -> Any:
+    return [float(v) for v in point.values()]
+
+
+def test_a_black_box_goes_to_workers_without_a_key() -> None:
+    given = BlackBox(box().genes, decode_of, loss_of)
+    again = pickle.loads(pickle.dumps(given))
+    assert again.key([1.0]) == given.key([1.0])
+    assert name_of(loss_of) != name_of(decode_of)
+    assert name_of(Diverging().loss) != name_of(Divergent().loss)

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 import prunopt as po
 from prunopt.core.arrays import Bools
+from prunopt.core.solver import Run
 from prunopt.forms import Closure
 from prunopt.solvers.closure import _push_relabel as kernel
+from prunopt.solvers.closure import min_cut as module
 from prunopt.solvers.closure.min_cut import NO_GUESS, arcs_merged, integer_capacities
 from prunopt.testing import random_closure
 
@@ -234,3 +236,37 @@ def test_capacities_at_the_edge_of_62_bits() -> None:
         integer_capacities(replace(problem, penalty=Fraction(1, 2)))
     with pytest.raises(ValueError, match=r"cost times 3 must add up to less than 2\*\*62"):
         integer_capacities(replace(problem, penalty=Fraction(3)))
+
+
+def test_stopped_early_min_cut_returns_the_closure_of_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that cannot reach the sink are worth the excess that they hold, while trees alone give nothing here."""
+    monkeypatch.setattr(module, "_repair", lambda problem, duals: np.zeros(problem.n_items, np.bool_))
+    monkeypatch.setattr(module, "SLICE", 1)
+    rng = np.random.default_rng(0)
+    n = 300
+    needs = [np.unique(rng.integers(0, 200, 3)).tolist() for _ in range(n)]
+    problem = Closure.of(rng.integers(1, 40, n), requirements=needs, cost=rng.integers(0, 60, 200))
+    best, found = po.solve(problem).objective, 0.0
+    for looks in range(1, 400):
+        limits = po.Limits(evaluations=10**9)
+        run = _Looks(limits, looks)
+        monkeypatch.setattr(module, "Run", lambda _, run=run: run)
+        answer = module.MinCut().solve(problem, limits, 0)
+        assert problem.violation(answer.value) == 0
+        assert answer.bound <= best <= answer.objective
+        if answer.status is po.Status.FEASIBLE:
+            found = min(found, answer.objective)
+    assert found < 0
+
+
+class _Looks(Run):
+    """Out of time after a number of looks at the clock."""
+
+    def __init__(self, limits: po.Limits, looks: int) -> None:
+        super().__init__(limits)
+        self.left = looks
+
+    @property
+    def out_of_time(self) -> bool:
+        self.left -= 1
+        return self.left < 0

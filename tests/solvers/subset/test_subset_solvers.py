@@ -155,3 +155,17 @@ def test_same_seed_same_answer_and_options_are_checked() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_head_importance_keeps_a_number_within_a_budget(seed: int) -> None:
+    """Items that go for the budget left fewer than the number asked for."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 8))
+    gain, cost, number = rng.normal(0.3, 1, n), rng.integers(1, 9, n).astype(float), int(rng.integers(1, n + 1))
+    budget = float(np.sort(cost)[:number].sum() + rng.integers(0, 6))
+    problem = EnumerableChoice(lambda kept: float(gain @ ~kept), cost, budget, exactly=number)
+    for steps in (1, 2):
+        kept = po.solve(problem, HeadImportance(steps=steps)).value
+        assert kept.sum() == number
+        assert cost[kept].sum() <= budget
