@@ -71,7 +71,12 @@ def candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:
     for form in _forms_of(task):
         for s in solvers_for(form):
             found.setdefault(s.name, (s, True))
-    return sorted(found.values(), key=lambda pair: (not pair[0].exact, pair[0].rank, pair[0].name))
+
+    def order(pair: tuple[type[Solver[Any]], bool]) -> tuple[bool, int, str]:
+        solver, must_reduce = pair
+        return not solver.exact, solver.rank if must_reduce else solver.rank_on(task), solver.name
+
+    return sorted(found.values(), key=order)
 
 
 def _forms_of(task: Any) -> tuple[type, ...]:
