@@ -127,7 +127,7 @@ def _new_rows(C: Floats, chosen: Ints, cols: Ints, R: Floats, L: Floats, s: int)
 @njit
 def exchange(
     C: Floats, order: Ints, costs: Floats, R: Floats, z: Floats, cols: Ints, L: Floats, v: Floats, q: Floats,
-    free: Bools, block: int, pool: int,
+    block: int, pool: int,
 ) -> tuple[Bools, int]:  # fmt: skip
     """Exchange removed weights for kept ones of the same block while that gains, within the most promising pool.
 
@@ -137,7 +137,7 @@ def exchange(
     removed = np.zeros(d, np.bool_)
     removed[order] = True
     inverse = _lower_inverse(R)
-    gain, a, cost = np.empty(k), np.empty(k), np.full(len(cols), np.inf)
+    gain, a, cost = np.empty(k), np.empty(k), np.empty(len(cols))
     for i in range(k):
         size = 0.0
         a[i] = 0.0
@@ -146,8 +146,7 @@ def exchange(
             a[i] += inverse[j, i] * z[j]
         gain[i] = a[i] * a[i] / size
     for j in range(len(cols)):
-        if free[cols[j]]:
-            cost[j] = v[j] * v[j] / max(q[j], LEAST * C[cols[j], cols[j]])
+        cost[j] = v[j] * v[j] / max(q[j], LEAST * C[cols[j], cols[j]])
     out, stay = _pool(order, gain, cols, cost, block, d // block, pool)
     r, n = len(out), len(out) + len(stay)
     M, x, number = np.empty((n, n)), np.empty(n), np.empty(n, np.int64)
@@ -195,18 +194,16 @@ def _pool(
     order: Ints, gain: Floats, cols: Ints, cost: Floats, block: int, n_blocks: int, pool: int
 ) -> tuple[Ints, Ints]:
     """Return places in ``order`` and in ``cols``: those of most gain and least cost, or whole blocks."""
-    usable = np.flatnonzero(cost < np.inf)
     if n_blocks == 1:
-        stay = usable[np.argsort(cost[usable], kind="mergesort")[:pool]]
-        return np.argsort(-gain, kind="mergesort")[:pool], stay
+        return np.argsort(-gain, kind="mergesort")[:pool], np.argsort(cost, kind="mergesort")[:pool]
     most, least = np.full(n_blocks, -np.inf), np.full(n_blocks, np.inf)
     for i in range(len(order)):
         most[order[i] // block] = max(most[order[i] // block], gain[i])
-    for j in usable:
+    for j in range(len(cols)):
         least[cols[j] // block] = min(least[cols[j] // block], cost[j])
     chosen = np.zeros(n_blocks, np.bool_)
     chosen[np.argsort(least - most, kind="mergesort")[: max(2 * pool // block, 1)]] = True
-    return np.flatnonzero(chosen[order // block]), usable[chosen[cols[usable] // block]]
+    return np.flatnonzero(chosen[order // block]), np.flatnonzero(chosen[cols // block])
 
 
 @njit
@@ -239,23 +236,22 @@ def _pivot(M: Floats, x: Floats, p: int, sign: float) -> None:
 
 
 @njit
-def solve_row(
-    w: Floats, C: Floats, free: Bools, block: int, quota: int, count: int, batch: int, pool: int, swaps: int
+def _solve_row(
+    w: Floats, C: Floats, start: Bools, block: int, quota: int, count: int, batch: int, pool: int, swaps: int
 ) -> tuple[Bools, int]:
-    """Return which weights of a row are removed, after greedy elimination and ``swaps`` rounds of exchanges."""
-    open_ = free.copy()
-    total = 0
-    for _ in range(swaps):
-        order, costs, R, z, cols, L, v, q = eliminate(w, C, open_, block, quota, count, batch, pool)
-        open_, moved = exchange(C, order, costs, R, z, cols, L, v, q, free, block, pool // 2)
+    """Return which weights of a row are removed: ``count`` of ``start``, after ``swaps`` rounds of exchanges."""
+    removed, total = start, 0
+    for _ in range(max(swaps, 1)):
+        order, costs, R, z, cols, L, v, q = eliminate(w, C, removed, block, quota, count, batch, pool)
+        if swaps == 0:
+            removed = np.zeros(len(w), np.bool_)
+            removed[order] = True
+            break
+        removed, moved = exchange(C, order, costs, R, z, cols, L, v, q, block, pool // 2)
         total += moved
         if moved == 0:
-            return open_, total
-    if swaps == 0:
-        removed = np.zeros(len(w), np.bool_)
-        removed[eliminate(w, C, open_, block, quota, count, batch, pool)[0]] = True
-        return removed, 0
-    return open_, total
+            break
+    return removed, total
 
 
 @njit
@@ -264,9 +260,19 @@ def solve_rows(
     removed: Bools, moved: Ints,
 ) -> None:  # fmt: skip
     """Fill ``removed`` and the numbers of exchanges for some rows."""
-    free = np.ones(len(C), np.bool_)
+    every = np.ones(len(C), np.bool_)
     for r in range(len(W)):
-        removed[r], moved[r] = solve_row(W[r], C, free, block, quota, counts[r], batch, pool, swaps)
+        removed[r], moved[r] = _solve_row(W[r], C, every, block, quota, counts[r], batch, pool, swaps)
+
+
+@njit
+def exchange_rows(
+    W: Floats, C: Floats, block: int, batch: int, pool: int, swaps: int, removed: Bools, moved: Ints
+) -> None:
+    """Exchange weights within the blocks of rows whose masks are given, in place."""
+    for r in range(len(W)):
+        count = np.count_nonzero(removed[r])
+        removed[r], moved[r] = _solve_row(W[r], C, removed[r].copy(), block, block, count, batch, pool, swaps)
 
 
 @njit

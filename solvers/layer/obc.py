@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,10 +14,10 @@ from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import require, whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._answer import answer
+from prunopt.solvers.layer._mask_proof import prove
 from prunopt.solvers.layer._obc_allocation import allocate
 from prunopt.solvers.layer._obc_kernel import solve_rows, trace_rows
-
-ROWS = 4  # rows that a thread takes at a time
+from prunopt.solvers.layer._obc_rows import BATCH, POOL, over_rows
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,10 @@ class Obc(Solver[MaskBlocks]):
         Weights chosen from one pool, >= 1; 1 is plain greedy.
     pool
         Candidates of a batch, >= ``batch``; half as many on either side of an exchange.
+    proof
+        Sweeps for a lower bound, >= 0; 0 for none. A diagonal :math:`D \preceq H` and a point for each row prove it,
+        see `MaskBlocks.bound`: the points by coordinate descent on the convex relaxation, D by an interior point
+        method.
     n_jobs
         Threads over rows, >= 1; -1 for as many as there are processors.
 
@@ -64,14 +66,16 @@ class Obc(Solver[MaskBlocks]):
     reference: ClassVar[str] = "Frantar, Singh & Alistarh, NeurIPS 2022, with exact exchanges"
 
     swaps: int = 1
-    batch: int = 64
-    pool: int = 128
+    batch: int = BATCH
+    pool: int = POOL
+    proof: int = 20
     n_jobs: int = -1
 
     def __post_init__(self) -> None:
         whole_number("swaps", self.swaps, low=0)
         whole_number("batch", self.batch, low=1)
         whole_number("pool", self.pool, low=self.batch, mend="pass no less than batch")
+        whole_number("proof", self.proof, low=0)
         whole_number("n_jobs", self.n_jobs, low=-1)
         require(self.n_jobs != 0, "n_jobs", "be a number of threads, or -1 for all processors", self.n_jobs)
 
@@ -101,10 +105,11 @@ class Obc(Solver[MaskBlocks]):
                 assert counts is not None
                 solve_rows(W[at], C, counts[at], *options, removed[at], moved[at])
 
-            done = 0 if counts is None else self._over_rows(work, rows, run)
+            done = 0 if counts is None else over_rows(work, rows, self.n_jobs, run)
         stats = {"rows": done, "exchanges": int(moved.sum())}
-        message = "a heuristic's answer, no bound" if done == rows else "stopped by its limits; a heuristic's answer"
-        return answer(problem, ~removed, self.name, run, stats=stats, message=message)
+        message = "a heuristic's answer" if done == rows else "stopped by its limits; a heuristic's answer"
+        duals = prove(problem, problem.solved(~removed).weight, self.proof, run, self.n_jobs)
+        return answer(problem, ~removed, self.name, run, stats=stats, message=message, duals=duals)
 
     def _shared(self, W: Floats, C: Floats, count: int, run: Run) -> Ints | None:
         """Return the zeros of every row, None where there is no time for the traces."""
@@ -113,23 +118,6 @@ class Obc(Solver[MaskBlocks]):
         def work(at: slice) -> None:
             trace_rows(W[at], C, self.batch, self.pool, costs[at])
 
-        if self._over_rows(work, len(W), run) < len(W):
+        if over_rows(work, len(W), self.n_jobs, run) < len(W):
             return None
         return allocate(costs, count)
-
-    def _over_rows(self, work: Any, rows: int, run: Run) -> int:
-        """Do the work for all rows in threads; return how many were done before the limits."""
-        most = run.limits.evaluations
-        allowed = rows if most is None else max(min(rows, most - run.evaluations), 0)
-
-        def part(start: int) -> int:
-            if run.limits.seconds is not None and run.seconds >= run.limits.seconds:
-                return 0
-            at = slice(start, min(start + ROWS, allowed))
-            work(at)
-            return at.stop - at.start
-
-        with ThreadPoolExecutor(self.n_jobs if self.n_jobs > 0 else os.cpu_count() or 1) as threads:
-            done = sum(threads.map(part, range(0, allowed, ROWS)))
-        run.evaluations += done
-        return done

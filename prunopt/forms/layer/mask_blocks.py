@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.display import one_line
 from prunopt.core.validate import mask, number, one_of, require
+from prunopt.forms.layer._mask_bound import floor_bound
 from prunopt.forms.layer._refit import masked_least_squares
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
 from prunopt.forms.layer.nm_patterns import pattern_of
@@ -147,8 +148,26 @@ class MaskBlocks(LayerLeastSquares):
         return float(np.asarray(scores)[~self._as_value(value)].sum())
 
     def bound(self, duals: Mapping[str, Any]) -> float:
-        """Return the lower bound that ``duals["diagonal"]`` proves, see `LayerLeastSquares.diagonal_bound`."""
-        return self.diagonal_bound(duals["diagonal"]) if "diagonal" in duals else -np.inf
+        """Return the lower bound on E that ``duals`` prove, recomputed without any solver's code.
+
+        Parameters
+        ----------
+        duals
+            ``"floor"``: (in,) numbers whose diagonal matrix lies below the damped Hessian, and ``"changes"``:
+            (out, in), a point for each row, see `prunopt.forms.layer._mask_bound.floor_bound`; or ``"diagonal"``:
+            (in,) numbers whose diagonal matrix dominates the inverse, see `LayerLeastSquares.diagonal_bound`. The
+            better counts.
+        """
+        best = -np.inf
+        if "diagonal" in duals:
+            best = self.diagonal_bound(duals["diagonal"])
+        if "floor" in duals:
+
+            def least(scores: Floats) -> float:
+                return self.removed_score(self.cheapest(scores), scores)
+
+            best = max(best, floor_bound(self.weight, self.normal, duals["floor"], duals.get("changes"), least))
+        return best
 
     def _as_value(self, x: ArrayLike) -> Bools:
         return mask("x", x, self.shape)

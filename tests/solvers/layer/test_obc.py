@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from prunopt.core.solver import Limits
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.solvers.layer._obc_allocation import allocate
 from prunopt.solvers.layer._obc_kernel import eliminate, exchange
+from prunopt.solvers.layer.mask_descent import MaskDescent
 from prunopt.solvers.layer.obc import Obc
 from prunopt.solvers.layer.obs_greedy import ObsGreedy
 from prunopt.testing.layers import random_layer
@@ -81,7 +84,7 @@ def test_an_exchange_never_leaves_its_block_and_gains_what_is_measured(block: in
     for r in range(6):
         state = eliminate(W[r], C, free, block, block // 2, 16, 1, 32)
         before[r, state[0]] = False
-        removed, n = exchange(C, *state, free, block, 32)
+        removed, n = exchange(C, *state, block, 32)
         after[r], moved = ~removed, moved + n
     assert moved > 0
     assert form.violation(before) == form.violation(after) == 0
@@ -158,6 +161,35 @@ def test_stopped_by_its_limits_it_still_answers() -> None:
             answer = po.solve(form, limits=Limits(evaluations=most))
             assert form.violation(answer.value) == 0
             assert ("stopped" in answer.message) == (answer.stats["rows"] < 9)
+
+
+@pytest.mark.parametrize("options", [{"pattern": (2, 4)}, {"sparsity": 0.5}, {"sparsity": 0.5, "scope": "layer"}])
+def test_a_bound_comes_with_the_answer_and_more_sweeps_raise_it(options: dict[str, object]) -> None:
+    W, H = layer(10, 8, 48)
+    form = MaskBlocks(W, H, damping=0.1, **options)  # type: ignore[arg-type]
+    none, few, many = (po.solve(form, Obc(proof=sweeps)) for sweeps in (0, 4, 60))
+    assert none.bound == -np.inf
+    assert 0 < few.bound <= many.bound * (1 + 1e-9)
+    assert 0.7 * many.objective < many.bound < many.objective
+    po.verify(form, many)
+    assert many.bound == form.bound(many.duals)
+    forged = {**many.duals, "floor": np.asarray(many.duals["floor"]) * 1.5}
+    with pytest.raises(po.CertificateError, match="not below the Hessian"):
+        po.verify(form, replace(many, duals=forged))
+    with pytest.raises(po.CertificateError, match="its multipliers prove"):
+        po.verify(form, replace(many, bound=many.objective))
+    shifted = {**many.duals, "changes": 2 * np.asarray(many.duals["changes"])}
+    assert form.bound(shifted) < many.bound  # any point proves something, the best one most
+
+
+def test_mask_descent_takes_exchanges_and_a_proof_when_asked() -> None:
+    W, H = layer(11, 8, 48)
+    for options in ({"pattern": (2, 4)}, {"sparsity": 0.5}):
+        form = MaskBlocks(W, H, damping=0.1, **options)
+        plain, more = po.solve(form, MaskDescent()), po.solve(form, MaskDescent(swaps=3, proof=20))
+        assert more.objective < plain.objective
+        assert more.stats["exchanges"] > 0 == plain.stats["exchanges"]
+        assert -np.inf == plain.bound < 0 < more.bound < more.objective
 
 
 @pytest.mark.parametrize(
