@@ -11,6 +11,7 @@ from prunopt.core.solver import Limits, Run
 from prunopt.forms import MaskBlocks
 from prunopt.forms.layer._mask_bound import surely_below
 from prunopt.solvers.layer._mask_proof import prove
+from prunopt.solvers.layer.mask_branch_and_bound import MaskBranchAndBound
 from prunopt.testing.layers import brute_force_mask
 
 KINDS: list[tuple[int, int, dict[str, object]]] = [
@@ -73,6 +74,8 @@ def test_no_bound_is_above_the_best_of_all_masks(seed: int, cases: int) -> None:
             change = form.weight * rng.normal(size=form.shape) * 10.0 ** rng.integers(-3, 2)
             certificates.append({"floor": delta, "changes": change})
             certificates.append({"floor": delta, "changes": form.weight - start})
+        if form.pattern is None and form.scope == "row":
+            certificates.append(dict(MaskBranchAndBound().solve(form, Limits(), 0).duals))
         for duals in certificates:
             bound = form.bound(duals)
             assert bound <= optimum, (k, bound, optimum)
