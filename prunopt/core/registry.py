@@ -74,7 +74,9 @@ def candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:
 
     def order(pair: tuple[type[Solver[Any]], bool]) -> tuple[bool, int, str]:
         solver, must_reduce = pair
-        return not (solver.exact if must_reduce else solver.exact_on(task)), solver.rank, solver.name
+        if must_reduce:
+            return not solver.exact, solver.rank, solver.name
+        return not solver.exact_on(task), solver.rank_on(task), solver.name
 
     return sorted(found.values(), key=order)
 

@@ -159,6 +159,11 @@ class Solver(ABC, Generic[P]):
         """Return the name of the solver that is meant where this one was asked for and cannot take the problem."""
         return None
 
+    @classmethod
+    def rank_on(cls, problem: Any) -> int:
+        """Return the rank on one problem of its form: `rank`, unless the best solver depends on the problem."""
+        return cls.rank
+
     @abstractmethod
     def solve(self, problem: P, limits: Limits, seed: int) -> Solution[Any]:
         """Solve ``problem`` within ``limits``; the same seed gives the same answer."""

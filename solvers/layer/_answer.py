@@ -25,11 +25,19 @@ def answer(
     objective: float | None = None,
     stats: Mapping[str, Any] | None = None,
     message: str = "a heuristic's answer, no bound",
+    duals: Mapping[str, Any] | None = None,
 ) -> Solution[Any]:
-    """Return a heuristic's answer; ``stats`` always says how much was damped."""
+    """Return a heuristic's answer; ``stats`` always says how much was damped. The form turns ``duals`` into a bound."""
     objective = problem.objective(value) if objective is None else objective
     run.report(objective)
     found = {"damping": problem.damping, "ridge": problem.ridge, **(stats or {})}
     return Solution(
-        Status.FEASIBLE, value, objective=objective, trace=run.trace, stats=found, solver=name, message=message
+        Status.FEASIBLE,
+        value,
+        objective=objective,
+        trace=run.trace,
+        stats=found,
+        solver=name,
+        message=message,
+        duals=duals or {},
     )

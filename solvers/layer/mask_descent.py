@@ -14,7 +14,9 @@ from prunopt.core.validate import whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_descent_kernel import descend, subsets
+from prunopt.solvers.layer._mask_proof import prove
 from prunopt.solvers.layer._mask_sweep import sweep
+from prunopt.solvers.layer._obc_rows import exchanged
 
 SHAKEN = 0.02  # fraction of the blocks whose mask is redrawn for a restart
 TRIAL = 6  # sweeps from each of two starts of an unstructured mask before one of them is taken
@@ -43,6 +45,11 @@ class MaskDescent(Solver[MaskBlocks]):
         Size of the blocks of unstructured masks, >= 1.
     lazy
         Columns handled with one product, >= 1.
+    swaps
+        Rounds of exchanges after the descent, >= 0, as in `obc`: of a removed weight for a kept one of the same block
+        (of the same row where the mask is unstructured), exact with all kept weights re-solved.
+    proof
+        Sweeps for a lower bound, >= 0, as in `obc`; 0 for none.
     """
 
     name: ClassVar[str] = "mask-descent"
@@ -56,9 +63,11 @@ class MaskDescent(Solver[MaskBlocks]):
     restarts: int = 0
     block: int = 4
     lazy: int = 128
+    swaps: int = 0
+    proof: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("sweeps", 0), ("restarts", 0), ("block", 1), ("lazy", 1)):
+        for name, least in (("sweeps", 0), ("restarts", 0), ("block", 1), ("lazy", 1), ("swaps", 0), ("proof", 0)):
             whole_number(name, getattr(self, name), low=least)
 
     def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[Bools]:
@@ -79,10 +88,15 @@ class MaskDescent(Solver[MaskBlocks]):
             if other_loss < loss:
                 mask, weights, loss = other, start, other_loss
             tried, done = tried + 1, done + more
+        moved = exchanged(problem, mask, self.swaps, run)
+        if moved:
+            weights = problem.masked(mask)
         refit = problem.solved(mask, weights)
         stats: dict[str, Any] = {"sweeps": done, "restarts": tried, "error of sparsegpt's weights": swept}
-        stats |= {"error without refit": problem.error(weights), "refit residual": refit.residual}
-        return answer(problem, mask, self.name, run, stats=stats)
+        stats |= {"error without refit": problem.error(weights), "refit residual": refit.residual, "exchanges": moved}
+        duals = prove(problem, refit.weight, self.proof, run)
+        message = "a heuristic's answer" if duals else "a heuristic's answer, no bound"
+        return answer(problem, mask, self.name, run, stats=stats, message=message, duals=duals)
 
     def _block(self, problem: MaskBlocks) -> int:
         return min(self.block, problem.shape[1]) if problem.pattern is None else int(problem.pattern[1])

@@ -13,12 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats
 from prunopt.core.display import one_line
+from prunopt.core.solution import CertificateError
 from prunopt.core.validate import mask, number, one_of, require
+from prunopt.forms.layer._mask_bound import floor_bound
 from prunopt.forms.layer._refit import masked_least_squares
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
 from prunopt.forms.layer.nm_patterns import pattern_of
+from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 
 SCOPES = ("row", "layer")
+ROUNDINGS = 8  # how often d^2 roundings, times the condition, a bound by exact costs is lowered
 
 
 class MaskedRefit(NamedTuple):
@@ -147,8 +151,47 @@ class MaskBlocks(LayerLeastSquares):
         return float(np.asarray(scores)[~self._as_value(value)].sum())
 
     def bound(self, duals: Mapping[str, Any]) -> float:
-        """Return the lower bound that ``duals["diagonal"]`` proves, see `LayerLeastSquares.diagonal_bound`."""
-        return self.diagonal_bound(duals["diagonal"]) if "diagonal" in duals else -np.inf
+        """Return the lower bound on E that ``duals`` prove, recomputed without any solver's code.
+
+        Parameters
+        ----------
+        duals
+            ``"floor"``: (in,) numbers whose diagonal matrix lies below the damped Hessian, and ``"changes"``:
+            (out, in), a point for each row, see `prunopt.forms.layer._mask_bound.floor_bound`; or ``"diagonal"``:
+            (in,) numbers whose diagonal matrix dominates the inverse, see `LayerLeastSquares.diagonal_bound`; or, for
+            free masks with as many zeros in each row, ``"rows"``: (leaves,) numbers of rows, with ``"removed"`` and
+            ``"kept"``: (leaves, in) bool, which partition the answers of each row, see `QuadraticSubset.bound`. The
+            best counts.
+        """
+        best = -np.inf
+        if "diagonal" in duals:
+            best = self.diagonal_bound(duals["diagonal"])
+        if "floor" in duals:
+
+            def least(scores: Floats) -> float:
+                return self.removed_score(self.cheapest(scores), scores)
+
+            best = max(best, floor_bound(self.weight, self.normal, duals["floor"], duals.get("changes"), least))
+        if "rows" in duals:
+            best = max(best, self._leaves_bound(*(np.asarray(duals.get(name)) for name in ("rows", "removed", "kept"))))
+        return best
+
+    def row(self, number: int) -> QuadraticSubset:
+        """Return one row of a free mask, with as many zeros in each row, as a choice of columns."""
+        require(self.pattern is None and self.scope == "row", "scope", "be 'row', without a pattern", self.scope)
+        columns = [[j] for j in range(self.shape[1])]
+        weight = self.weight[number : number + 1]
+        return QuadraticSubset(weight, self.hessian, columns, self.n_removed, damping=self.damping)
+
+    def _leaves_bound(self, rows: NDArray[Any], removed: NDArray[Any], kept: NDArray[Any]) -> float:
+        d = self.shape[1]
+        if rows.ndim != 1 or removed.shape != (len(rows), d) or kept.shape != removed.shape:
+            raise CertificateError(f"duals: 'rows' (leaves,), 'removed' and 'kept' (leaves, {d}) are needed")
+        leaves = [np.flatnonzero(rows == r) for r in range(self.shape[0])]
+        total = sum(self.row(r).bound({"removed": removed[at], "kept": kept[at]}) for r, at in enumerate(leaves))
+        # Costs come from the inverse, objectives from the Hessian: they differ by its condition after scaling.
+        condition = float((np.diagonal(self.normal) * np.diagonal(self.inverse)).max())
+        return float(total) * max(1 - ROUNDINGS * d**2 * float(np.finfo(np.float64).eps) * condition, 0.0)
 
     def _as_value(self, x: ArrayLike) -> Bools:
         return mask("x", x, self.shape)
