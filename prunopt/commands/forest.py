@@ -56,6 +56,7 @@ def forest(
     """
     if price is not None:
         note("--price is deprecated and goes with the next release; use --penalty")
+        require(penalty is None, "--price", "be given without --penalty", price, "it is the old name of --penalty")
         penalty = price
     whole_number("--trees", trees, low=1)
     whole_number("--splits", splits or 0, low=0)

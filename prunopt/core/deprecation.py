@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,11 +13,20 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 T = TypeVar("T")
+OURS = ("prunopt", "contextlib", "functools", "torch")  # frames between the user's line and the warning
 
 
-def warn(old: str, new: str, stacklevel: int = 3) -> None:
-    """Say that ``old`` goes with the next release, and what to write instead."""
-    warnings.warn(f"{old} is deprecated and goes with the next release; use {new}", DeprecationWarning, stacklevel)
+def warn(old: str, new: str) -> None:
+    """Say that ``old`` goes with the next release, and what to write instead, at the line of the user's own call."""
+    say(f"{old} is deprecated and goes with the next release; use {new}")
+
+
+def say(message: str) -> None:
+    """Give a DeprecationWarning at the line of the user's own call, however many of our frames are in between."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, DeprecationWarning, level)
 
 
 def renamed_arguments(**names: str) -> Callable[[F], F]:

@@ -222,10 +222,11 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         """The penalty, and whether leaves are refitted, whatever names they were given by."""
         penalty, refit = self.penalty, self.refit_leaves
         if not (isinstance(self.price, str) and self.price == "deprecated"):
-            warn("price=", "penalty=", stacklevel=4)
+            warn("price=", "penalty=")
+            require(penalty is None, "price", "be given without penalty", self.price, "it is the old name of penalty")
             penalty = self.price
         if refit == "alternate":
-            warn('refit_leaves="alternate"', "refit_leaves=True", stacklevel=4)
+            warn('refit_leaves="alternate"', "refit_leaves=True")
             refit = True
         one_of("refit_leaves", refit, (False, True))
         given = Shown(f"budget={self.budget!r} and penalty={penalty!r}")

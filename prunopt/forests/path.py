@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.deprecation import renamed_arguments, renamed_attributes
 from prunopt.core.solution import Solution, Status, relative_gap
-from prunopt.core.validate import require
+from prunopt.core.validate import Shown, require
 from prunopt.forests._votes import Curve, len_of, votes
 from prunopt.forests.sklearn_trees import compacted
 from prunopt.problems.forest.feature_costs import FeatureCosts
@@ -124,7 +124,8 @@ class BudgetPath:
         ValueError
             If not exactly one of the two is given, or no pruning is as cheap as the budget.
         """
-        require((penalty is None) != (budget is None), "penalty", "be given, or budget, not both", (penalty, budget))
+        both = Shown(f"penalty={penalty!r} and budget={budget!r}")
+        require((penalty is None) != (budget is None), "penalty", "be given, or budget, not both", both)
         for name, given in (("penalty", penalty), ("budget", budget)):
             if given is not None and (isinstance(given, bool) or not isinstance(given, Real)):
                 raise TypeError(f"{name} must be a number, got {given!r}")

@@ -99,3 +99,14 @@ def test_old_names_of_a_module() -> None:
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         find("other")
     assert renamed_names("prunopt.core.deprecation", str.upper, tell="warn")("other") == "OTHER"
+
+
+def test_the_warning_is_about_the_line_of_the_call_whatever_lies_in_between() -> None:
+    """Python shows such warnings only where the line is the user's: a frame of ours would hide them."""
+    from prunopt.forests import BudgetedForestRegressor
+
+    with pytest.warns(DeprecationWarning, match="scaled") as of_function:
+        scaled(2.0, **{"price": 3.0})
+    with pytest.warns(DeprecationWarning, match="refit_leaves") as of_estimator:
+        BudgetedForestRegressor(refit_leaves="alternate").fit([[0.0], [1.0]] * 20, [0.0, 1.0] * 20)
+    assert {w.filename for w in [*of_function, *of_estimator]} == {__file__}

@@ -295,7 +295,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         whole_number("n_free_trees", self.n_free_trees, low=0)
         n_penalties = self.n_penalties
         if not (isinstance(self.n_prices, str) and self.n_prices == "deprecated"):
-            warn("n_prices=", "n_penalties=", stacklevel=4)
+            warn("n_prices=", "n_penalties=")
             n_penalties = self.n_prices
         number("validation_fraction", self.validation_fraction, low=0, high=1, open_ends="()")
         kinds = (self.profits,) if isinstance(self.profits, str) else tuple(self.profits)

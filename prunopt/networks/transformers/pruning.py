@@ -125,6 +125,8 @@ def prune_transformer(
     refuse_removed(cast("dict[str, Any]", run))
     for name in run.keys() - Run.__annotations__.keys():
         raise TypeError(f"prune_transformer() got an unexpected keyword argument {name!r}")
+    if not isinstance(options, PruneOptions | None):
+        raise TypeError(f"options must be PruneOptions or None, got {type(options).__name__}; pass PruneOptions(...)")
     recipe, options, tokens = recipe_for(pattern), options or PruneOptions(), as_calibration(calibration)
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
@@ -191,7 +193,7 @@ def _units(units: Sequence[str] | None, pattern: Any, recipe: Recipe) -> tuple[s
     if pattern is not None:
         validate.require(units is None, "units", f"be left out with pattern {pattern}", units)
         return ()
-    return recipe.units if units is None else tuple(units)
+    return recipe.units if units is None else (units,) if isinstance(units, str) else tuple(units)
 
 
 def _goal(

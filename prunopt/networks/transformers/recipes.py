@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from prunopt.core import validate
+from prunopt.core.deprecation import say
 
 SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 UNITS = ("heads", "ffn")
@@ -25,7 +25,7 @@ def refuse_removed(options: dict[str, Any]) -> None:
     for name in REMOVED.keys() & options.keys():
         value, why = options.pop(name), REMOVED[name]
         validate.require(not value, name, "be left out", value, f"it was removed: {why}")
-        warnings.warn(f"{name} is deprecated: it was removed, {why}", DeprecationWarning, stacklevel=3)
+        say(f"{name} is deprecated: it was removed, {why}")
 
 
 @dataclass(frozen=True)
