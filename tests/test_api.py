@@ -129,9 +129,8 @@ def test_callback_sees_the_trace() -> None:
 def test_unknown_and_unfitting_solvers() -> None:
     with pytest.raises(ValueError, match=r"solver must be one of .*'min-cut'.*, got 'simulated-annealing'"):
         po.solve(PROBLEM, "simulated-annealing")
-    with pytest.raises(
-        ValueError, match=r"solver must solve LinearProgram, got 'min-cut' \(solves Closure\); pass highs, pulp"
-    ):
+    said = r"solver must solve LinearProgram, got 'min-cut' \(solves Closure\); pass highs, highs-milp, pulp"
+    with pytest.raises(ValueError, match=said):
         po.solve(LinearProgram([1.0], [[1.0]], [1.0]), "min-cut")
     with pytest.raises(TypeError, match="solver must be the name or an instance of a solver, got 3"):
         po.solve(PROBLEM, 3)  # type: ignore[arg-type]

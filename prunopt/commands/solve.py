@@ -12,6 +12,7 @@ import typer
 from prunopt.commands import estimates
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, number, plain, print_json, progress, table
 
+MODELS = (".mps", ".lp", ".npz")
 SHOWN = 20  # lines of a solution printed for people; --json holds all of it
 
 
@@ -76,27 +77,38 @@ def solve(
 
 @guarded
 def solvers(
+    task: Annotated[
+        str | None,
+        typer.Argument(help="Only those of a form (`Closure`, ...) or of a file that `prunopt solve` takes."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the solvers: what each solves, whether it is exact, whether it can run here, and its paper."""
+    """List the solvers: what each solves and how, whether it is exact, the default (*), and whether it can run here."""
+    from prunopt import forms
     from prunopt.api import solvers as rows
+    from prunopt.core.validate import one_of
 
-    found = rows()
+    asked: Any = None
+    if task is not None:
+        is_file = Path(task).suffix.lower() in MODELS
+        asked = _read(Path(task)) if is_file else getattr(forms, one_of("TASK", task, forms.__all__))
+    found = rows(asked)
     if as_json:
-        fields = ("name", "form", "exact", "available", "why_not", "reference")
+        fields = ("name", "form", "exact", "available", "why_not", "reference", "description", "default")
         print_json([{name: getattr(row, name) for name in fields} for row in found])
         return
     cells = [
         (
-            row.name,
+            row.name + " *" * row.default,
             "any with a model" if row.form == "Modelled" else row.form,
             "exact" if row.exact else "heuristic",
             "yes" if row.available else row.why_not,
             row.reference,
+            row.description,
         )
         for row in found
     ]
-    print(table(("name", "form", "answer", "runs here", "reference"), cells, left=range(5)))
+    print(table(("name", "form", "answer", "runs here", "reference", "what it does"), cells, left=range(6)))
 
 
 def _read(file: Path) -> Any:
@@ -104,7 +116,7 @@ def _read(file: Path) -> Any:
     from prunopt.forms.storage import load_form
 
     kind = file.suffix.lower()
-    if kind not in (".mps", ".lp", ".npz"):
+    if kind not in MODELS:
         raise ValueError(f"FILE must end in .mps, .lp or .npz, got {file}")
     return load_form(file) if kind == ".npz" else read_model(file)
 

@@ -26,6 +26,8 @@ class SolverRow:
     available: bool
     why_not: str
     reference: str
+    description: str = ""
+    default: bool = False
 
 
 def load_solvers() -> None:
@@ -52,7 +54,8 @@ def solvers(task_or_form: Any = None) -> list[SolverRow]:
     Returns
     -------
     list of SolverRow
-        Name, form, whether the solver is exact, whether it can run here, why not, and its paper.
+        Name, form, whether the solver is exact, whether it can run here, why not, its paper, one line of description,
+        and whether it is what `solve` takes by default: for the task or form asked for, else for its own form.
     """
     load_solvers()
     found: list[type[Solver[Any]]]
@@ -62,7 +65,24 @@ def solvers(task_or_form: Any = None) -> list[SolverRow]:
         found = solvers_for(task_or_form)
     else:
         found = [solver for solver, _ in candidates(task_or_form)]
-    return [SolverRow(s.name, s.form.__name__, s.exact, not s.why_not(), s.why_not(), s.reference) for s in found]
+
+    def is_default(solver: type[Solver[Any]]) -> bool:
+        rivals = found if task_or_form is not None else solvers_for(solver.form)
+        return next((s for s in rivals if not s.why_not()), None) is solver
+
+    return [
+        SolverRow(
+            s.name,
+            s.form.__name__,
+            s.exact,
+            not s.why_not(),
+            s.why_not(),
+            s.reference,
+            (s.__doc__ or "").strip().partition("\n")[0],
+            is_default(s),
+        )
+        for s in found
+    ]
 
 
 def candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:
