@@ -106,6 +106,7 @@ def forest(
 def read_case(data: str, target: str | None, costs: Path | None) -> Case:
     from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs, read_csv
 
+    left_out: tuple[str, ...] = ()
     if data in EMBEDDED:
         require(target is None, "--target", f"be left out with --data {data}", target, "the data set has its own")
         found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
@@ -117,12 +118,13 @@ def read_case(data: str, target: str | None, costs: Path | None) -> Case:
         if target is None:
             raise invalid("--target", f"name the column of {data} to predict", target)
         sheet = read_csv(data, target)
+        left_out = sheet.left_out
         ones = dict.fromkeys(sheet.feature_names, 1.0)
         case = Case(Path(data).name, sheet.X, sheet.y, sheet.feature_names, ones, "", list(sheet.notes))
         if costs is None:
             case.notes.append("no --costs given: every feature costs 1")
     if costs is not None:
-        case.listed = read_costs(costs, case.names)
+        case.listed = read_costs(costs, case.names, left_out=left_out)
         case.currency = case.listed.currency
         alone = case.feature_costs.group_cost
         case.costs = dict(zip(case.names, map(float, alone), strict=True))
