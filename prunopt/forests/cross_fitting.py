@@ -216,7 +216,7 @@ def compared(table: Table, budget: float | None) -> Comparison:
         low=gap - pair,
         high=gap + pair,
         score_low=right - own,
-        score_high=right + own,
+        score_high=min(right + own, 1.0 if table.score.max() > 0 else 0.0),
         cost_low=max(bill - spread, 0.0),
         cost_high=bill + spread,
         rows=len(table.weight),

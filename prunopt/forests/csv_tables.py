@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -319,3 +319,62 @@ def _numbers(cells: Sequence[str]) -> Floats | None:
 def _code(cells: Iterable[str], seen: dict[str, int]) -> NDArray[np.int32]:
     """Return the number of every text in order of first appearance; new texts are added to ``seen``."""
     return np.array([seen.setdefault(cell.strip(), len(seen)) for cell in cells], np.int32)
+
+
+def read_rows(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    styles: Mapping[str, str],
+) -> tuple[Floats, list[int], list[str]]:
+    """Read new rows of a table that `read_csv` has read before.
+
+    Parameters
+    ----------
+    path
+        The file; columns are found by name, others are not read.
+    names, categories, styles
+        What the `Table` says.
+
+    Returns
+    -------
+    X : (n, K) float64
+        The features in the order of ``names``; NaN where a cell is missing, or a text is new.
+    absent : list of int
+        Features that the file has no column for; they are NaN.
+    notes : list of str
+        What was decided while reading.
+    """
+    notes: list[str] = []
+    header, delimiter = _header(path, None, notes)
+    cells: list[list[str]] = [[] for _ in header]
+    for _, columns in _columns(path, delimiter, header):
+        for column, part in zip(cells, columns, strict=True):
+            column += [cell.strip() for cell in part]
+    require(cells[0], f"{path}", "have rows", Shown("a header only"))
+    absent = [k for k, name in enumerate(names) if name not in header]
+    X = np.full((len(cells[0]), len(names)), math.nan)
+    for k, name in enumerate(names):
+        if k in absent:
+            continue
+        column = cells[header.index(name)]
+        texts = sorted({cell for cell in column if not _is_missing(cell)})
+        values: Floats | None
+        if name in categories:
+            codes = {text: float(i) for i, text in enumerate(categories[name])}
+            values = np.array([codes.get(text, math.nan) for text in texts])
+            if np.isnan(values).any():
+                new = texts[int(np.isnan(values).argmax())]
+                notes.append(f"column {name!r}: {new!r} was in no row that the model was fitted on; read as missing")
+        elif styles.get(name) == "date":
+            values = days(texts)
+        else:
+            values = _numbers(texts)
+            if values is None and (found := numbers_in(texts, styles.get(name, "point"))) is not None:
+                values = found[0]
+        if values is None or np.isinf(values).any():
+            bad = next((t for t in texts if not share_of_numbers([t])), texts[0])
+            raise invalid(f"{path}: column {name!r}", "hold what it held when the model was made, numbers", bad)
+        known = dict(zip(texts, values.tolist(), strict=True))
+        X[:, k] = [known.get(cell, math.nan) for cell in column]
+    return X, absent, notes
