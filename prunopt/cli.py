@@ -13,6 +13,7 @@ from prunopt.commands.evaluate import evaluate
 from prunopt.commands.forest import forest
 from prunopt.commands.heads import heads
 from prunopt.commands.lottery import lottery
+from prunopt.commands.predict import predict
 from prunopt.commands.prune import prune, verify
 from prunopt.commands.report import report
 from prunopt.commands.search import search
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (forest, "prunopt forest --data patients.csv --target diagnosis --costs prices.json --budget 20 --out out"),
+    (predict, "prunopt predict out --data new-patients.csv --out predictions.csv"),
     (prune, "prunopt prune my-model --calibration text.txt --sparsity 0.2 --out smaller"),
     (cnn, "prunopt cnn mobilenetv2 --budget latency_ms=0.75x --images pictures --runtime onnxruntime --out smaller"),
     (evaluate, "prunopt evaluate smaller --text other.txt --speed"),

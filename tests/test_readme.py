@@ -50,7 +50,7 @@ def test_blocks_run_in_order() -> None:
     forest = RandomForestClassifier(10, max_depth=4, random_state=0).fit(X[:300], y[:300])
     given = {"X_valid": X[300:450], "y_valid": y[300:450], "X_test": X[450:], "y_test": y[450:]}
     names: dict[str, Any] = {"forest": forest, "feature_costs": np.ones(30), **given}
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     try:
         for block in BLOCKS:
             if "prune_transformer" not in block:

@@ -27,9 +27,11 @@ def plain(given: Any, names: tuple[str, ...], group_of: Ints, group_names: tuple
     """One cost for each group, (1 or n, G)."""
     n_features, n_groups, by_group = len(names), len(group_names), False
     costs: Floats
+    given = _by_label(given)
     if given is None:
         costs = np.ones(n_features)
     elif isinstance(given, Mapping):
+        given = _with_names(given, names)
         by_group = grouped and set(map(str, given)) == set(group_names)
         costs = _named(given, group_names if by_group else names)
     else:
@@ -47,6 +49,40 @@ def plain(given: Any, names: tuple[str, ...], group_of: Ints, group_names: tuple
         costs = np.stack([np.bincount(group_of, weights=row, minlength=n_groups) for row in costs])
     own = np.ascontiguousarray(costs, np.float64)
     return Part(own, [(g,) for g in range(own.shape[1])])
+
+
+def _by_label(given: Any) -> Any:
+    """A pandas Series or DataFrame as a mapping from its labels; a table of rows as one from its columns."""
+    if not hasattr(given, "index") or not hasattr(given, "to_numpy"):
+        return given
+    labels = given.columns if hasattr(given, "columns") else given.index
+    if hasattr(given, "columns") and len(given.columns) == 1 and len(given) != 1:  # one column of costs
+        given, labels = given.iloc[:, 0], given.index
+    require(labels.is_unique, "feature_costs", "hold each label once", Shown(f"{len(labels)} labels"))
+    values = given.to_numpy()
+    return dict(zip(labels.tolist(), values.T if values.ndim == 2 else values, strict=True))
+
+
+def _with_names(given: Mapping[Any, Any], names: tuple[str, ...]) -> Mapping[Any, Any]:
+    """A mapping whose integer keys, places of columns, are replaced by the columns' names."""
+    whole = all(isinstance(key, int | np.integer) and not isinstance(key, bool) for key in given)
+    if not whole or any(str(key) in names for key in given):
+        return given
+    for key in given:
+        mend = "integer keys are numbers of columns"
+        require(0 <= key < len(names), "feature_costs", f"have keys from 0 to {len(names) - 1}", key, mend)
+    return {names[int(key)]: value for key, value in given.items()}
+
+
+def of_rows(given: Any, X: Any) -> Any:
+    """The costs of each row in the order of the rows of ``X``, where both are DataFrames with an index."""
+    both = all(hasattr(table, "index") and hasattr(table, "columns") for table in (given, X))
+    if not both or len(given) != len(X) or len(given) == 1 or given.shape[1] == 1 or given.index.equals(X.index):
+        return given
+    same = given.index.is_unique and X.index.is_unique and not len(given.index.difference(X.index))
+    mend = "rows are matched by their index; pass costs.loc[X.index], or costs.set_axis(X.index)"
+    require(same, "feature_costs", "have the index of X", Shown("other labels"), mend)
+    return given.loc[X.index]
 
 
 def decimal(value: Any, what: str) -> Fraction:
@@ -120,7 +156,8 @@ def _named(costs: Mapping[str, float], names: tuple[str, ...]) -> Floats:
     missing = [name for name in names if name not in given]
     mend = f"give {', '.join(missing[:5])} a cost, too ({KNOWN})"
     require(not missing, "feature_costs", f"hold {len(names)} costs", Shown(f"{len(given)}"), mend)
-    return _numbers([given[name] for name in names])
+    listed = [given[name] for name in names]
+    return _numbers(np.stack(listed, axis=-1) if all(np.ndim(value) == 1 for value in listed) else listed)
 
 
 def _numbers(given: Any) -> Floats:

@@ -18,6 +18,7 @@ from prunopt.core.validate import Shown, invalid, require
 from prunopt.core.validate import sample_weight as checked_weight
 from prunopt.forms.closure.closure import Closure
 from prunopt.forms.linear_program import LinearProgram
+from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.node_errors import LOSSES, node_errors, tree_weights
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
@@ -137,6 +138,7 @@ class ForestBudget:
         ensemble = TreeEnsemble.from_sklearn(forest)
         rows = ensemble.rows(X)
         columns = ensemble.n_features, ensemble.feature_names
+        feature_costs = of_rows(feature_costs, X)
         costs = FeatureCosts.of(feature_costs, *columns, feature_groups, known).for_rows(len(rows))
         weight = checked_weight(sample_weight, len(rows))
         per_tree = tree_weights(forest, errors, ensemble.n_trees, weight)

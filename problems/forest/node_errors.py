@@ -42,7 +42,14 @@ def tree_weights(forest: Any, errors: str, n_trees: int, weight: Floats) -> Floa
         )
     if not bootstrap and not hasattr(forest, "estimators_samples_"):
         return weight[None, :]
-    samples = forest.estimators_samples_
+    kind = type(forest).__name__
+    mend = 'the forest resamples rows on its own; pass held-out rows with errors="holdout"'
+    if hasattr(forest, "samplers_"):  # imbalanced-learn: bootstraps of samples that scikit-learn does not know
+        raise invalid("errors", f"be 'holdout' for {kind}", errors, mend)
+    try:
+        samples = forest.estimators_samples_
+    except AttributeError:
+        raise invalid("errors", f"be 'holdout' for {kind}", errors, mend) from None
     n = len(weight)
     fitted = getattr(forest, "_n_samples", None)
     least = 1 + max(int(np.max(rows, initial=-1)) for rows in samples)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from prunopt.core.arrays import AnyArray, Bools, Ints, Singles
 from prunopt.core.validate import Shown, invalid, require
@@ -143,14 +143,16 @@ class TreeEnsemble:
             feature_names=None if names is None else tuple(map(str, names)),
         )
 
-    def rows(self, X: ArrayLike, name: str = "X") -> Singles:
+    def rows(self, X: Any, name: str = "X") -> Singles:
         """Return ``X`` as the float32 rows that scikit-learn's trees compare with their thresholds."""
         found = getattr(X, "columns", None)
         if found is not None and self.feature_names is not None and tuple(map(str, found)) != self.feature_names:
             unlike = [str(c) for c in found if str(c) not in self.feature_names][:3]
             raise invalid(name, "have the columns of the forest, in order", Shown(f"{unlike or 'another order'}"))
         try:
-            rows = np.ascontiguousarray(np.asarray(X), dtype=np.float32)
+            # Nullable columns of pandas hold NA, which numpy alone makes no number of.
+            table = X.to_numpy(np.float32, na_value=np.nan) if hasattr(X, "columns") else X
+            rows = np.ascontiguousarray(np.asarray(table), dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise invalid(name, "hold numbers", Shown(str(error))) from None
         fits = rows.ndim == 2 and rows.shape[1] == self.n_features
@@ -160,19 +162,44 @@ class TreeEnsemble:
         return rows
 
 
+def refuse_strangers(forest: Any, argument: str = "forest") -> None:
+    """Refuse what is not a supported forest, fitted or not, with the way out of what people pass instead."""
+    from sklearn.ensemble import BaggingClassifier, BaggingRegressor
+    from sklearn.ensemble._forest import ForestClassifier, ForestRegressor
+    from sklearn.tree import BaseDecisionTree
+
+    kinds = ForestClassifier, ForestRegressor, BaggingClassifier, BaggingRegressor, BaseDecisionTree
+    if isinstance(forest, type):
+        raise invalid(argument, "be an instance", Shown(f"the class {forest.__name__}"), f"pass {forest.__name__}()")
+    kind = type(forest).__name__
+    for base in (k for k in kinds if isinstance(forest, k)):
+        if type(forest).predict is not base.predict:
+            mend = f"{kind} predicts in a way of its own, which a pruning would not keep"
+            raise invalid(argument, "predict as scikit-learn's forests do", Shown(kind), mend)
+        return
+    hint = ""
+    if isinstance(forest, str):
+        hint = "pass a forest, such as RandomForestClassifier()"
+    elif hasattr(forest, "steps"):
+        hint = "pass its last step, and the rows as the steps before it leave them"
+    elif hasattr(forest, "best_estimator_"):
+        hint = "pass search.best_estimator_"
+    elif kind.endswith("SearchCV"):
+        hint = "pass a forest, and search over this estimator instead"
+    elif kind == "FrozenEstimator":
+        hint = "pass frozen.estimator"
+    elif "Boost" in kind:
+        hint = "boosted trees are added, not averaged: no node has an error of its own"
+    raise invalid(argument, f"be one of {SUPPORTED}", forest if isinstance(forest, str) else Shown(kind), hint)
+
+
 def _trees_of(forest: Any) -> tuple[list[Any], list[NDArray[np.int64] | None]]:
     """The fitted trees of a supported estimator, and the columns each of them sees (None = all)."""
-    from sklearn.ensemble import BaggingClassifier, BaggingRegressor
     from sklearn.ensemble._forest import ForestClassifier, ForestRegressor
     from sklearn.tree import BaseDecisionTree
     from sklearn.utils.validation import check_is_fitted
 
-    if isinstance(forest, type) or not isinstance(
-        forest, ForestClassifier | ForestRegressor | BaggingClassifier | BaggingRegressor | BaseDecisionTree
-    ):
-        name = forest.__name__ if isinstance(forest, type) else type(forest).__name__
-        boosted = "boosted trees are added, not averaged: no node has an error of its own" if "Boost" in name else ""
-        raise invalid("forest", f"be one of {SUPPORTED}", Shown(name), boosted)
+    refuse_strangers(forest)
     check_is_fitted(forest)
     if isinstance(forest, BaseDecisionTree):
         return [forest], [None]

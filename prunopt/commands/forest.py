@@ -10,11 +10,14 @@ import typer
 from numpy.typing import NDArray
 
 from prunopt.commands import estimates
+from prunopt.commands.forest_best import best
+from prunopt.commands.forest_best import show as show_best
+from prunopt.commands.forest_best import write as write_model
 from prunopt.commands.forest_report import Analysis, Case, Choice, Rows, build_report, show, write
 from prunopt.commands.forest_splits import Splits, default_splits, repeated
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json, progress
 from prunopt.core.files import written_together
-from prunopt.core.validate import Shown, invalid, one_of, require, whole_number
+from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
 
 if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath
@@ -33,23 +36,36 @@ def forest(
     ] = None,
     known: Annotated[str | None, typer.Option(help="Features known already, hence free: age,sex")] = None,
     budget: Annotated[float | None, typer.Option(help="Greatest mean cost of a row.")] = None,
-    penalty: Annotated[float | None, typer.Option(help="Multiplier of the cost, in units of error.")] = None,
-    price: Annotated[float | None, typer.Option(hidden=True, help="Old name of --penalty.")] = None,
-    trees: Annotated[int, typer.Option(help="Trees of the forest.")] = 40,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for forest.skops, path.csv, report.json and pictures.")
+    keep: Annotated[
+        str | None, typer.Option(help="Columns to use although they hold dates or name the rows: visit,patient")
     ] = None,
+    path: Annotated[
+        bool, typer.Option("--path", help="Instead, every optimal pruning of one forest, with proofs.")
+    ] = False,
+    penalty: Annotated[
+        float | None, typer.Option(help="With --path (implied): multiplier of the cost, in units of error.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(hidden=True, help="Old name of --penalty.")] = None,
+    trees: Annotated[int | None, typer.Option(help="With --path (implied): trees of the forest. [default: 40]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the model, its report and pictures.")] = None,
     splits: Annotated[
         int | None,
-        typer.Option(help="Random splits for the mean curve, 0 for none. [default: 20 up to 1000 rows, else 0]"),
+        typer.Option(
+            help="With --path (implied): random splits for the mean curve, 0 for none. [default: 20 up to 1000 rows]"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Prune a random forest to what its features cost: the whole exact curve of accuracy against cost.
+    """Find the best model within a budget: forests on chosen features, pruned forests, and boosting compete.
 
     Without options: heart disease, with the real costs of its tests; the first test of a group (drawing blood once)
-    has the group's common part in its cost, other ones do not. Grows a forest on 60 % of the rows, finds every
+    has the group's common part in its cost, other ones do not. Every candidate is judged by repeated cross-fitting on
+    all rows, the chosen one is fitted on all of them, and what the whole rule reaches is measured on rows that neither
+    fit nor choice has seen, against scikit-learn's default forest. Without a budget: the cheapest model that is within
+    a standard error of the best. prunopt predict reads the folder that --out names.
+
+    With --path: grows a forest on 60 % of the rows, finds every
     optimal pruning on their out-of-bag errors, measures each on two times 20 % of the rows (validation, test), and
     chooses the cheapest one whose validation error is within one standard error of the least, unless a budget or a
     penalty is given. Where rows are few, the test score is also averaged over many random splits.
@@ -58,7 +74,10 @@ def forest(
         note("--price is deprecated and goes with the next release; use --penalty")
         require(penalty is None, "--price", "be given without --penalty", price, "it is the old name of --penalty")
         penalty = price
-    whole_number("--trees", trees, low=1)
+    path = path or trees is not None or splits is not None or penalty is not None
+    trees = 40 if trees is None else whole_number("--trees", trees, low=1)
+    if budget is not None:
+        number("--budget", budget, low=0, mend="leave it out for no limit")
     whole_number("--splits", splits or 0, low=0)
     if out is not None:  # what cannot be written is better known before the work than after it
         require(out.is_dir() or not out.exists(), "--out", "be a folder", Shown(f"the file {out}"))
@@ -66,11 +85,28 @@ def forest(
     with progress("forest", total=5) as tell:
         tell("reading the table")
         estimates.table(data, trees)
-        case = read_case(data, target, costs)
+        case = read_case(data, target, costs, tuple(name.strip() for name in keep.split(",")) if keep else ())
         case.known = tuple(name.strip() for name in known.split(",")) if known else ()
         for name in case.known:
             one_of("--known", name, case.names)
         estimates.forest(len(case.X), len(case.names), trees)
+        if not path:
+            model, told = best(case, budget, seed, tell)
+            if out is not None:
+                with written_together():
+                    write_model(out, model, told, case.who)
+    if not path:
+        if as_json:
+            print_json(told)
+            return
+        for line in case.notes:
+            note(line)
+        show_best(told, case.who)
+        if out is not None:
+            print(f"Written: {', '.join(str(out / name) for name in told['files'])}")
+            print(f"New rows: prunopt predict {out} --data NEW.csv")
+        return
+    with progress("forest", total=4) as tell:
         rows = split_rows(case, seed)
         tell("growing and pruning the forest")
         choice = _choose(case, rows, budget, penalty, trees, seed)
@@ -104,9 +140,10 @@ def forest(
         fail(f"interrupted after {done} of {n_splits} splits; everything else is done", INTERRUPTED)
 
 
-def read_case(data: str, target: str | None, costs: Path | None) -> Case:
+def read_case(data: str, target: str | None, costs: Path | None, keep: tuple[str, ...] = ()) -> Case:
     from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs, read_csv
 
+    left_out: tuple[str, ...] = ()
     if data in EMBEDDED:
         require(target is None, "--target", f"be left out with --data {data}", target, "the data set has its own")
         found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
@@ -117,13 +154,15 @@ def read_case(data: str, target: str | None, costs: Path | None) -> Case:
     else:
         if target is None:
             raise invalid("--target", f"name the column of {data} to predict", target)
-        sheet = read_csv(data, target)
+        sheet = read_csv(data, target, keep=keep)
+        left_out = sheet.left_out
         ones = dict.fromkeys(sheet.feature_names, 1.0)
         case = Case(Path(data).name, sheet.X, sheet.y, sheet.feature_names, ones, "", list(sheet.notes))
+        case.categories, case.styles = sheet.categories, sheet.styles
         if costs is None:
             case.notes.append("no --costs given: every feature costs 1")
     if costs is not None:
-        case.listed = read_costs(costs, case.names)
+        case.listed = read_costs(costs, case.names, left_out=left_out)
         case.currency = case.listed.currency
         alone = case.feature_costs.group_cost
         case.costs = dict(zip(case.names, map(float, alone), strict=True))

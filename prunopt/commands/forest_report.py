@@ -35,6 +35,8 @@ class Case:
     notes: list[str] = field(default_factory=list)
     listed: Any = None  # a cost list with discounts, or several currencies; None = `costs`
     known: tuple[str, ...] = ()
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)  # how texts and numbers of a table are read
+    styles: dict[str, str] = field(default_factory=dict)
 
     @property
     def feature_costs(self) -> FeatureCosts:

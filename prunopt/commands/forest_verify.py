@@ -131,14 +131,19 @@ def read_forest(path: Path) -> Any:
         strange = set(skops.io.get_untrusted_types(file=path)) - {TREE}
         require(not strange, "the file", "hold a scikit-learn forest alone", Shown(", ".join(sorted(strange))))
         forest = skops.io.load(path, trusted=[TREE])
-        for tree in np.ravel(getattr(forest, "estimators_", ())):
-            _check_tree(tree.tree_, int(forest.n_features_in_))
+        check_trees(forest)
     except OSError:
         raise
     except Exception as error:  # skops has no errors of its own: a damaged file ends in any of Python's
         raise ValueError(f"{path}: cannot be read as a forest ({type(error).__name__}: {error})") from None
     require(isinstance(forest, BaseEnsemble), f"{path}", "hold a forest", Shown(f"a {type(forest).__name__}"))
     return forest
+
+
+def check_trees(forest: Any) -> None:
+    """Refuse a forest one of whose trees leads nowhere."""
+    for tree in np.ravel(getattr(forest, "estimators_", ())):
+        _check_tree(tree.tree_, int(forest.n_features_in_))
 
 
 def _check_tree(tree: Any, n_features: int) -> None:

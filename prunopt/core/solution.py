@@ -28,6 +28,9 @@ class Status(Enum):
         """Whether a solution with this status carries a value."""
         return self in (Status.OPTIMAL, Status.FEASIBLE)
 
+    def __reduce__(self) -> tuple[type[Status], tuple[str]]:  # what skops writes an object by
+        return Status, (self.value,)
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from prunopt.forests.boosting import BudgetedBoostingRegressor as BudgetedBoostingRegressor
     from prunopt.forests.boosting import grow_budgeted_forest as grow_budgeted_forest
     from prunopt.forests.breakpoints import budget_path as budget_path
+    from prunopt.forests.budgeted import BudgetedClassifier as BudgetedClassifier
+    from prunopt.forests.budgeted import BudgetedRegressor as BudgetedRegressor
     from prunopt.forests.estimators import BudgetedForestClassifier as BudgetedForestClassifier
     from prunopt.forests.estimators import BudgetedForestRegressor as BudgetedForestRegressor
     from prunopt.forests.leaf_refit import refit_leaves as refit_leaves
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "prunopt.forests.boosting": "BudgetedBoostingClassifier BudgetedBoostingRegressor grow_budgeted_forest",
     "prunopt.forests.breakpoints": "budget_path",
+    "prunopt.forests.budgeted": "BudgetedClassifier BudgetedRegressor",
     "prunopt.forests.estimators": "BudgetedForestClassifier BudgetedForestRegressor",
     "prunopt.forests.leaf_refit": "refit_leaves",
     "prunopt.forests.on_demand": "predict_on_demand",

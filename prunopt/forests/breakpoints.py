@@ -121,6 +121,8 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
         lifetime[block.items] = stays
         gained[:stays] += profit
         cost_sum[:stays] += cost
+    if task.loss == "misclassification" and found.complete:  # of an optimal pruning they cost nothing either
+        lifetime = _without_same_labels(task, lifetime)
     nothing = Fraction(task.error(np.zeros(closure.n_items, np.bool_)))
     errors = [float(nothing - closure.unit * int(a)) for a in gained]
     costs = [float(closure.unit / penalty_unit * int(c)) for c in cost_sum]
@@ -157,6 +159,25 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     bounds = np.array([bound for bound, _ in at_start])
     stats = dict(found.stats)
     return BudgetPath(forest, task.ensemble, task.feature_costs, points, lifetime, bounds, found.complete, stats)
+
+
+def _without_same_labels(task: ForestBudget, lifetime: Ints) -> Ints:
+    """The lifetimes when splits whose leaves have the label of the node itself go: their error is the same."""
+    e = task.ensemble
+    label, until = e.value.argmax(axis=1), np.zeros(e.n_nodes, np.int64)
+    until[e.internal] = lifetime
+    levels, level = [], e.offsets[:-1][e.left[e.offsets[:-1]] >= 0]
+    while len(level):
+        levels.append(level)
+        below = np.concatenate([e.left[level], e.right[level]])
+        level = below[e.left[below] >= 0]
+    for level in reversed(levels):
+        left, right = e.left[level], e.right[level]
+        same = (label[left] == label[level]) & (label[right] == label[level])
+        # What a child keeps below it may differ: the split goes once both of its children are leaves.
+        below = np.maximum(until[left], until[right])
+        until[level] = np.where(same, np.minimum(until[level], below), until[level])
+    return until[e.internal]
 
 
 def _acquired_groups(task: ForestBudget, lifetime: Ints, n_points: int) -> list[tuple[str, ...]]:

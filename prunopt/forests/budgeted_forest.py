@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -17,18 +18,20 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from prunopt.core.arrays import AnyArray, Ints, Singles
 from prunopt.core.deprecation import renamed_attributes, warn
-from prunopt.core.validate import Shown, invalid, number, one_of, require
+from prunopt.core.validate import Shown, number, one_of, require
 from prunopt.forests._votes import len_of
 from prunopt.forests.acquisitions import checked_count
 from prunopt.forests.breakpoints import path_of
-from prunopt.forests.leaf_refit import Refit
+from prunopt.forests.leaf_refit import Refit, refuse_monotonic
 from prunopt.forests.mixture import mixture
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
 from prunopt.forests.selection import Judged, choose
 from prunopt.forests.sklearn_trees import compacted
+from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.forest_budget import ForestBudget
 from prunopt.problems.forest.node_errors import ERRORS, tree_weights
+from prunopt.problems.forest.tree_ensemble import refuse_strangers
 
 # Trees that see all features at every split test few different ones, which makes a row cheap; 40 trees of depth 10
 # are within noise of larger forests up to half of the full cost (measured on digits, satimage, magic and spambase).
@@ -109,6 +112,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         given = X if hasattr(X, "columns") else rows  # a DataFrame keeps its names
         random = check_random_state(self.random_state)
         costs = self.feature_costs if feature_costs is None else feature_costs
+        costs = of_rows(costs, X)
         costs = FeatureCosts.of(costs, rows.shape[1], self._names(X), self.feature_groups, known).for_rows(len(rows))
         forest, judges = self._grow(given, y, weight, random)
         judged, judged_y, judged_weight = given, y, weight
@@ -139,6 +143,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
             chosen = choose(self.path_, judged_rows, penalty, self.budget, self.solver)
             self.solution_, self.penalty_, self.expected_cost_ = chosen
             self.estimator_ = compacted(forest, task.ensemble, self.solution_.value)
+            if self.budget and not self.solution_.value.any():
+                warnings.warn(self._constant(task), stacklevel=2)
             if refit:
                 self.estimator_, self.temperature_ = fit_rows(self.estimator_)
         if is_classifier(self):
@@ -229,6 +235,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
             warn('refit_leaves="alternate"', "refit_leaves=True")
             refit = True
         one_of("refit_leaves", refit, (False, True))
+        if self.budget is not None:
+            number("budget", self.budget, low=0, mend="None sets no limit")
         given = Shown(f"budget={self.budget!r} and penalty={penalty!r}")
         require(
             self.budget is None or penalty is None, "budget", "be given without penalty", given, "give one of the two"
@@ -241,9 +249,10 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         require(judged, "errors", "be 'oob' or 'holdout' without budget and penalty", self.errors, mend)
         mend = "a solver answers at a penalty; the path, which a budget is chosen from, is found by minimum cuts"
         require(self.solver is None or penalty is not None, "solver", "be None without penalty", self.solver, mend)
-        if isinstance(self.estimator, type):
-            raise invalid("estimator", "be an instance", Shown(f"the class {self.estimator.__name__}"))
         forest = self._forest()
+        refuse_strangers(forest.estimator if isinstance(forest, FrozenEstimator) else forest, "estimator")
+        if refit:
+            refuse_monotonic(forest.estimator if isinstance(forest, FrozenEstimator) else forest)
         wanted = f"be a forest {'classifier' if is_classifier(self) else 'regressor'}"
         require(is_classifier(forest) == is_classifier(self), "estimator", wanted, Shown(type(forest).__name__))
         grown = self.errors != "oob" or getattr(forest, "bootstrap", False)
@@ -269,13 +278,35 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         )
         if is_classifier(self):
             check_classification_targets(y)
+        self._warn_of_rounding(X, rows)
         return rows, y
+
+    def _warn_of_rounding(self, X: Any, rows: Singles) -> None:
+        """Say which columns lose values: trees compare float32, which has 24 bits (seconds since 1970 need 31)."""
+        exact = np.asarray(X)
+        for k in np.flatnonzero(np.nanmax(np.abs(rows), axis=0, initial=0) >= 2**24):
+            before, after = len(np.unique(exact[:, k])), len(np.unique(rows[:, k]))
+            if after < before:
+                name = self.feature_names_in_[k] if hasattr(self, "feature_names_in_") else k
+                mend = "subtract its least value"
+                warnings.warn(f"X: {before} values of column {name!r} are {after} as float32; {mend}", stacklevel=4)
 
     def _check_new_rows(self, X: Any) -> Any:
         check_is_fitted(self)
         finite = "allow-nan" if get_tags(self._forest()).input_tags.allow_nan else True
         rows = validate_data(self, X, reset=False, dtype=np.float32, ensure_all_finite=finite)
         return X if hasattr(self.estimator_, "feature_names_in_") and hasattr(X, "columns") else rows
+
+    def _constant(self, task: ForestBudget) -> str:
+        """What to say where no pruning within the budget asks for anything."""
+        e, costs = task.ensemble, task.feature_costs
+        roots = np.unique(e.feature[e.offsets[:-1]])
+        cheapest = min((costs.group_cost[costs.group_of[k]] for k in roots if k >= 0), default=0.0)
+        return (
+            f"budget={self.budget:g} buys nothing of this forest, whose trees start with features that cost "
+            f"{cheapest:g} or more: every row gets the same prediction; raise the budget, or grow for it "
+            f"(Budgeted{'Boosting'}{'Classifier' if is_classifier(self) else 'Regressor'})"
+        )
 
     def _grow(
         self, X: Any, y: AnyArray, weight: AnyArray | None, random: np.random.RandomState

@@ -18,7 +18,9 @@ COST_KEYS = ("costs", "groups", "common", "currency", "derived_from")
 REMARK_KEYS = ("source", "licence", "description", "categories")
 
 
-def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> CostList | CostSum:
+def read_costs(
+    path: str | os.PathLike[str], feature_names: Sequence[str], *, left_out: Sequence[str] = ()
+) -> CostList | CostSum:
     """Read a JSON cost list, or several, in different currencies.
 
     Either ``{"feature": cost, ...}``, or ``{"costs": {"feature": cost, ...}, "groups": {"group": ["feature", ...]},
@@ -33,6 +35,8 @@ def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Co
         The file.
     feature_names
         The features, each of which needs a cost (0 = already known).
+    left_out
+        Columns that are no features: their costs, where the file has some, are not read.
 
     Raises
     ------
@@ -50,6 +54,8 @@ def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Co
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
     names, where = tuple(feature_names), str(path)
+    if left_out and isinstance(data, Mapping):
+        data = _without(data, left_out)
     if isinstance(data, Mapping) and isinstance(data.get("currencies"), Mapping):
         _refuse_unknown(data, CURRENCY_KEYS, where)
         lists = {c: parse_costs(part, names, f"{where}: currencies[{c!r}]") for c, part in data["currencies"].items()}
@@ -59,6 +65,17 @@ def read_costs(path: str | os.PathLike[str], feature_names: Sequence[str]) -> Co
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
     return parse_costs(data, names, where)
+
+
+def _without(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The lists without the costs of some columns."""
+    kept = {key: value for key, value in data.items() if key not in names}
+    for key in ("costs", "currencies"):
+        if isinstance(kept.get(key), Mapping):
+            parts = kept[key]
+            inner = {k: _without(v, names) if isinstance(v, Mapping) else v for k, v in parts.items() if k not in names}
+            kept[key] = inner
+    return kept
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from prunopt.core.arrays import Floats
 from prunopt.core.validate import Shown, invalid, one_of, require
+from prunopt.forests.notation import are_dates, days, numbers_in, share_of_numbers
 from prunopt.problems.forest._cost_parsing import nearest
 
 MISSING = frozenset({"", "na", "n/a", "nan", "?", "null"})  # compared in lower case
 DELIMITERS = ",;\t|"
 CHUNK = 20_000  # rows that a CSV file is read by
+ENOUGH_ROWS = 20  # that texts which differ in most of them, or numbers that count them, are taken for names of rows
 MOST_CLASSES = 20  # integers with more values than this are a regression target
 
 
@@ -40,6 +42,10 @@ class Table:
         For each column of texts, the text of every code.
     notes : tuple of str
         What was changed or decided while reading, one sentence each; worth showing to the user.
+    left_out : tuple of str
+        Columns that hold dates or name the rows, and are no features.
+    styles : dict of str to str
+        How the numbers of columns are written that are not plain: ``"point"``, ``"comma"``, or ``"date"``.
     """
 
     X: Floats
@@ -48,6 +54,8 @@ class Table:
     target: str
     categories: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    styles: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_classification(self) -> bool:
@@ -61,12 +69,15 @@ def read_csv(
     *,
     task: str = "auto",
     delimiter: str | None = None,
+    keep: Sequence[str] = (),
     max_cells: int = 200_000_000,
 ) -> Table:
     """Read a table with a header line, UTF-8 encoded.
 
-    Cells that are empty or NA, N/A, NaN, null or ? (in any case) are missing. A column with any other text becomes
-    codes of its sorted texts, unless most of it are numbers: then the text is taken for a slip, and refused.
+    Cells that are empty or NA, N/A, NaN, null or ? (in any case) are missing. Numbers may have a decimal comma, marks
+    between thousands, a currency or a per cent sign. Columns of dates, of texts that name the rows, and that count the
+    rows are left out. A column with any other text becomes codes of its sorted texts, unless most of it are numbers:
+    then the text is taken for a slip, and refused.
 
     Parameters
     ----------
@@ -79,6 +90,8 @@ def read_csv(
         are numbers and either some is not whole or there are more than 20 different ones.
     delimiter
         What separates cells; None = whichever of comma, semicolon, tab and bar is most frequent in the header.
+    keep
+        Columns to use although they hold dates (as days since 1970) or name the rows.
     max_cells
         A larger table is refused before it fills the memory (8 bytes a cell, twice while reading).
 
@@ -118,24 +131,43 @@ def read_csv(
     require(n_rows, f"{path}", "have rows", Shown("a header only"))
     X = np.empty((n_rows, len(features)))
     texts = [k for k in features if k not in numbers]
-    coded, categories = _text_columns(path, delimiter, names, texts) if texts else ({}, {})
-    for j, k in enumerate(features):
-        X[:, j] = coded[k] if k in coded else np.concatenate(numbers.pop(k))
-        if np.all(np.isnan(X[:, j])):
+    coded, categories, styles = _text_columns(path, delimiter, names, texts, keep, notes) if texts else ({}, {}, {})
+    used: list[int] = []
+    for k in features:
+        column = coded[k] if k in coded else np.concatenate(numbers.pop(k)) if k in numbers else None
+        if column is None:
+            continue
+        if k not in coded and names[k] not in keep and _counts_rows(column):
+            notes.append(f"column {names[k]!r} counts the rows and is left out; keep it to use it")
+            continue
+        if np.all(np.isnan(column)):
             notes.append(f"column {names[k]!r} has no value at all")
-    for name, known in categories.items():
-        notes.append(f"column {name!r}: texts became codes 0 to {len(known) - 1}, in alphabetical order")
+        elif np.nanmin(column) == np.nanmax(column) and not np.any(np.isnan(column)):
+            notes.append(f"column {names[k]!r} has the same value in every row")
+        X[:, len(used)] = column
+        used.append(k)
+    require(used, f"{path}", "have columns of features", Shown("none that is used"), "; ".join(notes))
+    left_out = tuple(names[k] for k in features if k not in used)
+    X = X[:, : len(used)].copy() if left_out else X
     y = _target(path, target, labels, np.concatenate(codes), task, notes)
-    return Table(X, y, tuple(names[k] for k in features), target, categories, tuple(notes))
+    return Table(X, y, tuple(names[k] for k in used), target, categories, tuple(notes), left_out, styles)
+
+
+def _counts_rows(column: Floats) -> bool:
+    n = len(column)
+    step = np.diff(column)
+    return n >= ENOUGH_ROWS and bool(np.all(step == 1.0) or np.all(step == -1.0))
 
 
 def _target(
     path: Any, target: str, labels: dict[str, int], codes: NDArray[np.int32], task: str, notes: list[str]
 ) -> NDArray[Any]:
     values = _numbers(list(labels))
+    if values is None and (other := numbers_in(list(labels), "point")) is not None:
+        values = other[0]
     finite = values is not None and bool(np.all(np.isfinite(values)))
     if task == "regression" and not finite:
-        bad = next(text for text in labels if (v := _numbers([text])) is None or not np.isfinite(v[0]))
+        bad = next(text for text in labels if not share_of_numbers([text]))
         raise invalid(f"{path}: column {target!r}", 'hold finite numbers for task="regression"', bad)
     counted = values is not None and finite and bool(np.all(values == np.round(values))) and len(labels) <= MOST_CLASSES
     if values is not None and (task == "regression" or (task == "auto" and finite and not counted)):
@@ -201,35 +233,69 @@ def _columns(path: Any, delimiter: str, names: Sequence[str]) -> Iterator[tuple[
 
 
 def _text_columns(
-    path: Any, delimiter: str, names: Sequence[str], wanted: list[int]
-) -> tuple[dict[int, Floats], dict[str, tuple[str, ...]]]:
-    """Read the file again for its columns of texts, and code them."""
+    path: Any, delimiter: str, names: Sequence[str], wanted: list[int], keep: Sequence[str], notes: list[str]
+) -> tuple[dict[int, Floats], dict[str, tuple[str, ...]], dict[str, str]]:
+    """Read the file again for its columns of texts: numbers in other notations, dates, names of rows, or codes.
+
+    Returns
+    -------
+    arrays, categories, styles
+        The columns that are used; the texts of codes; how the numbers of other columns are written.
+    """
     seen: dict[int, dict[str, int]] = {k: {} for k in wanted}
     coded: dict[int, list[NDArray[np.int32]]] = {k: [] for k in wanted}
-    slip: dict[int, tuple[int, str]] = {}
-    balance = dict.fromkeys(wanted, 0)  # numbers less texts
-    for lines, columns in _columns(path, delimiter, names):
+    for _, columns in _columns(path, delimiter, names):
         for k in wanted:
             coded[k].append(_code(columns[k], seen[k]))
-            for line, cell in zip(lines, columns[k], strict=True):
-                if not _is_missing(cell):
-                    is_number = _numbers([cell]) is not None
-                    balance[k] += 1 if is_number else -1
-                    if not is_number:
-                        slip.setdefault(k, (line, cell.strip()))
+    texts = {k: sorted(text for text in seen[k] if not _is_missing(text)) for k in wanted}
+    only_comma = any((found := numbers_in(t, "point")) is not None and found[1] == "comma" for t in texts.values())
+    prefer = "comma" if only_comma or delimiter == ";" else "point"
     arrays: dict[int, Floats] = {}
     categories: dict[str, tuple[str, ...]] = {}
+    styles: dict[str, str] = {}
     for k in wanted:
-        if balance[k] > 0:
-            line, cell = slip[k]
-            mend = "most of the column are numbers: correct it, or leave the cell empty if it is unknown"
-            raise invalid(f"{path}: line {line}, column {names[k]!r}", "hold a number", cell, mend)
-        texts = sorted(text for text in seen[k] if not _is_missing(text))
-        rank = {text: float(i) for i, text in enumerate(texts)}
-        table = np.array([rank.get(text, math.nan) for text in seen[k]])
-        arrays[k] = table[np.concatenate(coded[k])]
-        categories[names[k]] = tuple(texts)
-    return arrays, categories
+        name, codes = names[k], np.concatenate(coded[k])
+        values: Floats | None
+        found = numbers_in(texts[k], prefer)
+        if found is not None:
+            values, styles[name] = found
+            notes.append(f"column {name!r}: read as numbers (decimal {found[1]}), {texts[k][0]} is {values[0]:g}")
+        elif are_dates(texts[k]):
+            if name not in keep:
+                notes.append(f"column {name!r} holds dates and is left out; keep it to use days since 1970")
+                continue
+            values = days(texts[k])
+            if values is None:
+                raise invalid(f"{path}: column {name!r}", "hold dates as 2021-12-31", texts[k][0], "write them so")
+            styles[name] = "date"
+        else:
+            _refuse_slips(path, delimiter, names, k, seen[k], codes)
+            if len(texts[k]) > len(codes) / 2 and len(codes) >= ENOUGH_ROWS and name not in keep:
+                notes.append(
+                    f"column {name!r} names the rows ({len(texts[k])} texts) and is left out; keep it to use it"
+                )
+                continue
+            values = np.arange(len(texts[k]), dtype=np.float64)
+            categories[name] = tuple(texts[k])
+            notes.append(f"column {name!r}: texts became codes 0 to {len(values) - 1}, in alphabetical order")
+        known = dict(zip(texts[k], values.tolist(), strict=True))
+        arrays[k] = np.array([known.get(text, math.nan) for text in seen[k]])[codes]
+    return arrays, categories, styles
+
+
+def _refuse_slips(
+    path: Any, delimiter: str, names: Sequence[str], k: int, seen: dict[str, int], codes: NDArray[np.int32]
+) -> None:
+    """Refuse a column most cells of which are numbers, and name the first that is none."""
+    number = np.array([share_of_numbers([text]) > 0 for text in seen])
+    text = np.array([not _is_missing(text) for text in seen]) & ~number
+    count = np.bincount(codes, minlength=len(seen))
+    if count[number].sum() <= count[text].sum():
+        return
+    row = int(np.argmax(text[codes]))
+    lines = [line for part, _ in _columns(path, delimiter, names) for line in part]
+    mend = "most of the column are numbers: correct it, or leave the cell empty if it is unknown"
+    raise invalid(f"{path}: line {lines[row]}, column {names[k]!r}", "hold a number", list(seen)[codes[row]], mend)
 
 
 def _is_missing(cell: str) -> bool:
@@ -253,3 +319,62 @@ def _numbers(cells: Sequence[str]) -> Floats | None:
 def _code(cells: Iterable[str], seen: dict[str, int]) -> NDArray[np.int32]:
     """Return the number of every text in order of first appearance; new texts are added to ``seen``."""
     return np.array([seen.setdefault(cell.strip(), len(seen)) for cell in cells], np.int32)
+
+
+def read_rows(
+    path: str | os.PathLike[str],
+    names: Sequence[str],
+    categories: Mapping[str, Sequence[str]],
+    styles: Mapping[str, str],
+) -> tuple[Floats, list[int], list[str]]:
+    """Read new rows of a table that `read_csv` has read before.
+
+    Parameters
+    ----------
+    path
+        The file; columns are found by name, others are not read.
+    names, categories, styles
+        What the `Table` says.
+
+    Returns
+    -------
+    X : (n, K) float64
+        The features in the order of ``names``; NaN where a cell is missing, or a text is new.
+    absent : list of int
+        Features that the file has no column for; they are NaN.
+    notes : list of str
+        What was decided while reading.
+    """
+    notes: list[str] = []
+    header, delimiter = _header(path, None, notes)
+    cells: list[list[str]] = [[] for _ in header]
+    for _, columns in _columns(path, delimiter, header):
+        for column, part in zip(cells, columns, strict=True):
+            column += [cell.strip() for cell in part]
+    require(cells[0], f"{path}", "have rows", Shown("a header only"))
+    absent = [k for k, name in enumerate(names) if name not in header]
+    X = np.full((len(cells[0]), len(names)), math.nan)
+    for k, name in enumerate(names):
+        if k in absent:
+            continue
+        column = cells[header.index(name)]
+        texts = sorted({cell for cell in column if not _is_missing(cell)})
+        values: Floats | None
+        if name in categories:
+            codes = {text: float(i) for i, text in enumerate(categories[name])}
+            values = np.array([codes.get(text, math.nan) for text in texts])
+            if np.isnan(values).any():
+                new = texts[int(np.isnan(values).argmax())]
+                notes.append(f"column {name!r}: {new!r} was in no row that the model was fitted on; read as missing")
+        elif styles.get(name) == "date":
+            values = days(texts)
+        else:
+            values = _numbers(texts)
+            if values is None and (found := numbers_in(texts, styles.get(name, "point"))) is not None:
+                values = found[0]
+        if values is None or np.isinf(values).any():
+            bad = next((t for t in texts if not share_of_numbers([t])), texts[0])
+            raise invalid(f"{path}: column {name!r}", "hold what it held when the model was made, numbers", bad)
+        known = dict(zip(texts, values.tolist(), strict=True))
+        X[:, k] = [known.get(cell, math.nan) for cell in column]
+    return X, absent, notes

@@ -116,9 +116,11 @@ def refit_leaves(
     Raises
     ------
     ValueError
-        For a forest or rows that do not fit together, a label that is no class of the forest, or a ridge <= 0.
+        For a forest or rows that do not fit together, a label that is no class of the forest, a ridge <= 0, or a forest
+        with ``monotonic_cst``: leaves fitted jointly need not be monotonic.
     """
     ensemble = TreeEnsemble.from_sklearn(forest)
+    refuse_monotonic(forest)
     rows = ensemble.rows(X)
     weight = checked_weight(sample_weight, len(rows))
     if ridge is not None:
@@ -138,6 +140,15 @@ def refit_leaves(
     scores, bias = model.fit(sums.take(used), used, weight[used], chosen, None)
     scores = scores + bias / ensemble.n_trees
     return LeafRefit(*with_scores(forest, ensemble, place, scores), chosen, before, after)
+
+
+def refuse_monotonic(forest: Any) -> None:
+    """Refuse to refit the leaves of a forest, fitted or not, that is to be monotonic in some feature."""
+    for estimator in (forest, getattr(forest, "estimator", None)):
+        signs = getattr(estimator, "monotonic_cst", None)
+        if signs is not None and np.any(list(signs.values()) if isinstance(signs, dict) else signs):
+            mend = "leaves fitted jointly need not be monotonic; leave the forest without refit"
+            raise invalid("monotonic_cst", "be None where leaves are refitted", signs, mend)
 
 
 @dataclass(frozen=True)

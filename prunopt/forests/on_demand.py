@@ -12,6 +12,7 @@ from prunopt.core.arrays import AnyArray, Bools, Floats, Ints, Singles
 from prunopt.core.jit import njit
 from prunopt.core.validate import require
 from prunopt.forests.acquisitions import Acquire, OnDemand, Supplier, checked_count, checked_known, checked_rows
+from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest._routing import child
 from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble, Trees
@@ -94,6 +95,7 @@ def predict_on_demand(
         no numbers, infinite, or too few or too many. What ``acquire`` itself raises passes through.
     """
     ensemble = TreeEnsemble.from_sklearn(forest)
+    feature_costs = of_rows(feature_costs, acquire_or_X)
     costs = FeatureCosts.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups, known)
     low = high = _tree_values(forest, ensemble)
     # The sums of T numbers, the bounds' and scikit-learn's, err by less than this together.

@@ -89,6 +89,30 @@ def with_values(forest: Any, values: list[NDArray[np.float64]]) -> Any:
     return _copied(forest, estimators_=trees)
 
 
+def on_columns(forest: Any, columns: NDArray[np.int64], n_features: int) -> Any:
+    """Return a forest that was fitted on some columns as one on all ``n_features``, which never reads the others.
+
+    Parameters
+    ----------
+    forest
+        A fitted random forest or extra trees, on columns without names.
+    columns
+        The column of the whole table that each of its features is.
+    n_features
+        Columns of the whole table.
+    """
+    trees = []
+    for estimator in forest.estimators_:
+        tree = estimator.tree_
+        state = tree.__getstate__()
+        nodes = state["nodes"].copy()
+        inner = nodes["left_child"] >= 0
+        nodes["feature"][inner] = columns[nodes["feature"][inner]]
+        wide = _tree(tree, state | {"nodes": nodes}, n_features)
+        trees.append(_copied(estimator, tree_=wide, n_features_in_=n_features))
+    return _copied(forest, estimators_=trees, n_features_in_=n_features)
+
+
 def _compact(tree: Any, split: Bools) -> Any:
     """Return a scikit-learn `Tree` with the nodes that are reached when only the nodes ``split`` stay split."""
     reached = np.zeros(tree.node_count, np.bool_)
@@ -125,10 +149,10 @@ def _revalued(tree: Any, values: NDArray[np.float64]) -> Any:
     return _tree(tree, {**state, "values": np.ascontiguousarray(values, np.float64)})
 
 
-def _tree(like: Any, state: dict[str, Any]) -> Any:
+def _tree(like: Any, state: dict[str, Any], n_features: int | None = None) -> Any:
     """Build a `Tree` the way scikit-learn itself copies one; the arrays of ``state`` are copied into it."""
-    make, arguments, _ = like.__reduce__()
-    tree = make(*arguments)
+    make, (width, *others), _ = like.__reduce__()
+    tree = make(width if n_features is None else n_features, *others)
     tree.__setstate__(state)
     return tree
 

@@ -57,7 +57,7 @@ def test_forest_on_a_users_table(tmp_path: Path) -> None:
     with open(tmp_path / "out" / "path.csv", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == len(penalties)
     assert (tmp_path / "out" / "pareto.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    plain = RUN.invoke(app, [*arguments, "--trees", "10", "--budget", "5"])
+    plain = RUN.invoke(app, [*arguments, "--trees", "10", "--budget", "22"])
     assert plain.exit_code == 0
     assert "* chosen:" in plain.stdout
     assert "Proven: at its penalty" in plain.stdout
@@ -207,7 +207,7 @@ def test_an_interrupt_before_anything_is_done_is_one_line(monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr("prunopt.commands.forest._choose", interrupted)
-    done = RUN.invoke(app, ["forest"])
+    done = RUN.invoke(app, ["forest", "--path"])
     assert done.exit_code == 130
     one_line(done.stderr)
 
@@ -241,7 +241,8 @@ def test_same_seed_same_output() -> None:
         (["--data", "TABLE", "--target", "status"], "status"),
         (["--data", "heart", "--target", "age"], "--target must be left out with --data heart"),
         (["--costs", "TABLE"], "JSON"),
-        (["--budget", "-1"], "budget must be at least 0, got -1.0"),
+        (["--budget", "-1"], "--budget must be a finite number >= 0, got -1.0; leave it out for no limit"),
+        (["--budget", "inf"], "--budget must be a finite number >= 0, got inf"),
         (["--trees", "0"], "--trees must be a whole number >= 1, got 0"),
         (["--splits", "-1"], "--splits must be a whole number >= 0, got -1"),
         (["--budget", "5", "--penalty", "1"], "give one of the two"),

@@ -71,6 +71,14 @@ def bench(folder: Path) -> list[str]:
     return ["talk"]
 
 
+def predict(folder: Path) -> list[str]:
+    rows = "\n".join(f"{k % 7},{k % 5},{'ill' if k % 7 > 3 else 'well'}" for k in range(40))
+    (folder / "rows.csv").write_text(f"age,blood,label\n{rows}\n", "utf-8")
+    words = ["--data", str(folder / "rows.csv"), "--target", "label", "--budget", "1", "--out", str(folder / "model")]
+    assert process(["forest", *words]).returncode == 0
+    return [str(folder / "model"), "--data", str(folder / "rows.csv")]
+
+
 def prune(folder: Path) -> list[str]:
     return [str(folder / "model"), *tiny_model(folder), "--out", str(folder / "out")]
 
@@ -105,8 +113,9 @@ def lottery(folder: Path) -> list[str]:
 
 
 CASES: dict[str, Callable[[Path], list[str]]] = {
-    "forest": forest, "report": report, "verify": report, "solve": solve, "solvers": lambda _: [], "bench": bench,
-    "prune": prune, "evaluate": evaluate, "heads": heads, "search": search, "cnn": cnn, "lottery": lottery,
+    "forest": forest, "predict": predict, "report": report, "verify": report, "solve": solve,
+    "solvers": lambda _: [], "bench": bench, "prune": prune,
+    "evaluate": evaluate, "heads": heads, "search": search, "cnn": cnn, "lottery": lottery,
 }  # fmt: skip
 NEEDS = {name: "transformers" for name in ("prune", "evaluate", "heads", "search")} | {
     "cnn": "torch",

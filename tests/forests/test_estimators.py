@@ -261,7 +261,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {},
         "a bagging ensemble of decision trees",
     ),
-    ({"budget": -1}, {}, "the prunings of the path cost 0 to"),
+    ({"budget": -1}, {}, "budget must be a finite number >= 0, got -1"),
     ({"penalty": -1}, {}, "penalty must be a.* number >= 0, got -1"),
     ({"feature_costs": [1, 2]}, {}, r"got shape \(2,\)"),
     ({"feature_costs": -COSTS}, {}, r"feature_costs\['x0'\] must be a finite number >= 0, got -1"),

@@ -30,6 +30,7 @@ from prunopt.forests.boosting.recipe import (
     trained,
     within,
 )
+from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 LADDER = 2.0 ** (-np.arange(16) / 3)  # default levels as shares of the full cost: 100 %, 79 %, 63 % ... 3 %
@@ -125,7 +126,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
         K = rows.shape[1]
         given = self.feature_costs if feature_costs is None else feature_costs
-        costs = FeatureCosts.of(given, K, names, self.feature_groups, known).for_rows(len(rows))
+        costs = FeatureCosts.of(of_rows(given, X), K, names, self.feature_groups, known).for_rows(len(rows))
         self.feature_costs_ = costs
         random = check_random_state(self.random_state)
         valid = self._validation(target, loss, used, validation_rows, random)
@@ -285,7 +286,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
     def _check_parameters(self) -> int:
         """Refuse what does not fit; return the number of penalties, whatever name it was given by."""
         if self.budget is not None:
-            require(self.budget >= 0, "budget", "be a number >= 0, or None", self.budget)
+            number("budget", self.budget, low=0, mend="None sets no limit")
         mend = "two models are mixed so that their mean cost is the budget"
         require(self.budget is not None or not self.randomised, "budget", "be given with randomised=True", None, mend)
         if self.budgets is not None:

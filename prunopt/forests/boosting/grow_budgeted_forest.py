@@ -18,6 +18,7 @@ from prunopt.forests.boosting.binning import QuantileBins
 from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boost, largest_penalty
 from prunopt.forests.boosting.losses import Classification, Loss, Squares
 from prunopt.forests.boosting.trees import GrownForest
+from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 DEFAULT = Shape(learning_rate=0.3, n_trees=40)
@@ -176,6 +177,7 @@ def grow_budgeted_forest(
         require(value is None or value >= 0, name, "be a number >= 0", value)
     classes, target, loss = _target(y, len(rows), regression)
     weight = checked_weight(sample_weight, len(rows))
+    feature_costs = of_rows(feature_costs, X)
     costs = FeatureCosts.of(feature_costs, rows.shape[1], names, feature_groups, known).for_rows(len(rows))
     used = np.flatnonzero(weight)
     bins = QuantileBins.of(rows[used], shape.max_bins)

@@ -242,8 +242,8 @@ def test_the_choice_takes_the_best_of_those_that_cost_about_as_much() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": -1.0}, "budget must be a number >= 0.*, got -1.0"),
-        ({"budget": float("nan")}, "budget must be a number >= 0.*, got nan"),
+        ({"budget": -1.0}, "budget must be a finite number >= 0, got -1.0"),
+        ({"budget": float("nan")}, "budget must be a finite number >= 0.*, got nan"),
         ({"budgets": []}, "budgets"),
         ({"budgets": [1.0, -2.0]}, "budgets"),
         ({"n_free_trees": -1}, "n_free_trees must be a whole number >= 0, got -1"),

@@ -210,7 +210,7 @@ def _fitted() -> RandomForestClassifier:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"forest": RandomForestClassifier()}, "not fitted"),
-    ({"forest": RandomForestClassifier}, "got RandomForestClassifier"),
+    ({"forest": RandomForestClassifier}, "got the class RandomForestClassifier"),
     ({"forest": GradientBoostingClassifier(n_estimators=2).fit(np.nan_to_num(X_CANCER), LABELS)}, "boosted trees"),
     ({"forest": RandomForestClassifier(2).fit(X_CANCER, np.c_[y_CANCER, y_CANCER])}, "must predict one output"),
     ({"feature_costs": [1, 2]}, r"given for 8 features, got shape \(2,\)"),

@@ -1,0 +1,177 @@
+"""The main job of ``prunopt forest``: the best model within a budget, what it reaches on unseen rows, its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prunopt.commands.forest_report import Case
+from prunopt.commands.output import note, plain, table
+
+MODEL, PAGE = "model.skops", "model.json"
+
+
+def best(case: Case, budget: float | None, seed: int, tell: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
+    """Return the fitted estimator, and what is to be told, in JSON's own types."""
+    from prunopt.forests import BudgetedClassifier, BudgetedRegressor
+
+    kind = BudgetedClassifier if case.is_classification else BudgetedRegressor
+    model = kind(feature_costs=case.feature_costs, budget=budget, random_state=seed, n_jobs=2, callback=tell)
+    model.fit(case.X, case.y)
+    model.set_params(callback=None, n_jobs=None)
+    told = {
+        "data": case.name,
+        "rows": len(case.X),
+        "seed": seed,
+        "currency": case.currency,
+        "cost_of_all_features": case.feature_costs.total,
+        "known": list(case.known),
+        "budget": budget,
+        "score": "accuracy" if case.is_classification else "minus_mean_squared_error",
+        "chosen": {"name": model.recipe_.words, "cost": model.expected_cost_},
+        "unseen_rows": asdict(model.comparison_),
+        "candidates": [asdict(judged) for judged in model.candidates_],
+        "remarks": list(model.remarks_),
+        "table": {
+            "names": list(case.names),
+            "categories": {name: list(texts) for name, texts in case.categories.items()},
+            "styles": case.styles,
+        },
+        "files": [],
+    }
+    return model, plain(told)
+
+
+def front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the candidates, by rising cost, that no cheaper one equals."""
+    out: list[dict[str, Any]] = []
+    for judged in candidates:
+        if not out or judged["score"] > out[-1]["score"]:
+            if out and judged["cost"] == out[-1]["cost"]:
+                out.pop()
+            out.append(judged)
+    return out
+
+
+def show(report: dict[str, Any], who: str) -> None:
+    """Print the candidates worth having, the choice, and what it reaches."""
+    unit, found = report["currency"] or "units", report["unseen_rows"]
+    accuracy = report["score"] == "accuracy"
+    score = "accuracy" if accuracy else "-MSE"
+    names = {judged["name"] for judged in front(report["candidates"])}
+    names |= {report["chosen"]["name"], "scikit-learn's default forest on all features"}
+    rows = [
+        (
+            "*" if judged["name"] == report["chosen"]["name"] else "",
+            f"{judged['cost']:.2f}",
+            f"{judged['score']:.3f}",
+            f"{judged['difference']:+.3f} ± {judged['standard_error']:.3f}",
+            judged["name"],
+        )
+        for judged in report["candidates"]
+        if judged["name"] in names
+    ]
+    print(table(("", f"{unit} per {who}", score, "less default forest", "model"), rows, left=(4,)))
+    print(f"* chosen of {len(report['candidates'])}: {report['chosen']['name']}")
+    print(
+        f"On rows that neither fit nor choice saw ({found['folds']} folds, repeated {found['repeats']} times, "
+        f"{found['rows']} rows): {score} {found['score']:.3f} (95 %: {found['score_low']:.3f} to "
+        f"{found['score_high']:.3f}) for {found['cost']:.2f} {unit} per {who} (95 %: {found['cost_low']:.2f} to "
+        f"{found['cost_high']:.2f})."
+    )
+    print(
+        f"scikit-learn's default forest on the same rows: {found['default_score']:.3f} for "
+        f"{found['default_cost']:.2f}; difference {found['difference']:+.3f} "
+        f"(95 %: {found['low']:+.3f} to {found['high']:+.3f})."
+    )
+
+
+def write(out: Path, model: Any, report: dict[str, Any], who: str) -> None:
+    """Write model, report and picture into the folder ``out``, each whole or not at all, the report last."""
+    import skops.io
+
+    from prunopt.core.files import write_atomically, write_json
+
+    with write_atomically(out / MODEL) as temporary:
+        skops.io.dump(model, temporary)
+    report["files"] = [*_draw(out, report, who), MODEL, PAGE]
+    write_json(out / PAGE, report)
+
+
+def _draw(out: Path, report: dict[str, Any], who: str) -> list[str]:
+    from prunopt.core.files import write_atomically
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        note("no picture: it needs matplotlib (pip install 'prunopt[plot]')")
+        return []
+    from prunopt.plots import COLOURS
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    ax = figure.add_subplot()
+    worth, found = front(report["candidates"]), report["unseen_rows"]
+    ax.step([j["cost"] for j in worth], [j["score"] for j in worth], where="post", color=COLOURS[0], label="candidates")
+    ax.plot(found["default_cost"], found["default_score"], "*", markersize=12, color=COLOURS[1], label="default forest")
+    x, y = found["cost"], found["score"]
+    ax.errorbar(
+        x,
+        y,
+        xerr=[[x - found["cost_low"]], [found["cost_high"] - x]],
+        yerr=[[y - found["score_low"]], [found["score_high"] - y]],
+        fmt="o",
+        capsize=3,
+        color=COLOURS[3],
+        label="chosen, on unseen rows (95 %)",
+    )
+    ax.set_xlabel(f"mean cost per {who} [{report['currency'] or 'unit of the feature costs'}]")
+    ax.set_ylabel("accuracy" if report["score"] == "accuracy" else "minus mean squared error")
+    ax.set_title(f"{report['data']}: what money buys")
+    ax.legend(loc="lower right", frameon=False)
+    with write_atomically(out / "tradeoff.png") as temporary:
+        figure.savefig(temporary, dpi=150)
+    return ["tradeoff.png"]
+
+
+def read_model(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Return the estimator and the report of a folder that ``prunopt forest`` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is no such folder, or the file is damaged or holds types that no such model has.
+    """
+    import skops.io
+
+    from prunopt.commands.forest_verify import TREE, check_trees
+    from prunopt.core.files import read_json
+    from prunopt.core.validate import Shown, invalid, require
+
+    for name in (MODEL, PAGE):
+        mend = "pass what prunopt forest wrote with --out"
+        require((folder / name).is_file(), f"{folder}", f"hold {name}", Shown("none"), mend)
+    try:
+        report = read_json(folder / PAGE)
+        spec = report["table"]
+        fits = isinstance(spec["names"], list) and isinstance(spec["categories"], dict)
+        require(fits and isinstance(spec["styles"], dict), "table", "say how the table is read", Shown("otherwise"))
+        types = set(skops.io.get_untrusted_types(file=folder / MODEL))
+        strange = {
+            name for name in types if not name.startswith("prunopt.") and name not in (TREE, "fractions.Fraction")
+        }
+        require(not strange, "the file", "hold a model of prunopt alone", Shown(", ".join(sorted(strange))))
+        model = skops.io.load(folder / MODEL, trusted=sorted(types))
+        forest = getattr(model.model_, "forest", None)
+        if forest is not None:
+            check_trees(forest)
+    except OSError:
+        raise
+    except (KeyError, json.JSONDecodeError, TypeError, ValueError) as error:
+        raise invalid(f"{folder}", "hold a model of prunopt forest", Shown(str(error))) from None
+    except Exception as error:  # skops has no errors of its own: a damaged file ends in any of Python's
+        given = Shown(f"{type(error).__name__}: {error}")
+        raise invalid(f"{folder / MODEL}", "be a model of prunopt forest", given) from None
+    return model, report

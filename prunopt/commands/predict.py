@@ -1,0 +1,68 @@
+"""``prunopt predict``: what a saved model says of new rows, and what each row costs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from prunopt.commands.forest_best import read_model
+from prunopt.commands.output import guarded, note, print_json
+from prunopt.core.validate import invalid
+
+
+@guarded
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that prunopt forest wrote with --out.")],
+    data: Annotated[Path, typer.Option(help="CSV file with a header: the columns of the model's table.")],
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="Also list what each row acquires, in order.")] = False,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write. [default: standard output]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict the rows of a table with a saved model: label, probabilities, and cost of each row.
+
+    Columns are found by name; texts, decimal commas and missing values are read as in the table that the model was made
+    from. A column that no row needs may be absent.
+    """
+    from prunopt.core.files import write_atomically
+    from prunopt.forests.csv_tables import read_rows
+
+    model, report = read_model(folder)
+    spec = report["table"]
+    rows, absent, notes = read_rows(data, spec["names"], spec["categories"], spec["styles"])
+    for line in notes:
+        note(line)
+    answer = model.predict_on_demand(rows)
+    for k in absent:
+        if answer.acquired[:, k].any():
+            mend = f"{int(answer.acquired[:, k].sum())} of {len(rows)} rows need it; leave unknown cells empty"
+            raise invalid(f"{data}", f"have the column {spec['names'][k]!r}", "none", mend)
+    records: list[dict[str, Any]] = [{"prediction": label} for label in answer.predictions.tolist()]
+    if hasattr(model, "classes_"):
+        for record, chances in zip(records, model.predict_proba(rows).tolist(), strict=True):
+            record |= {f"probability_{label}": p for label, p in zip(model.classes_.tolist(), chances, strict=True)}
+    for record, cost in zip(records, answer.cost.tolist(), strict=True):
+        record["cost"] = cost
+    if on_demand:
+        names = spec["names"]
+        for i, record in enumerate(records):
+            found = [a.group for a in answer.acquisitions.of(i)]
+            members = [[names[k] for k in np.flatnonzero(model.feature_costs_.group_of == g)] for g in found]
+            record["acquired"] = " ".join(name for group in members for name in group)
+    if as_json:
+        print_json({"rows": records, "mean_cost": float(answer.cost.mean())})
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    if out is None:
+        print(text.getvalue(), end="")
+    else:
+        with write_atomically(out) as temporary:
+            temporary.write_text(text.getvalue(), "utf-8")
+        print(f"{len(records)} rows, mean cost {answer.cost.mean():.2f} {report['currency'] or 'units'}: {out}")

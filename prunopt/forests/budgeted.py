@@ -1,0 +1,336 @@
+"""The default estimators under a feature budget: many kinds of models cross-fitted, the best one fitted on all rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from prunopt.core.arrays import AnyArray, Floats
+from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
+from prunopt.forests.acquisitions import OnDemand
+from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
+from prunopt.forests.recipes import KINDS, Data, Recipe, all_recipes, fitted
+from prunopt.problems.forest._cost_parsing import of_rows
+from prunopt.problems.forest.feature_costs import FeatureCosts
+
+SHARES = (0.05, 0.18, 0.33, 0.64, 1.0)  # levels of cost without a budget, as shares of the cost of everything
+BELOW = (0.4, 0.65, 1.0)  # levels with a budget: models made for less may be better within it
+FEW_ROWS = 1000  # up to which rows are judged twice, by five folds; by three folds once above
+NOTHING = Recipe("features", 0.0, "1")
+
+
+class _Budgeted(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share."""
+
+    def __init__(
+        self,
+        *,
+        feature_costs: Any = None,
+        feature_groups: Any = None,
+        budget: float | None = None,
+        budgets: ArrayLike | None = None,
+        candidates: tuple[str, ...] = KINDS,
+        cv: tuple[int, int] | None = None,
+        n_trees: int = 200,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        callback: Callable[[str], Any] | None = None,
+    ) -> None:
+        self.feature_costs = feature_costs
+        self.feature_groups = feature_groups
+        self.budget = budget
+        self.budgets = budgets
+        self.candidates = candidates
+        self.cv = cv
+        self.n_trees = n_trees
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.callback = callback
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        feature_costs: Any = None,
+        known: Any = None,
+    ) -> Any:
+        """Judge every candidate by cross-fitting, and fit the chosen one on all rows.
+
+        Parameters
+        ----------
+        X : (n, K) array or DataFrame
+            Rows; NaN = missing.
+        y : (n,)
+            Labels, or numbers for the regressor.
+        sample_weight : (n,) or None
+            Weights of errors and costs.
+        feature_costs
+            Costs of these very rows, (n, K), instead of those of the constructor.
+        known
+            Features that are known already, for all rows or for each (n, K): they cost nothing.
+
+        Raises
+        ------
+        ValueError
+            For parameters or rows that do not fit; the message says what to do.
+        """
+        rows, target, n_classes = self._checked(X, y)
+        self._check_parameters(len(rows))
+        weight = np.ones(len(rows))
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+            used = np.flatnonzero(weight)
+            require(len(used) == len(rows), "sample_weight", "be positive", Shown("a zero"), "leave those rows out")
+        names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
+        given = of_rows(self.feature_costs if feature_costs is None else feature_costs, X)
+        costs = FeatureCosts.of(given, rows.shape[1], names, self.feature_groups, known).for_rows(len(rows))
+        self.feature_costs_ = costs
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        data = Data(rows, target, weight, costs, n_classes)
+        n_folds, repeats = self.cv or ((5, 2) if len(rows) <= FEW_ROWS else (3, 1))
+        recipes = [*all_recipes(self._levels(costs.total), tuple(self.candidates)), NOTHING]
+        folds = folds_of(data, n_folds, repeats, seed)
+        tell = self.callback or (lambda text: None)
+        # A choice needs fewer trees than the model that is handed out.
+        self.table_ = cross_fit(data, recipes, folds, (self.n_trees + 2) // 3, seed, self.n_jobs, tell)
+        self.candidates_ = report(self.table_)
+        budgets = [] if self.budgets is None else np.asarray(self.budgets, np.float64).tolist()
+        wanted = {b: self.table_.recipes[choose(self.table_, b)] for b in (self.budget, *budgets)}
+        tell("fitting the chosen model on all rows")
+        models = fitted(data, list(dict.fromkeys(wanted.values())), self.n_trees, seed)
+        self.path_ = {b: models[recipe] for b, recipe in wanted.items() if b is not None}
+        self.recipe_, self.model_ = wanted[self.budget], models[wanted[self.budget]]
+        self.comparison_ = compared(self.table_, self.budget)
+        self.expected_cost_ = float(self.table_.mean(self.table_.cost)[self.table_.recipes.index(self.recipe_)])
+        self.remarks_ = self._remarks(data)
+        for remark in self.remarks_:
+            warnings.warn(remark, stacklevel=2)
+        return self
+
+    def at(self, budget: float) -> Any:
+        """Return the model for one of the ``budgets``, which predicts codes of ``classes_``."""
+        check_is_fitted(self)
+        one_of("budget", float(budget), tuple(self.path_), "name it in budgets=")
+        return self.path_[float(budget)]
+
+    def predict(self, X: Any) -> AnyArray:
+        """Return labels, or numbers, shape (n,)."""
+        return self._decoded(self._values(X))
+
+    def predict_on_demand(
+        self,
+        acquire_or_X: Any,
+        *,
+        n_rows: int | None = None,
+        batch: bool = False,
+        feature_costs: Any = None,
+        known: Any = None,
+        known_values: Any = None,
+    ) -> OnDemand:
+        """Predict, and ask for the values of a group of features only when the model needs them.
+
+        Parameters
+        ----------
+        acquire_or_X
+            A function ``acquire(row, group)`` that returns the values of a group, or known rows (n, K), on which the
+            same acquisitions are counted.
+        n_rows
+            Number of rows, needed with a function.
+        batch
+            ``acquire(rows, group)`` takes many rows at once.
+        feature_costs, known, known_values
+            Costs of these rows, what is known of them, and, with a function, its values (n, K).
+
+        Returns
+        -------
+        predictions : (n,)
+            Those of `predict`.
+        acquired : (n, K) bool
+            What was acquired for each row; with a feature, its whole group.
+        cost : (n,)
+            What that cost. The result's ``acquisitions`` tell what each row acquired in which order, at which cost.
+        """
+        check_is_fitted(self)
+        source = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
+        given: dict[str, Any] = {"feature_costs": feature_costs, "known": known, "known_values": known_values}
+        found = self.model_.on_demand(source, n_rows, batch=batch, **given)
+        labels = self.classes_[found.predictions.astype(np.int64)] if hasattr(self, "classes_") else found.predictions
+        return OnDemand(labels, found.acquired, found.cost, found.acquisitions)
+
+    def cost_per_row(self, X: Any) -> Floats:
+        """Return what each row costs, shape (n,)."""
+        return self.predict_on_demand(X).cost
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = False
+        return tags
+
+    def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
+        raise NotImplementedError
+
+    def _decoded(self, values: Floats) -> AnyArray:
+        raise NotImplementedError
+
+    def _values(self, X: Any) -> Floats:
+        check_is_fitted(self)
+        rows = self._new_rows(X)
+        n_classes = len(self.classes_) if hasattr(self, "classes_") else 0
+        blank = Data(rows, np.zeros(len(rows), np.int64), np.ones(len(rows)), self.feature_costs_, n_classes)
+        return values_of(self.model_, blank)
+
+    def _new_rows(self, X: Any) -> Floats:
+        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan"))
+
+    def _levels(self, total: float) -> Floats:
+        """The costs that models are made for."""
+        if self.budgets is not None:
+            levels = np.asarray(self.budgets, np.float64).ravel()
+            levels = levels if self.budget is None else np.append(levels, self.budget)
+        elif self.budget is not None:
+            levels = np.array(BELOW) * self.budget
+        else:
+            levels = np.array(SHARES) * total
+        return np.unique(np.minimum(levels, total))
+
+    def _check_parameters(self, n: int) -> None:
+        if self.budget is not None:
+            number("budget", self.budget, low=0, mend="None takes the cheapest model that is about as good as any")
+        for budget in [] if self.budgets is None else np.asarray(self.budgets).ravel().tolist():
+            number("budgets", budget, low=0)
+        require(len(self.candidates), "candidates", "name kinds of models", self.candidates)
+        for kind in self.candidates:
+            one_of("candidates", kind, KINDS)
+        whole_number("n_trees", self.n_trees, low=1)
+        if self.cv is not None:
+            fits = isinstance(self.cv, tuple) and len(self.cv) == 2
+            require(fits, "cv", "be a pair (folds, repeats)", self.cv)
+            whole_number("cv[0]", self.cv[0], low=2, high=n)
+            whole_number("cv[1]", self.cv[1], low=1)
+        require(n >= 10, "X", "have at least 10 rows, which folds are made of", Shown(f"n_samples={n}"))
+
+    def _remarks(self, data: Data) -> tuple[str, ...]:
+        """What a user should know before using the model."""
+        if not data.n_classes or data.n_classes < 2:
+            return ()
+        found = self.model_.on_demand(data.X, None)
+        labels = np.unique(found.predictions)
+        if len(labels) > 1:
+            return ()
+        label = self.classes_[int(labels[0])]
+        spent = float(found.cost.mean())
+        said = f"the model says {str(label)!r} for every row"
+        if spent > 0:
+            said += f", and still acquires features for {spent:g} a row, which only moves probabilities"
+        within = "" if self.budget is None else f" within budget={self.budget:g}"
+        return (f"{said}: no candidate{within} is more accurate; raise the budget",)
+
+
+class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
+    r"""The classifier to start with under a feature budget.
+
+    .. math:: \max \; \text{accuracy} \quad \text{s.t.} \quad
+        \frac{1}{n} \sum_i \sum_g c_g \, [\text{row } i \text{ acquires group } g] \le B
+
+    is approached by whatever works best on the data: a forest on the best features within the budget (greedy search
+    over groups by out-of-bag error, several leaf sizes), scikit-learn's default forest and one of full-feature trees,
+    pruned exactly, with and without refitted leaves, and `BudgetedBoostingClassifier`. Every candidate, its search
+    included, is judged by repeated cross-fitting on all rows; the chosen one is fitted on all of them.
+
+    Parameters
+    ----------
+    feature_costs
+        Cost of each feature (array, mapping from names, Series), or of each group; None = 1 each. `CostList` with
+        discounts within groups, or a `CostSum` of several currencies.
+    feature_groups
+        Features that are acquired together; see `prunopt.problems.forest.feature_costs.FeatureCosts.of`.
+    budget
+        Greatest mean cost of a row. None = the cheapest candidate that is within one paired standard error of the best.
+    budgets
+        Other budgets to choose and fit models for in the same run, see `at`.
+    candidates
+        Which of ``"features"``, ``"pruned"`` and ``"boosted"`` take part.
+    cv
+        Folds and repeats; None = 5 folds twice up to 1000 rows, 3 folds once above.
+    n_trees
+        Trees of a forest on chosen features.
+    random_state, n_jobs
+        Seed; processes that fit folds at the same time.
+    callback
+        Called with a line of text after every fold: ``print`` shows the progress.
+
+    Attributes
+    ----------
+    classes_ : (C,) array
+        The labels.
+    model_ : ForestModel or BudgetedModel
+        The chosen model, fitted on all rows; it predicts codes of ``classes_``. A ForestModel's ``forest`` is a genuine
+        scikit-learn forest.
+    recipe_ : Recipe
+        How it was made.
+    expected_cost_ : float
+        Its mean cost of a row, cross-fitted.
+    comparison_ : Comparison
+        What the rule reaches on rows that neither fit nor choice has seen, against scikit-learn's default forest.
+    candidates_ : tuple of Judged
+        All candidates by rising cost.
+    path_ : dict
+        The models for ``budgets``.
+    remarks_ : tuple of str
+        Warnings about the model.
+
+    Examples
+    --------
+    >>> from prunopt.forests import BudgetedClassifier
+    >>> from prunopt.forests.datasets import load_heart
+    >>> heart = load_heart()
+    >>> model = BudgetedClassifier(feature_costs=heart.costs(), budget=110, candidates=("features",), cv=(3, 1),
+    ...                            n_trees=20, random_state=0).fit(heart.X, heart.y)
+    >>> bool(model.cost_per_row(heart.X).mean() <= 110)
+    True
+    """
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Return class probabilities, shape (n, C), in the order of ``classes_``."""
+        return self._values(X)
+
+    def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
+        rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)
+        check_classification_targets(labels)
+        self.classes_, code = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_[0]!r}"))
+        return rows, code.astype(np.int64), len(self.classes_)
+
+    def _decoded(self, values: Floats) -> AnyArray:
+        return np.asarray(self.classes_[values.argmax(axis=1)])
+
+
+class BudgetedRegressor(RegressorMixin, _Budgeted):  # type: ignore[misc]
+    """The regressor to start with under a feature budget: the recipe of `BudgetedClassifier` with squared errors.
+
+    Parameters and attributes are those of the classifier; scores are minus the mean squared error.
+    """
+
+    def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
+        rows, numbers = validate_data(
+            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2, y_numeric=True
+        )
+        return rows, np.asarray(numbers, np.float64), 0
+
+    def _decoded(self, values: Floats) -> AnyArray:
+        return np.asarray(values[:, 0])
+
+
+__all__ = ["BudgetedClassifier", "BudgetedRegressor"]

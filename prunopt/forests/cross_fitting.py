@@ -1,0 +1,239 @@
+"""The choice of a recipe: every recipe fitted on parts of the rows, judged on the others, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from prunopt.core.arrays import AnyArray, Floats, Ints
+from prunopt.forests.recipes import DEFAULT, Data, Recipe, fitted
+
+LOSS_SHARE = (
+    0.3  # of the squared error of the probabilities in what classifiers are chosen by: accuracy alone is coarse
+)
+TWO_SIDED = 1.959964  # standard errors of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate by cross-fitting: every row judged by models that were fitted without it.
+
+    Parameters
+    ----------
+    name
+        What the candidate is.
+    level
+        The greatest cost it was made for.
+    score
+        Accuracy, or minus the mean squared error.
+    cost
+        Mean cost of a row.
+    difference, standard_error
+        Mean of score less that of scikit-learn's default forest on the same rows, and its standard error.
+    """
+
+    name: str
+    level: float
+    score: float
+    cost: float
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the whole rule reaches, its choice included, against scikit-learn's default forest on all features.
+
+    Each fold's rows are judged by the candidate that the other folds choose, so the choice has not seen them.
+
+    Parameters
+    ----------
+    score, cost
+        Accuracy (or minus the mean squared error) and mean cost of a row of the rule.
+    default_score, default_cost
+        Those of the default forest.
+    difference, low, high
+        Score less default score, paired by rows, and its 95 % interval.
+    score_low, score_high, cost_low, cost_high
+        95 % intervals of score and cost.
+    rows, folds, repeats
+        On how many rows, and how.
+    """
+
+    score: float
+    cost: float
+    default_score: float
+    default_cost: float
+    difference: float
+    low: float
+    high: float
+    score_low: float
+    score_high: float
+    cost_low: float
+    cost_high: float
+    rows: int
+    folds: int
+    repeats: int
+
+
+class Table(NamedTuple):
+    """What every recipe did on every row, out of fold, (recipes, repeats, n); the fold of each row, (repeats, n)."""
+
+    recipes: list[Recipe]
+    score: Floats
+    utility: Floats
+    cost: Floats
+    fold: Ints
+    weight: Floats
+
+    def mean(self, values: Floats, rows: AnyArray | None = None) -> Floats:
+        """Return weighted means over (some of the) rows, of all repeats."""
+        weight = np.broadcast_to(self.weight, self.fold.shape) * (1.0 if rows is None else rows)
+        return np.asarray((values * weight).sum(axis=(-2, -1)) / weight.sum())
+
+    def error_of(self, values: Floats) -> float:
+        """Return the standard error of the mean of (repeats, n) values over rows; repeats share their rows."""
+        per_row, share = values.mean(axis=0), self.weight / self.weight.sum()
+        spread = float(share @ np.square(per_row - share @ per_row))
+        return float(np.sqrt(spread * np.square(share).sum() * len(share) / max(len(share) - 1, 1)))
+
+
+def folds_of(data: Data, n_folds: int, repeats: int, seed: int) -> Ints:
+    """Return the fold of each row, (repeats, n), every class spread over all folds."""
+    random = np.random.default_rng(seed)
+    out = np.empty((repeats, len(data.y)), np.int64)
+    for r in range(repeats):
+        order = random.permutation(len(data.y))
+        if data.n_classes:
+            order = order[np.argsort(data.y[order], kind="stable")]
+        out[r, order] = np.arange(len(order)) % n_folds
+    return out
+
+
+def cross_fit(
+    data: Data,
+    recipes: list[Recipe],
+    folds: Ints,
+    n_trees: int,
+    seed: int,
+    n_jobs: int | None,
+    tell: Callable[[str], Any],
+) -> Table:
+    """Fit all recipes on the other folds, and judge them on each."""
+    tasks = [(r, f) for r in range(len(folds)) for f in range(int(folds.max()) + 1)]
+    shape = len(recipes), *folds.shape
+    score, utility, cost = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+    work = (delayed(_fold)(data, recipes, folds[r] == f, n_trees, seed + 1000 * r + f) for r, f in tasks)
+    for (r, f), found in zip(tasks, Parallel(n_jobs=n_jobs, return_as="generator")(work), strict=True):
+        inside = folds[r] == f
+        for k, judged in found.items():
+            score[k, r, inside], utility[k, r, inside], cost[k, r, inside] = judged
+        tell(f"fold {r * (int(folds.max()) + 1) + f + 1} of {len(tasks)}")
+    whole = np.flatnonzero(np.isfinite(score).all(axis=(1, 2)))
+    return Table([recipes[k] for k in whole], score[whole], utility[whole], cost[whole], folds, data.weight)
+
+
+def _fold(
+    data: Data, recipes: list[Recipe], test: AnyArray, n_trees: int, seed: int
+) -> dict[int, tuple[Floats, Floats, Floats]]:
+    models = fitted(data.take(~test), recipes, n_trees, seed)
+    rows, out = data.take(test), {}
+    done: dict[int, tuple[Floats, Floats, Floats]] = {}  # recipes that end in one model are judged once
+    for k, recipe in enumerate(recipes):
+        if (model := models.get(recipe)) is not None:
+            if id(model) not in done:
+                done[id(model)] = judged(model, rows)
+            out[k] = done[id(model)]
+    return out
+
+
+def judged(model: Any, rows: Data) -> tuple[Floats, Floats, Floats]:
+    """Return score, utility and cost of each row."""
+    own = rows.costs if rows.costs.n_rows is not None else None
+    cost = model.on_demand(rows.X, None, feature_costs=own).cost
+    values = values_of(model, rows)
+    if not rows.n_classes:
+        score = -np.square(values[:, 0] - rows.y)
+        return score, score, cost
+    truth = np.eye(rows.n_classes)[rows.y]
+    score = (values.argmax(axis=1) == rows.y).astype(np.float64)
+    return score, score - LOSS_SHARE * np.square(values - truth).sum(axis=1), cost
+
+
+def values_of(model: Any, rows: Data) -> Floats:
+    """Return class probabilities over all classes (n, C), or predictions (n, 1)."""
+    found = np.asarray(model.values(rows.X))
+    codes = model.codes if hasattr(model, "codes") else model.classes
+    if codes is None or found.shape[1] == rows.n_classes:
+        return found
+    out = np.zeros((len(found), rows.n_classes))
+    out[:, np.asarray(codes, np.int64)] = found
+    return out
+
+
+def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> int:
+    """Return the recipe for a budget, by (some of the) judged rows.
+
+    Within a budget, the one of greatest utility whose rows cost no more on average. Without one, the cheapest whose
+    utility is no more than one paired standard error below the best.
+    """
+    utility, cost = table.mean(table.utility, rows), table.mean(table.cost, rows)
+    if budget is not None:
+        inside = np.flatnonzero(cost <= budget * (1 + 1e-9))
+        if not len(inside):
+            return int(np.argmin(cost))
+        return int(inside[np.lexsort((cost[inside], -utility[inside]))[0]])
+    best = int(utility.argmax())
+    error = np.array([table.error_of(table.utility[best] - other) for other in table.utility])
+    inside = np.flatnonzero(utility >= utility[best] - error)
+    return int(inside[np.lexsort((-utility[inside], cost[inside]))[0]])
+
+
+def compared(table: Table, budget: float | None) -> Comparison:
+    """Return what the rule reaches: each fold judged by the choice of the others."""
+    base = table.recipes.index(DEFAULT)
+    score, cost = np.empty(table.fold.shape), np.empty(table.fold.shape)
+    n_folds = int(table.fold.max()) + 1
+    for r in range(len(table.fold)):
+        for f in range(n_folds):
+            inside = table.fold[r] == f
+            others = np.broadcast_to(~inside, table.fold.shape)  # these rows have no say in any repeat
+            k = choose(table, budget, others)
+            score[r, inside], cost[r, inside] = table.score[k, r, inside], table.cost[k, r, inside]
+    gap = score - table.score[base]
+    right, bill, gap = (float(table.mean(values)) for values in (score, cost, score - table.score[base]))
+    own, spread, pair = (TWO_SIDED * table.error_of(values) for values in (score, cost, score - table.score[base]))
+    return Comparison(
+        score=right,
+        cost=bill,
+        default_score=float(table.mean(table.score[base])),
+        default_cost=float(table.mean(table.cost[base])),
+        difference=gap,
+        low=gap - pair,
+        high=gap + pair,
+        score_low=right - own,
+        score_high=min(right + own, 1.0 if table.score.max() > 0 else 0.0),
+        cost_low=max(bill - spread, 0.0),
+        cost_high=bill + spread,
+        rows=len(table.weight),
+        folds=n_folds,
+        repeats=len(table.fold),
+    )
+
+
+def report(table: Table) -> tuple[Judged, ...]:
+    """Return every candidate, by rising cost."""
+    base = table.recipes.index(DEFAULT)
+    score, cost = table.mean(table.score), table.mean(table.cost)
+    out = [
+        Judged(
+            recipe.words, recipe.level, float(score[k]), float(cost[k]), float(score[k] - score[base]),
+            table.error_of(table.score[k] - table.score[base]),
+        )
+        for k, recipe in enumerate(table.recipes)
+    ]  # fmt: skip
+    return tuple(sorted(out, key=lambda judged: judged.cost))
