@@ -49,7 +49,7 @@ PYTEST = python -m pytest --numprocesses 2 --dist loadfile -rfEs
 
 demo: .venv/demo-ready
 	.venv/$(BIN)/prunopt forest --out demo
-	@echo "The picture: demo/pareto.png"
+	@echo "The picture: demo/tradeoff.png"
 
 test: .venv/test-ready
 	.venv/$(BIN)/$(PYTEST)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line and leave with its exit status."""
+    if sys.stderr is None:  # closed from the start, and some libraries write there without looking
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         from prunopt.cli import app
         from prunopt.commands.output import flush, turn_stdout

@@ -184,8 +184,13 @@ def verify(
     A forest's folder: everything is measured again and the pruning problem is built anew. A transformer's: digest,
     shapes or masks, the budget; with the original and the calibration text, the error of every layer.
     """
+    from prunopt.commands.forest_best import PAGE
     from prunopt.commands.forest_verify import is_forest_folder, verify_forest
 
+    chosen = (folder / PAGE).is_file()
+    mend = "such a model is chosen by cross-fitting and claims no optimum; `prunopt report` shows its figures"
+    given = validate.Shown(f"a model of prunopt forest in {folder}")
+    validate.require(not chosen, "folder", "hold claims to check", given, mend)
     if is_forest_folder(folder):
         found = verify_forest(folder)
         if as_json:

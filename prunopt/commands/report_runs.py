@@ -26,6 +26,8 @@ def read_run(folder: Path) -> Page:
     held = {name: _read(folder / name) for name in FILES if (folder / name).is_file()}
     report, manifest = held.get("report.json", {}), held.get("prunopt.json", {})
     try:
+        if "model.json" in held:
+            return _model(folder, held["model.json"])
         if "heads.json" in held:
             return _heads(folder, held["heads.json"])
         if "ticket.json" in held:
@@ -43,7 +45,7 @@ def read_run(folder: Path) -> Page:
     refuse("FOLDER", "hold what forest, prune, heads, cnn, search or lottery wrote with --out", Shown(folder))
 
 
-FILES = "report.json", "prunopt.json", "heads.json", "ticket.json"
+FILES = "model.json", "report.json", "prunopt.json", "heads.json", "ticket.json"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -74,6 +76,33 @@ def _proven(status: str, objective: Any, bound: Any, solver: str) -> str:
     gap = abs(float(objective) - float(bound)) / max(1e-12, abs(float(objective)))
     told = f"{solver}: {status.lower()}, objective {_number(objective, 6)}, lower bound {_number(bound, 6)}"
     return f"{told}, relative gap {gap:.1e}." if gap else f"{told}: no better answer exists."
+
+
+def _model(folder: Path, r: dict[str, Any]) -> Page:
+    unit, found, score = r["currency"] or "units", r["unseen_rows"], r["score"]
+    who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
+    page = Page(f"The best model within a budget: {r['data']}", "prunopt forest")
+    page.facts = [
+        ("chosen", r["chosen"]["name"]),
+        ("on unseen rows", f"{score} {found['score']:.3f} for {found['cost']:.2f} {unit} per {who}"),
+        ("default forest there", f"{score} {found['default_score']:.3f} for {found['default_cost']:.2f} {unit}"),
+        ("difference", f"{found['difference']:+.3f} (95 %: {found['low']:+.3f} to {found['high']:+.3f})"),
+        ("budget", "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"),
+        ("rows", f"{r['rows']}, in {found['folds']} folds, repeated {found['repeats']} times"),
+        ("seed", str(r["seed"])),
+    ]
+    page.certificate = ["Chosen by repeated cross-fitting: no optimum is claimed, and none is proven."]
+    columns: dict[str, Column] = {
+        "": lambda c: "chosen" if c["name"] == r["chosen"]["name"] else "",
+        f"{unit} per {who}": lambda c: f"{c['cost']:.2f}",
+        score: lambda c: f"{c['score']:.3f}",
+        "less default forest": lambda c: f"{c['difference']:+.3f} ± {c['standard_error']:.3f}",
+        "model": lambda c: c["name"],
+    }
+    marked = [i for i, c in enumerate(r["candidates"]) if c["name"] == r["chosen"]["name"]]
+    page.sheets = [Sheet.of("Candidates, cross-fitted", r["candidates"], columns, (0, 4), marked)]
+    page.picture(folder, "tradeoff.png", "What cost buys")
+    return page
 
 
 def _forest(folder: Path, r: dict[str, Any]) -> Page:

@@ -138,3 +138,17 @@ def test_a_target_of_numbers(tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["score"] == "minus_mean_squared_error"
     assert report["chosen"]["cost"] <= 1
+
+
+def test_a_report_shows_the_same_figures_and_verify_says_that_nothing_is_claimed(
+    made: tuple[Path, dict[str, Any], str],
+) -> None:
+    folder, told, _ = made
+    done = RUN.invoke(app, ["report", str(folder / "out")])
+    assert done.exit_code == 0, done.output
+    page = (folder / "out" / "report.html").read_text()
+    assert f"{told['unseen_rows']['score']:.3f}" in page
+    assert "no optimum is claimed" in page
+    refused = RUN.invoke(app, ["verify", str(folder / "out")])
+    assert refused.exit_code == 1
+    assert "chosen by cross-fitting and claims no optimum" in refused.stderr

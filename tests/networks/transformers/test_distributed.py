@@ -21,7 +21,7 @@ from prunopt.networks.transformers.families import blocks
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer
 
 PROGRAM = """
-import json, sys
+import json, os, sys
 import numpy as np, torch, torch.distributed as dist
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.distributed import hessians, rank_and_size, shard, summed
@@ -46,6 +46,7 @@ with open(f"{sys.argv[1]}.{rank}.json", "w") as file:
     json.dump([rank, size, len(mine), refused], file)
 dist.barrier()  # no rank leaves while another still talks to it: gloo aborts otherwise
 dist.destroy_process_group()
+os._exit(0)  # a thread of gloo's that is still there when the interpreter ends aborts the process, now and then
 """
 
 
