@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 EXAMPLES: list[tuple[Callable[..., None], str]] = [
-    (forest, "prunopt forest --data patients.csv --target diagnosis --costs prices.json --budget 20 --out out"),
+    (forest, "prunopt forest --data patients.csv --target diagnosis --costs costs.json --budget 20 --out out"),
     (predict, "prunopt predict out --data new-patients.csv --out predictions.csv"),
     (prune, "prunopt prune my-model --calibration text.txt --sparsity 0.2 --out smaller"),
     (cnn, "prunopt cnn mobilenetv2 --budget latency_ms=0.75x --images pictures --runtime onnxruntime --out smaller"),
