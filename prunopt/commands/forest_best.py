@@ -146,9 +146,9 @@ def read_model(folder: Path) -> tuple[Any, dict[str, Any]]:
     """
     import skops.io
 
-    from prunopt.commands.forest_verify import TREE, check_trees
     from prunopt.core.files import read_json
     from prunopt.core.validate import Shown, invalid, require
+    from prunopt.forests.skops_files import TREE, check_trees
 
     for name in (MODEL, PAGE):
         mend = "pass what prunopt forest wrote with --out"

@@ -160,7 +160,7 @@ class _Search:
 
 
 def _within(path: PenaltyPath, budget: int) -> tuple[Bools, PathBlock | None]:
-    """The most expensive optimum on the path within the budget, and the block that the next one adds (None at its end)."""
+    """The most expensive optimum of the path within the budget, and the block that comes next (None at its end)."""
     chosen, spent = path.always.copy(), 0
     for block, cost in zip(path.blocks, path.costs, strict=True):
         if spent + cost > budget:

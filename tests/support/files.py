@@ -157,9 +157,9 @@ def readers(*, torch: bool = True) -> Iterator[Reader]:
 
 
 def _tables() -> Iterator[Reader]:
-    from prunopt.commands.forest_verify import read_forest
     from prunopt.forests.cost_files import read_costs
     from prunopt.forests.csv_tables import read_csv
+    from prunopt.forests.skops_files import read_forest
 
     rows = "\n".join(f"{k},{k * 0.5},{'ab'[k % 2]},{'yes' if k % 3 else 'no'}" for k in range(24))
     yield Reader("csv", "t.csv", _text(f"age,dose,kind,ill\n{rows}\n"), lambda p: read_csv(p, "ill"))

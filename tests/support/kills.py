@@ -157,7 +157,7 @@ def digests(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
         if path.suffix == ".json":
             data = json.dumps(steady(json.loads(data)), sort_keys=True).encode()
         elif path.suffix == ".skops":  # its archive holds the time of writing, and addresses in memory
-            from prunopt.commands.forest_verify import read_forest
+            from prunopt.forests.skops_files import read_forest
 
             trees = [tree.tree_ for tree in np.ravel(read_forest(path).estimators_)]
             data = b"".join(a.tobytes() for t in trees for a in (t.feature, t.threshold, t.children_left, t.value))

@@ -140,7 +140,7 @@ def test_a_tree_that_leads_out_of_its_arrays_is_refused() -> None:
     """scikit-learn would follow it out of its memory."""
     from types import SimpleNamespace
 
-    from prunopt.commands.forest_verify import _check_tree
+    from prunopt.forests.skops_files import _check_tree
 
     def tree(**other: object) -> SimpleNamespace:
         links = {"children_left": np.array([1, -1, -1]), "children_right": np.array([2, -1, -1])}
