@@ -1,0 +1,1 @@
+"""Data sets with feature costs; README.md has their sources and licenses."""
