@@ -5,7 +5,7 @@
 # make test-oldest   the tests that need no extra but plot, in the oldest versions that pyproject allows
 # make docs          build the documentation into site/, warnings are errors
 # make check         ruff, mypy, and a wheel that is built and imported elsewhere
-# make lock          write requirements/ anew for a changed pyproject; UPGRADE=1 takes the newest versions
+# make lock          rewrite requirements/ for a changed pyproject; UPGRADE=1 takes the newest versions
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALL = python -m pip install --quiet --disable-pip-version-check

@@ -6,7 +6,7 @@ sparsities of each method. With ``--by sparsegpt`` (masks by SparseGPT, kept wei
 level of a grid on the dense model's activations, and allocations are taken to that grid.
 
 Everything chosen is chosen on WikiText-2's validation text, by a bfloat16 copy of the model: the best eight decisions
-of a search are judged on further windows of it (`SearchRun.chosen`). Perplexities are those of the test text, in
+of a search are judged on other windows of it (`SearchRun.chosen`). Perplexities are those of the test text, in
 float32. Every cell is written as it is finished: a second call goes on. Token counts: `TOKENS`.
 """
 
@@ -49,7 +49,7 @@ EFFORT = {
 # Swaps begin near the optimum, where differences are small: fewer trials than dsa, each on more text.
 TRIALS, SWAPPED = {"dsa": 200, "swaps": 60}, {"windows": 8, "length": 256}
 LONGER = {("sparsegpt", 0.6)}  # where dsa was ahead of the first swaps: swaps from the learned allocation as well
-FURTHER = 24  # windows of the test text, drawn anew, for `--further`
+FURTHER = 24  # windows of the test text, drawn again, for `--further`
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the prior, for weights learned from trials
 TOP, JUDGES = 8, 6  # the best decisions of a search are judged on so many windows that took no part in it
 BETAS = (-0.004, 0.002, 0.004, 0.008)
@@ -253,7 +253,7 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
 
     def best_start() -> tuple[str, Floats, float]:
         starts = {
-            name: np.array(cells.data[name]["allocation"]) for name in ("mckp", "mckp in company") if name in cells.data
+            name: np.array(cells.data[name]["allocation"]) for name in ("mckp", "mckp in context") if name in cells.data
         }
         kl = {
             k: cells.get(f"start {k}", lambda a=a: {"judged": bench.judge.loss(a)})["judged"] for k, a in starts.items()
@@ -285,7 +285,7 @@ def allocations(bench: Bench, cells: Cells, sparsity: float) -> dict[str, Callab
         "mckp": lambda: fixed(
             curves(weighting="kl", kl=single_kl(bench, cells, sparsity), kl_level=sparsity, bounds=bounds)
         ),
-        "mckp in company": lambda: fixed(company()),
+        "mckp in context": lambda: fixed(company()),
         "atp": atp,
         "mckp, swaps": swaps,
         "dsa": lambda: chosen(search_dsa()),
@@ -354,7 +354,7 @@ def further(sparsity: float, by: str) -> None:
 
 def ours(cells: dict[str, Any]) -> str | None:
     """The one of our allocations that the judging windows of the calibration text prefer; None where one is missing."""
-    judged = {k: cells.get(f"start {k}", {}).get("judged") for k in ("mckp", "mckp in company")}
+    judged = {k: cells.get(f"start {k}", {}).get("judged") for k in ("mckp", "mckp in context")}
     judged |= {k: cells.get(k, {}).get("judged") for k in ("mckp, swaps", "mckp, learned")}
     judged |= {k: cells[k]["judged"] for k in ("learned, swaps",) if k in cells}
     whole = None not in judged.values() and all(f"heldout {k}" in cells for k in judged)

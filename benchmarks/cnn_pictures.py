@@ -10,7 +10,7 @@ from prunopt.plots import COLOURS
 
 DOCS = Path(__file__).parents[1] / "docs"
 CURVES = {  # what a label begins with, and what the legend says
-    "peer-bn-": "Torch-Pruning, batch norms estimated anew",
+    "peer-bn-": "Torch-Pruning, batch norms re-estimated",
     "measured-": "knapsack, measured loss, no repair",
     "layers-repair-": "knapsack, layers' error, repair",
     "measured-repair-": "knapsack, measured loss, repair",

@@ -7,7 +7,7 @@
 Six public sets, five budgets (shares of the cost of all features), five random splits into rows to fit on, rows to
 choose on, and test rows. Every method chooses on the same validation rows, and fits its choice again on both parts.
 Costs: true prices for heart and hypothyroid (full price of each test), 1 each for satimage, else random whole numbers
-from 1 to 20, drawn anew for each split.
+from 1 to 20, drawn again for each split.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every method has the same interface: candidates are fitted on the training rows, the best within each budget is chosen
 on the validation rows by accuracy (then by log loss), and the chosen one is fitted again on both together. LightGBM
-near its dearest prices can then buy nothing at all, or more than the budget: in that case the first fit is kept.
+near its highest prices can then buy nothing at all, or more than the budget: in that case the first fit is kept.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def main() -> None:
         costs *= 100 / costs.sum()
         for share in SHARES:
             if any((row["data"], row["budget"]) == (name, share) for row in rows):
-                continue  # done in an earlier run; delete the file to measure everything anew
+                continue  # done in an earlier run; delete the file to measure everything again
             scores: dict[str, list[float]] = {way: [] for way in WAYS}
             cost: dict[str, list[float]] = {way: [] for way in WAYS}
             taken: dict[str, list[float]] = {way: [] for way in WAYS}

@@ -82,7 +82,7 @@ def grown() -> tuple[Any, Any, Any]:
 
 
 def prices() -> list[dict[str, Any]]:
-    """Solve 50,000 rows at prices from nearly free to too dear, at most 60 s each."""
+    """Solve 50,000 rows at prices from nearly free to too expensive, at most 60 s each."""
     X, y, forest = grown()
     X, y, out = X[:GROWN_ON], y[:GROWN_ON], []
     with tempfile.TemporaryDirectory() as name:

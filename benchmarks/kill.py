@@ -153,16 +153,16 @@ def killed_often(name: str, times: int, seed: int, known: dict[str, Any]) -> Non
 
 
 def main() -> None:
-    """Kill every command until ``--times`` kills are on file; what is on file counts, ``--anew`` forgets it."""
+    """Kill every command until ``--times`` kills are on file; what is on file counts, ``--fresh`` forgets it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("commands", nargs="*", default=COMMANDS)
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--fresh", action="store_true")
     asked = parser.parse_args()
     known = load("kill", default={})
     for name in asked.commands:
-        if asked.anew:
+        if asked.fresh:
             known.pop(name, None)
         if own := {"workers": on_journal, "postgresql": on_postgresql}.get(name):
             known[name] = own(asked.seed)

@@ -79,7 +79,7 @@ def ffn() -> dict[str, Any]:
 
 
 def _job(fresh: Callable[[], QuadraticSubset], solver: Any) -> Callable[[], Any]:
-    """Solve anew each time: `obs-greedy` pays for its one inversion, each solver for the objective of its answer."""
+    """Solve from scratch each time: `obs-greedy` pays for its one inversion, each solver for the objective of its answer."""
     return lambda: solver.solve(fresh(), Limits(), 0)
 
 

@@ -56,7 +56,7 @@ class LevelWeights:
     refit
         For ``"weights"``: re-solve the kept weights together (see `prune_transformer`).
     folder
-        Where the weights are kept, 4 bytes a weight and level; a folder begun by the same call goes on.
+        Where the weights are kept, 4 bytes per weight and level; a folder begun by the same call goes on.
     damping
         Ridge, as a multiple of the Hessian's mean diagonal; default 0.01 for weights, 0.1 for neurons.
     shrinkage

@@ -208,7 +208,7 @@ def milp(sampled: int = 200) -> dict[str, Any]:
 
 
 def own() -> dict[str, Any]:
-    """Candidates drawn for every weight by itself: nothing is shared, every pool is listed anew."""
+    """Candidates drawn for every weight by itself: nothing is shared, every pool is listed again."""
     warm()
     answers: dict[str, Any] = {}
     for epsilon in EPSILONS[:2]:

@@ -22,7 +22,7 @@ CIFAR_SIZES = (1500, 500, 1000)  # the first two of the training pictures, the l
 
 
 class Shifted:
-    """Batches of pictures at random places of a canvas, with noise; drawn anew in every pass.
+    """Batches of pictures at random places of a canvas, with noise; drawn again in every pass.
 
     Parameters
     ----------

@@ -184,7 +184,7 @@ def embeddings() -> Iterator[Row]:
             continue
         for peer, title in (
             ("paper", "the paper's score"),
-            ("re-scored", "the paper's score, taken anew at every step"),
+            ("re-scored", "the paper's score, recomputed at every step"),
         ):
             if f"{removed}, {peer}" in rows:
                 pair = (1 - rows[f"{removed}, {m}"]["removed"]["cosine"] for m in ("ours", peer))

@@ -189,7 +189,7 @@ def by_name() -> dict[str, Any]:
 def hostile(name: str, times: int, seconds: float, before: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Feed mutated files to a reader for some seconds of the clock.
 
-    A mutation that ends in a message of a new kind is mutated further, and the small ones of these are kept.
+    A mutation that ends in a message of a new kind is mutated again, and the small ones of these are kept.
     """
     reader = by_name()[name]
     count = Counter({k: v for k, v in before.items() if isinstance(v, int)})

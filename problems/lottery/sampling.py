@@ -73,7 +73,7 @@ class RandomPair:
         return first + layer.n_outputs * (neurons // layer.groups) * taps
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
-        """Return further draws from the distribution of the weights."""
+        """Return more draws from the distribution of the weights."""
         return _draw(shape, self.lowest, self.factor, rng)
 
 

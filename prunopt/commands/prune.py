@@ -181,7 +181,7 @@ def verify(
 ) -> None:
     """Check what was saved against what it claims; exit status 1 if a claim does not hold.
 
-    A forest's folder: everything is measured again and the pruning problem is built anew. A transformer's: digest,
+    A forest's folder: everything is measured again and the pruning problem is rebuilt. A transformer's: digest,
     shapes or masks, the budget; with the original and the calibration text, the error of every layer.
     """
     from prunopt.commands.forest_best import PAGE

@@ -69,7 +69,7 @@ def budget_path(
         Rows and targets: held-out ones for ``errors="holdout"``, those that the forest was fitted on otherwise.
     feature_costs
         One cost for each feature: an array, a mapping from names, or None (each costs 1); a cost for each row and
-        feature (n, K); `CostList` with discounts for further tests of a group; or a `CostSum` of several currencies.
+        feature (n, K); `CostList` with discounts for other tests of a group; or a `CostSum` of several currencies.
     feature_groups
         Features that are acquired together (see `prunopt.problems.forest.feature_costs.FeatureCosts.of`).
     known

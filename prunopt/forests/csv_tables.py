@@ -93,7 +93,7 @@ def read_csv(
     keep
         Columns to use although they hold dates (as days since 1970) or name the rows.
     max_cells
-        A larger table is refused before it fills the memory (8 bytes a cell, twice while reading).
+        A larger table is refused before it fills the memory (8 bytes per cell, twice while reading).
 
     Raises
     ------

@@ -121,7 +121,7 @@ def load_heart(target: str = "disease") -> CostedDataset:
 
     Notes
     -----
-    Costs are CAD of the Ontario fee schedule: asking costs 1, an exercise ECG 87.30, of which 86.30 is common to
+    Costs are CAD of the Ontario price schedule: asking costs 1, an exercise ECG 87.30, of which 86.30 is common to
     exang, oldpeak and slope. ``data/README.md`` beside this module has sources and terms.
     """
     one_of("target", target, ("disease", "severity"))

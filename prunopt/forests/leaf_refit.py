@@ -48,7 +48,7 @@ from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 RIDGES = (300.0, 100.0, 30.0, 10.0, 3.0, 1.0)  # tried from the stiffest on, each started from the one before
 FOLDS = 4
-ENOUGH = 2000  # held-out rows after which no further fold is needed to choose the ridge
+ENOUGH = 2000  # held-out rows after which no other fold is needed to choose the ridge
 ITERATIONS = 200
 
 

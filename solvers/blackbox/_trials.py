@@ -1,7 +1,7 @@
 """One trial of a black-box search, on any Optuna storage: ask, look up, evaluate, tell.
 
 Every trial has an index that is its own for good: the trial's number, less the trials in front of it that only
-repeated a lost one or came too many. The sampler is made anew from (seed, index) for each trial, so that a search that
+repeated a lost one or came too many. The sampler is rebuilt from (seed, index) for each trial, so that a search that
 was stopped goes on just as it would have.
 """
 
@@ -102,7 +102,7 @@ def known_keys(study: optuna.Study) -> set[str]:
 
 
 def sampler_of(make: SamplerFactory, seed: int) -> Any:
-    """Return an Optuna sampler that is made anew for each trial, from its index."""
+    """Return an Optuna sampler that is rebuilt for each trial, from its index."""
     optuna = quiet()
 
     class Renewed(optuna.samplers.BaseSampler):  # type: ignore[misc,name-defined]
@@ -298,7 +298,7 @@ def queue_lost(study: optuna.Study) -> int:
 
 
 def _again(study: optuna.Study, trial: FrozenTrial, index: int) -> None:
-    """Queue a lost trial: its point, if that was whole; half a point is drawn anew, from the same random numbers."""
+    """Queue a lost trial: its point, if that was whole; half a point is drawn again, from the same random numbers."""
     study.enqueue_trial(dict(trial.params) if NOTE in trial.user_attrs else {}, user_attrs={RETRY: index})
 
 

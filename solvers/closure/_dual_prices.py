@@ -323,7 +323,7 @@ def profit_of(priced: Priced, chosen: Bools, users: Ints32) -> int:
 def best_responses(
     ends: Ints, members: Ints, priced: Priced, chosen: Bools, users: Ints32, value: Ints, wanted: Bools
 ) -> int:
-    """Choose each tree anew, in turn, with what the others have bought for free; return by how much profit rose.
+    """Choose each tree again, in turn, with what the others have bought for free; return by how much profit rose.
 
     Tree t owns the items ``members[ends[t]:ends[t + 1]]``, ascending. Where two items of a tree need one requirement
     the choice is a guess; a tree changes only if that raises the profit. ``users`` counts users as `profit_of` does.

@@ -22,7 +22,7 @@ from prunopt.solvers.closure import _repair as kernel
 from prunopt.solvers.closure.parametric_cut import closure_path
 
 PROOF_BYTES = 2**28  # of the leaves' multipliers together; beyond it only the root's proof is kept
-# Penalties tried in the repair of a dearer neighbour, relative to the penalty of the block that breaks the budget.
+# Penalties tried in the repair of a costlier neighbor, relative to the penalty of the block that breaks the budget.
 DROP_ROUNDS = 60  # each at a penalty 1.25 times the last
 REPAIR_FACTORS = (1.0, 0.7, 0.4, 0.2, 0.1, 0.05, 0.02, 0.0)
 
@@ -39,7 +39,7 @@ class BudgetBranchAndBound(Solver[BudgetedClosure]):
 
     At every node the exact path of the contracted closure over all penalties gives the two neighbours of the budget on
     the lower hull; the line between them is Lagrange's bound, the cheaper one is a valid answer, and dropping parts of
-    the dearer one tree by tree, then adding parts that still fit, gives better ones. The node is divided on the item
+    the costlier one tree by tree, then adding parts that still fit, gives better ones. The node is divided on the item
     of the block that breaks the budget which carries the most profit below it. Best bound first.
 
     Parameters
@@ -199,11 +199,11 @@ def _repaired(rest: OpenPart, chosen: Bools, breaking: PathBlock, budget: int) -
     users = np.zeros(c.n_requirements, np.int32)
     nobody = np.zeros(c.n_items, np.bool_)
     penalty = float(breaking.penalty)
-    dearer = chosen.copy()
-    dearer[breaking.items] = True
+    costlier = chosen.copy()
+    costlier[breaking.items] = True
     found = []
     for dropping in (True, False):
-        current = (dearer if dropping else chosen).copy()
+        current = (costlier if dropping else chosen).copy()
         kernel.count_users(c.indptr, c.indices, current, users)
         spent = exact_sum(c.cost[users > 0])
         for power in range(DROP_ROUNDS if dropping else 0):

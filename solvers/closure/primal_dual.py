@@ -50,7 +50,7 @@ class PrimalDual(Solver[Closure]):
     optimal closure for any weights omega > 0 [2]_. It is minimised by projected steps on one random block of
     requirements at a time, each followed by the regression t on all trees [3]_; on forests of real data some tens of
     passes over the edges close the gap completely, and then the answer is optimal and proven. Among the closures
-    {t > s} of all levels s the best is taken, and improved by choosing each tree anew with what the others have
+    {t > s} of all levels s the best is taken, and improved by choosing each tree again with what the others have
     bought for free.
 
     Parameters
@@ -67,7 +67,7 @@ class PrimalDual(Solver[Closure]):
     Notes
     -----
     ``limits.evaluations`` counts iterations: passes over all edges. Multipliers are integers with a denominator, which
-    `Closure.exact_bound` takes. Memory is about 40 bytes an edge.
+    `Closure.exact_bound` takes. Memory is about 40 bytes per edge.
 
     References
     ----------

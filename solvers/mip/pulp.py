@@ -95,7 +95,7 @@ class Pulp(Solver[Any]):
             trace=run.trace,
             stats=stats,
             solver=self.name,
-            message=f"optimal by the word of {label}" if done else f"{label} {why}" + "; no bound" * (not claimed),
+            message=f"optimal as {label} reports" if done else f"{label} {why}" + "; no bound" * (not claimed),
         )
 
     def _engine(self, limits: Limits, name: str | None, seed: int, stop: Any) -> tuple[Any, str]:

@@ -129,8 +129,8 @@ class MaskLLM(Solver[RelaxedMask]):
     def memory(self, problem: RelaxedMask) -> int:
         """Return the bytes that logits, their gradients, Adam's two moments and a step's samples take.
 
-        For N:M masks that is 4 (8 C + 2 M) bytes a block with C logits for candidates, 56 a weight for 2:4; with
-        logits for entries 52 M bytes a block, 52 a weight for any pattern, and those of the recursions of a chunk of
+        For N:M masks that is 4 (8 C + 2 M) bytes per block with C logits for candidates, 56 per weight for 2:4; with
+        logits for entries 52 M bytes per block, 52 per weight for any pattern, and those of the recursions of a chunk of
         16,384 blocks. The model's own training memory comes on top.
         """
         total = 0

@@ -60,7 +60,7 @@ class Closure:
     unit : Fraction
         The factor u > 0 that turns the integers into the caller's unit.
     arcs : (k, 2) int32
-        Further pairs (a, b): item a needs item b. May contain cycles, whose items come together or not at all.
+        More pairs (a, b): item a needs item b. May contain cycles, whose items come together or not at all.
     cost_unit : Fraction, optional
         The factor that turns the costs into the caller's unit of cost, in which a budget is given; ``unit`` by default.
     slack : Fraction

@@ -306,7 +306,7 @@ class ClosureOnDisk:
         return np.fromiter(exact, np.int64, len(cost))
 
     def to_closure(self) -> Closure:
-        """Read everything into memory: the same problem as a `Closure`, about 30 bytes an edge while reading."""
+        """Read everything into memory: the same problem as a `Closure`, about 30 bytes per edge while reading."""
         chunks = list(self.chunks())
         first = np.cumsum([0, *(w for w, _ in self.sizes)])
         items = np.concatenate([np.zeros(0, np.int32), *(c.items for c in chunks)])

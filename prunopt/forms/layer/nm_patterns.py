@@ -87,7 +87,7 @@ def mask_of(codes: ArrayLike, kept: int, block: int, shape: tuple[int, ...]) -> 
 
 @lru_cache(maxsize=32)
 def word_of(n_codes: int) -> tuple[int, int]:
-    """Return (codes, bits) of the packed word that wastes least: 17 codes of 2:4 in 44 bits, 0.647 bits a weight."""
+    """Return (codes, bits) of the packed word that wastes least: 17 codes of 2:4 in 44 bits, 0.647 bits per weight."""
     whole_number("n_codes", n_codes, low=1)
     words = ((k, (n_codes**k - 1).bit_length()) for k in range(1, WORD + 1))
     return min((w for w in words if w[1] <= WORD), key=lambda w: (w[1] / w[0], w[0]))
@@ -97,7 +97,7 @@ def pack(codes: ArrayLike, n_codes: int) -> Bytes:
     """Return codes below ``n_codes`` as bytes: digits of base ``n_codes``, several to a word of bits.
 
     Lossless: ``unpack(pack(c, n), len(c), n)`` is c. For 2:4 it takes 44 bits for 17 blocks, within 0.2 % of
-    log2(6) / 4 = 0.646 bits a weight.
+    log2(6) / 4 = 0.646 bits per weight.
     """
     given = ints("codes", codes, low=0, high=n_codes - 1).ravel()
     size, bits = word_of(n_codes)

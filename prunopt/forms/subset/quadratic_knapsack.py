@@ -1,4 +1,4 @@
-"""A subset within a budget under a quadratic loss: the model that stands in for a loss that can only be tried out."""
+"""A subset within a budget under a quadratic loss: a surrogate for a loss that can only be evaluated."""
 
 from __future__ import annotations
 

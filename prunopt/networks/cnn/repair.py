@@ -103,7 +103,7 @@ def repair_on(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> int:
-    """Do as `repair`, with pictures that stand in front of the first layer concerned, or before it."""
+    """Do as `repair`, with the activations before the first layer concerned, or earlier ones."""
     mask = groups.checked(keep)
     slots = [s for s in groups.slots if s.kind in ("conv", "linear", "depthwise")]
     lost = [_lost(s, mask, before.model, after.model) for s in slots]

@@ -29,7 +29,7 @@ class _Reached(Exception):
 class Replay:
     """Pictures on their way through a network: `inputs` takes them to a layer and stops in front of it.
 
-    A layer may be changed in place while the pictures stand in front of it. Between two calls only what later layers
+    A layer may be changed in place while the activations are before it. Between two calls only what later layers
     need is held. Networks that cannot be traced run from the start at every call.
     """
 

@@ -320,7 +320,7 @@ DAMAGE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, R
 def save_masks(
     path: str | os.PathLike[str], masks: Mapping[str, NDArray[np.bool_]], pattern: str | tuple[int, int]
 ) -> None:
-    """Write masks, about 0.65 bits a weight for 2:4, losslessly: packed codes in a safetensors file."""
+    """Write masks, about 0.65 bits per weight for 2:4, losslessly: packed codes in a safetensors file."""
     from safetensors.numpy import save_file
 
     kept, size = check_pattern(pattern)

@@ -69,7 +69,7 @@ def test_one_fit_gives_a_curve(fitted: Any) -> None:
         assert answer.cost.mean() <= 1.1 * budget
         accuracy.append(np.mean(answer.predictions == y))
     assert 0.65 < accuracy[0] < 0.8  # the cheap feature alone
-    assert accuracy[1] > 0.85  # and the dear one for the half of the rows that needs it
+    assert accuracy[1] > 0.85  # and the costly one for the half of the rows that needs it
     assert fitted.at(5.0) is fitted.at(3.0)
     costs = [c.expected_cost for c in fitted.candidates_]
     assert costs == sorted(costs)
@@ -233,7 +233,7 @@ def test_the_choice_takes_the_best_of_those_that_cost_about_as_much() -> None:
         return Candidate(cost, utility, 0.0, rows, 1.0, proposal)
 
     every = [candidate(c, u) for c, u in ((0, 0.5), (4, 0.82), (7, 0.7), (9, 0.8), (10, 0.75), (12, 0.95))]
-    assert within(every, 10.0).cost == 9  # not 4, which is cheap and lucky; not 12, which is too dear
+    assert within(every, 10.0).cost == 9  # not 4, which is cheap and lucky; not 12, which is too costly
     assert within(every, 3.0).cost == 0
     assert within(every, 12.0).cost == 12
     assert within([*every, candidate(2, 1.5)], 10.0).cost == 2  # cheap and certainly better

@@ -75,7 +75,7 @@ def test_a_column_of_missing_values_and_a_constant_one_are_no_use() -> None:
     assert not grown.acquired(X)[:, 3:].any()
 
 
-# Purchases and costs.
+# Acquisitions and costs.
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -213,9 +213,9 @@ def test_regression_learns_and_pays() -> None:
     y = 100.0 + 50.0 * X[:, 0] + 20.0 * X[:, 1] ** 2
     free = grow_budgeted_forest(X, y, penalty=0.0, regression=True)
     assert np.mean((free.predict(X) - y) ** 2) < 0.05 * y.var()
-    dear = grow_budgeted_forest(X, y, budget=1.0, regression=True)
-    assert dear.expected_cost <= 1.0
-    assert np.mean((dear.predict(X) - y) ** 2) < 0.6 * y.var()
+    costly = grow_budgeted_forest(X, y, budget=1.0, regression=True)
+    assert costly.expected_cost <= 1.0
+    assert np.mean((costly.predict(X) - y) ** 2) < 0.6 * y.var()
     with pytest.raises(AttributeError, match="regression"):
         free.predict_proba(X)
 

@@ -59,7 +59,7 @@ def test_layers_get_what_they_get_in_a_run(model: Any, images: Any) -> None:
         wanted = model(images)
     for hook in hooks:
         hook.remove()
-    for name in ("widen", "narrow", "head", "widen"):  # the last one starts anew
+    for name in ("widen", "narrow", "head", "widen"):  # the last one starts again
         torch.testing.assert_close(torch.cat(replay.inputs(name)), seen[name])
     assert replay.shortcuts("widen") is None
     replay.inputs("narrow")

@@ -138,8 +138,8 @@ def test_a_named_folder_goes_on(tmp_path: Path) -> None:
     assert more.stats["resumed"]
     assert more.bound > one.bound
     assert disk.bound({"requirements": tmp_path / "m"}) == more.bound
-    dearer = po.solve(disk.at_penalty(Fraction(1, 150)), solver, limits=po.Limits(evaluations=1))
-    assert not dearer.stats["resumed"], "another penalty"
+    costlier = po.solve(disk.at_penalty(Fraction(1, 150)), solver, limits=po.Limits(evaluations=1))
+    assert not costlier.stats["resumed"], "another penalty"
     assert len(list((tmp_path / "m").glob("chunk-*.npy"))) == 3
     other = on_disk(forest_closure(), tmp_path / "d", 2)
     with pytest.raises(ValueError, match="multipliers of this closure"):

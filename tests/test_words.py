@@ -1,0 +1,82 @@
+"""How the project writes: phrases that readers stumbled over, and one word for one thing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXTS = {".py", ".md", ".ipynb", ".toml", ".yml", ".cff"}
+# The record of what was, this list, and the aliases of old names with their tests.
+EXEMPT = {"CHANGELOG.md", "tests/test_words.py", "tests/forests/test_old_names.py"}
+ALIAS = re.compile(r"renamed_\w+\(.*")
+
+PHRASES = {
+    r"\bthe house\b": "the project, or say which part",
+    r"\bdear(est|er)?\b": "costly, costlier, expensive",
+    r"\bin company\b": "say with what",
+    r"\bby the word of\b": "as X reports",
+    r"\btaken anew\b|\banew\b": "again, from scratch, rebuilt",
+    r"\bstands? in (for|front)\b": "replaces, is a surrogate for, lies before",
+    r"\bnone claimed\b": "no bound",
+    r"\b(a|an) (weight|patient|row) \d|\d(\.\d+)? (bits?|bytes?|dollars?|CAD) an? \w+": "per weight, per patient",
+    r"\blevel with\b": "on par with",
+    r"\bshares? out\b": "allocates",
+    r"\btariffs?\b": "price list, cost list",
+    r"\bsaid plainly\b": "Limitations",
+    r"\bas it was pruned with\b": "used when pruning",
+    r"\bleaves the house\b": "is exported, is removed",
+}
+
+# What the forests' world calls things, and the words that it left.
+GLOSSARY = {
+    r"\bpurchases?\b|\bbuys a feature\b": "acquire, acquisition",
+    r"\bfeature prices?\b": "feature cost",
+    r"\blambda price\b": "penalty",
+}
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, found.split("\0")):
+        file = ROOT / name
+        if (
+            file.suffix in TEXTS
+            and name not in EXEMPT
+            and file.is_file()
+            and not name.startswith("benchmarks/results/")
+        ):
+            yield name, ALIAS.sub("", file.read_text(encoding="utf-8"))
+
+
+def hits(patterns: dict[str, str], pages: Iterator[tuple[str, str]]) -> list[str]:
+    return [
+        f"{name}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()!r}: write {better}"
+        for name, text in pages
+        for pattern, better in patterns.items()
+        for match in re.finditer(pattern, text, re.IGNORECASE)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pages() -> list[tuple[str, str]]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout: the list of files is git's")
+    return list(texts())
+
+
+def test_phrases(pages: list[tuple[str, str]]) -> None:
+    assert hits(PHRASES, iter(pages)) == []
+
+
+def test_glossary(pages: list[tuple[str, str]]) -> None:
+    assert hits(GLOSSARY, iter(pages)) == []
+
+
+def test_a_phrase_is_found() -> None:
+    planted = [("a.md", "one\nThe model leaves the house at 4 bytes a weight, by the word of CBC.\n")]
+    assert [line.split(":")[1] for line in hits(PHRASES, iter(planted))] == ["2"] * 4
