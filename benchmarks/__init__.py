@@ -1,1 +1,1 @@
-"""One command a table; peers measured in the same run. Raw figures: results/ (by results.py), tables: RESULTS.md."""
+"""One command a table; peers measured in the same run. Raw figures: results/ (by results.py), tables: docs/results/."""

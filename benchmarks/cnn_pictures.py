@@ -1,4 +1,4 @@
-"""The picture of RESULTS.md that concerns CNNs: ``python -m benchmarks.cnn_pictures`` writes docs/cnn_frontier.png."""
+"""The picture of docs/results/cnn.md: ``python -m benchmarks.cnn_pictures`` writes docs/cnn_frontier.png."""
 
 from __future__ import annotations
 

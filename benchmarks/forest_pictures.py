@@ -1,4 +1,4 @@
-"""The pictures of RESULTS.md that concern forests: ``python -m benchmarks.forest_pictures`` writes them to docs/."""
+"""The pictures of docs/results/forests.md: ``python -m benchmarks.forest_pictures`` writes them to docs/."""
 
 from __future__ import annotations
 

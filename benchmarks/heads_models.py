@@ -289,7 +289,7 @@ def picture() -> None:
 
 
 def table() -> None:
-    """Print the tables of RESULTS.md from the files."""
+    """Print the tables of docs/results/heads.md from the files."""
     for part in ("digits", "minilm", "smollm2", "speed"):
         if (found := load("heads", part, None)) is None:
             continue

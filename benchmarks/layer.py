@@ -79,7 +79,7 @@ def ffn() -> dict[str, Any]:
 
 
 def _job(fresh: Callable[[], QuadraticSubset], solver: Any) -> Callable[[], Any]:
-    """Solve from scratch each time: `obs-greedy` pays for its one inversion, each solver for the objective of its answer."""
+    """Solve from nothing each time: `obs-greedy` pays for its one inversion, each solver for its answer's objective."""
     return lambda: solver.solve(fresh(), Limits(), 0)
 
 

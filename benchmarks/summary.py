@@ -1,25 +1,19 @@
 """Every figure of ours beside its peer's, from the raw figures on file.
 
-``python -m benchmarks.summary`` prints the table; with ``--write`` it goes into RESULTS.md, too, between its two marks.
-Nothing is measured here. A ratio above 1 speaks for prunopt (times and errors: the peer's over ours; what grows with
-quality: ours over the peer's). What has no figures on file yet is left out, and named below the table.
+``python -m benchmarks.summary`` prints the table; `benchmarks.results_page` has one row per system. Nothing is measured
+here. A ratio above 1 speaks for prunopt (times and errors: the peer's over ours; what grows with quality: ours over the
+peer's). What has no figures on file yet is left out, and named below the table.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import FOLDER, load
-from prunopt.core.files import write_text
-
-PAGE = FOLDER.parent / "RESULTS.md"
-BEGIN, END = "<!-- summary: begin -->", "<!-- summary: end -->"
+from benchmarks.results import load
 
 
 @dataclass(frozen=True)
@@ -312,25 +306,5 @@ def markdown() -> str:
     return text + (f"\n\nNot on file: {'; '.join(missing)}." if missing else "")
 
 
-def put(page: Path, text: str) -> None:
-    """Replace what is between the marks of ``page``."""
-    whole = page.read_text("utf-8")
-    before, begun, rest = whole.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not (begun and ended):
-        raise ValueError(f"{page}: the marks {BEGIN} and {END} are not there")
-    write_text(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
-
-
-def main(arguments: list[str]) -> None:
-    """Print the table, and write it where that is asked for."""
-    if arguments not in ([], ["--write"]):
-        raise SystemExit(__doc__)
-    text = markdown()
-    print(text)
-    if arguments:
-        put(PAGE, text)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print(markdown())

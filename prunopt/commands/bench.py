@@ -30,7 +30,7 @@ def bench(
     arguments: Annotated[list[str] | None, typer.Argument(help="Its own arguments; options go after --.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; the table's own lines go to stderr.")] = False,
 ) -> None:
-    """Measure one table of benchmarks/RESULTS.md again, in a checkout; without a name, list the tables.
+    """Measure one table of the results again, in a checkout; without a name, list the tables.
 
     Runs ``python -m benchmarks.NAME`` in the checkout, and notes machine, versions and seconds of the run in
     benchmarks/results/runs.json. `prunopt bench summary` prints every ratio to a peer from the raw figures on file.
@@ -52,7 +52,7 @@ def bench(
     command = [sys.executable, "-c", code, *(arguments or ())]
     done = subprocess.run(command, cwd=folder.parent, check=False)
     run = {"arguments": arguments or [], "status": done.returncode, "seconds": time.perf_counter() - start, **machine}
-    if name != "summary":  # it measures nothing
+    if name not in ("summary", "results_page"):  # they measure nothing
         _note_run(folder, name, run)
     if done.returncode == MISSING:
         raise typer.Exit(INPUT)

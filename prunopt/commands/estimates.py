@@ -1,6 +1,6 @@
 """What each command will hold in memory, from sizes that are known before it starts; too little is refused.
 
-The figures are upper ends of what was measured (benchmarks/RESULTS.md, Reliability); `prunopt --estimate COMMAND ...`
+The figures are upper ends of what was measured (docs/results/reliability.md); `prunopt --estimate COMMAND ...`
 prints them.
 """
 

@@ -68,7 +68,7 @@ class StreamedPrimalDual(Solver[ClosureOnDisk]):
     Notes
     -----
     ``limits.evaluations`` counts passes. Disk: 4 bytes per edge and 16 bytes per requirement for the closure; for the
-    multipliers 4 bytes per edge, or 8 where integers of 32 bits are not fine enough, and up to twice that while it runs.
+    multipliers 4 bytes per edge, or 8 where integers of 32 bits are not fine enough, up to twice that while it runs.
     Memory: about 100 bytes per item and 50 bytes per edge of the largest chunk.
 
     References

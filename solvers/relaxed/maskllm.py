@@ -130,8 +130,8 @@ class MaskLLM(Solver[RelaxedMask]):
         """Return the bytes that logits, their gradients, Adam's two moments and a step's samples take.
 
         For N:M masks that is 4 (8 C + 2 M) bytes per block with C logits for candidates, 56 per weight for 2:4; with
-        logits for entries 52 M bytes per block, 52 per weight for any pattern, and those of the recursions of a chunk of
-        16,384 blocks. The model's own training memory comes on top.
+        logits for entries 52 M bytes per block, 52 per weight for any pattern, and the recursions of a chunk of 16,384
+        blocks. The model's own training memory comes on top.
         """
         total = 0
         for g, a in zip(problem.groups, problem.tables, strict=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
@@ -156,21 +155,3 @@ def test_the_summary_reads_the_raw_figures_and_needs_no_torch(tmp_path: Path) ->
     cut = next(row for row in rows if row[1] == "HiGHS, interior point")
     assert cut[4] == f"{raw['highs seconds'] / raw['cut seconds']:,.0f}"
     assert {len(row) for row in rows} == {6}
-
-
-def test_the_summary_goes_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    spec = importlib.util.spec_from_file_location("summary_of_benchmarks", ROOT / "benchmarks" / "summary.py")
-    assert spec is not None
-    assert spec.loader is not None
-    summary = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = summary
-    spec.loader.exec_module(summary)
-    page = tmp_path / "RESULTS.md"
-    page.write_text(f"before\n{summary.BEGIN}\nold\n{summary.END}\nafter\n")
-    summary.put(page, "new")
-    assert page.read_text() == f"before\n{summary.BEGIN}\nnew\n{summary.END}\nafter\n"
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match="marks"):
-        summary.put(page, "new")
-    assert summary._less("x", "y", 2.0, 3.0, "f", "s").cells() == ["x", "y", "2 s", "3 s", "1.5", "`f`"]

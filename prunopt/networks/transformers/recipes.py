@@ -30,7 +30,7 @@ def refuse_removed(options: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults for one kind of request: the row "ours" of the tables of SmolLM2 in benchmarks/RESULTS.md.
+    """The defaults for one kind of request: the row "ours" of the tables of SmolLM2 in docs/results/transformers.md.
 
     Parameters
     ----------
