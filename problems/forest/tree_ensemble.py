@@ -155,13 +155,18 @@ class TreeEnsemble:
         try:
             # Nullable columns of pandas hold NA, which numpy alone makes no number of.
             table = X.to_numpy(self.precision, na_value=np.nan) if hasattr(X, "columns") else X
-            rows = np.ascontiguousarray(np.asarray(table), dtype=self.precision)
+            rows: AnyArray = np.ascontiguousarray(np.asarray(table), dtype=self.precision)
         except (TypeError, ValueError) as error:
             raise invalid(name, "hold numbers", Shown(str(error))) from None
         fits = rows.ndim == 2 and rows.shape[1] == self.n_features
         require(fits, name, f"have shape (n, {self.n_features}), as the forest", Shown(f"shape {rows.shape}"))
         require(len(rows) > 0, name, "have at least one row", Shown("none"), "errors and costs are means over rows")
-        require(not np.any(np.isinf(rows)), name, f"hold finite {np.dtype(self.precision).name} numbers or NaN", Shown("an infinite one"))
+        require(
+            not np.any(np.isinf(rows)),
+            name,
+            f"hold finite {np.dtype(self.precision).name} numbers or NaN",
+            Shown("an infinite one"),
+        )
         return rows
 
 

@@ -1,4 +1,4 @@
-"""Boosters that others have fitted (XGBoost, LightGBM, scikit-learn's histogram boosting), read, pruned, written back."""
+"""Boosters fitted by XGBoost, LightGBM or scikit-learn's histogram boosting: read, pruned, written back."""
 
 from prunopt.forests.boosters.booster import Booster as Booster
 from prunopt.forests.boosters.reading import booster_of as booster_of

@@ -1,7 +1,7 @@
 r"""An additive model of trees, by whatever library it was fitted, and its pruning as a `ForestBudget`.
 
-The score of a row is :math:`b + \sum_t v_{\ell_t}`, with the leaf that it reaches in each tree. A node that becomes a leaf
-takes the mean of the leaf values below it, weighted by their covers (sums of second derivatives where the library notes
+The score of a row is :math:`b + \sum_t v_{\ell_t}`, with the leaf that it reaches in each tree. A node that becomes a
+leaf takes the mean of the leaf values below it, weighted by covers (sums of second derivatives where the library has
 them, else numbers of rows).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,6 +97,8 @@ class Booster(ABC):
         left, right, feature = (np.concatenate(part).astype(np.int64) for part in zip(*place, strict=True))
         threshold = np.concatenate([tree.threshold[order] for tree, (order, _) in zip(trees, parts, strict=True)])
         missing = np.concatenate([tree.missing_left[order] for tree, (order, _) in zip(trees, parts, strict=True)])
+        fits = bool(np.all(feature < model.n_features))
+        require(fits, "a tree", f"test features below {model.n_features}", int(feature.max()))
         self.value: Floats = np.concatenate(value)  # (n_nodes,) of each node, were it a leaf
         tree_of = np.repeat(np.arange(len(trees)), sizes)
         self.output: Ints = model.output[tree_of]
@@ -146,6 +149,23 @@ class Booster(ABC):
             return self.scores(X)[:, 0]
         return np.asarray(self.model.classes[self.predict_proba(X).argmax(axis=1)])
 
+    def rename(self, labels: ArrayLike) -> None:
+        """Give the classes 0, 1, ... their labels."""
+        classes = np.asarray(labels)
+        known = 0 if self.model.classes is None else len(self.model.classes)
+        require(classes.shape == (known,), "labels", f"name {known} classes", classes)
+        self.model = self.model._replace(classes=classes)
+        self.ensemble = replace(self.ensemble, classes=classes)
+
+    def acquired(self, X: ArrayLike, costs: FeatureCosts) -> Bools:
+        """Return which groups of features each row acquires in some tree, (n, G)."""
+        from prunopt.problems.forest._routing import acquired_groups
+
+        rows, e = self.ensemble.rows(X), self.ensemble
+        out = np.zeros((len(rows), len(costs.group_cost)), np.bool_)
+        acquired_groups(rows, e.arrays, costs.group_of, costs.known_mask, e.left >= 0, out)
+        return out
+
     # Pruning.
 
     def task(
@@ -160,7 +180,8 @@ class Booster(ABC):
     ) -> ForestBudget:
         r"""Return the pruning of this model as a `ForestBudget`, exact for a second-order surrogate of the loss.
 
-        With first and second derivatives g, s of the loss at the scores of the trees before t, and v_h the value of node h,
+        With first and second derivatives g, s of the loss at the scores of the trees before t, and v_h the value of
+        node h,
 
         .. math:: e_h = \sum_{i \in h} w_i \bigl( g_i v_h + \tfrac12 s_i v_h^2 \bigr)
 
@@ -240,7 +261,7 @@ def _preorder(tree: Tree) -> tuple[Ints, Ints]:
         require(0 <= h < n and not seen[h], "a tree", "have nodes whose children exist once", Shown(f"node {h}"))
         seen[h] = True
         order.append(h)
-        if tree.left[h] >= 0 or tree.right[h] >= 0:
+        if tree.left[h] >= 0 or tree.right[h] >= 0:  # a negative one of the two is refused in the next turn
             stack += [int(tree.right[h]), int(tree.left[h])]
     rank = np.full(n + 1, -1, np.int64)
     rank[order] = np.arange(len(order))

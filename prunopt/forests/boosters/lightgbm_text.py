@@ -10,7 +10,15 @@ from prunopt.core.arrays import Bools
 from prunopt.core.validate import Shown, invalid, require
 from prunopt.forests.boosters.booster import Booster, Model, Tree, loss_of
 
-SPLITS = ("split_feature", "split_gain", "threshold", "decision_type", "internal_value", "internal_weight", "internal_count")
+SPLITS = (
+    "split_feature",
+    "split_gain",
+    "threshold",
+    "decision_type",
+    "internal_value",
+    "internal_weight",
+    "internal_count",
+)
 LEAVES = ("leaf_value", "leaf_weight", "leaf_count")
 CATEGORICAL, DEFAULT_LEFT = 1, 2  # bits of a decision type; the next two say what is missing
 MISSING = {0: "none", 1: "zero", 2: "nan"}
@@ -91,10 +99,14 @@ def _tree(fields: dict[str, str]) -> Tree:
     leaves = int(fields["num_leaves"])
     splits = max(leaves - 1, 0)
     value = np.array(fields["leaf_value"].split(), np.float64)
-    cover = np.array((fields.get("leaf_weight") or fields.get("leaf_count") or "").split() or np.ones(leaves), np.float64)
+    cover = np.array(
+        (fields.get("leaf_weight") or fields.get("leaf_count") or "").split() or np.ones(leaves), np.float64
+    )
     require(fields.get("is_linear", "0") == "0", "model", "have constant leaves", Shown("a linear tree"))
     nothing = np.zeros(leaves)
-    numbers = {name: np.array(fields[name].split() if splits else [], np.float64) for name in (*SPLITS[:1], *SPLITS[2:4])}
+    numbers = {
+        name: np.array(fields[name].split() if splits else [], np.float64) for name in (*SPLITS[:1], *SPLITS[2:4])
+    }
     decision = numbers["decision_type"].astype(np.int64)
     require(not np.any(decision & CATEGORICAL), "model", "split on numbers", Shown("a categorical split"))
     kind = (decision >> 2) & 3

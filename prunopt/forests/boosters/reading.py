@@ -47,7 +47,7 @@ def read_booster(path: str | os.PathLike[str]) -> Booster:
 
 
 def booster_of(model: Any) -> Booster | None:
-    """Return a fitted model of XGBoost, LightGBM or scikit-learn's histogram boosting as a `Booster`, None for others."""
+    """Return a model of XGBoost, LightGBM or scikit-learn's histogram boosting as a `Booster`, None for others."""
     if isinstance(model, Booster):
         return model
     package = type(model).__module__.partition(".")[0]
