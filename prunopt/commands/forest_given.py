@@ -113,22 +113,6 @@ def choose(case: Case, rows: Rows, forest: Any, budget: float | None, penalty: f
     return Choice(path, solution, pruned_model(forest, path.ensemble, solution.value), float(cost))
 
 
-def save_forest(out: Path, forest: Any) -> str:
-    """Write a forest into a folder in its own format, and return the file's name."""
-    import skops.io
-
-    from prunopt.forests.boosters import Booster
-    from prunopt.forests.boosters.lightgbm_text import LightGBMModel
-
-    if isinstance(forest, Booster):
-        name = "forest.txt" if isinstance(forest, LightGBMModel) else "forest.json"
-        forest.save(out / name)
-        return name
-    with write_atomically(out / "forest.skops") as temporary:
-        skops.io.dump(forest, temporary)
-    return "forest.skops"
-
-
 def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
     """Return the pruned model of a folder and its report, None where the folder has no such model.
 

@@ -257,7 +257,6 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
     except ImportError:
         raise ValueError("--out: saving a forest needs skops: pip install skops") from None
 
-    from prunopt.commands.forest_given import save_forest
     from prunopt.core.files import write_atomically, write_json
 
     heads = [name for name in report["path"][0] if name != "features"] + ["features"]
@@ -269,6 +268,23 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
     files = ["path.csv", *_draw(out, report, a)]
     report["files"] = [*files, save_forest(out, a.choice.forest), "report.json"]
     write_json(out / "report.json", report)
+
+
+def save_forest(out: Path, forest: Any) -> str:
+    """Write a forest into a folder in its own format, and return the file's name."""
+    import skops.io
+
+    from prunopt.core.files import write_atomically
+    from prunopt.forests.boosters import Booster
+    from prunopt.forests.boosters.lightgbm_text import LightGBMModel
+
+    if isinstance(forest, Booster):
+        name = "forest.txt" if isinstance(forest, LightGBMModel) else "forest.json"
+        forest.save(out / name)
+        return name
+    with write_atomically(out / "forest.skops") as temporary:
+        skops.io.dump(forest, temporary)
+    return "forest.skops"
 
 
 def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
