@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from prunopt.core.arrays import AnyArray, Bools, Ints, Singles
+from prunopt.core.arrays import AnyArray, Bools, Ints
 from prunopt.core.validate import Shown, invalid, require
 
 SUPPORTED = "RandomForest*, ExtraTrees*, Bagging* of decision trees, and single decision or extra trees"
@@ -44,7 +44,7 @@ class TreeEnsemble:
     feature : (n_nodes,) int64
         Column of X that the node tests (mapped through ``estimators_features_`` for bagging), -1 at leaves.
     threshold : (n_nodes,) float64
-        A float32 value goes left when it is <= threshold.
+        A value goes left when it is <= threshold.
     missing_left : (n_nodes,) bool
         Where NaN goes.
     value : (n_nodes, C) float64
@@ -55,6 +55,8 @@ class TreeEnsemble:
         Columns of X.
     feature_names : tuple of str or None
         Names of the columns, where the forest was fitted on named columns.
+    precision
+        Of the rows: scikit-learn's forests compare float32 values, some boosters float64 ones.
     """
 
     offsets: Ints
@@ -67,6 +69,7 @@ class TreeEnsemble:
     classes: NDArray[Any] | None
     n_features: int
     feature_names: tuple[str, ...] | None = None
+    precision: type = np.float32
 
     @property
     def n_trees(self) -> int:
@@ -143,22 +146,27 @@ class TreeEnsemble:
             feature_names=None if names is None else tuple(map(str, names)),
         )
 
-    def rows(self, X: Any, name: str = "X") -> Singles:
-        """Return ``X`` as the float32 rows that scikit-learn's trees compare with their thresholds."""
+    def rows(self, X: Any, name: str = "X") -> AnyArray:
+        """Return ``X`` as the rows that the trees compare with their thresholds, float32 for scikit-learn's forests."""
         found = getattr(X, "columns", None)
         if found is not None and self.feature_names is not None and tuple(map(str, found)) != self.feature_names:
             unlike = [str(c) for c in found if str(c) not in self.feature_names][:3]
             raise invalid(name, "have the columns of the forest, in order", Shown(f"{unlike or 'another order'}"))
         try:
             # Nullable columns of pandas hold NA, which numpy alone makes no number of.
-            table = X.to_numpy(np.float32, na_value=np.nan) if hasattr(X, "columns") else X
-            rows = np.ascontiguousarray(np.asarray(table), dtype=np.float32)
+            table = X.to_numpy(self.precision, na_value=np.nan) if hasattr(X, "columns") else X
+            rows: AnyArray = np.ascontiguousarray(np.asarray(table), dtype=self.precision)
         except (TypeError, ValueError) as error:
             raise invalid(name, "hold numbers", Shown(str(error))) from None
         fits = rows.ndim == 2 and rows.shape[1] == self.n_features
         require(fits, name, f"have shape (n, {self.n_features}), as the forest", Shown(f"shape {rows.shape}"))
         require(len(rows) > 0, name, "have at least one row", Shown("none"), "errors and costs are means over rows")
-        require(not np.any(np.isinf(rows)), name, "hold finite float32 numbers or NaN", Shown("an infinite one"))
+        require(
+            not np.any(np.isinf(rows)),
+            name,
+            f"hold finite {np.dtype(self.precision).name} numbers or NaN",
+            Shown("an infinite one"),
+        )
         return rows
 
 

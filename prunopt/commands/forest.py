@@ -13,6 +13,7 @@ from prunopt.commands import estimates
 from prunopt.commands.forest_best import best
 from prunopt.commands.forest_best import show as show_best
 from prunopt.commands.forest_best import write as write_model
+from prunopt.commands.forest_given import choose, copy_costs, describe, fitted_to, load_forest, resolved
 from prunopt.commands.forest_report import Analysis, Case, Choice, Rows, build_report, show, write
 from prunopt.commands.forest_splits import Splits, default_splits, repeated
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json, progress
@@ -38,6 +39,15 @@ def forest(
     budget: Annotated[float | None, typer.Option(help="Greatest mean cost of a row.")] = None,
     keep: Annotated[
         str | None, typer.Option(help="Columns to use although they hold dates or name the rows: visit,patient")
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option(
+            "--forest",
+            metavar="FILE",
+            help="Prune this forest, on rows it has not seen: FILE.skops, FILE.py:function, XGBoost's FILE.json, "
+            "LightGBM's FILE.txt.",
+        ),
     ] = None,
     path: Annotated[
         bool, typer.Option("--path", help="Instead, every optimal pruning of one forest, with proofs.")
@@ -65,6 +75,9 @@ def forest(
     fit nor choice has seen, against scikit-learn's default forest. Without a budget: the cheapest model that is within
     a standard error of the best. prunopt predict reads the folder that --out names.
 
+    With --forest: every optimal pruning of a forest or booster that exists, on rows that it has not seen; the pruned
+    one is written in its own format.
+
     With --path: grows a forest on 60 % of the rows, finds every
     optimal pruning on their out-of-bag errors, measures each on two times 20 % of the rows (validation, test), and
     chooses the cheapest one whose validation error is within one standard error of the least, unless a budget or a
@@ -74,6 +87,9 @@ def forest(
         note("--price is deprecated and goes with the next release; use --penalty")
         require(penalty is None, "--price", "be given without --penalty", price, "it is the old name of --penalty")
         penalty = price
+    if given is not None:
+        require(trees is None and splits is None, "--forest", "be given without --trees and --splits", given)
+        splits = 0
     path = path or trees is not None or splits is not None or penalty is not None
     trees = 40 if trees is None else whole_number("--trees", trees, low=1)
     if budget is not None:
@@ -90,6 +106,7 @@ def forest(
         for name in case.known:
             one_of("--known", name, case.names)
         estimates.forest(len(case.X), len(case.names), trees)
+        forest = None if given is None else fitted_to(case, load_forest(given))
         if not path:
             model, told = best(case, budget, seed, tell)
             if out is not None:
@@ -108,8 +125,12 @@ def forest(
         return
     with progress("forest", total=4) as tell:
         rows = split_rows(case, seed)
-        tell("growing and pruning the forest")
-        choice = _choose(case, rows, budget, penalty, trees, seed)
+        tell("growing and pruning the forest" if forest is None else "pruning the forest")
+        choice = (
+            _choose(case, rows, budget, penalty, trees, seed)
+            if forest is None
+            else choose(case, rows, forest, budget, penalty)
+        )
         tell("the same on other splits")
         n_splits = default_splits(len(case.X)) if splits is None else splits
         many = _repeat(case, choice.path, n_splits, trees, seed)
@@ -120,11 +141,16 @@ def forest(
             "data": data if data in EMBEDDED else str(Path(data).resolve()),
             "target": target,
             "costs": None if costs is None else str(costs.resolve()),
+            **({} if given is None else {"forest": resolved(given)}),
         }
+        if forest is not None:
+            describe(report, case, choice)
         report["chosen"]["penalty"] = penalty
         if out is not None:
             tell("writing")
             with written_together():
+                if costs is not None and given is not None:
+                    copy_costs(costs, out)
                 write(out, report, analysis)
     if as_json:
         print_json(report)
@@ -134,7 +160,11 @@ def forest(
         show(report, case.who)
         if out is not None:
             print(f"Written: {', '.join(str(out / name) for name in report['files'])}")
-            print(f"Load the forest: skops.io.load({str(out / 'forest.skops')!r}, trusted=['sklearn.tree._tree.Tree'])")
+            if given is None:
+                file = str(out / "forest.skops")
+                print(f"Load the forest: skops.io.load({file!r}, trusted=['sklearn.tree._tree.Tree'])")
+            else:
+                print(f"New rows: prunopt predict {out} --data NEW.csv")
     if n_splits and (many is None or many.stopped):
         done = 0 if many is None else len(many.scores)
         fail(f"interrupted after {done} of {n_splits} splits; everything else is done", INTERRUPTED)

@@ -236,15 +236,16 @@ def proof(report: dict[str, Any], unit: str, who: str) -> str:
     gap = report["largest gap on the path"]
     exactly = "exactly" if gap == 0 else f"to within a relative gap of {gap:.1e}"
     stopped = "" if report["complete"] else " The search was stopped: the path is coarser than it could be."
+    what = report.get("minimized", "mean tree error")
     text = (
-        "Proven: at its penalty, no pruning of this forest has a lower mean tree error plus penalty times cost on the "
+        f"Proven: at its penalty, no pruning of this forest has a lower {what} plus penalty times cost on the "
         f"training rows than the line shown, {exactly}, for every line of the path.{stopped}"
     )
     if report["budget"] is None:
         return text
     chosen = report["chosen"]
     return (
-        f"{text} Within {report['budget']:g} {unit} per {who}, none has a mean tree error below "
+        f"{text} Within {report['budget']:g} {unit} per {who}, none has a {what} below "
         f"{number(chosen['bound'], 4)}; the chosen one has {number(chosen['objective'], 4)}."
     )
 
@@ -252,7 +253,7 @@ def proof(report: dict[str, Any], unit: str, who: str) -> str:
 def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
     """Write every file of the report into the folder ``out``, each whole or not at all, report.json last."""
     try:
-        import skops.io
+        import skops.io  # noqa: F401
     except ImportError:
         raise ValueError("--out: saving a forest needs skops: pip install skops") from None
 
@@ -265,10 +266,25 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
         for row in report["path"]:
             writer.writerow([" ".join(row[h]) if h == "features" else row[h] for h in heads])
     files = ["path.csv", *_draw(out, report, a)]
-    with write_atomically(out / "forest.skops") as temporary:
-        skops.io.dump(a.choice.forest, temporary)
-    report["files"] = [*files, "forest.skops", "report.json"]
+    report["files"] = [*files, save_forest(out, a.choice.forest), "report.json"]
     write_json(out / "report.json", report)
+
+
+def save_forest(out: Path, forest: Any) -> str:
+    """Write a forest into a folder in its own format, and return the file's name."""
+    import skops.io
+
+    from prunopt.core.files import write_atomically
+    from prunopt.forests.boosters import Booster
+    from prunopt.forests.boosters.lightgbm_text import LightGBMModel
+
+    if isinstance(forest, Booster):
+        name = "forest.txt" if isinstance(forest, LightGBMModel) else "forest.json"
+        forest.save(out / name)
+        return name
+    with write_atomically(out / "forest.skops") as temporary:
+        skops.io.dump(forest, temporary)
+    return "forest.skops"
 
 
 def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prunopt.commands.forest_report import with_penalties
+from prunopt.core.arrays import Bools
 from prunopt.core.files import read_json
 from prunopt.core.solution import CertificateError, relative_gap
 from prunopt.core.validate import require
 from prunopt.forests.skops_files import read_forest
+from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 TOLERANCE = 1e-9
+FORESTS = "forest.skops", "forest.json", "forest.txt"
 
 
 def is_forest_folder(folder: Path) -> bool:
     """Return whether ``prunopt forest --out`` wrote ``folder``."""
-    return (folder / "forest.skops").is_file() and (folder / "report.json").is_file()
+    return any((folder / name).is_file() for name in FORESTS) and (folder / "report.json").is_file()
 
 
 def verify_forest(folder: Path) -> dict[str, Any]:
@@ -43,6 +47,8 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     require(is_forest_folder(folder), "the folder", "hold report.json and forest.skops of prunopt forest", str(folder))
     report = _read_report(folder / "report.json")
     inputs, chosen = report["inputs"], report["chosen"]
+    if inputs.get("forest") is not None:
+        return _verify_given(folder, report)
     forest = read_forest(folder / "forest.skops")
     costs = None if inputs["costs"] is None else Path(inputs["costs"])
     case = read_case(inputs["data"], inputs["target"], costs)
@@ -59,14 +65,7 @@ def verify_forest(folder: Path) -> dict[str, Any]:
 
     n_trees = saved.ensemble.n_trees
     path = fit_forest(case, rows.train, None, 0.0, n_trees, report["seed"]).path_
-    _same("the number of points of the path", len(path.points), len(report["path"]))
-    for k, (point, stated) in enumerate(zip(path.points, report["path"], strict=True)):
-        for name, found in (
-            ("penalty", point.penalty),
-            ("cost", point.expected_cost),
-            ("tree error", point.training_error),
-        ):
-            _same(f"the {name} of point {k}", found, stated[name])
+    _same_points(path, report)
     error = saved.error(whole)
     if report["budget"] is not None:
         bound, objective = float(path.solution(budget=report["budget"]).bound), error
@@ -87,6 +86,93 @@ def verify_forest(folder: Path) -> dict[str, Any]:
         "points": len(path.points),
         "largest gap on the path": max(p.gap for p in path.points),
     }
+
+
+def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Check the folder of a forest that was given: read it again, compute its path again, measure the saved one."""
+    from prunopt.commands.forest import read_case, split_rows
+    from prunopt.commands.forest_given import fitted_to, load_forest, load_saved
+    from prunopt.forests import budget_path
+    from prunopt.forests.boosters import Booster
+    from prunopt.problems import ForestBudget
+
+    inputs, chosen = report["inputs"], report["chosen"]
+    costs = None if inputs["costs"] is None else Path(inputs["costs"])
+    case = read_case(inputs["data"], inputs["target"], costs)
+    case.known = tuple(report["known"])
+    forest = fitted_to(case, load_forest(inputs["forest"]))
+    rows = split_rows(case, report["seed"])
+    X, y, prices = case.X[rows.train], case.y[rows.train], case.feature_costs
+    path = budget_path(forest, X, y, prices)
+    _same_points(path, report)
+    saved = load_saved(next(folder / name for name in FORESTS if (folder / name).is_file()), report["table"])
+    booster = isinstance(saved, Booster)
+    task = forest.task(X, y, prices) if booster else ForestBudget.from_forest(forest, X, y, prices, 0)
+    kept = _kept(task.ensemble, saved.ensemble if booster else TreeEnsemble.from_sklearn(saved))
+    test, labels = case.X[rows.test], case.y[rows.test]
+    if booster:
+        right = np.asarray(saved.predict(test)) == labels
+        squares = (
+            np.square(np.asarray(saved.predict(test), np.float64) - labels) if not case.is_classification else right
+        )
+        score = float(right.mean()) if case.is_classification else 1.0 - float(squares.mean() / np.var(labels))
+    else:
+        with warnings.catch_warnings():  # the columns were matched by name already
+            warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
+            score = float(saved.score(test, labels))
+    # A booster's file holds single precision.
+    tolerance = 1e-5 if booster else TOLERANCE
+    _same("the mean cost of the saved forest", task.cost(kept), chosen["cost"])
+    _same("its number of tests", int(kept.sum()), chosen["nodes"])
+    _same("its score on the test rows", score, chosen["test score"], tolerance)
+    error = task.error(kept)
+    if report["budget"] is not None:
+        bound, objective = float(path.solution(budget=report["budget"]).bound), error
+    else:
+        penalty = report["path"][chosen["point"]]["penalty"] if chosen["penalty"] is None else chosen["penalty"]
+        bound, objective = float(path.solution(penalty=penalty).bound), error + penalty * task.cost(kept)
+    _same("the objective", objective, chosen["objective"])
+    return {
+        "folder": str(folder),
+        "cost": task.cost(kept),
+        "tree error": error,
+        "test score": score,
+        "objective": objective,
+        "bound": min(bound, objective),
+        "gap": relative_gap(objective, min(bound, objective)),
+        "points": len(path.points),
+        "largest gap on the path": max(p.gap for p in path.points),
+    }
+
+
+def _kept(whole: TreeEnsemble, pruned: TreeEnsemble) -> Bools:
+    """Return which internal nodes of a forest the pruned one keeps; its nodes and leaf values must be the forest's."""
+    require(whole.n_trees == pruned.n_trees, "the saved forest", f"have {whole.n_trees} trees", pruned.n_trees)
+    split = np.zeros(whole.n_nodes, np.bool_)
+    pairs = list(zip(whole.offsets[:-1].tolist(), pruned.offsets[:-1].tolist(), strict=True))
+    while pairs:
+        h, p = pairs.pop()
+        if pruned.left[p] < 0:
+            if not np.allclose(pruned.value[p], whole.value[h], rtol=1e-5, atol=1e-6):
+                raise CertificateError(f"the saved forest has a leaf of {pruned.value[p]}, the forest {whole.value[h]}")
+            continue
+        same = whole.left[h] >= 0 and pruned.feature[p] == whole.feature[h]
+        if not same or not np.isclose(pruned.threshold[p], whole.threshold[h], rtol=1e-6):
+            raise CertificateError("the saved forest has a test that the forest has not")
+        split[h] = True
+        pairs += [(int(whole.left[h]), int(pruned.left[p])), (int(whole.right[h]), int(pruned.right[p]))]
+    return split[whole.internal]
+
+
+def _same_points(path: Any, report: dict[str, Any]) -> None:
+    _same("the number of points of the path", len(path.points), len(report["path"]))
+    for k, (point, stated) in enumerate(zip(path.points, report["path"], strict=True)):
+        for name, found in (
+            ("penalty", point.penalty),
+            ("cost", point.expected_cost),
+            ("tree error", point.training_error),
+        ):
+            _same(f"the {name} of point {k}", found, stated[name])
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -111,6 +197,6 @@ def _read_report(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot be read as a report ({error})") from None
 
 
-def _same(what: str, found: float, stated: float) -> None:
-    if abs(found - stated) > TOLERANCE * max(1.0, abs(stated)):
+def _same(what: str, found: float, stated: float, tolerance: float = TOLERANCE) -> None:
+    if abs(found - stated) > tolerance * max(1.0, abs(stated)):
         raise CertificateError(f"{what}: the report states {stated:g}, it is {found:g}")

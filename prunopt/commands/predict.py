@@ -11,6 +11,7 @@ import numpy as np
 import typer
 
 from prunopt.commands.forest_best import read_model
+from prunopt.commands.forest_given import read_pruned
 from prunopt.commands.output import guarded, note, print_json
 from prunopt.core.validate import invalid
 
@@ -31,7 +32,7 @@ def predict(
     from prunopt.core.files import write_atomically
     from prunopt.forests.csv_tables import read_rows
 
-    model, report = read_model(folder)
+    model, report = read_pruned(folder) or read_model(folder)
     spec = report["table"]
     rows, absent, notes = read_rows(data, spec["names"], spec["categories"], spec["styles"])
     for line in notes:

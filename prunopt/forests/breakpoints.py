@@ -15,6 +15,8 @@ from prunopt.core.arrays import Ints
 from prunopt.core.deprecation import warn
 from prunopt.core.solution import CertificateError, relative_gap
 from prunopt.core.solver import Limits
+from prunopt.core.validate import Shown, require
+from prunopt.forests.boosters.reading import booster_of
 from prunopt.forests.path import TOLERANCE, BudgetPath, PathPoint
 from prunopt.problems.forest.forest_budget import ForestBudget
 
@@ -64,7 +66,9 @@ def budget_path(
     Parameters
     ----------
     forest
-        A fitted random forest, extra trees, bagging of trees, or single tree of scikit-learn. It is not changed.
+        A fitted random forest, extra trees, bagging of trees, or single tree of scikit-learn; or a booster of XGBoost,
+        LightGBM or HistGradientBoosting, which is pruned exactly for the second-order surrogate of its loss
+        (`prunopt.forests.boosters`). It is not changed.
     X, y
         Rows and targets: held-out ones for ``errors="holdout"``, those that the forest was fitted on otherwise.
     feature_costs
@@ -96,6 +100,15 @@ def budget_path(
     from prunopt.solvers.closure.parametric_cut import closure_path
 
     groups: dict[str, Any] = {"feature_groups": feature_groups, "known": known}
+    booster = booster_of(forest)
+    if booster is not None:
+        given = (
+            "holdout" if loss == "misclassification" and errors == "holdout" else f"errors={errors!r}, loss={loss!r}"
+        )
+        require(given == "holdout", "errors", "be left out, as loss, for boosters", Shown(given))
+        return path_of(
+            booster.task(X, y, feature_costs, sample_weight=sample_weight, **groups), forest, closure_path, limits
+        )
     options: dict[str, Any] = {"sample_weight": sample_weight, "errors": errors, "loss": loss}
     task = ForestBudget.from_forest(forest, X, y, feature_costs, 0, **groups, **options)
     return path_of(task, forest, closure_path, limits)

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-9  # how far the objective of a point may lie from that of the task, relative to max(1, |objective|)
 
 
+def pruned_model(forest: Any, ensemble: TreeEnsemble, kept: Bools) -> Any:
+    """Return the forest or booster in which only the internal nodes ``kept`` stay split, in its own library."""
+    from prunopt.forests.boosters.reading import booster_of, in_its_library
+
+    booster = booster_of(forest)
+    return compacted(forest, ensemble, kept) if booster is None else in_its_library(forest, booster.pruned(kept))
+
+
 @renamed_attributes(price="penalty", price_exact="penalty_exact", price_end="penalty_end", bought="acquired")
 @dataclass(frozen=True, slots=True)
 class PathPoint:
@@ -147,8 +155,8 @@ class BudgetPath:
 
     @renamed_arguments(price="penalty")
     def at(self, *, penalty: float | None = None, budget: float | None = None) -> Any:
-        """Return a pruned, genuine scikit-learn forest (see `index` for the arguments)."""
-        return compacted(self.forest, self.ensemble, self.kept(penalty=penalty, budget=budget))
+        """Return a pruned model of the forest's own library (see `index` for the arguments)."""
+        return pruned_model(self.forest, self.ensemble, self.kept(penalty=penalty, budget=budget))
 
     @renamed_arguments(price="penalty")
     def solution(self, *, penalty: float | None = None, budget: float | None = None) -> Solution[Bools]:

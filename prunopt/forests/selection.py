@@ -44,13 +44,13 @@ def choose(path: BudgetPath, rows: Judged, penalty: float | None, budget: float 
         solution = path.solution(penalty=penalty)
         return solution, float(penalty), float(solution.stats["expected_cost"])
     if budget is not None:
-        return _within_budget(path, rows.task, float(budget))
+        return within_budget(path, rows.task, float(budget))
     at = path.points[within_one_standard_error(*cross_fitted(path, rows))].penalty
     solution = path.solution(penalty=at)
     return solution, at, float(solution.stats["expected_cost"])
 
 
-def _within_budget(path: BudgetPath, task: ForestBudget, budget: float) -> Chosen:
+def within_budget(path: BudgetPath, task: ForestBudget, budget: float) -> Chosen:
     """The pruning of least error within the budget, as far as a bounded search proves it."""
     import prunopt as po
     from prunopt.problems.forest.forest_within import ForestWithin

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from prunopt.core.validate import Shown, require
+from prunopt.forests.boosters.hist_gradient_boosting import HistGradientBoostingModel
 
 TREE = "sklearn.tree._tree.Tree"  # the one type beyond scikit-learn's estimators that a forest needs
+PREDICTOR = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"  # and histogram boosting
 LARGEST = 8 * 2**30  # bytes that a forest may unpack to
 
 
@@ -23,21 +25,25 @@ def read_forest(path: Path) -> Any:
         If the file is damaged, unpacks to more than `LARGEST` bytes, or holds anything but a scikit-learn forest.
     """
     import skops.io
-    from sklearn.ensemble import BaseEnsemble
+    from sklearn.ensemble import BaseEnsemble, HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         require(size <= LARGEST, "the file", f"unpack to at most {LARGEST} bytes", size)
-        strange = set(skops.io.get_untrusted_types(file=path)) - {TREE}
+        strange = set(skops.io.get_untrusted_types(file=path)) - {TREE, PREDICTOR}
         require(not strange, "the file", "hold a scikit-learn forest alone", Shown(", ".join(sorted(strange))))
-        forest = skops.io.load(path, trusted=[TREE])
-        check_trees(forest)
+        forest = skops.io.load(path, trusted=[TREE, PREDICTOR])
+        hist = isinstance(forest, HistGradientBoostingClassifier | HistGradientBoostingRegressor)
+        if hist:
+            HistGradientBoostingModel(forest)  # reads and checks every link
+        else:
+            check_trees(forest)
     except OSError:
         raise
     except Exception as error:  # skops has no errors of its own: a damaged file ends in any of Python's
         raise ValueError(f"{path}: cannot be read as a forest ({type(error).__name__}: {error})") from None
-    require(isinstance(forest, BaseEnsemble), f"{path}", "hold a forest", Shown(f"a {type(forest).__name__}"))
+    require(hist or isinstance(forest, BaseEnsemble), f"{path}", "hold a forest", Shown(f"a {type(forest).__name__}"))
     return forest
 
 

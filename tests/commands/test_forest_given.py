@@ -1,0 +1,90 @@
+"""``prunopt forest --forest``: a forest that exists, from its file to predictions on new rows and back to its proof."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from typer.testing import CliRunner
+
+from prunopt.cli import app
+
+MINE = """
+def hist():
+    import skops.io
+
+    return skops.io.load("hist.skops", trusted=skops.io.get_untrusted_types(file="hist.skops"))
+"""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    pd = pytest.importorskip("pandas")
+    X, target = load_breast_cancer(return_X_y=True)
+    names = [f"test{k}" for k in range(8)]
+    rows = pd.DataFrame(X[:, :8], columns=names)
+    y = np.where(target == 1, "benign", "malignant")
+    forest = RandomForestClassifier(8, max_depth=4, random_state=0).fit(rows[:200], y[:200])
+    skops.io.dump(forest, "forest.skops")
+    skops.io.dump(HistGradientBoostingClassifier(max_iter=6).fit(rows[:200], y[:200]), "hist.skops")
+    rows[200:].assign(diagnosis=y[200:])[[*names[::-1], "diagnosis"]].to_csv("table.csv", index=False)
+    rows[:6].to_csv("new.csv", index=False)
+    Path("mine.py").write_text(MINE)
+    Path("costs.json").write_text(json.dumps({name: k + 1 for k, name in enumerate(names)}))
+    return tmp_path
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, list(words))
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("given", ["forest.skops", "hist.skops", "mine.py:hist"])
+@pytest.mark.parametrize("budget", ["6", None])
+def test_a_forest_is_pruned_predicts_and_is_proven(desk: Path, given: str, budget: str | None) -> None:
+    ask = ("forest", "--forest", given, "--data", "table.csv", "--target", "diagnosis", "--costs", "costs.json")
+    status, out, err = run(*ask, *([] if budget is None else ["--budget", budget]), "--out", "out", "--json")
+    assert status == 0, err
+    report = json.loads(out)
+    assert report["chosen"]["cost"] <= (6 if budget else report["unpruned"]["cost"])
+    status, out, err = run("predict", "out", "--data", "new.csv", "--on-demand")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert len(lines) == 7
+    assert {line.split(",")[0] for line in lines[1:]} <= {"benign", "malignant"}
+    status, out, err = run("verify", "out")
+    assert status == 0, err
+
+
+def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
+    ask = ("forest", "--forest", "forest.skops", "--data", "table.csv", "--target", "diagnosis")
+    assert run(*ask, "--budget", "2", "--out", "out")[0] == 0
+    (desk / "out" / "forest.skops").write_bytes((desk / "forest.skops").read_bytes())
+    status, _, err = run("verify", "out")
+    assert status == 1
+    assert "the report states" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--forest", "forest.pkl", "--data", "table.csv", "--target", "diagnosis"), "skops.io.dump"),
+        (("--forest", "none.skops", "--data", "table.csv", "--target", "diagnosis"), "exists"),
+        (("--forest", "mine.py:nothing", "--data", "table.csv", "--target", "diagnosis"), "function"),
+        (("--forest", "forest.skops"), "columns of the forest"),
+        (("--forest", "forest.skops", "--trees", "5"), "--trees"),
+        (("--forest", "forest.skops", "--data", "table.csv", "--target", "test1"), "columns of the forest"),
+    ],
+)
+def test_bad_input_is_one_line(desk: Path, words: tuple[str, ...], message: str) -> None:
+    (desk / "forest.pkl").write_bytes(b"x")
+    status, _, err = run("forest", *words)
+    assert status == 1
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
