@@ -102,9 +102,13 @@ def budget_path(
     groups: dict[str, Any] = {"feature_groups": feature_groups, "known": known}
     booster = booster_of(forest)
     if booster is not None:
-        given = "holdout" if loss == "misclassification" and errors == "holdout" else f"errors={errors!r}, loss={loss!r}"
+        given = (
+            "holdout" if loss == "misclassification" and errors == "holdout" else f"errors={errors!r}, loss={loss!r}"
+        )
         require(given == "holdout", "errors", "be left out, as loss, for boosters", Shown(given))
-        return path_of(booster.task(X, y, feature_costs, sample_weight=sample_weight, **groups), forest, closure_path, limits)
+        return path_of(
+            booster.task(X, y, feature_costs, sample_weight=sample_weight, **groups), forest, closure_path, limits
+        )
     options: dict[str, Any] = {"sample_weight": sample_weight, "errors": errors, "loss": loss}
     task = ForestBudget.from_forest(forest, X, y, feature_costs, 0, **groups, **options)
     return path_of(task, forest, closure_path, limits)

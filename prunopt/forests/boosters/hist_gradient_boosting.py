@@ -38,7 +38,9 @@ class HistGradientBoostingModel(Booster):
 
     def text(self) -> str:
         """Refuse: the format of scikit-learn's models is skops's."""
-        raise invalid("model", "be of XGBoost or LightGBM to be written as text", Shown("HistGradientBoosting"), "use skops")
+        raise invalid(
+            "model", "be of XGBoost or LightGBM to be written as text", Shown("HistGradientBoosting"), "use skops"
+        )
 
     def _written(self, live: Bools, split: Bools) -> Any:
         e, t = self.ensemble, 0
