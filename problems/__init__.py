@@ -7,6 +7,7 @@ from prunopt.problems.allocation.allocation_search import AllocationSearch as Al
 from prunopt.problems.allocation.layer_allocation import LayerAllocation as LayerAllocation
 from prunopt.problems.depthwise_conv import DepthwiseConv as DepthwiseConv
 from prunopt.problems.forest.forest_budget import ForestBudget as ForestBudget
+from prunopt.problems.forest.forest_size import ForestSize as ForestSize
 from prunopt.problems.forest.forest_within import ForestWithin as ForestWithin
 from prunopt.problems.forest.streamed_forest_budget import StreamedForestBudget as StreamedForestBudget
 from prunopt.problems.head_selection import HeadSelection as HeadSelection
@@ -19,6 +20,7 @@ __all__ = [
     "AllocationSearch",
     "DepthwiseConv",
     "ForestBudget",
+    "ForestSize",
     "ForestWithin",
     "HeadSelection",
     "LayerAllocation",

@@ -212,7 +212,7 @@ class ForestBudget:
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
         """Return the task as a `Closure`, or as the integral `LinearProgram` of that closure."""
         closure, slack = self.closure()
-        shift = self.error(np.zeros(len(self.ensemble.internal), np.bool_))
+        shift = self.error(np.zeros(len(self.ensemble.internal), np.bool_)) + float(self.penalty) * self.fixed_cost
         if to is None or issubclass(Closure, to):
             return Reduced(closure, lambda x: x, shift=shift, slack=slack)
         if issubclass(LinearProgram, to):
@@ -278,14 +278,23 @@ class ForestBudget:
         """Mean cost per row for one unit of the closures' requirement costs."""
         return (self._cost_unit or Fraction(1)) / Fraction(float(self.weight.sum()))
 
+    @property
+    def fixed_cost(self) -> float:
+        """What costs whatever is pruned."""
+        return 0.0
+
     @cached_property
     def _weights_are_whole(self) -> bool:
         return bool(np.all(self.weight == np.rint(self.weight)) and self.weight.sum() < 2**40)
 
     @cached_property
     def _cost_unit(self) -> Fraction | None:
-        """The largest unit of which all components, read as decimals, are whole multiples; None if it is too fine."""
-        distinct = np.unique(self.feature_costs.component_cost)
+        return self._unit_of(self.feature_costs.component_cost)
+
+    @staticmethod
+    def _unit_of(costs: Floats) -> Fraction | None:
+        """The largest unit of which all costs, read as decimals, are whole multiples; None if it is too fine."""
+        distinct = np.unique(costs)
         if len(distinct) > MOST_COSTS:
             return None
         shares = [Fraction(repr(float(c))) for c in distinct if c > 0]

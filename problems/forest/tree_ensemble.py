@@ -181,7 +181,8 @@ def refuse_strangers(forest: Any, argument: str = "forest") -> None:
         raise invalid(argument, "be an instance", Shown(f"the class {forest.__name__}"), f"pass {forest.__name__}()")
     kind = type(forest).__name__
     for base in (k for k in kinds if isinstance(forest, k)):
-        if type(forest).predict is not base.predict:
+        own = [n for n in ("predict", "predict_proba") if getattr(type(forest), n, None) is not getattr(base, n, None)]
+        if own and (own[0] == "predict" or hasattr(base, own[0])):
             mend = f"{kind} predicts in a way of its own, which a pruning would not keep"
             raise invalid(argument, "predict as scikit-learn's forests do", Shown(kind), mend)
         return

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prunopt.forests.boosting import BudgetedBoostingRegressor as BudgetedBoostingRegressor
     from prunopt.forests.boosting import grow_budgeted_forest as grow_budgeted_forest
     from prunopt.forests.breakpoints import budget_path as budget_path
+    from prunopt.forests.breakpoints import size_path as size_path
     from prunopt.forests.budgeted import BudgetedClassifier as BudgetedClassifier
     from prunopt.forests.budgeted import BudgetedRegressor as BudgetedRegressor
     from prunopt.forests.estimators import BudgetedForestClassifier as BudgetedForestClassifier
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 # Loaded when they are first used: scikit-learn and numba take seconds.
 _PLACES = {
     "prunopt.forests.boosting": "BudgetedBoostingClassifier BudgetedBoostingRegressor grow_budgeted_forest",
-    "prunopt.forests.breakpoints": "budget_path",
+    "prunopt.forests.breakpoints": "budget_path size_path",
     "prunopt.forests.budgeted": "BudgetedClassifier BudgetedRegressor",
     "prunopt.forests.estimators": "BudgetedForestClassifier BudgetedForestRegressor",
     "prunopt.forests.leaf_refit": "refit_leaves",

@@ -114,6 +114,55 @@ def budget_path(
     return path_of(task, forest, closure_path, limits)
 
 
+def size_path(
+    forest: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    resource: str = "nodes",
+    *,
+    feature_costs: Any = None,
+    feature_groups: Any = None,
+    known: Any = None,
+    sample_weight: ArrayLike | None = None,
+    errors: str = "holdout",
+    limits: Limits | None = None,
+) -> BudgetPath:
+    r"""Return every optimal pruning of a fitted forest over the penalty of its size, exactly.
+
+    .. math:: \min_{	ext{prunings}} \; 	ext{mean error of the trees} + \lambda \cdot 	ext{size of the model}
+
+    for all :math:`\lambda \ge 0` at once (`ForestSize`). ``expected_cost`` of the points, and ``budget`` of
+    ``path.at(budget=...)``, are in units of the resource; ``path.curve`` still says what rows cost.
+
+    Parameters
+    ----------
+    forest, X, y
+        As for `budget_path`; boosters as well.
+    resource
+        ``"nodes"`` (leaves included), ``"trees"`` (that still split), ``"bytes"`` (of scikit-learn's nodes), or
+        ``"features"``: the costs of the features that the model uses, each paid once for the whole model.
+    feature_costs, feature_groups, known, sample_weight, errors, limits
+        As for `budget_path`.
+
+    Raises
+    ------
+    ValueError
+        As `budget_path`; for bytes of boosters; for features whose costs differ from row to row.
+    """
+    from prunopt.problems.forest.forest_size import ForestSize
+    from prunopt.solvers.closure.parametric_cut import closure_path
+
+    options: dict[str, Any] = {"feature_groups": feature_groups, "known": known, "sample_weight": sample_weight}
+    booster = booster_of(forest)
+    if booster is None:
+        task = ForestBudget.from_forest(forest, X, y, feature_costs, 0, errors=errors, **options)
+    else:
+        require(errors == "holdout", "errors", "be left out for boosters", errors)
+        require(resource != "bytes", "resource", "be nodes, trees or features for boosters", resource)
+        task = booster.task(X, y, feature_costs, **options)
+    return path_of(ForestSize.of(task, resource), forest, closure_path, limits)
+
+
 def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits | None) -> BudgetPath:
     """Compute the path of a task, and check it in the task's own terms."""
     closure, penalty_unit, error_slack, cost_slack = task.path_closure()
@@ -138,7 +187,8 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
         lifetime = _without_same_labels(task, lifetime)
     nothing = Fraction(task.error(np.zeros(closure.n_items, np.bool_)))
     errors = [float(nothing - closure.unit * int(a)) for a in gained]
-    costs = [float(closure.unit / penalty_unit * int(c)) for c in cost_sum]
+    fixed = task.fixed_cost
+    costs = [fixed + float(closure.unit / penalty_unit * int(c)) for c in cost_sum]
     shift = float(nothing)
 
     proofs = [shift - float(closure.unit * a) for a in found.proven_profits(starts)]
@@ -146,7 +196,7 @@ def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits |
     def proven(k: int, start: int) -> tuple[float, float]:
         """The certified bound on the task's optimum where point ``start`` begins, and the gap of point k there."""
         penalty = float(starts[start] * penalty_unit)
-        bound = proofs[start] - error_slack - penalty * cost_slack
+        bound = proofs[start] + penalty * (fixed - cost_slack) - error_slack
         objective = errors[k] + penalty * costs[k]
         # Sums of rationals were rounded to floats on both sides: within that, a proven optimum has gap 0.
         rounding = 1e-13 * max(1.0, abs(objective))

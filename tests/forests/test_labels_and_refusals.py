@@ -151,6 +151,22 @@ def test_frozen_and_searched_forests_are_refused_by_the_path() -> None:
         budget_path(search, X, Y, None)
 
 
+class Calibrated(RandomForestClassifier):  # type: ignore[misc]
+    """As forests do that correct their probabilities."""
+
+    def predict_proba(self, X: Any) -> Any:
+        return np.sqrt(super().predict_proba(X))
+
+
+@pytest.mark.parametrize("kind", [Quantiles, Calibrated])
+def test_forests_with_predictions_of_their_own_are_refused_by_name(kind: Any) -> None:
+    forest = kind(3, max_depth=2).fit(X, Y)
+    message = f"predict as scikit-learn's forests do, got {kind.__name__}"
+    for refused in (lambda: budget_path(forest, X, Y, None), lambda: refit_leaves(forest, X, Y)):
+        with pytest.raises(ValueError, match=message):
+            refused()
+
+
 def test_infinite_budgets_and_missing_values_of_pandas() -> None:
     for kind in (BudgetedForestClassifier, BudgetedBoostingClassifier):
         with pytest.raises(ValueError, match="budget must be a finite number >= 0, got inf; None sets no limit"):

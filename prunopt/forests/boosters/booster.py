@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.files import write_atomically
-from prunopt.core.validate import Shown, require
+from prunopt.core.validate import Shown, invalid, require
 from prunopt.core.validate import sample_weight as checked_weight
 from prunopt.forests.boosting.losses import Classification, Loss, Squares
 from prunopt.problems.forest._cost_parsing import of_rows
@@ -100,6 +100,12 @@ class Booster(ABC):
         fits = bool(np.all(feature < model.n_features))
         require(fits, "a tree", f"test features below {model.n_features}", int(feature.max()))
         self.value: Floats = np.concatenate(value)  # (n_nodes,) of each node, were it a leaf
+        n, C = model.n_features, len(model.base)
+        tests = np.all((feature[left >= 0] >= 0) & (feature[left >= 0] < n))
+        require(tests, "a tree", f"test one of {n} features", Shown("another one"))
+        require(np.all(np.isfinite(self.value)), "model", "have finite leaves", Shown("one that is not"))
+        fits = model.output.shape == (len(trees),) and np.all((model.output >= 0) & (model.output < C))
+        require(fits, "each tree", f"add to one of {C} scores", Shown(model.output.tolist()[:5]))
         tree_of = np.repeat(np.arange(len(trees)), sizes)
         self.output: Ints = model.output[tree_of]
         self.ensemble = TreeEnsemble(
@@ -245,6 +251,14 @@ class Booster(ABC):
         """Write the model in its library's text format, whole or not at all."""
         with write_atomically(Path(path)) as temporary:
             temporary.write_text(self.text(), "utf-8")
+
+
+def numbers(what: str, values: Any, kind: type) -> NDArray[Any]:
+    """Return what a file says as an array of numbers."""
+    try:
+        return np.asarray(values, kind)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise invalid(what, "hold numbers", Shown(str(error)), "is the file damaged?") from None
 
 
 def loss_of(n_classes: int) -> Loss:

@@ -8,7 +8,7 @@ import numpy as np
 
 from prunopt.core.arrays import Bools
 from prunopt.core.validate import Shown, invalid, require
-from prunopt.forests.boosters.booster import Booster, Model, Tree, loss_of
+from prunopt.forests.boosters.booster import Booster, Model, Tree, loss_of, numbers
 
 SPLITS = (
     "split_feature",
@@ -31,10 +31,13 @@ class LightGBMModel(Booster):
     def __init__(self, text: str, classes: Any = None) -> None:
         try:
             require(text.startswith("tree\n"), "model", "be LightGBM's text of a model", Shown(repr(text[:20])))
-            whole, _, self.tail = text.partition(END)
+            whole, end, self.tail = text.partition(END)
+            require(end, "model", f"hold {END!r}", Shown("a text without"), "is the file whole?")
             self.head, *blocks = whole.split("Tree=")
             head = _fields(self.head)
             self.trees = [_fields(block.partition("\n")[2]) for block in blocks]
+            said = len(head.get("tree_sizes", "").split()) or len(self.trees)
+            require(said == len(self.trees), "model", f"hold {said} trees", len(self.trees), "is the file damaged?")
             trees = [_tree(fields) for fields in self.trees]
             super().__init__(trees, _model(head, self.head, len(trees), classes))
         except (KeyError, IndexError) as error:
@@ -96,34 +99,35 @@ def _fields(block: str) -> dict[str, str]:
 
 def _tree(fields: dict[str, str]) -> Tree:
     """The tree with its leaves numbered after its splits."""
-    leaves = int(fields["num_leaves"])
+    leaves = int(numbers("num_leaves", fields["num_leaves"], np.int64))
     splits = max(leaves - 1, 0)
-    value = np.array(fields["leaf_value"].split(), np.float64)
-    cover = np.array(
-        (fields.get("leaf_weight") or fields.get("leaf_count") or "").split() or np.ones(leaves), np.float64
-    )
     require(fields.get("is_linear", "0") == "0", "model", "have constant leaves", Shown("a linear tree"))
-    nothing = np.zeros(leaves)
-    numbers = {
-        name: np.array(fields[name].split() if splits else [], np.float64) for name in (*SPLITS[:1], *SPLITS[2:4])
-    }
-    decision = numbers["decision_type"].astype(np.int64)
+
+    def read(name: str, size: int, kind: type = np.float64) -> Any:
+        found = numbers(name, fields[name].split() if size else [], kind)
+        require(len(found) == size, name, f"hold {size} numbers", Shown(str(len(found))), "is the file damaged?")
+        return found
+
+    value, nothing = read("leaf_value", leaves), np.zeros(leaves)
+    weighs = next((name for name in ("leaf_weight", "leaf_count") if fields.get(name, "").strip()), None)
+    cover = np.ones(leaves) if weighs is None else read(weighs, leaves)
+    feature, threshold = read("split_feature", splits, np.int64), read("threshold", splits)
+    decision = read("decision_type", splits, np.int64)
     require(not np.any(decision & CATEGORICAL), "model", "split on numbers", Shown("a categorical split"))
     kind = (decision >> 2) & 3
     mend = "fit it with zero_as_missing=false"
     require(not np.any(kind == 1), "model", "tell zeros from missing values", Shown("zero_as_missing"), mend)
-    threshold = numbers["threshold"]
     # Where nothing was missing in training, NaN counts as 0.
     missing_left = np.where(kind == 2, (decision & DEFAULT_LEFT) != 0, threshold >= 0)
     children = []
     for name in ("left_child", "right_child"):
-        side = np.array(fields[name].split() if splits else [], np.int64)
+        side = read(name, splits, np.int64)
         children.append(np.concatenate([np.where(side >= 0, side, splits + ~side), np.full(leaves, -1)]))
     left, right = children
     return Tree(
         left.astype(np.int64),
         right.astype(np.int64),
-        np.concatenate([numbers["split_feature"], nothing]).astype(np.int64),
+        np.concatenate([feature, nothing]).astype(np.int64),
         np.concatenate([threshold, nothing]),
         np.concatenate([missing_left, nothing]).astype(np.bool_),
         np.concatenate([np.zeros(splits), value]),

@@ -35,14 +35,14 @@ def read_booster(path: str | os.PathLike[str]) -> Booster:
     require(file.is_file(), "path", "be a file that exists", str(path))
     size = file.stat().st_size
     require(size <= LARGEST, "path", f"be at most {LARGEST} bytes", size)
-    if file.suffix == ".ubj":
-        raise invalid("path", "be XGBoost's JSON", str(path), "write it by save_model('model.json')")
+    mend = "write it by save_model('model.json') of XGBoost, or save_model('model.txt') of LightGBM"
+    require(file.suffix in (".json", ".txt"), "path", "end in .json or .txt", str(path), mend)
     try:
         text = file.read_text("utf-8")
         if file.suffix == ".json":
             return XGBoostModel(json.loads(text))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise invalid("path", "be XGBoost's JSON or LightGBM's text", Shown(f"{path} ({error})")) from None
+        raise invalid("path", "be XGBoost's JSON or LightGBM's text", Shown(f"{path} ({error})"), mend) from None
     return LightGBMModel(text)
 
 

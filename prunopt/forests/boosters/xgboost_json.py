@@ -10,7 +10,7 @@ from scipy.special import logit
 
 from prunopt.core.arrays import Bools
 from prunopt.core.validate import Shown, invalid, require
-from prunopt.forests.boosters.booster import Booster, Model, Tree, loss_of
+from prunopt.forests.boosters.booster import Booster, Model, Tree, loss_of, numbers
 
 # What a node has one entry of, in the order of the nodes.
 NODES = (
@@ -25,14 +25,14 @@ class XGBoostModel(Booster):
 
     def __init__(self, document: dict[str, Any], classes: Any = None) -> None:
         try:
-            self.document = document
             learner = document["learner"]
             kind = learner["gradient_booster"]["name"]
             wanted = "be of the booster gbtree"
             require(kind == "gbtree", "model", wanted, kind, "dart weighs its trees, gblinear has none")
-            found = learner["gradient_booster"]["model"]
+            self.document = _stopped(document)
+            found = self.document["learner"]["gradient_booster"]["model"]
             trees = [_tree(tree) for tree in found["trees"]]
-            super().__init__(trees, _model(learner, np.asarray(found["tree_info"], np.int64), classes))
+            super().__init__(trees, _model(learner, numbers("tree_info", found["tree_info"], np.int64), classes))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             kind = f"{type(error).__name__}: {error}"
             raise invalid("model", "be XGBoost's JSON of a model", Shown(kind), "write it by save_model") from None
@@ -68,23 +68,43 @@ class XGBoostModel(Booster):
         return out
 
 
+def _stopped(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the rounds up to the best one, which XGBoost's estimators predict with, and no others."""
+    learner = document["learner"]
+    noted = dict(learner.get("attributes") or {})
+    best = noted.pop("best_iteration", None)
+    if best is None:
+        return document
+    noted.pop("best_score", None)
+    booster = learner["gradient_booster"]
+    model = booster["model"]
+    starts = model["iteration_indptr"][: int(best) + 2]
+    n = starts[-1]
+    model = {**model, "iteration_indptr": starts, "trees": model["trees"][:n], "tree_info": model["tree_info"][:n]}
+    model["gbtree_model_param"] = {**model["gbtree_model_param"], "num_trees": str(n)}
+    return {**document, "learner": {**learner, "attributes": noted, "gradient_booster": {**booster, "model": model}}}
+
+
 def _tree(tree: dict[str, Any]) -> Tree:
     width = int(tree["tree_param"]["size_leaf_vector"])
     require(width <= 1, "model", "have one number in each leaf", width, "fit one model for each output")
-    left, right = (np.asarray(tree[name], np.int64) for name in ("left_children", "right_children"))
-    categorical = np.any(np.asarray(tree["split_type"], np.int64)[left >= 0] != 0)
+    n = int(tree["tree_param"]["num_nodes"])
+    short = [name for name in NODES if len(tree[name]) != n]
+    require(not short, "a tree", f"have {n} entries in each list", Shown(f"another number in {short}"))
+    left, right = (numbers(name, tree[name], np.int64) for name in ("left_children", "right_children"))
+    categorical = np.any(numbers("split_type", tree["split_type"], np.int64)[left >= 0] != 0)
     require(not categorical, "model", "split on numbers", Shown("a categorical split"), "encode categories as numbers")
-    condition = np.asarray(tree["split_conditions"], np.float32)
+    condition = numbers("split_conditions", tree["split_conditions"], np.float32)
     # A float32 value goes left when it is less than the condition: at most the next smaller number.
     below = np.nextafter(condition, np.float32(-np.inf)).astype(np.float64)
     return Tree(
         left,
         right,
-        np.asarray(tree["split_indices"], np.int64),
+        numbers("split_indices", tree["split_indices"], np.int64),
         below,
-        np.asarray(tree["default_left"], np.int64) != 0,
+        numbers("default_left", tree["default_left"], np.int64) != 0,
         condition.astype(np.float64),
-        np.asarray(tree["sum_hessian"], np.float64),
+        numbers("sum_hessian", tree["sum_hessian"], np.float64),
     )
 
 
