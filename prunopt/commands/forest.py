@@ -10,7 +10,7 @@ import typer
 from numpy.typing import NDArray
 
 from prunopt.commands import estimates
-from prunopt.commands.forest_best import best
+from prunopt.commands.forest_best import best, misclassified
 from prunopt.commands.forest_best import show as show_best
 from prunopt.commands.forest_best import write as write_model
 from prunopt.commands.forest_given import choose, copy_costs, describe, fitted_to, load_forest, resolved
@@ -37,6 +37,26 @@ def forest(
     ] = None,
     known: Annotated[str | None, typer.Option(help="Features known already, hence free: age,sex")] = None,
     budget: Annotated[float | None, typer.Option(help="Greatest mean cost of a row.")] = None,
+    budget_per_row: Annotated[
+        float | None, typer.Option("--budget-per-row", help="Greatest cost of any single row.")
+    ] = None,
+    cost_scope: Annotated[
+        str, typer.Option(help="row, or model: a feature is paid for once for the whole model.")
+    ] = "row",
+    scoring: Annotated[
+        str | None,
+        typer.Option(
+            help="What is chosen by: accuracy, balanced_accuracy, roc_auc, neg_log_loss. [default: accuracy, "
+            "or roc_auc where a label is rare]"
+        ),
+    ] = None,
+    misclassification_costs: Annotated[
+        Path | None,
+        typer.Option(
+            help='JSON: {"true label": {"said label": cost}} in the money of the features, which is then saved.'
+        ),
+    ] = None,
+    class_weight: Annotated[str | None, typer.Option(help="balanced: labels count the same in fits.")] = None,
     keep: Annotated[
         str | None, typer.Option(help="Columns to use although they hold dates or name the rows: visit,patient")
     ] = None,
@@ -108,7 +128,14 @@ def forest(
         estimates.forest(len(case.X), len(case.names), trees)
         forest = None if given is None else fitted_to(case, load_forest(given))
         if not path:
-            model, told = best(case, budget, seed, tell)
+            wishes = {
+                "budget_per_row": budget_per_row,
+                "cost_scope": cost_scope,
+                "scoring": scoring,
+                "misclassification_costs": misclassified(misclassification_costs),
+                "class_weight": class_weight,
+            }
+            model, told = best(case, budget, seed, tell, wishes)
             if out is not None:
                 with written_together():
                     write_model(out, model, told, case.who)

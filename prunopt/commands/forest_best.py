@@ -8,18 +8,44 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prunopt.commands.forest_report import Case
 from prunopt.commands.output import note, plain, table
 
+SCORES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "roc_auc": "area under the curve",
+    "neg_log_loss": "-log loss",
+    "misclassification_costs": "-cost of mistakes",
+    "neg_mean_squared_error": "-MSE",
+}
 MODEL, PAGE = "model.skops", "model.json"
 
 
-def best(case: Case, budget: float | None, seed: int, tell: Callable[[str], None]) -> tuple[Any, dict[str, Any]]:
-    """Return the fitted estimator, and what is to be told, in JSON's own types."""
+def misclassified(file: Path | None) -> dict[str, Any] | None:
+    """Return the costs of wrong labels that a JSON file holds."""
+    from prunopt.core.files import read_json
+    from prunopt.core.validate import require
+
+    if file is None:
+        return None
+    found = read_json(file)
+    mend = 'write {"ill": {"well": 500}, "well": {"ill": 20}}: true label, said label, cost'
+    require(isinstance(found, dict), "--misclassification-costs", "map true labels to costs of said ones", found, mend)
+    return dict(found)
+
+
+def best(
+    case: Case, budget: float | None, seed: int, tell: Callable[[str], None], wishes: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Return the fitted estimator, and what is to be told, in JSON's own types; ``wishes`` are further parameters."""
     from prunopt.forests import BudgetedClassifier, BudgetedRegressor
 
     kind = BudgetedClassifier if case.is_classification else BudgetedRegressor
     model = kind(feature_costs=case.feature_costs, budget=budget, random_state=seed, n_jobs=2, callback=tell)
+    model.set_params(**(wishes or {}))
     model.fit(case.X, case.y)
     model.set_params(callback=None, n_jobs=None)
     told = {
@@ -30,8 +56,9 @@ def best(case: Case, budget: float | None, seed: int, tell: Callable[[str], None
         "cost_of_all_features": case.feature_costs.total,
         "known": list(case.known),
         "budget": budget,
-        "score": "accuracy" if case.is_classification else "minus_mean_squared_error",
-        "chosen": {"name": model.recipe_.words, "cost": model.expected_cost_},
+        "wishes": {name: wish for name, wish in (wishes or {}).items() if wish is not None},
+        "score": model.scoring_.name,
+        "chosen": {"name": model.recipe_.words, "cost": model.expected_cost_, "stages": stages(model, case)},
         "unseen_rows": asdict(model.comparison_),
         "candidates": [asdict(judged) for judged in model.candidates_],
         "remarks": list(model.remarks_),
@@ -43,6 +70,23 @@ def best(case: Case, budget: float | None, seed: int, tell: Callable[[str], None
         "files": [],
     }
     return model, plain(told)
+
+
+def stages(model: Any, case: Case) -> list[dict[str, Any]]:
+    """Return what the stages of the chosen model acquire, and how many of the rows it is fitted to get there."""
+    from prunopt.forests.staged import StagedModel
+
+    chosen = model.model_
+    if not isinstance(chosen, StagedModel):
+        return []
+    _, at = chosen.stopped(np.asarray(case.X, np.float64))
+    out, before = [], np.zeros(len(chosen.used), np.bool_)
+    for s, stage in enumerate(chosen.stages):
+        new = stage.groups & ~before
+        names = [case.names[k] for k in np.flatnonzero(chosen.feature_costs.features(new))]
+        out.append({"acquires": names, "share_of_rows": float(np.mean(at >= s))})
+        before = stage.groups
+    return out
 
 
 def front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -59,8 +103,7 @@ def front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def show(report: dict[str, Any], who: str) -> None:
     """Print the candidates worth having, the choice, and what it reaches."""
     unit, found = report["currency"] or "units", report["unseen_rows"]
-    accuracy = report["score"] == "accuracy"
-    score = "accuracy" if accuracy else "-MSE"
+    score = SCORES[report["score"]]
     names = {judged["name"] for judged in front(report["candidates"])}
     names |= {report["chosen"]["name"], "scikit-learn's default forest on all features"}
     rows = [
@@ -76,6 +119,9 @@ def show(report: dict[str, Any], who: str) -> None:
     ]
     print(table(("", f"{unit} per {who}", score, "less default forest", "model"), rows, left=(4,)))
     print(f"* chosen of {len(report['candidates'])}: {report['chosen']['name']}")
+    for k, stage in enumerate(report["chosen"]["stages"]):
+        share = "every" if k == 0 else f"{100 * stage['share_of_rows']:.0f} % of all"
+        print(f"  {'first' if k == 0 else 'then'}, {share} {who}s: {', '.join(stage['acquires']) or 'nothing'}")
     print(
         f"On rows that neither fit nor choice saw ({found['folds']} folds, repeated {found['repeats']} times, "
         f"{found['rows']} rows): {score} {found['score']:.3f} (95 %: {found['score_low']:.3f} to "
@@ -128,7 +174,7 @@ def _draw(out: Path, report: dict[str, Any], who: str) -> list[str]:
         label="chosen, on unseen rows (95 %)",
     )
     ax.set_xlabel(f"mean cost per {who} [{report['currency'] or 'unit of the feature costs'}]")
-    ax.set_ylabel("accuracy" if report["score"] == "accuracy" else "minus mean squared error")
+    ax.set_ylabel(SCORES[report["score"]])
     ax.set_title(f"{report['data']}: what money buys")
     ax.legend(loc="lower right", frameon=False)
     with write_atomically(out / "tradeoff.png") as temporary:
@@ -164,8 +210,7 @@ def read_model(folder: Path) -> tuple[Any, dict[str, Any]]:
         }
         require(not strange, "the file", "hold a model of prunopt alone", Shown(", ".join(sorted(strange))))
         model = skops.io.load(folder / MODEL, trusted=sorted(types))
-        forest = getattr(model.model_, "forest", None)
-        if forest is not None:
+        for forest in getattr(model.model_, "forests", ()):
             check_trees(forest)
     except OSError:
         raise

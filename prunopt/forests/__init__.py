@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prunopt.forests.leaf_refit import refit_leaves as refit_leaves
     from prunopt.forests.on_demand import predict_on_demand as predict_on_demand
     from prunopt.forests.path import BudgetPath as BudgetPath
+    from prunopt.forests.stopping_rule import probable_stopping as probable_stopping
     from prunopt.forests.sklearn_trees import pruned_forest as pruned_forest
     from prunopt.problems.forest.cost_lists import CostList as CostList
     from prunopt.problems.forest.cost_lists import CostSum as CostSum
@@ -34,6 +35,7 @@ _PLACES = {
     "prunopt.forests.leaf_refit": "refit_leaves",
     "prunopt.forests.on_demand": "predict_on_demand",
     "prunopt.forests.path": "BudgetPath",
+    "prunopt.forests.stopping_rule": "probable_stopping",
     "prunopt.forests.sklearn_trees": "pruned_forest",
     "prunopt.problems.forest.cost_lists": "CostSum CostList",
     "prunopt.problems.forest.feature_costs": "FeatureCosts",

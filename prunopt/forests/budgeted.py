@@ -17,14 +17,17 @@ from prunopt.core.arrays import AnyArray, Floats
 from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand
 from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
-from prunopt.forests.recipes import KINDS, Data, Recipe, all_recipes, fitted
+from prunopt.forests.recipes import KINDS, NOTHING, Data, Recipe, all_recipes, fitted
+from prunopt.forests.scoring import Scoring, scoring_of
 from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
+STAGE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.18, 0.25, 0.33, 0.41, 0.5, 0.64, 0.8, 1.0)
 SHARES = (0.05, 0.18, 0.33, 0.64, 1.0)  # levels of cost without a budget, as shares of the cost of everything
 BELOW = (0.4, 0.65, 1.0)  # levels with a budget: models made for less may be better within it
-FEW_ROWS = 1000  # up to which rows are judged twice, by five folds; by three folds once above
-NOTHING = Recipe("features", 0.0, "1")
+FEW_ROWS = 1000  # up to which rows are judged three times, by five folds; by three folds once above
+SCOPES = "row", "model"
+CAPPED = "features", "staged"  # kinds whose greatest cost of a row is known before there is a row
 
 
 class _Budgeted(BaseEstimator):  # type: ignore[misc]
@@ -37,6 +40,11 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         feature_groups: Any = None,
         budget: float | None = None,
         budgets: ArrayLike | None = None,
+        budget_per_row: float | None = None,
+        cost_scope: str = "row",
+        scoring: str | None = None,
+        misclassification_costs: Any = None,
+        class_weight: Any = None,
         candidates: tuple[str, ...] = KINDS,
         cv: tuple[int, int] | None = None,
         n_trees: int = 200,
@@ -48,6 +56,11 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         self.feature_groups = feature_groups
         self.budget = budget
         self.budgets = budgets
+        self.budget_per_row = budget_per_row
+        self.cost_scope = cost_scope
+        self.scoring = scoring
+        self.misclassification_costs = misclassification_costs
+        self.class_weight = class_weight
         self.candidates = candidates
         self.cv = cv
         self.n_trees = n_trees
@@ -96,13 +109,17 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         costs = FeatureCosts.of(given, rows.shape[1], names, self.feature_groups, known).for_rows(len(rows))
         self.feature_costs_ = costs
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        data = Data(rows, target, weight, costs, n_classes)
-        n_folds, repeats = self.cv or ((5, 2) if len(rows) <= FEW_ROWS else (3, 1))
-        recipes = [*all_recipes(self._levels(costs.total), tuple(self.candidates)), NOTHING]
+        self.scoring_ = self._scoring(target)
+        cap = np.inf if self.budget_per_row is None else float(self.budget_per_row)
+        weights = self.scoring_.class_weight if n_classes else None
+        data = Data(rows, target, weight, costs, n_classes, weights, cap, self.cost_scope == "model")
+        n_folds, repeats = self.cv or ((5, 3) if len(rows) <= FEW_ROWS else (3, 1))
         folds = folds_of(data, n_folds, repeats, seed)
         tell = self.callback or (lambda text: None)
         # A choice needs fewer trees than the model that is handed out.
-        self.table_ = cross_fit(data, recipes, folds, (self.n_trees + 2) // 3, seed, self.n_jobs, tell)
+        self.table_ = cross_fit(
+            data, self._recipes(costs.total), self.scoring_, folds, (self.n_trees + 2) // 3, seed, self.n_jobs, tell
+        )
         self.candidates_ = report(self.table_)
         budgets = [] if self.budgets is None else np.asarray(self.budgets, np.float64).tolist()
         wanted = {b: self.table_.recipes[choose(self.table_, b)] for b in (self.budget, *budgets)}
@@ -193,22 +210,34 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
     def _new_rows(self, X: Any) -> Floats:
         return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan"))
 
-    def _levels(self, total: float) -> Floats:
-        """The costs that models are made for."""
+    def _recipes(self, total: float) -> list[Recipe]:
+        """The candidates, at the costs that they are made for."""
+        most = total if self.budget_per_row is None else min(total, float(self.budget_per_row))
         if self.budgets is not None:
             levels = np.asarray(self.budgets, np.float64).ravel()
             levels = levels if self.budget is None else np.append(levels, self.budget)
         elif self.budget is not None:
             levels = np.array(BELOW) * self.budget
         else:
-            levels = np.array(SHARES) * total
-        return np.unique(np.minimum(levels, total))
+            levels = np.array(SHARES) * most
+        levels = np.unique(np.minimum(levels, most))
+        stages = np.array(STAGE_SHARES) * most
+        stages = np.union1d(levels, stages[stages <= levels.max()])
+        kinds = tuple(self.candidates)
+        if self.budget_per_row is not None or self.cost_scope == "model":
+            kinds = tuple(kind for kind in kinds if kind in CAPPED)
+            mend = "other kinds cannot promise what one row, or the whole model, costs"
+            require(kinds, "candidates", f"hold one of {', '.join(CAPPED)}", self.candidates, mend)
+        return [*all_recipes(levels, kinds, stages), NOTHING]
 
     def _check_parameters(self, n: int) -> None:
         if self.budget is not None:
             number("budget", self.budget, low=0, mend="None takes the cheapest model that is about as good as any")
         for budget in [] if self.budgets is None else np.asarray(self.budgets).ravel().tolist():
             number("budgets", budget, low=0)
+        if self.budget_per_row is not None:
+            number("budget_per_row", self.budget_per_row, low=0, mend="None sets no limit for single rows")
+        one_of("cost_scope", self.cost_scope, SCOPES)
         require(len(self.candidates), "candidates", "name kinds of models", self.candidates)
         for kind in self.candidates:
             one_of("candidates", kind, KINDS)
@@ -220,21 +249,32 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             whole_number("cv[1]", self.cv[1], low=1)
         require(n >= 10, "X", "have at least 10 rows, which folds are made of", Shown(f"n_samples={n}"))
 
+    def _scoring(self, target: AnyArray) -> Scoring:
+        raise NotImplementedError
+
     def _remarks(self, data: Data) -> tuple[str, ...]:
         """What a user should know before using the model."""
         if not data.n_classes or data.n_classes < 2:
             return ()
         found = self.model_.on_demand(data.X, None)
-        labels = np.unique(found.predictions)
-        if len(labels) > 1:
-            return ()
-        label = self.classes_[int(labels[0])]
-        spent = float(found.cost.mean())
-        said = f"the model says {str(label)!r} for every row"
-        if spent > 0:
-            said += f", and still acquires features for {spent:g} a row, which only moves probabilities"
+        labels, spent = np.unique(found.predictions), float(found.cost.mean())
         within = "" if self.budget is None else f" within budget={self.budget:g}"
-        return (f"{said}: no candidate{within} is more accurate; raise the budget",)
+        mend = f"no candidate{within} is better by {self.scoring_.words}"
+        if self.budget is not None:
+            mend += "; raise the budget"
+        if len(labels) == 1:
+            label = self.classes_[int(labels[0])]
+            said = f"the model says {str(label)!r} for every row"
+            if spent > 0:
+                said += f", and still acquires features for {spent:g} a row, which only moves probabilities"
+            return (f"{said}: {mend}",)
+        right = self.table_.mean(self.table_.score)
+        own, nothing = (self.table_.recipes.index(recipe) for recipe in (self.recipe_, NOTHING))
+        if spent > 0 and right[own] <= right[nothing]:
+            return (
+                f"the model acquires features for {spent:g} a row, and scores no more than a model without: {mend}",
+            )
+        return ()
 
 
 class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
@@ -243,10 +283,11 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     .. math:: \max \; \text{accuracy} \quad \text{s.t.} \quad
         \frac{1}{n} \sum_i \sum_g c_g \, [\text{row } i \text{ acquires group } g] \le B
 
-    is approached by whatever works best on the data: a forest on the best features within the budget (greedy search
-    over groups by out-of-bag error, several leaf sizes), scikit-learn's default forest and one of full-feature trees,
-    pruned exactly, with and without refitted leaves, and `BudgetedBoostingClassifier`. Every candidate, its search
-    included, is judged by repeated cross-fitting on all rows; the chosen one is fitted on all of them.
+    (or another measure, see ``scoring``) is approached by whatever works best on the data: a forest on the best
+    features within the budget (search over groups, several leaf sizes), stages of features of which only rows in doubt
+    acquire the dear ones, scikit-learn's default forest and one of full-feature trees, pruned exactly, with and without
+    refitted leaves, and `BudgetedBoostingClassifier`. Every candidate, its search included, is judged by repeated
+    cross-fitting on all rows; the chosen one is fitted on all of them.
 
     Parameters
     ----------
@@ -259,10 +300,27 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         Greatest mean cost of a row. None = the cheapest candidate that is within one paired standard error of the best.
     budgets
         Other budgets to choose and fit models for in the same run, see `at`.
+    budget_per_row
+        Greatest cost of any single row, also of new ones at the same costs. Only ``"features"`` and ``"staged"`` can
+        promise it.
+    cost_scope
+        ``"row"``, or ``"model"``: a feature is paid for once for the whole model, so every row costs what all features
+        that the model uses cost together (a sensor to be installed, a field of a form).
+    scoring
+        What is chosen by: ``"accuracy"``, ``"balanced_accuracy"``, ``"roc_auc"`` or ``"neg_log_loss"``. None = accuracy,
+        or the area under the curve where less than 3 % of the rows have the rarest label.
+    misclassification_costs
+        Cost of every wrong label in the currency of the features: a matrix (C, C) in the order of the sorted labels,
+        lines the true ones, or ``{true: {said: cost}}``. Then features and mistakes together shall cost least, and
+        labels are those of least expected cost (by weights of the classes in the fits, exact for two classes).
+    class_weight
+        ``"balanced"`` or weights by label, as in scikit-learn: they multiply the weights of rows in fits, not in costs.
+        Probabilities are those of the weighted rows.
     candidates
-        Which of ``"features"``, ``"pruned"`` and ``"boosted"`` take part.
+        Which of ``"features"``, ``"staged"``, ``"pruned"`` and ``"boosted"`` take part.
     cv
-        Folds and repeats; None = 5 folds twice up to 1000 rows, 3 folds once above.
+        Folds and repeats; None = 5 folds three times up to 1000 rows, 3 folds once above. After the first repeat only
+        those candidates are judged again that none as cheap clearly surpasses.
     n_trees
         Trees of a forest on chosen features.
     random_state, n_jobs
@@ -274,7 +332,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     ----------
     classes_ : (C,) array
         The labels.
-    model_ : ForestModel or BudgetedModel
+    model_ : ForestModel, StagedModel or BudgetedModel
         The chosen model, fitted on all rows; it predicts codes of ``classes_``. A ForestModel's ``forest`` is a genuine
         scikit-learn forest.
     recipe_ : Recipe
@@ -284,7 +342,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     comparison_ : Comparison
         What the rule reaches on rows that neither fit nor choice has seen, against scikit-learn's default forest.
     candidates_ : tuple of Judged
-        All candidates by rising cost.
+        The candidates of the last repeat by rising cost.
     path_ : dict
         The models for ``budgets``.
     remarks_ : tuple of str
@@ -316,12 +374,22 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     def _decoded(self, values: Floats) -> AnyArray:
         return np.asarray(self.classes_[values.argmax(axis=1)])
 
+    def _scoring(self, target: AnyArray) -> Scoring:
+        return scoring_of(self.scoring, self.misclassification_costs, self.class_weight, self.classes_, target)
+
 
 class BudgetedRegressor(RegressorMixin, _Budgeted):  # type: ignore[misc]
     """The regressor to start with under a feature budget: the recipe of `BudgetedClassifier` with squared errors.
 
-    Parameters and attributes are those of the classifier; scores are minus the mean squared error.
+    Parameters and attributes are those of the classifier; scores are minus the mean squared error. ``scoring``,
+    ``misclassification_costs`` and ``class_weight`` are None, and there are no stages.
     """
+
+    def _scoring(self, target: AnyArray) -> Scoring:
+        for name in ("scoring", "misclassification_costs", "class_weight"):
+            given = getattr(self, name)
+            require(given is None, name, "be None for numbers", given, "squared errors are what counts")
+        return Scoring("neg_mean_squared_error", np.zeros(0))
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
         rows, numbers = validate_data(

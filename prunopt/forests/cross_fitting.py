@@ -10,11 +10,12 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from prunopt.core.arrays import AnyArray, Floats, Ints
-from prunopt.forests.recipes import DEFAULT, Data, Recipe, fitted
+from prunopt.forests.recipes import DEFAULT, NOTHING, Data, Recipe, fitted
+from prunopt.forests.scoring import Scoring
+from prunopt.forests.staged import StagedModel
 
-LOSS_SHARE = (
-    0.3  # of the squared error of the probabilities in what classifiers are chosen by: accuracy alone is coarse
-)
+RACE = 1.0  # paired standard errors by which a candidate may be worse than one as cheap, to be judged again
+ALWAYS = DEFAULT, NOTHING
 TWO_SIDED = 1.959964  # standard errors of a 95 % interval
 
 
@@ -89,11 +90,26 @@ class Table(NamedTuple):
     cost: Floats
     fold: Ints
     weight: Floats
+    in_money: bool = False
+
+    @property
+    def gain(self) -> Floats:
+        """What is chosen by: utility, less the cost where both are money."""
+        return self.utility - self.cost if self.in_money else self.utility
 
     def mean(self, values: Floats, rows: AnyArray | None = None) -> Floats:
         """Return weighted means over (some of the) rows, of all repeats."""
         weight = np.broadcast_to(self.weight, self.fold.shape) * (1.0 if rows is None else rows)
         return np.asarray((values * weight).sum(axis=(-2, -1)) / weight.sum())
+
+    def only(self, keep: AnyArray) -> Table:
+        """Return the table of some of the recipes."""
+        return self._replace(
+            recipes=[recipe for recipe, kept in zip(self.recipes, keep, strict=True) if kept],
+            score=self.score[keep],
+            utility=self.utility[keep],
+            cost=self.cost[keep],
+        )
 
     def error_of(self, values: Floats) -> float:
         """Return the standard error of the mean of (repeats, n) values over rows; repeats share their rows."""
@@ -117,51 +133,82 @@ def folds_of(data: Data, n_folds: int, repeats: int, seed: int) -> Ints:
 def cross_fit(
     data: Data,
     recipes: list[Recipe],
+    scoring: Scoring,
     folds: Ints,
     n_trees: int,
     seed: int,
     n_jobs: int | None,
     tell: Callable[[str], Any],
 ) -> Table:
-    """Fit all recipes on the other folds, and judge them on each."""
-    tasks = [(r, f) for r in range(len(folds)) for f in range(int(folds.max()) + 1)]
-    shape = len(recipes), *folds.shape
-    score, utility, cost = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
-    work = (delayed(_fold)(data, recipes, folds[r] == f, n_trees, seed + 1000 * r + f) for r, f in tasks)
-    for (r, f), found in zip(tasks, Parallel(n_jobs=n_jobs, return_as="generator")(work), strict=True):
-        inside = folds[r] == f
-        for k, judged in found.items():
-            score[k, r, inside], utility[k, r, inside], cost[k, r, inside] = judged
-        tell(f"fold {r * (int(folds.max()) + 1) + f + 1} of {len(tasks)}")
-    whole = np.flatnonzero(np.isfinite(score).all(axis=(1, 2)))
-    return Table([recipes[k] for k in whole], score[whole], utility[whole], cost[whole], folds, data.weight)
+    """Fit the recipes on the other folds, and judge them on each.
+
+    After the first repeat those leave the race that another one, no dearer, surpasses by more than `RACE` paired
+    standard errors.
+    """
+    n_folds = int(folds.max()) + 1
+    none = np.zeros((len(recipes), 0, len(data.y)))
+    table = Table(recipes, none, none, none, folds[:0], data.weight, scoring.in_money)
+    for r in range(len(folds)):
+        shape = len(table.recipes), len(data.y)
+        new = np.full((3, *shape), np.nan)
+        work = (
+            delayed(_fold)(data, table.recipes, scoring, folds[r] == f, n_trees, seed + 1000 * r + f)
+            for f in range(n_folds)
+        )
+        for f, found in enumerate(Parallel(n_jobs=n_jobs, return_as="generator")(work)):
+            for k, judged in found.items():
+                new[:, k, folds[r] == f] = judged
+            tell(f"fold {r * n_folds + f + 1} of {len(folds) * n_folds}")
+        table = table._replace(
+            score=np.concatenate([table.score, new[0][:, None]], axis=1),
+            utility=np.concatenate([table.utility, new[1][:, None]], axis=1),
+            cost=np.concatenate([table.cost, new[2][:, None]], axis=1),
+            fold=folds[: r + 1],
+        )
+        table = table.only(np.asarray(np.isfinite(table.score).all(axis=(1, 2))))
+        if r == 0 and len(folds) > 1:
+            table = table.only(_in_the_race(table))
+    return table
+
+
+def _in_the_race(table: Table) -> AnyArray:
+    gain, cost = table.mean(table.gain), table.mean(table.cost)
+    keep = np.ones(len(gain), np.bool_)
+    for k, recipe in enumerate(table.recipes):
+        if recipe not in ALWAYS:
+            as_cheap = np.flatnonzero(cost <= cost[k] * (1 + 1e-9))
+            best = as_cheap[gain[as_cheap].argmax()]
+            keep[k] = gain[k] >= gain[best] - RACE * table.error_of(table.gain[best] - table.gain[k])
+    return keep
 
 
 def _fold(
-    data: Data, recipes: list[Recipe], test: AnyArray, n_trees: int, seed: int
+    data: Data, recipes: list[Recipe], scoring: Scoring, test: AnyArray, n_trees: int, seed: int
 ) -> dict[int, tuple[Floats, Floats, Floats]]:
     models = fitted(data.take(~test), recipes, n_trees, seed)
     rows, out = data.take(test), {}
     done: dict[int, tuple[Floats, Floats, Floats]] = {}  # recipes that end in one model are judged once
+    seen: dict[int, Floats] = {}
     for k, recipe in enumerate(recipes):
         if (model := models.get(recipe)) is not None:
             if id(model) not in done:
-                done[id(model)] = judged(model, rows)
+                done[id(model)] = judged(model, rows, scoring, seen)
             out[k] = done[id(model)]
     return out
 
 
-def judged(model: Any, rows: Data) -> tuple[Floats, Floats, Floats]:
-    """Return score, utility and cost of each row."""
-    own = rows.costs if rows.costs.n_rows is not None else None
-    cost = model.on_demand(rows.X, None, feature_costs=own).cost
-    values = values_of(model, rows)
-    if not rows.n_classes:
-        score = -np.square(values[:, 0] - rows.y)
-        return score, score, cost
-    truth = np.eye(rows.n_classes)[rows.y]
-    score = (values.argmax(axis=1) == rows.y).astype(np.float64)
-    return score, score - LOSS_SHARE * np.square(values - truth).sum(axis=1), cost
+def judged(
+    model: Any, rows: Data, scoring: Scoring, seen: dict[int, Floats] | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Return score, utility and cost of each row; ``seen`` as in `prunopt.forests.staged.StagedModel.stopped`."""
+    if isinstance(model, StagedModel):
+        values, cost = model.judged(rows.X, rows.costs, {} if seen is None else seen)
+    else:
+        own = rows.costs if rows.costs.n_rows is not None else None
+        values, cost = values_of(model, rows), model.on_demand(rows.X, None, feature_costs=own).cost
+    if rows.one_price:
+        cost = rows.costs.of_rows(np.broadcast_to(model.used, (len(cost), len(model.used))))
+    return *scoring.of_rows(values, rows.y), cost
 
 
 def values_of(model: Any, rows: Data) -> Floats:
@@ -181,14 +228,14 @@ def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> 
     Within a budget, the one of greatest utility whose rows cost no more on average. Without one, the cheapest whose
     utility is no more than one paired standard error below the best.
     """
-    utility, cost = table.mean(table.utility, rows), table.mean(table.cost, rows)
+    utility, cost = table.mean(table.gain, rows), table.mean(table.cost, rows)
     if budget is not None:
         inside = np.flatnonzero(cost <= budget * (1 + 1e-9))
         if not len(inside):
             return int(np.argmin(cost))
         return int(inside[np.lexsort((cost[inside], -utility[inside]))[0]])
     best = int(utility.argmax())
-    error = np.array([table.error_of(table.utility[best] - other) for other in table.utility])
+    error = np.array([table.error_of(table.gain[best] - other) for other in table.gain])
     inside = np.flatnonzero(utility >= utility[best] - error)
     return int(inside[np.lexsort((-utility[inside], cost[inside]))[0]])
 

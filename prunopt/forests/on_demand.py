@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import AnyArray, Bools, Floats, Ints, Singles
 from prunopt.core.jit import njit
-from prunopt.core.validate import require
+from prunopt.core.validate import Shown, require
 from prunopt.forests.acquisitions import Acquire, OnDemand, Supplier, checked_count, checked_known, checked_rows
+from prunopt.forests.stopping_rule import StoppingRule
 from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest._routing import child
 from prunopt.problems.forest.feature_costs import FeatureCosts
@@ -31,7 +32,7 @@ def predict_on_demand(
     known: Any = None,
     known_values: ArrayLike | None = None,
     n_rows: int | None = None,
-    stop_early: bool = False,
+    stop_early: bool | StoppingRule = False,
     batch: bool = False,
 ) -> OnDemand:
     r"""Predict with a forest, and ask for the value of a feature only at the first node that tests it.
@@ -81,6 +82,8 @@ def predict_on_demand(
         :math:`\sum_t \min_{\ell \in v_t} p_{t\ell}(a) > \sum_t \max_{\ell \in v_t} p_{t\ell}(c)` for every other
         class c, minima and maxima over the leaves below; a node whose leaves all agree asks for nothing, which is all
         that can be saved for a regressor. Acquisitions are a subset of those without it, predictions the same.
+        What `prunopt.forests.probable_stopping` returns stops sooner, and changes a small share of the labels: then
+        the trees are followed in their order, and every tree's class counts one vote.
 
     Returns
     -------
@@ -101,12 +104,23 @@ def predict_on_demand(
     # The sums of T numbers, the bounds' and scikit-learn's, err by less than this together.
     slack = 4.0 * ensemble.n_trees**2 * np.finfo(np.float64).eps * float(np.abs(low).max())
     final = ensemble.left < 0
-    if stop_early:
+    answer, vote = np.zeros((0, 0), np.int8), np.zeros(0, np.bool_)
+    if isinstance(stop_early, StoppingRule):
+        size = len(stop_early.answer) - 1
+        mend = "make it with probable_stopping for this forest"
+        fits = size == ensemble.n_trees and low.shape[1] == 2
+        require(
+            fits, "stop_early", f"be a rule for {ensemble.n_trees} trees and 2 classes", Shown(f"{size} trees"), mend
+        )
+        answer, vote = stop_early.answer, low[:, 1] > low[:, 0]
+    elif stop_early is not False:
+        mend = "for a share of labels that may change pass what probable_stopping returns"
+        require(stop_early is True, "stop_early", "be True, False or a StoppingRule", stop_early, mend)
         low, high = low.copy(), high.copy()
         _bound_below(ensemble.left, ensemble.right, low, high)
         final = np.all(low == high, axis=1)
-    may_decide = stop_early and ensemble.classes is not None
-    walk = Walk(ensemble.arrays, costs.group_of, final, low, high, may_decide, slack)
+    may_decide = stop_early is True and ensemble.classes is not None
+    walk = Walk(ensemble.arrays, costs.group_of, final, low, high, may_decide, slack, answer, vote)
     if callable(acquire_or_X):
         n = checked_count(n_rows)
         have = _known_cells(costs.for_rows(n), n)
@@ -134,6 +148,8 @@ class Walk(NamedTuple):
     """What the kernels read: the trees, where each walk ends, and what the leaves below every node can vote.
 
     With ``may_decide``, a row whose vote cannot change any more is decided; ``slack`` is how far its sums may err.
+    With an ``answer`` (T + 1, T + 1), trees come one after another, and a row is decided by how many of them have
+    a ``vote`` for the second class at their leaf.
     """
 
     trees: Trees
@@ -143,6 +159,8 @@ class Walk(NamedTuple):
     high: Floats
     may_decide: bool = False
     slack: float = 0.0
+    answer: NDArray[np.int8] = np.zeros((0, 0), np.int8)
+    vote: Bools = np.zeros(0, np.bool_)
 
 
 def _tree_values(forest: Any, ensemble: TreeEnsemble) -> Floats:
@@ -259,9 +277,11 @@ def _next_group(x: AnyArray, have: Bools, at: AnyArray, walk: Walk) -> tuple[int
     Returns the group that the first tree with an open question asks for, and -1; or -1 and the decided class; or
     -1 and -1 when every tree has come to an end.
     """
-    group = -1
+    group, count = -1, 0
     trees, low, high = walk.trees, walk.low, walk.high
     for t in range(len(at)):
+        if len(walk.answer) > 0 and walk.answer[t, count] >= 0:
+            return -1, int(walk.answer[t, count])
         h = at[t]
         while not walk.final[h] and have[trees.feature[h]]:
             h = child(x[trees.feature[h]], h, trees)
@@ -270,6 +290,8 @@ def _next_group(x: AnyArray, have: Bools, at: AnyArray, walk: Walk) -> tuple[int
             group = walk.group_of[trees.feature[h]]
             if not walk.may_decide:
                 return group, -1
+        if len(walk.answer) > 0 and walk.vote[h]:
+            count += 1
     if group < 0:
         return -1, -1
     least, most = np.zeros(low.shape[1]), np.zeros(low.shape[1])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from prunopt.core.arrays import AnyArray, Floats
+from prunopt.core.arrays import AnyArray, Bools, Floats
 from prunopt.forests._votes import len_of
 from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.boosting import BudgetedBoostingClassifier, BudgetedBoostingRegressor
@@ -19,13 +19,16 @@ from prunopt.forests.leaf_refit import refit_leaves
 from prunopt.forests.mixture import probabilities
 from prunopt.forests.on_demand import predict_on_demand
 from prunopt.forests.sklearn_trees import on_columns
+from prunopt.forests.staged import MOST_STAGES, StagedModel, judged_stage, policies
 from prunopt.forests.subset_search import SubsetSearch
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
-KINDS = ("features", "pruned", "boosted")
+KINDS = ("features", "staged", "pruned", "boosted")
 LEAVES = (1, 3, 8, 20)  # least rows a leaf of forests on chosen features
-# A fit of boosting for each fold: fewer penalties and free trees than its own defaults, within noise of them on heart.
+# A fit of boosting for each fold: fewer penalties and free trees than its own defaults, and still fewer on few rows.
 BOOSTING: dict[str, Any] = {"n_penalties": 4, "n_free_trees": 48}
+BOOSTING_FEW: dict[str, Any] = {"n_penalties": 2, "n_free_trees": 24}
+FEW_ROWS = 1000
 
 
 class Recipe(NamedTuple):
@@ -42,26 +45,43 @@ class Recipe(NamedTuple):
             return "scikit-learn's default forest on all features"
         if self.kind == "features":
             return f"forest on the best features within {self.level:g}, at least {self.option} rows a leaf"
+        if self.kind == "staged":
+            return f"{self.option} in stages within {self.level:g}"
         if self.kind == "pruned":
             return f"{self.option}, pruned to {self.level:g}"
         return f"boosting within {self.level:g}"
 
 
 DEFAULT = Recipe("default", np.inf, "")
+NOTHING = Recipe("features", 0.0, "1")
 
 
 class Data(NamedTuple):
-    """Rows that recipes are fitted to: codes of labels or numbers as ``y``; ``n_classes`` is 0 for regression."""
+    """Rows that recipes are fitted to: codes of labels or numbers as ``y``; ``n_classes`` is 0 for regression.
+
+    ``class_weight`` (C,) multiplies the weights in fits, not in mean costs. ``cap`` is the most that any row may cost,
+    ``one_price`` says that a feature is paid for once for the whole model: then no row can do without what others use.
+    """
 
     X: Floats
     y: AnyArray
     weight: Floats
     costs: FeatureCosts
     n_classes: int
+    class_weight: Floats | None = None
+    cap: float = np.inf
+    one_price: bool = False
 
     def take(self, rows: Any) -> Data:
         """Return some of the rows."""
-        return Data(self.X[rows], self.y[rows], self.weight[rows], self.costs.take(rows), self.n_classes)
+        return self._replace(X=self.X[rows], y=self.y[rows], weight=self.weight[rows], costs=self.costs.take(rows))
+
+    @property
+    def fit_weight(self) -> Floats:
+        """Weights that models are fitted with, (n,)."""
+        return (
+            self.weight if self.class_weight is None or not self.n_classes else self.weight * self.class_weight[self.y]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +109,18 @@ class ForestModel:
         return probabilities(self.forest, self.temperature, X)
 
     @property
+    def forests(self) -> list[Any]:
+        """The forest, as a list: what a reader of files has to check."""
+        return [self.forest]
+
+    @property
+    def used(self) -> Bools:
+        """The groups (G,) that some row may acquire."""
+        trees = getattr(self.forest, "estimators_", None) or [self.forest]
+        tested = np.unique(np.concatenate([tree.tree_.feature for tree in trees]))
+        return np.isin(np.arange(len(self.feature_costs.group_cost)), self.feature_costs.group_of[tested[tested >= 0]])
+
+    @property
     def codes(self) -> AnyArray | None:
         """The class of each column of `values`; None for regression."""
         return np.asarray(self.forest.classes_) if hasattr(self.forest, "classes_") else None
@@ -112,7 +144,13 @@ def fitted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Re
         from these rows is left out.
     """
     out: dict[Recipe, Any] = {}
-    for kind, fit in (("default", _default), ("features", _on_features), ("pruned", _pruned), ("boosted", _boosted)):
+    for kind, fit in (
+        ("default", _default),
+        ("features", _on_features),
+        ("staged", _staged),
+        ("pruned", _pruned),
+        ("boosted", _boosted),
+    ):
         part = [recipe for recipe in wanted if recipe.kind == kind]
         if part:
             out |= fit(data, part, n_trees, seed)
@@ -121,26 +159,70 @@ def fitted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Re
 
 def _default(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Recipe, Any]:
     kind = RandomForestClassifier if data.n_classes else RandomForestRegressor
-    forest = kind(random_state=seed).fit(data.X, data.y, data.weight)
+    forest = kind(random_state=seed).fit(data.X, data.y, data.fit_weight)
     return {recipe: ForestModel(forest, data.costs) for recipe in wanted}
 
 
 def _on_features(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Recipe, Any]:
     kind = RandomForestClassifier if data.n_classes else RandomForestRegressor
-    search = SubsetSearch(data.X, data.y, data.weight, data.costs, data.n_classes, seed)
+    search = SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed)
     out: dict[Recipe, Any] = {}
     made: dict[tuple[bytes, str], ForestModel] = {}
     for recipe in wanted:
-        groups = search.within(recipe.level)
+        groups = search.within(min(recipe.level, data.cap))
         key = groups.tobytes(), recipe.option
         if key not in made:
             columns = np.flatnonzero(data.costs.features(groups))
             leaf = int(recipe.option) if len(columns) else len(data.X)
             columns = columns if len(columns) else np.array([0])  # a forest of leaves asks for nothing
             forest = kind(n_trees, min_samples_leaf=leaf, max_features="sqrt", random_state=seed)
-            forest.fit(data.X[:, columns], data.y, data.weight)
+            forest.fit(data.X[:, columns], data.y, data.fit_weight)
             made[key] = ForestModel(on_columns(forest, columns, data.X.shape[1]), data.costs)
         out[recipe] = made[key]
+    return out
+
+
+STAGED = {"forest": False, "forest and logistic regression": True}
+LINEAR_ROWS = 2000  # up to which a logistic regression takes part in stages
+
+
+def _staged(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Recipe, Any]:
+    """Stages of nested sets; chain and limit of each level are the best out of bag."""
+    if not data.n_classes:
+        return {}
+    search = SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed)
+    sets = [groups for groups in search.family() if search.most(groups) <= data.cap * (1 + 1e-9)]
+    n, weight = len(data.X), data.fit_weight
+    prior = np.bincount(data.y, weights=weight, minlength=data.n_classes) / weight.sum()
+    bill = np.stack([data.costs.of_rows(np.broadcast_to(groups, (n, len(groups)))) for groups in sets])
+    linear = n <= LINEAR_ROWS
+    made = [
+        judged_stage(
+            data.X, data.y, weight, groups, np.flatnonzero(data.costs.features(groups)), prior=prior,
+            linear=linear, n_trees=n_trees, seed=seed,
+        )
+        for groups in sets
+    ]  # fmt: skip
+    truth, out = np.eye(data.n_classes)[data.y], {}
+    relative = data.fit_weight / data.weight
+    for option in dict.fromkeys(recipe.option for recipe in wanted):
+        if STAGED[option] and not linear:
+            continue
+        chances = np.stack([(p["forest"] + p["logistic"]) / 2 if STAGED[option] else p["forest"] for _, p in made])
+        stages = [stage if STAGED[option] else stage._replace(logistic=None) for stage, _ in made]
+        right = chances.argmax(axis=2) == data.y
+        utility = (right - np.square(chances - truth).sum(axis=2)) * relative
+        most = 1 if data.one_price else MOST_STAGES
+        tried = policies(sets, 1 - chances.max(axis=2), utility, bill, data.weight, most)
+        models: dict[tuple[Any, ...], StagedModel] = {}
+        for recipe in (r for r in wanted if r.option == option):
+            inside = [policy for policy in tried if policy.cost <= recipe.level * (1 + 1e-9)]
+            if inside:
+                best = max(inside, key=lambda policy: (policy.utility, -policy.cost))
+                if best[:2] not in models:
+                    limits = (best.limit,) * (len(best.chain) - 1)
+                    models[best[:2]] = StagedModel(tuple(stages[k] for k in best.chain), limits, data.costs)
+                out[recipe] = models[best[:2]]
     return out
 
 
@@ -157,13 +239,13 @@ def _pruned(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[R
         if not part:
             continue
         model = kind(forest_kind(**parameters), feature_costs=data.costs, penalty=0.0, random_state=seed)
-        path = model.fit(data.X, data.y, data.weight).path_
+        path = model.fit(data.X, data.y, data.fit_weight).path_
         for recipe in part:
             if recipe.level < path.points[-1].expected_cost:
                 continue
             forest, temperature = path.at(budget=recipe.level), None
             if recipe.option.endswith(REFIT):
-                done = refit_leaves(forest, data.X, data.y, sample_weight=data.weight, random_state=seed)
+                done = refit_leaves(forest, data.X, data.y, sample_weight=data.fit_weight, random_state=seed)
                 forest, temperature = done.forest, done.temperature
             out[recipe] = ForestModel(forest, data.costs, temperature)
     return out
@@ -174,19 +256,22 @@ def _boosted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[
     levels = [recipe.level for recipe in wanted]
     if data.n_classes and len(np.unique(data.y)) < 2:
         return {}
-    model = kind(feature_costs=data.costs, budgets=levels, random_state=seed, **BOOSTING)
+    settings = BOOSTING if len(data.X) > FEW_ROWS else BOOSTING_FEW
+    model = kind(feature_costs=data.costs, budgets=levels, random_state=seed, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of features that no row of a fold has
-        model.fit(data.X, data.y, data.weight)
+        model.fit(data.X, data.y, data.fit_weight)
     return {recipe: model.at(recipe.level) for recipe in wanted}
 
 
-def all_recipes(levels: Floats, kinds: tuple[str, ...]) -> list[Recipe]:
-    """Return every recipe at the levels of cost."""
+def all_recipes(levels: Floats, kinds: tuple[str, ...], stage_levels: Floats | None = None) -> list[Recipe]:
+    """Return every recipe at the levels of cost; stages may have levels of their own, which cost little time."""
     options = {
         "features": [str(leaf) for leaf in LEAVES],
+        "staged": list(STAGED),
         "pruned": [base + suffix for base in BASES for suffix in ("", REFIT)],
         "boosted": [""],
     }
-    made = [Recipe(kind, float(level), option) for kind in kinds for level in levels for option in options[kind]]
+    at = {kind: levels if kind != "staged" or stage_levels is None else stage_levels for kind in kinds}
+    made = [Recipe(kind, float(level), option) for kind in kinds for level in at[kind] for option in options[kind]]
     return [DEFAULT, *made]

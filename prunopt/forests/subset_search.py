@@ -1,9 +1,10 @@
-"""Which features a forest gets under a budget: a greedy search by out-of-bag error, all on the same bootstraps."""
+"""Which features a model gets under a budget: a search by errors on rows that the model has not seen."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from itertools import pairwise, product
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -15,17 +16,26 @@ SEARCH_TREES, SEARCH_ROWS = 20, 1500
 MOST_GROUPS = 24  # that are searched; more are screened by the importances of one forest
 LOOK_AGAIN = 3  # how many groups with the best gains of before are measured again in each step
 LEAST_GAIN = 1e-4  # of the error without features
+FEW_GROUPS = 8  # up to which every set is tried
+ADDITIVE_ROWS = 2000  # up to which additive models are searched by, above forests
+RIDGE = 10.0  # of additive models, whose columns have variance 1
+CHEAP, BUNDLES = 0.05, 4  # share of the cost of everything; how many dear bundles stages are made of
+APART, MOST_PREFIXES = 1.3, 8  # how much dearer the next set of stages is, and how many there are
+BINS = 4  # of a feature in an additive model
 
 
 @dataclass(eq=False)
 class SubsetSearch:
     r"""Sets of groups of features at rising cost.
 
-    .. math:: \min_{S} \; \text{out-of-bag error of a forest on } S \quad \text{s.t.} \quad c(S) \le B
+    .. math:: \min_{S} \; \text{error of a model on } S \quad \text{s.t.} \quad c(S) \le B
 
-    is approached by adding, while the budget lasts, the group of the greatest gain for its cost, then groups of the
-    greatest gain alone. Errors are squared errors (of class probabilities). The
-    gains of all groups are measured once; after that, those whose last gains were greatest are measured again.
+    with squared errors (of class probabilities) of rows that the model has not seen: those of an additive ridge model,
+    leave-one-out in closed form (Allen 1974), up to `ADDITIVE_ROWS` rows, and out of bag of a forest above. With up to
+    `FEW_GROUPS` groups every set is tried. Otherwise the minimum is approached by adding, while the budget lasts, the
+    group of the greatest gain for its cost, then groups of the greatest gain alone, and at last by exchanging one
+    group for another. The gains of all groups are measured once; after that, those whose last gains were greatest
+    are measured again.
 
     Parameters
     ----------
@@ -37,6 +47,8 @@ class SubsetSearch:
         Number of classes, 0 for regression.
     seed
         Seed of the forests.
+    additive
+        Whether additive models judge; None = up to `ADDITIVE_ROWS` rows.
     """
 
     X: Floats
@@ -45,16 +57,20 @@ class SubsetSearch:
     costs: FeatureCosts
     n_classes: int
     seed: int
+    additive: bool | None = None
     _error: dict[bytes, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.X) > SEARCH_ROWS:
+        if self.additive is None:
+            self.additive = len(self.X) <= ADDITIVE_ROWS
+        if len(self.X) > SEARCH_ROWS and not self.additive:
             rows = np.random.default_rng(self.seed).permutation(len(self.X))[:SEARCH_ROWS]
             self.X, self.y, self.weight = self.X[rows], self.y[rows], self.weight[rows]
             if self.costs.n_rows is not None:
                 self.costs = self.costs.take(rows)
         # Smaller leaves overfit a single feature so far that it seems worse than none.
         self._leaf = max(1, round(np.sqrt(len(self.X))))
+        self._basis = [_columns(x) for x in self.X.T] if self.additive else []
         self._screened = self._screen()
         self._prefixes = self._add(self._free(), None, by_cost=True)
 
@@ -63,27 +79,66 @@ class SubsetSearch:
         affordable = [groups for groups in self._prefixes if self.cost(groups) <= budget * (1 + 1e-9)]
         if not affordable:
             return self._free()
-        return self._add(affordable[-1], budget, by_cost=False)[-1]
+        if self._screened.sum() <= FEW_GROUPS:
+            return self._best_of_all(budget)
+        return self._exchanged(self._add(affordable[-1], budget, by_cost=False)[-1], budget)
+
+    def family(self) -> list[Bools]:
+        """Return sets that stages can be made of, by rising cost.
+
+        They are the sets that adding by gain for the cost passes, and the last one of these that is cheap (`CHEAP`)
+        with every choice among the `BUNDLES` bundles that are added next.
+        """
+        prefixes = [self._prefixes[k] for k in _apart([self.cost(p) for p in self._prefixes], self.costs.total)]
+        cheap = [groups for groups in self._prefixes if self.cost(groups) <= CHEAP * self.costs.total]
+        base = cheap[-1] if cheap else self._free()
+        order: list[Bools] = []
+        for before, after in pairwise(self._prefixes):
+            new = self._bundle(int(np.flatnonzero(after & ~before)[0])) & ~base
+            if new.any() and not any((new & other).any() for other in order):
+                order.append(new)
+        made = [base | np.any([b for b, use in zip(order, choice, strict=False) if use], axis=0)
+                for choice in product((False, True), repeat=min(len(order), BUNDLES)) if any(choice)]  # fmt: skip
+        found = {groups.tobytes(): groups for groups in [*prefixes, base, *made]}
+        return sorted(found.values(), key=lambda groups: (self.cost(groups), groups.sum()))
+
+    def _bundle(self, group: int) -> Bools:
+        """The groups that cost little more once this one is acquired, itself among them."""
+        components, price = self.costs.components_of, self.costs.component_cost.mean(axis=0)
+        own = components[group][components[group] >= 0]
+        out = np.zeros(len(components), np.bool_)
+        for g, others in enumerate(components):
+            others = others[others >= 0]
+            out[g] = g == group or price[np.intersect1d(own, others)].sum() > price[others].sum() / 2
+        return out
 
     def cost(self, groups: Bools) -> float:
         """Return the mean cost of a row that acquires the groups."""
         n = self.costs.n_rows or 1
         return float(self.costs.of_rows(np.broadcast_to(groups, (n, len(groups)))).mean())
 
+    def most(self, groups: Bools) -> float:
+        """Return the greatest cost of a row that acquires the groups."""
+        n = self.costs.n_rows or 1
+        return float(self.costs.of_rows(np.broadcast_to(groups, (n, len(groups)))).max())
+
     def error(self, groups: Bools) -> float:
-        """Return the out-of-bag squared error of a forest on the groups."""
+        """Return the squared error of a model on the groups, of rows that it has not seen."""
         key = groups.tobytes()
         if key not in self._error:
-            self._error[key] = self._measured(self.X[:, self.costs.features(groups)])
+            self._error[key] = self._measured(self.costs.features(groups))
         return self._error[key]
 
-    def _measured(self, columns: Floats) -> float:
+    def _measured(self, features: Bools) -> float:
         share = self.weight / self.weight.sum()
         truth = np.eye(self.n_classes)[self.y] if self.n_classes else self.y[:, None]
         prior = share @ truth
         start = float(share @ np.square(truth - prior).sum(axis=1))
-        if columns.shape[1] == 0 or start == 0.0:
+        if not features.any() or start == 0.0:
             return start
+        if self.additive:
+            return self._leave_one_out(features, truth - prior, share)
+        columns = self.X[:, features]
         kind = RandomForestClassifier if self.n_classes else RandomForestRegressor
         forest = kind(
             SEARCH_TREES, min_samples_leaf=self._leaf, max_features="sqrt", oob_score=True, random_state=self.seed
@@ -97,6 +152,45 @@ class SubsetSearch:
         else:
             found = forest.oob_prediction_[:, None]
         return float(share @ np.square(truth - found).sum(axis=1))
+
+    def _leave_one_out(self, features: Bools, rest: Floats, share: Floats) -> float:
+        basis = np.hstack([self._basis[k] for k in np.flatnonzero(features)])
+        basis = basis - share @ basis
+        weighted = basis * (len(share) * share)[:, None]
+        gram = weighted.T @ basis
+        gram[np.diag_indices_from(gram)] += RIDGE
+        solved = np.linalg.solve(gram, weighted.T)  # (p, n)
+        lever = np.einsum("ip,pi->i", basis, solved) + share
+        left = rest - basis @ (solved @ rest)
+        return float(share @ np.square(left / np.maximum(1 - lever, 1e-3)[:, None]).sum(axis=1))
+
+    def _best_of_all(self, budget: float) -> Bools:
+        """The set of least error within the budget, the cheapest of equals, by trying all."""
+        free, searched = self._free(), np.flatnonzero(self._screened & ~self._free())
+        best, least = free, (self.error(free), 0.0)
+        for choice in product((False, True), repeat=len(searched)):
+            groups = free.copy()
+            groups[searched] = choice
+            cost = self.cost(groups)
+            if cost <= budget * (1 + 1e-9) and (self.error(groups), cost) < least:
+                best, least = groups, (self.error(groups), cost)
+        return best
+
+    def _exchanged(self, groups: Bools, budget: float) -> Bools:
+        """A set within the budget that no exchange of one of its groups for another one makes better."""
+        if not self.additive:
+            return groups  # a forest's errors are too noisy, and too dear, to be compared so often
+        while True:
+            inside, outside = np.flatnonzero(groups & ~self._free()), np.flatnonzero(self._screened & ~groups)
+            best, least = groups, self.error(groups) - LEAST_GAIN * self.error(np.zeros_like(groups))
+            for out, new in product(inside, outside):
+                other = groups.copy()
+                other[out], other[new] = False, True
+                if self.cost(other) <= budget * (1 + 1e-9) and self.error(other) < least:
+                    best, least = other, self.error(other)
+            if best is groups:
+                return groups
+            groups = best
 
     def _free(self) -> Bools:
         return self.costs.free_groups.copy()
@@ -139,3 +233,26 @@ class SubsetSearch:
                 return path
             best = max(gains, key=lambda g: gains[g])
             path.append(groups | (np.arange(len(groups)) == best))
+
+
+def _columns(x: Floats) -> Floats:
+    """A feature (n,) as columns of an additive model: its value, its bins, and whether it is missing."""
+    missing = np.isnan(x)
+    have = x[~missing]
+    if not len(have):
+        return np.zeros((len(x), 0))
+    values = np.unique(have)
+    edges = values[1:] if len(values) <= BINS else np.unique(np.quantile(have, np.arange(1, BINS) / BINS))
+    filled = np.where(missing, have.mean(), x)
+    columns = [filled, *(filled >= edge for edge in edges), missing]
+    out = np.stack(columns, axis=1).astype(np.float64)
+    out -= out.mean(axis=0)
+    spread = out.std(axis=0)
+    return np.asarray(out[:, spread > 0] / spread[spread > 0])
+
+
+def _apart(costs: list[float], total: float) -> list[int]:
+    """Which of rising costs are well below the next one that is taken; `MOST_PREFIXES` at most."""
+    kept = [k for k, after in enumerate([*costs[1:], np.inf]) if after > APART * costs[k] + 0.01 * total]
+    at = np.linspace(0, len(kept) - 1, min(len(kept), MOST_PREFIXES))
+    return [kept[round(i)] for i in at.tolist()]
