@@ -95,8 +95,13 @@ class Search:
             np.zeros((slots, *small.shape), np.bool_), np.arange(slots), np.zeros(nodes, np.int64),
             np.array([0, slots, 0, 0]),
         )  # fmt: skip
-        if make(self.program, self.tree, self.best, -1, False, small.copy(), self.root) == 0:
-            self.tree.heap[0], self.tree.counts[2] = 0, 1
+        # The root is what was done so far; its first child goes on with the columns kept, its second has none.
+        t, none = self.tree, small & False
+        t.parent[0], t.slot[0], t.penalties[0], t.levels[0], t.counts[0] = -1, -1, self.root, True, 1
+        opened = make(self.program, t, self.best, 0, False, small.copy(), self.root)
+        make(self.program, t, self.best, 0, True, none, self.root)
+        if opened >= 0:
+            t.heap[0], t.counts[2] = opened, 1
 
     @property
     def objective(self) -> float:
@@ -162,6 +167,7 @@ class Search:
         group = np.where(parent >= 0, t.group[above], 0)
         levels = np.zeros((n, self.shape[1]), np.bool_)
         np.put_along_axis(levels, self.columns[group], t.levels[above] & (parent >= 0)[:, None], axis=1)
+        levels[parent == 0] = True
         penalties: Floats = t.penalties[:n] / self.scale
         out = {"penalties": penalties, "parent": parent, "second": t.second[:n].copy(), "group": group}
         return out | {"levels": levels, "claim": float(target_of(self.best))}

@@ -12,7 +12,7 @@ from prunopt.core.arrays import AnyArray, Bools, Floats, Ints
 from prunopt.core.deadline import is_over
 from prunopt.core.solution import CertificateError
 
-BATCH = 2_000_000  # entries of a batch of nodes
+CHUNK = 4096  # nodes between two looks at the clock
 
 
 class Options(NamedTuple):
@@ -64,33 +64,20 @@ def tree_bound(options: Options, duals: Mapping[str, Any], *, whole: bool = True
         raise CertificateError("duals: penalties must be finite numbers >= 0, one of each resource for every node")
     if levels.shape != (n, columns) or math.isnan(claim):
         raise CertificateError("duals: levels of every node, and a claim that is a number, are needed")
-    is_parent = np.isin(np.arange(n), parent)
-    least, depth_nodes = math.inf, np.zeros(1, np.int64)
-    domains = np.isfinite(options.loss)[None]
-    size = max(1, BATCH // max(1, groups * columns))
-    below = np.flatnonzero(parent >= 0)
-    order = below[np.argsort(parent[below], kind="stable")]
-    while len(depth_nodes):
-        kept: list[Bools] = []
-        for start in range(0, len(depth_nodes), size):
-            if n > 1 and is_over():
-                return -math.inf
-            at = depth_nodes[start : start + size]
-            values, rest = _node_bounds(options, penalties[at], domains[start : start + size], claim)
-            leaf = ~is_parent[at]
-            least = min(least, float(values[leaf].min(initial=math.inf)))
-            kept.append(rest[~leaf])
-        inner = depth_nodes[is_parent[depth_nodes]]
-        if not len(inner):
-            break
-        where = np.searchsorted(parent[order], inner)
-        depth_nodes = order[(where[:, None] + np.arange(2)).ravel()]
-        domains = np.repeat(np.concatenate(kept), 2, axis=0)
-        if len(inner) == 1 and parent[inner[0]] == -1:
-            options, levels, domains = _narrowed(options, levels, group, domains)
-        rows, split = np.arange(len(depth_nodes)), levels[depth_nodes]
-        allowed = np.where(second[depth_nodes][:, None], ~split, split)
-        domains[rows, group[depth_nodes]] &= allowed
+    from prunopt.forms.knapsack._choice_walk import leaves_from
+
+    inner = np.zeros(n, np.bool_)
+    inner[parent[1:]] = True
+    place = np.where(inner, np.cumsum(inner) - 1, -1)
+    narrow, levels, root = _narrowed(options, penalties[0], levels, group, claim)
+    kept = np.zeros((int(inner.sum()), *narrow.loss.shape), np.bool_)
+    tables = (narrow.loss, np.ascontiguousarray(np.moveaxis(narrow.costs, 0, 2), np.float64), narrow.limits)
+    spans, least = (narrow.n_levels, narrow.first, narrow.last), math.inf
+    for start in range(0, n, CHUNK):
+        if start and is_over():
+            return -math.inf
+        nodes = (start, min(n, start + CHUNK), penalties, parent, second, group, levels, place)
+        least = min(least, float(leaves_from(tables, spans, nodes, root, kept, claim)))
     bound = min(least, claim)
     finite = options.loss[np.isfinite(options.loss)]
     if whole and abs(bound) < 2.0**50 and np.array_equal(finite, np.rint(finite)):
@@ -98,16 +85,23 @@ def tree_bound(options: Options, duals: Mapping[str, Any], *, whole: bool = True
     return bound
 
 
-def _narrowed(options: Options, levels: Bools, group: Ints, domains: Bools) -> tuple[Options, Bools, Bools]:
-    """Leave out the columns that the root has ruled out in every group, the rest moved together."""
+def _narrowed(
+    options: Options, penalties: Floats, levels: Bools, group: Ints, claim: float
+) -> tuple[Options, Bools, Bools]:
+    """Leave out the columns that the root rules out, those of each group that stay moved together."""
+    domain = np.isfinite(options.loss)
+    if len(levels) > 1 and not len(options.first):
+        value = options.loss + np.tensordot(penalties, options.costs, 1)
+        own, fixed = value.min(axis=1), float(penalties @ options.limits)
+        edge = claim + fixed - own.sum() + 1e-9 * (abs(fixed) + np.abs(own).sum())  # generous: the root is walked too
+        domain &= value - own[:, None] < edge
     n = options.n_levels
-    there = np.asarray(domains[:, :, :n].any(axis=0))
-    width = max(1, int(there.sum(axis=1).max(initial=0)))
-    order = np.argsort(~there, axis=1, kind="stable")[:, :width]
+    width = max(1, int(domain[:, :n].sum(axis=1).max(initial=0)))
+    order = np.argsort(~domain[:, :n], axis=1, kind="stable")[:, :width]
     order = np.concatenate([order, np.tile(np.arange(n, options.loss.shape[1]), (len(order), 1))], axis=1)
     rows = np.arange(len(order))[:, None]
     small = options._replace(loss=options.loss[rows, order], costs=options.costs[:, rows, order], n_levels=width)
-    return small, np.take_along_axis(levels, order[group], axis=1), domains[:, rows, order]
+    return small, np.take_along_axis(levels, order[group], axis=1), domain[rows, order]
 
 
 def _check_tree(parent: Ints, second: Bools, group: Ints, levels: Bools, groups: int) -> None:
@@ -126,41 +120,3 @@ def _check_tree(parent: Ints, second: Bools, group: Ints, levels: Bools, groups:
     twice = len(np.unique(parent[one])) < len(one)
     if twice or not pairs.all() or (levels[one] != levels[two]).any():
         raise CertificateError("duals: the leaves of the search tree do not cover every choice once")
-
-
-def _node_bounds(options: Options, penalties: Floats, domain: Bools, claim: float) -> tuple[Floats, Bools]:
-    """Return the bound of each node, lowered by what rounding may add, and what is left of its options."""
-    n, (groups, _) = len(penalties), options.loss.shape
-    cost = np.einsum("nr,rgk->ngk", penalties, options.costs.astype(np.float64))
-    domain = domain.copy()
-    for s, (a, b) in enumerate(zip(options.first, options.last, strict=True)):
-        held = domain[:, a : b + 1, options.n_levels + s]
-        held &= np.asarray(held.all(axis=1))[:, None]
-    value = np.where(domain, options.loss, np.inf) + np.where(domain, cost, 0.0)
-    fixed = penalties @ options.limits
-    own = value[:, :, : options.n_levels].min(axis=2, initial=np.inf)
-    ahead, behind = np.full((n, groups + 1), np.inf), np.full((n, groups + 1), np.inf)
-    ahead[:, 0] = behind[:, groups] = 0.0
-    spans = [
-        (int(a), int(b), options.n_levels + s) for s, (a, b) in enumerate(zip(options.first, options.last, strict=True))
-    ]
-    for g in range(groups):
-        ahead[:, g + 1] = np.minimum(ahead[:, g + 1], ahead[:, g] + own[:, g])
-        for a, b, k in spans:
-            if a == g:
-                ahead[:, b + 1] = np.minimum(ahead[:, b + 1], ahead[:, g] + value[:, a, k])
-    for g in range(groups - 1, -1, -1):
-        behind[:, g] = behind[:, g + 1] + own[:, g]
-        for a, b, k in spans:
-            if a == g:
-                behind[:, g] = np.minimum(behind[:, g], behind[:, b + 1] + value[:, a, k])
-    sizes = np.abs(np.where(domain, options.loss, 0.0)).max(axis=2) + np.where(domain, cost, 0.0).max(axis=2)
-    slack = (groups + 8) * 2.0**-51 * (sizes.sum(axis=1) + np.abs(fixed))
-    bounds = ahead[:, groups] - fixed - slack
-    left = domain.copy()
-    through = ahead[:, :-1, None] + value[:, :, : options.n_levels] + behind[:, 1:, None]
-    left[:, :, : options.n_levels] &= through - (fixed + slack)[:, None, None] < claim
-    for a, b, k in spans:
-        stays = ahead[:, a] + value[:, a, k] + behind[:, b + 1] - fixed - slack < claim
-        left[:, a : b + 1, k] &= stays[:, None]
-    return bounds, left
