@@ -266,9 +266,10 @@ class MultipleChoiceKnapsack:
             A choice that is over the budgets as little as can be; None: budgets are looked at one by one.
         """
         if self.is_plain:
+            name = "budget" if self.resources == ("cost",) else self.resources[0]
             return (
-                f"the cheapest choice costs {self.least_cost}, the budget is {self.budget}; "
-                f"nearest feasible request: budget={self.least_cost}"
+                f"the cheapest choice costs {self.least_cost}, the {name} is {self.budget} at most; "
+                f"nearest feasible request: {name}={self.least_cost}"
             )
         least = self.least_costs if nearest is None else self.used(nearest)
         over = [r for r in range(self.n_resources) if least[r] > self.limits[r]]
