@@ -20,7 +20,9 @@ def together(budget: Sequence[str] | None, granularity: str | None) -> list[Budg
         mend = "give --budget parameters=0.8 with it"
         validate.require(granularity is None, "--granularity", "come with a budget", granularity, mend)
         return []
-    found = Budget.several(list(budget))
+    from prunopt.networks.transformers.alternatives import RESOURCES
+
+    found = Budget.several(list(budget), RESOURCES)
     return found if granularity is not None or any(b.resource != "parameters" for b in found) else []
 
 

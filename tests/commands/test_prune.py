@@ -228,7 +228,7 @@ def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:
         (["--units", "legs"], "units must be one of 'heads', 'ffn', got 'legs'"),
         (["--sparsity", "0"], "sparsity must be above 0"), (["--sparsity", "0.00001"], "sparsity must remove a unit"),
         (["--pattern", "2:4", "--sparsity", "0.2"], "sparsity must be 0.5, got 0.2; pattern 2:4 sets it; leave it out"),
-        (["--budget", "macs=0.5"], "must be one of 'parameters', got 'macs'"),
+        (["--budget", "macs=0.5"], "must be one of 'parameters', 'memory', 'kv_cache'"),
         (["--budget", "parameters=0.8", "--sparsity", "0.2"], "sparsity must be left out where a budget is given"),
         (["--rarity", "0.5"], "rarity must be left out, got 0.5; it was removed"),
         (["--method", "magic"], "method must be one of"),
