@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.calibration import Calibration as Calibration
     from prunopt.networks.transformers.calibration import as_calibration as as_calibration
     from prunopt.networks.transformers.checkpoints import load as load
+    from prunopt.networks.transformers.depth import DepthOptions as DepthOptions
+    from prunopt.networks.transformers.depth import block_influence as block_influence
+    from prunopt.networks.transformers.depth import choose_depth as choose_depth
+    from prunopt.networks.transformers.depth import prune_depth as prune_depth
+    from prunopt.networks.transformers.depth import repair_gaps as repair_gaps
     from prunopt.networks.transformers.evaluators import SparsityMasks as SparsityMasks
     from prunopt.networks.transformers.evaluators import TextEvaluator as TextEvaluator
     from prunopt.networks.transformers.families import Attention as Attention
@@ -59,6 +64,7 @@ _PLACES = {
     "prunopt.networks.transformers.block_statistics": "BlockStatistics block_statistics",
     "prunopt.networks.transformers.calibration": "Activations Calibration as_calibration",
     "prunopt.networks.transformers.checkpoints": "load",
+    "prunopt.networks.transformers.depth": "DepthOptions block_influence choose_depth prune_depth repair_gaps",
     "prunopt.networks.transformers.evaluators": "SparsityMasks TextEvaluator",
     "prunopt.networks.transformers.families": "Attention Block FeedForward blocks register_family",
     "prunopt.networks.transformers.hessians": "calibrate",

@@ -22,7 +22,7 @@ from prunopt.forms import QuadraticSubset
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers.alternatives import RESOURCES, TIMES, Alternatives
 from prunopt.networks.transformers.block_arguments import BlockArguments
-from prunopt.networks.transformers.block_removal import list_of
+from prunopt.networks.transformers.block_removal import only
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import shrunk
@@ -223,26 +223,6 @@ def _exchanged(new: Sequence[tuple[nn.Module, Floats]], biases: bool = False) ->
             replace_weight(layer, weight, before)
 
 
-@contextmanager
-def _from_block(model: nn.Module, found: Sequence[Block], first: int, hidden: torch.Tensor) -> Iterator[None]:
-    """Have the model begin at a block, with what enters it."""
-    holder, name = list_of(model, found)
-    listed = getattr(holder, name)
-
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (hidden[None], *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": hidden[None]}
-
-    handle = found[first].module.register_forward_pre_hook(enter, with_kwargs=True)
-    setattr(holder, name, nn.ModuleList(list(listed)[first:]))
-    try:
-        yield
-    finally:
-        setattr(holder, name, listed)
-        handle.remove()
-
-
 def _tails_agree(model: nn.Module, found: Sequence[Block], windows: torch.Tensor) -> bool:
     """Whether the model begun at a later block puts out what it does as a whole."""
     first, seen = len(found) // 2, []
@@ -253,7 +233,7 @@ def _tails_agree(model: nn.Module, found: Sequence[Block], windows: torch.Tensor
         whole = logits_of(model, windows)
     finally:
         hook.remove()
-    with _from_block(model, found, first, seen[0]):
+    with only(model, found, range(first, len(found)), seen[0]):
         tail = logits_of(model, windows)
     return torch.allclose(whole, tail, atol=1e-4 * float(whole.abs().max()))
 
@@ -265,7 +245,7 @@ def _divergence(
     total = 0.0
     for entering, theirs, window in zip(hidden, dense, windows, strict=True):
         if first:
-            with _from_block(model, found, first, entering.to(next(model.parameters()).dtype)):
+            with only(model, found, range(first, len(found)), entering.to(next(model.parameters()).dtype)):
                 logits = logits_of(model, window[None])[0]
         else:
             logits = logits_of(model, window[None])[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from prunopt.core import validate
@@ -25,6 +27,26 @@ def list_of(model: nn.Module, found: Sequence[Block]) -> tuple[nn.Module, str]:
     kind = validate.Shown(type(model).__name__)
     validate.require(listed, "model", "hold its blocks in one list for blocks to be removed", kind)
     return holder, name
+
+
+@contextmanager
+def only(model: nn.Module, found: Sequence[Block], kept: Sequence[int], hidden: torch.Tensor) -> Iterator[None]:
+    """Have the model run some blocks alone, the first of them on these hidden states."""
+    holder, name = list_of(model, found)
+    listed = getattr(holder, name)
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (hidden[None], *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": hidden[None]}
+
+    handle = found[kept[0]].module.register_forward_pre_hook(enter, with_kwargs=True)
+    setattr(holder, name, nn.ModuleList([found[k].module for k in kept]))
+    try:
+        yield
+    finally:
+        setattr(holder, name, listed)
+        handle.remove()
 
 
 def drop_blocks(model: nn.Module, removed: Sequence[int]) -> None:
