@@ -24,9 +24,9 @@ DOCS = ROOT / "docs"
 PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if p.parent.name != "reference")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 EXTRAS = {"torch": ("howto/transformer", "howto/masks", "howto/cnn", "howto/soft-masks", "howto/lottery", "tutorial",
-                    "howto/allocation", "howto/search", "howto/heads"),
+                    "howto/allocation", "howto/search", "howto/heads", "howto/several-budgets"),
           "transformers": ("howto/transformer", "howto/masks", "howto/allocation", "howto/search", "howto/heads",
-                           "tutorial"),
+                           "howto/several-budgets", "tutorial"),
           "matplotlib": ("tutorial", "howto/masks", "howto/allocation", "howto/heads")}  # fmt: skip
 NET = """
 import torch
