@@ -18,11 +18,21 @@ from tests.support.pages import blocks, give_files, run_page
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if p.parent.name != "reference")
-EXTRAS = {"torch": ("howto/transformer", "howto/masks", "howto/cnn", "howto/soft-masks", "howto/lottery", "tutorial",
-                    "howto/allocation", "howto/search", "howto/heads", "from/hugging-face"),
-          "transformers": ("howto/transformer", "howto/masks", "howto/allocation", "howto/search", "howto/heads",
-                           "tutorial", "from/hugging-face"),
-          "matplotlib": ("tutorial", "howto/masks", "howto/allocation", "howto/heads")}  # fmt: skip
+NETWORKS = (
+    "from/hugging-face",
+    "howto/allocation",
+    "howto/heads",
+    "howto/masks",
+    "howto/search",
+    "howto/several-budgets",
+    "howto/transformer",
+    "tutorial",
+)
+EXTRAS = {
+    "torch": (*NETWORKS, "howto/cnn", "howto/lottery", "howto/soft-masks"),
+    "transformers": NETWORKS,
+    "matplotlib": ("tutorial", "howto/masks", "howto/allocation", "howto/heads"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prunopt.commands import estimates
+from prunopt.commands import budget_kinds, estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
 from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
@@ -41,7 +41,15 @@ def prune(
         typer.Option(help=f"Fraction removed of the blocks' linear parameters. [default: {U.sparsity}]"),
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="In its place, of the whole model: parameters=0.8 or parameters=80M.")
+        list[str] | None,
+        typer.Option(
+            help="In its place, of the whole model: parameters=0.8, memory=200MB, kv_cache=0.5, latency_ms=0.7x, "
+            "decode_ms=0.8x; several are met at once."
+        ),
+    ] = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option(help="What budgets may remove, chosen in one program: blocks,attention,mlp,heads,ffn."),
     ] = None,
     units: Annotated[
         str | None, _said("What to remove: neurons (ffn), attention heads (heads), or both.", "units")
@@ -90,6 +98,11 @@ def prune(
     )
 
     refuse_removed({name: x for name, x in (("rarity", rarity), ("correction", correction)) if x is not None})
+    several = budget_kinds.together(budget, granularity)
+    if several:
+        budget_kinds.refuse_others(
+            sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, uniform=uniform
+        )
     check_target(out)
     work = out.with_name(f"{out.name}.work")
     if work.exists() and not resume:
@@ -117,7 +130,9 @@ def prune(
             refit=refit, damping=damping, shrinkage=shrinkage, uniform=uniform, in_place=True,
             progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
         )  # fmt: skip
-        result = prune_transformer(
+        result = budget_kinds.pruned(
+            network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
+        ) if several else prune_transformer(
             network, sources, sparsity=sparsity, budget=budget or None, units=None if units is None else _parts(units),
             method=solver, allocation=allocation, pattern=pattern, options=options, resume_dir=work, seed=seed,
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from prunopt.core import validate
@@ -15,7 +15,8 @@ BYTES = {"": 1.0, "B": 1.0} | {
     for power, prefix in enumerate("kMGT", 1)
     for end, base in (("B", 1e3), ("iB", 1024.0))
 }
-UNITS = {"memory": BYTES, "bytes": BYTES, "latency_ms": {"": 1.0, "ms": 1.0, "s": 1e3}}
+TIMES = {"": 1.0, "ms": 1.0, "s": 1e3}
+UNITS = {"memory": BYTES, "bytes": BYTES, "kv_cache": BYTES, "latency_ms": TIMES, "decode_ms": TIMES}
 WRITTEN = re.compile(r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>[A-Za-z]*)")
 
 
@@ -88,7 +89,7 @@ class Budget:
         value, unit = float(found["number"]), found["unit"]
         validate.number(f'number of budget "{text}"', value, low=0, open_ends="(" if sign == "=" else "", mend=example)
         units = UNITS.get(name, COUNTS)
-        if unit == "x" or (sign == "=" and not unit and value <= 1 and units is not UNITS["latency_ms"]):
+        if unit == "x" or (sign == "=" and not unit and value <= 1 and units is not TIMES):
             return cls(name, share=value)
         validate.one_of(f'unit of budget "{text}"', unit, ["x", *units])
         return cls(name, limit=value * units[unit])
@@ -103,6 +104,20 @@ class Budget:
         if resources:
             validate.one_of("resource of the budget", budget.resource, resources)
         return budget
+
+    @classmethod
+    def several(cls, budgets: Budget | str | Sequence[Budget | str], resources: Collection[str] = ()) -> list[Budget]:
+        """Return budgets, reading those that are written; a text may hold several, apart by commas or spaces.
+
+        >>> print(*Budget.several("memory=200MB, latency_ms=0.7x"))
+        memory=200000000 latency_ms=0.7x
+        """
+        given = [budgets] if isinstance(budgets, Budget | str) else list(budgets)
+        validate.require(given, "budget", "hold a budget", given, 'pass po.Budget("parameters", share=0.8)')
+        parts = [
+            p for b in given for p in (re.split(r"[,\s]+(?=[A-Za-z_]+\s*(?:<=|=))", b) if isinstance(b, str) else [b])
+        ]
+        return [cls.of(part, resources) for part in parts]
 
     def allowed(self, total: float | None = None) -> float:
         """Return how much may be used, where the unpruned model uses ``total`` (None: the one given before)."""
@@ -136,7 +151,7 @@ class Budget:
 
     def __str__(self) -> str:
         """Return what `parse` reads; the total is not a part of it."""
-        absolute_ones = UNITS.get(self.resource) is UNITS["latency_ms"]
+        absolute_ones = UNITS.get(self.resource) is TIMES
         if self.share is not None:
             bare = 0 < self.share <= 1 and not absolute_ones
             return f"{self.resource}={_plain(self.share)}{'' if bare else 'x'}"

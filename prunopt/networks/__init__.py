@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from prunopt.networks.cnn.latency import LatencyTable as LatencyTable
     from prunopt.networks.cnn.pruning import CnnResult as CnnResult
     from prunopt.networks.cnn.pruning import prune_cnn as prune_cnn
+    from prunopt.networks.transformers.alternative_measuring import measure_alternatives as measure_alternatives
+    from prunopt.networks.transformers.alternatives import Alternatives as Alternatives
+    from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets as prune_to_budgets
     from prunopt.networks.transformers.checkpoints import load as load
     from prunopt.networks.transformers.families import blocks as blocks
     from prunopt.networks.transformers.families import register_family as register_family
@@ -28,6 +31,9 @@ _PLACES = {
     "prunopt.networks.cnn.costs": "measure",
     "prunopt.networks.cnn.latency": "LatencyTable",
     "prunopt.networks.cnn.pruning": "CnnResult prune_cnn",
+    "prunopt.networks.transformers.alternative_measuring": "measure_alternatives",
+    "prunopt.networks.transformers.alternatives": "Alternatives",
+    "prunopt.networks.transformers.budgeted_pruning": "prune_to_budgets",
     "prunopt.networks.transformers.checkpoints": "load",
     "prunopt.networks.transformers.families": "blocks register_family",
     "prunopt.networks.transformers.hessians": "calibrate",

@@ -14,8 +14,25 @@ from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsa
 
 def brute_force_choice(problem: MultipleChoiceKnapsack) -> float | None:
     """Return the optimum of a small multiple-choice knapsack by looking at every choice; None if nothing fits."""
-    choices = (np.array(x, np.int64) for x in itertools.product(range(problem.n_levels), repeat=problem.n_groups))
+    columns = range(problem.n_levels + len(problem.spans))
+    choices = (np.array(x, np.int64) for x in itertools.product(columns, repeat=problem.n_groups))
     return min((problem.objective(x) for x in choices if problem.violation(x) == 0), default=None)
+
+
+def random_budgets(rng: np.random.Generator, scale: float = 1.0) -> MultipleChoiceKnapsack:
+    """Return a small knapsack of one to four resources, some with missing levels, some with spans."""
+    resources, groups, levels = int(rng.integers(1, 5)), int(rng.integers(1, 6)), int(rng.integers(1, 5))
+    loss = rng.integers(-3, 9, (groups, levels)) + rng.choice([0.0, 0.25], (groups, levels))
+    if levels > 1:
+        loss[rng.random(groups) < 0.2, int(rng.integers(levels))] = np.inf
+    cost, spans = rng.integers(0, 9, (resources, groups, levels)), []
+    if rng.random() < 0.4 and (levels + 2) ** groups < 2000:
+        for _ in range(int(rng.integers(1, 3))):
+            first = int(rng.integers(groups))
+            lost, last = float(rng.integers(-3, 9)) * scale, int(rng.integers(first, groups))
+            spans.append((first, last, lost, rng.integers(0, 9, resources)))
+    limits = rng.integers(0, 6, resources) + rng.integers(1, 6, resources) * groups
+    return MultipleChoiceKnapsack(loss * scale, cost, limits, spans=spans)
 
 
 def knapsacks() -> Iterator[tuple[str, Any, float | None]]:
@@ -34,6 +51,13 @@ def knapsacks() -> Iterator[tuple[str, Any, float | None]]:
     yield "exactly in budget", MultipleChoiceKnapsack([[1.0, 0.0]], [[3, 5]], 5), 0.0
     yield "equal levels", MultipleChoiceKnapsack(np.ones((3, 3)), np.ones((3, 3), np.int64), 3), 3.0
     yield "no groups", MultipleChoiceKnapsack(np.zeros((0, 2)), np.zeros((0, 2), np.int64), 0), 0.0
+    for k in range(16):
+        problem = random_budgets(rng)
+        yield f"budgets-{k}", problem, brute_force_choice(problem)
+    apart = MultipleChoiceKnapsack([[0.0, 1.0]] * 2, {"a": [[2, 0]] * 2, "b": [[0, 2]] * 2}, {"a": 1, "b": 1})
+    yield "limits apart, not together", apart, None
+    together = MultipleChoiceKnapsack([[0.0, 9.0]] * 3, [[4, 0]] * 3, 4, spans=[(0, 1, 2.0, 1), (1, 2, 1.5, 0)])
+    yield "spans", together, 1.5
 
 
 def _bowl(point: Any, fidelity: float) -> float:

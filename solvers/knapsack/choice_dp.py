@@ -49,6 +49,11 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
     def __post_init__(self) -> None:
         whole_number("states", self.states, low=1)
 
+    @classmethod
+    def why_not_on(cls, problem: MultipleChoiceKnapsack) -> str:
+        """Refuse several budgets, and spans."""
+        return "" if problem.is_plain else "one budget and no spans: pass choice-branch-and-bound"
+
     def solve(self, problem: MultipleChoiceKnapsack, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the optimal choice; a limit returns the best one yet with the Lagrangian bound."""
         run = Run(limits)

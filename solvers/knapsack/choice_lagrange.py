@@ -35,6 +35,11 @@ class ChoiceLagrange(Solver[MultipleChoiceKnapsack]):
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     reference: ClassVar[str] = "Sinha & Zoltners, Oper. Res. 1979"
 
+    @classmethod
+    def why_not_on(cls, problem: MultipleChoiceKnapsack) -> str:
+        """Refuse several budgets, and spans."""
+        return "" if problem.is_plain else "one budget and no spans: pass choice-branch-and-bound"
+
     def solve(self, problem: MultipleChoiceKnapsack, limits: Limits, seed: int) -> Solution[NDArray[np.int64]]:
         """Return the rounded choice with the bound that the penalty proves."""
         from prunopt.solvers.knapsack._choice_kernel import fill, relaxation

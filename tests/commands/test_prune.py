@@ -228,7 +228,7 @@ def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:
         (["--units", "legs"], "units must be one of 'heads', 'ffn', got 'legs'"),
         (["--sparsity", "0"], "sparsity must be above 0"), (["--sparsity", "0.00001"], "sparsity must remove a unit"),
         (["--pattern", "2:4", "--sparsity", "0.2"], "sparsity must be 0.5, got 0.2; pattern 2:4 sets it; leave it out"),
-        (["--budget", "macs=0.5"], "must be one of 'parameters', got 'macs'"),
+        (["--budget", "macs=0.5"], "must be one of 'parameters', 'memory', 'kv_cache'"),
         (["--budget", "parameters=0.8", "--sparsity", "0.2"], "sparsity must be left out where a budget is given"),
         (["--rarity", "0.5"], "rarity must be left out, got 0.5; it was removed"),
         (["--method", "magic"], "method must be one of"),
@@ -253,3 +253,20 @@ def test_a_folder_that_is_no_model(place: Path, tmp_path: Path) -> None:
     status, _, errors = run("verify", tmp_path)
     assert status == 1
     assert "folder must hold prunopt.json" in errors
+
+
+def test_several_budgets_in_one_program(place: Path, tmp_path: Path) -> None:
+    budgets = ["--budget", "memory=0.8", "--budget", "latency_ms=0.9x", "--granularity", "blocks,heads,ffn"]
+    status, _, errors = prune(place, tmp_path / "out", *budgets)
+    assert status == 0, errors
+    assert "memory: " in errors
+    assert "latency_ms: " in errors
+    status, _, errors = run("verify", tmp_path / "out", "--original", place / "tiny")
+    assert status == 0, errors
+    status, _, errors = prune(place, tmp_path / "other", *budgets, "--method", "wanda")
+    assert (status, errors.count("\n")) == (1, 1)
+    assert "--method must be left out" in errors
+    status, _, errors = prune(place, tmp_path / "other", "--granularity", "ffn")
+    assert (status, "--granularity must come with a budget" in errors) == (1, True)
+    status, _, errors = prune(place, tmp_path / "other", "--budget", "memory=10")
+    assert (status, "nearest feasible request: memory=" in errors) == (1, True)

@@ -95,3 +95,11 @@ def test_what_a_budget_allows() -> None:
 def test_bad_budgets(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="of heads must"):
         Budget("heads", **given)
+
+
+def test_several_budgets_in_one_text() -> None:
+    found = Budget.several("memory=200MB, latency_ms=0.7x kv_cache=1kiB")
+    assert [str(b) for b in found] == ["memory=200000000", "latency_ms=0.7x", "kv_cache=1024"]
+    assert Budget.several([Budget("macs", share=0.5), "decode_ms=2s"])[1].limit == 2000.0
+    with pytest.raises(ValueError, match="hold a budget"):
+        Budget.several([])

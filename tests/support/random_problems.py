@@ -37,7 +37,7 @@ from prunopt.testing.choices import (
 )
 from prunopt.testing.layers import brute_force_mask, random_layer
 from prunopt.testing.layers import brute_force_subset as brute_force_groups
-from prunopt.testing.searches import brute_force_choice
+from prunopt.testing.searches import brute_force_choice, random_budgets
 from prunopt.testing.subsets import brute_force_subset
 
 Draw = Callable[[np.random.Generator, float, bool], Instance]
@@ -81,6 +81,11 @@ def _knapsack(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     cost = rng.integers(0, 9, (groups, levels))
     problem = MultipleChoiceKnapsack(loss * scale, cost, int(rng.integers(0, 5 * groups)))
     return Instance("knapsack", problem, brute_force_choice(problem))
+
+
+def _budgets(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
+    problem = random_budgets(rng, scale)
+    return Instance("budgets", problem, brute_force_choice(problem))
 
 
 def _coupled(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
@@ -174,6 +179,7 @@ GENERATORS: dict[str, Draw] = {
     "BudgetedClosure": _budget,
     "LinearProgram": _linear,
     "MultipleChoiceKnapsack": _knapsack,
+    "MultipleChoiceKnapsack of several budgets": _budgets,
     "CoupledKnapsack": _coupled,
     "TileColumns": _tiles,
     "EnumerableChoice": _choice,

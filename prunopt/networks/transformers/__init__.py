@@ -9,12 +9,22 @@ from prunopt.core.extras import lazy
 if TYPE_CHECKING:
     from prunopt.networks.transformers.allocation import LoadedModel as LoadedModel
     from prunopt.networks.transformers.allocation import MaskedModel as MaskedModel
+    from prunopt.networks.transformers.alternative_measuring import MeasureOptions as MeasureOptions
+    from prunopt.networks.transformers.alternative_measuring import measure_alternatives as measure_alternatives
+    from prunopt.networks.transformers.alternatives import Alternatives as Alternatives
+    from prunopt.networks.transformers.block_removal import drop_blocks as drop_blocks
     from prunopt.networks.transformers.block_statistics import BlockStatistics as BlockStatistics
     from prunopt.networks.transformers.block_statistics import block_statistics as block_statistics
+    from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets as prune_to_budgets
     from prunopt.networks.transformers.calibration import Activations as Activations
     from prunopt.networks.transformers.calibration import Calibration as Calibration
     from prunopt.networks.transformers.calibration import as_calibration as as_calibration
     from prunopt.networks.transformers.checkpoints import load as load
+    from prunopt.networks.transformers.depth import DepthOptions as DepthOptions
+    from prunopt.networks.transformers.depth import block_influence as block_influence
+    from prunopt.networks.transformers.depth import choose_depth as choose_depth
+    from prunopt.networks.transformers.depth import prune_depth as prune_depth
+    from prunopt.networks.transformers.depth import repair_gaps as repair_gaps
     from prunopt.networks.transformers.evaluators import SparsityMasks as SparsityMasks
     from prunopt.networks.transformers.evaluators import TextEvaluator as TextEvaluator
     from prunopt.networks.transformers.families import Attention as Attention
@@ -47,9 +57,14 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "prunopt.networks.transformers.allocation": "LoadedModel MaskedModel",
+    "prunopt.networks.transformers.alternative_measuring": "MeasureOptions measure_alternatives",
+    "prunopt.networks.transformers.alternatives": "Alternatives",
+    "prunopt.networks.transformers.block_removal": "drop_blocks",
+    "prunopt.networks.transformers.budgeted_pruning": "prune_to_budgets",
     "prunopt.networks.transformers.block_statistics": "BlockStatistics block_statistics",
     "prunopt.networks.transformers.calibration": "Activations Calibration as_calibration",
     "prunopt.networks.transformers.checkpoints": "load",
+    "prunopt.networks.transformers.depth": "DepthOptions block_influence choose_depth prune_depth repair_gaps",
     "prunopt.networks.transformers.evaluators": "SparsityMasks TextEvaluator",
     "prunopt.networks.transformers.families": "Attention Block FeedForward blocks register_family",
     "prunopt.networks.transformers.hessians": "calibrate",

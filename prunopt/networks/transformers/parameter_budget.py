@@ -60,7 +60,10 @@ def parameters_to_remove(budget: Budget | str | Sequence[Budget | str], total: i
     """
     given = [budget] if isinstance(budget, Budget | str) else list(budget)
     validate.require(given, "budget", "hold a budget", given, 'pass po.Budget("parameters", share=0.8)')
-    allowed = min(Budget.of(b, RESOURCES).allowed(total) for b in given)
+    others = [str(b) for b in Budget.several(given) if b.resource not in RESOURCES]
+    mend = "prunopt.networks.prune_to_budgets takes memory, kv_cache, latency_ms and decode_ms, several at once"
+    validate.require(not others, "budget", "be of parameters here", ", ".join(others), mend)
+    allowed = min(b.allowed(total) for b in Budget.several(given))
     return total - math.floor(allowed)
 
 

@@ -14,6 +14,7 @@ from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers._recomputed import recomputed_errors
+from prunopt.networks.transformers.block_removal import drop_blocks
 from prunopt.networks.transformers.calibration import as_calibration
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.families import Block, blocks, weight_of
@@ -97,6 +98,7 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
         raise CertificateError("the calibration is not the one that was used: their digests differ")
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
+    drop_blocks(before, manifest["options"].get("parts", {}).get("blocks", ()))
     for name, error, claim in recomputed_errors(before, after, tokens, manifest):
         worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
         if abs(error - claim) > TOLERANCE * max(claim, 1e-6):

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunopt as po
-from prunopt.core.solution import CertificateError
+from prunopt.core.solution import CertificateError, Step
 from prunopt.forms import BlackBox, MultipleChoiceKnapsack
 from prunopt.forms.blackbox import Gene, LevelSearch, level_genes
 from prunopt.solvers.mip.pulp import Pulp
-from prunopt.testing.searches import bowl, brute_force_choice
+from prunopt.testing.searches import bowl, brute_force_choice, random_budgets
 
 
 def knapsack(seed: int, groups: int = 4, levels: int = 4) -> MultipleChoiceKnapsack:
@@ -146,3 +146,118 @@ def test_brute_force_sees_everything() -> None:
         if not problem.violation(np.array(x))
     ]
     assert brute_force_choice(problem) == min(values)
+
+
+def test_several_budgets_and_a_span_by_hand() -> None:
+    cost = {"bytes": [[4, 1], [4, 1]], "ms": [[1, 3], [1, 3]]}
+    problem = MultipleChoiceKnapsack([[0.0, 1.0]] * 2, cost, {"bytes": 5, "ms": 4}, spans=[(0, 1, 1.5, (1, 1))])
+    assert problem.resources == ("bytes", "ms")
+    assert problem.objective([2, 2]) == 1.5
+    assert problem.used([2, 2]).tolist() == [1, 1]
+    assert problem.violation([0, 1]) == 0
+    assert problem.violation([0, 0]) == 3
+    assert problem.violation([1, 1]) == 2
+    assert problem.violation([2, 1]) == np.inf  # half a span
+    answer = po.solve(problem)
+    assert (answer.solver, answer.objective, answer.status) == ("choice-branch-and-bound", 1.0, po.Status.OPTIMAL)
+    po.verify(problem, answer)
+
+
+def test_one_budget_is_as_it_was(tmp_path: Path) -> None:
+    problem = knapsack(3)
+    other = MultipleChoiceKnapsack(problem.loss, {"ms": problem.cost}, {"ms": problem.budget})
+    cube = MultipleChoiceKnapsack(problem.loss, problem.cost[None], [problem.budget])
+    for same in (other, cube):
+        assert np.array_equal(same.cost, problem.cost)
+        assert (same.budget, po.solve(same).solver) == (problem.budget, "choice-dp")
+    assert po.solve(problem).bound == po.solve(cube).bound
+    tree = po.solve(problem, "choice-branch-and-bound")
+    assert tree.objective == pytest.approx(po.solve(problem).objective, abs=1e-12)
+    po.verify(problem, tree)
+
+
+def test_several_budgets_on_disk(tmp_path: Path) -> None:
+    cost = {"bytes": [[4, 1], [4, 1]], "ms": [[1, 3], [1, 3]]}
+    problem = MultipleChoiceKnapsack([[0.0, 1.0]] * 2, cost, {"bytes": 5, "ms": 4}, spans=[(0, 1, 1.5, (1, 1))])
+    po.save_form(problem, tmp_path / "x.npz")
+    again = po.load_form(tmp_path / "x.npz")
+    assert (again.resources, again.spans) == (problem.resources, problem.spans)
+    assert np.array_equal(again.cost, problem.cost)
+    assert again.limits.tolist() == [5, 4]
+
+
+@pytest.mark.parametrize("engine", ["PULP_CBC_CMD", "HiGHS"])
+def test_integer_programs_of_several_budgets_agree(engine: str) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(6):
+        problem = random_budgets(rng)
+        mine, other = po.solve(problem, throw=False), po.solve(problem, Pulp(engine), throw=False)
+        assert mine.status is other.status
+        if mine.status.has_value:
+            assert other.objective == pytest.approx(mine.objective, abs=1e-6)
+
+
+def test_a_tree_proves_no_more_than_its_leaves() -> None:
+    rng = np.random.default_rng(1)
+    problem = MultipleChoiceKnapsack(rng.random((8, 6)) * 50, rng.integers(1, 60, (3, 8, 6)), [170, 180, 190])
+    answer = po.solve(problem)
+    assert answer.stats["nodes"] > 3
+    for name in ("penalties", "parent", "second"):
+        duals = {**answer.duals, name: answer.duals[name][:-1]}
+        with pytest.raises(CertificateError):
+            problem.bound(duals)
+    high = problem.bound({**answer.duals, "claim": answer.objective + 5})
+    assert high <= answer.objective + 1e-9
+    moved = {**answer.duals, "levels": ~answer.duals["levels"]}
+    assert problem.bound(moved) <= answer.objective + 1e-9
+    with pytest.raises(CertificateError, match="penalties"):
+        problem.bound({**answer.duals, "penalties": -answer.duals["penalties"] - 1})
+
+
+def test_bound_and_answer_at_any_time() -> None:
+    rng = np.random.default_rng(0)
+    cost = rng.integers(1, 1000, (3, 20, 16))
+    problem = MultipleChoiceKnapsack(1000 - cost.mean(0) + 200 * rng.random((20, 16)), cost, [8000] * 3)
+    steps: list[Step] = []
+    answer = po.solve(problem, limits=po.Limits(evaluations=300), callback=steps.append)
+    assert answer.status is po.Status.FEASIBLE
+    assert answer.bound < answer.objective
+    assert [s.bound for s in steps] == sorted(s.bound for s in steps)
+    assert len(steps) > 1
+    po.verify(problem, answer)
+
+
+def test_infeasible_budgets_name_the_resource() -> None:
+    cost = {"bytes": [[2, 0]] * 2, "ms": [[0, 2]] * 2}
+    with pytest.raises(po.SolveError, match=r"in the way: ms .*least ms of any choice is 4.*nearest .* ms=4"):
+        po.solve(
+            MultipleChoiceKnapsack(
+                [[0.0, 1.0]] * 2, {"bytes": cost["bytes"], "ms": [[9, 2]] * 2}, {"bytes": 9, "ms": 3}
+            )
+        )
+    with pytest.raises(po.SolveError, match="the 2 limits cannot be met together"):
+        po.solve(MultipleChoiceKnapsack([[0.0, 1.0]] * 2, cost, {"bytes": 1, "ms": 1}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budget": {"a": 1}}, "budget must map the resources of cost"),
+        ({"budget": 1}, "budget must map"),
+        ({"spans": [(0, 2, 1.0, 1)]}, "last group of spans"),
+        ({"spans": [(0, 0, 1.0, (1, 2, 3))]}, "costs of spans"),
+        ({"spans": [(0, 1)]}, r"be \(first, last, loss, costs\)"),
+        ({"cost": [[[1]], [[1]]], "budget": [1, 1], "resources": ("a", "a")}, "once"),
+        ({"cost": [[[1]], [[1]]], "budget": [1, -1]}, r"budget\[1\] must be .*-1"),
+    ],
+)
+def test_bad_input_of_several_budgets(changes: dict[str, Any], words: str) -> None:
+    given = {"cost": {"a": [[1]], "b": [[1]]}, "budget": {"a": 1, "b": 1}} | changes
+    with pytest.raises(ValueError, match=words):
+        MultipleChoiceKnapsack([[1.0]], **given)
+
+
+def test_solvers_of_one_budget_say_so() -> None:
+    problem = MultipleChoiceKnapsack([[1.0]], [[[1]], [[1]]], [1, 1])
+    with pytest.raises(ValueError, match="pass choice-branch-and-bound"):
+        po.solve(problem, "choice-dp")
