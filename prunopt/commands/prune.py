@@ -62,6 +62,9 @@ def prune(
     shrinkage: Annotated[
         float | None, typer.Option(help="Off-diagonal entries count 1 - this. [0.2; 0 for slimgpt and without refit]")
     ] = None,
+    repair: Annotated[
+        str | None, typer.Option(help="blocks: train what stays of each block towards what the dense block puts out.")
+    ] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     check: Annotated[
@@ -120,6 +123,7 @@ def prune(
         result = prune_transformer(
             network, sources, sparsity=sparsity, budget=budget or None, units=None if units is None else _parts(units),
             method=solver, allocation=allocation, pattern=pattern, options=options, resume_dir=work, seed=seed,
+            repair=repair,
         )  # fmt: skip
         if check is not None:
             tell("scoring the pruned model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from prunopt.networks.transformers.layer import (
 from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.parameter_budget import Plan
 from prunopt.networks.transformers.recipes import PruneOptions
+from prunopt.networks.transformers.repair import BlockRepair, DenseStream, RepairReport, copy_of, repair_block
 from prunopt.networks.transformers.surgery import fit_attention, group_columns, remove_groups, remove_neurons
 
 
@@ -45,6 +47,8 @@ class LayerwisePruning:
         Of the solvers.
     journal
         Keeps finished layers.
+    repair
+        How each block is repaired once it is pruned; None: not at all.
     """
 
     def __init__(
@@ -55,23 +59,29 @@ class LayerwisePruning:
         options: PruneOptions,
         seed: int,
         journal: Journal | None = None,
+        repair: BlockRepair | None = None,
     ) -> None:
         self.blocks, self.journal, self.options, self.seed, self.method = blocks(model), journal, options, seed, method
         self.report: list[LayerReport] = []
         self.n_layers = 0
         self._declared = getattr(getattr(model, "config", None), "dtype", None)
-        self.stream = Activations(model, self.blocks, tokens, options.activations_dir)
+        self.repair, self.repairs, self._weights = repair, list[RepairReport](), tokens.row_weights()
+        fitted = tokens if repair is None else repair.fitted(tokens, seed)
+        self.stream = Activations(model, self.blocks, fitted, options.activations_dir)
+        self._dense = None if repair is None else DenseStream(self.stream)
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
         self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
+            dense = None if self._dense is None else copy_of(block)
             if groups and block.attention is not None:
                 goal = LayerGoal(group_columns(block.attention), groups, "head group")
                 self._remove(block, block.stages[1][0], goal)
             if neurons and block.feed_forward is not None:
                 single = list(np.arange(block.feed_forward.width)[:, None])
                 self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
+            self._repaired(block, dense)
             self.stream.advance(block)
 
     def patterned(self, pattern: tuple[int, int] | None, allocation: Floats) -> None:
@@ -79,13 +89,17 @@ class LayerwisePruning:
         self.n_layers = sum(len(b.layers) for b in self.blocks)
         for block, sparsity in zip(self.blocks, allocation, strict=True):
             goal = LayerGoal(pattern=pattern, sparsity=None if pattern else float(sparsity))
+            dense = None if self._dense is None else copy_of(block)
             for stage in block.stages:
                 self._stage(block, stage, goal)
+            self._repaired(block, dense)
             self.stream.advance(block)
 
     def close(self) -> None:
         """Let go of the activations."""
         self.stream.close()
+        if self._dense is not None:
+            self._dense.close()
 
     def _remove(self, block: Block, layer: str, goal: LayerGoal) -> None:
         name = f"{block.name}.{layer}"
@@ -134,26 +148,55 @@ class LayerwisePruning:
 
     def _done(self, block: Block, name: str, changed: list[str], row: LayerReport) -> None:
         self.report.append(row)
-        if self.journal is not None:
-            tensors = {}
-            for layer in changed:
-                linear: Any = block.module.get_submodule(layer)
-                tensors[f"{layer}.weight"] = weight_of(linear).detach().cpu()
-                if linear.bias is not None:
-                    tensors[f"{layer}.bias"] = linear.bias.detach().cpu()
-            self.journal.append(name, tensors, row.to_dict())
+        self._keep(block, name, changed, row.to_dict())
         self._tell(row)
 
-    def _replayed(self, block: Block, name: str) -> bool:
+    def _repaired(self, block: Block, dense: Block | None) -> None:
+        """Repair a block that is pruned; ``dense`` is the block as it was."""
+        if self._dense is None or self.repair is None or dense is None:
+            return
+        self._dense.advance(dense)
+        name = f"{block.name}.repair"
+        row = self._restored(block, name)
+        if row is None:
+            found = repair_block(
+                block, self.stream, self._dense, self._weights, self.repair, seed=self.seed, declared=self._declared
+            )
+            self._keep(block, name, list(block.layers), found.to_dict())
+            self.repairs.append(found)
+        else:
+            self.repairs.append(RepairReport(**row))
+
+    def _keep(self, block: Block, name: str, changed: Sequence[str], row: dict[str, Any]) -> None:
+        """Write a step to the journal: the layers that it changed, and its record."""
+        if self.journal is None:
+            return
+        tensors = {}
+        for layer in changed:
+            linear: Any = block.module.get_submodule(layer)
+            tensors[f"{layer}.weight"] = weight_of(linear).detach().cpu()
+            if linear.bias is not None:
+                tensors[f"{layer}.bias"] = linear.bias.detach().cpu()
+        self.journal.append(name, tensors, row)
+
+    def _restored(self, block: Block, name: str) -> dict[str, Any] | None:
+        """Give a block what a step of the journal made of it, and return its record; None where it is still to do."""
         step = None if self.journal is None else self.journal.replay(name)
         if step is None:
-            return False
+            return None
         tensors, row = step
         for key, tensor in tensors.items():
             layer, what = key.rsplit(".", 1)
             if what == "weight":
                 replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
         fit_attention(block)
+        found: dict[str, Any] = row
+        return found
+
+    def _replayed(self, block: Block, name: str) -> bool:
+        row = self._restored(block, name)
+        if row is None:
+            return False
         self.report.append(report_from(row))
         self._tell(self.report[-1])
         return True

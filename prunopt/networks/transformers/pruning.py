@@ -36,6 +36,7 @@ from prunopt.networks.transformers.parameter_budget import (
     structured_plan,
 )
 from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
+from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -49,6 +50,7 @@ class Run(TypedDict, total=False):
     resume_dir: str | os.PathLike[str] | None
     device: str | None
     seed: int
+    repair: str | BlockRepair | None
 
 
 @moved_arguments(options=PruneOptions)
@@ -110,6 +112,8 @@ def prune_transformer(
     **run
         ``resume_dir``: a folder for finished layers; a killed run with the same inputs goes on there and ends with the
         same bytes. ``device``: where blocks run (None: where the model is). ``seed``: same seed, same answer.
+        ``repair``: ``"blocks"`` trains what stays of each block, once it is pruned, towards what the dense block puts
+        out, with a quarter of the windows held out; a `BlockRepair` says how; None: not at all.
 
     Returns
     -------
@@ -141,6 +145,11 @@ def prune_transformer(
             same, "allocation", f"be 'uniform' with pattern {pattern}", allocation, "it removes as much everywhere"
         )
     sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
+    repair, seed = repair_of(run.get("repair")), int(run.get("seed", 0))
+    if repair is not None:
+        learns = name_of(method) == "maskllm"
+        validate.require(not learns, "repair", "be left out with the method maskllm", "blocks", "its weights are held")
+        repair.windows_held_out(len(tokens.windows), seed)
     if name_of(method) == "maskllm":
         return _learned(model, tokens, shape, method, pattern, run)
     damping = recipe.damping if options.damping is None else options.damping
@@ -158,7 +167,7 @@ def prune_transformer(
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
     journal = None if folder is None else Journal(folder, digests)
-    walk = LayerwisePruning(work, tokens, method, options, int(run.get("seed", 0)), journal)
+    walk = LayerwisePruning(work, tokens, method, options, seed, journal, repair)
     try:
         if plan is not None:
             walk.structured(plan)
@@ -172,8 +181,9 @@ def prune_transformer(
     stock = pattern is not None or write_config(work, blocks(work))
     restore(work, formats)
     return PruneResult(
-        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests
-    )
+        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests,
+        tuple(walk.repairs),
+    )  # fmt: skip
 
 
 def _method(method: Method, recipe: Recipe) -> Method:
@@ -281,7 +291,7 @@ def _asked(
         "pattern": pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": options.refit, "damping": options.damping, "uniform": options.uniform,
         "shrinkage": options.shrinkage, "seed": int(run.get("seed", 0)),
-    }  # fmt: skip
+    } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": asdict(repair)})  # fmt: skip
 
 
 def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float) -> list[str]:
@@ -292,6 +302,13 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float) -> list[str]
         notes.append(
             f"Hessians shrunk towards their diagonals by {rho:g} (shrinkage=0: as measured): "
             "objectives and bounds are of these, errors of the Hessians as measured"
+        )
+    if walk.repairs:
+        before, after = (sum(getattr(r, n) for r in walk.repairs) / len(walk.repairs) for n in ("before", "after"))
+        better = sum(r.kept > 0 for r in walk.repairs)
+        notes.append(
+            f"repair: {better} of {len(walk.repairs)} blocks better, error of their outputs on windows held out "
+            f"{before:.4g} -> {after:.4g}; errors of layers are those before it"
         )
     raised = [r for r in walk.report if r.damping_tried]
     if raised:
