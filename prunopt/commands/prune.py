@@ -11,16 +11,16 @@ import typer
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
-from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
+from prunopt.networks.transformers.recipes import FREE_WEIGHTS, SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
 
 if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult
 
 CHECKED = 8  # windows scored of each text
-U, P = WHOLE_UNITS, SINGLE_WEIGHTS
+U, P, F = WHOLE_UNITS, SINGLE_WEIGHTS, FREE_WEIGHTS
 DEFAULTS = {  # as help texts tell them
     "units": ",".join(U.units),
-    "method": f"{U.method}; {P.method} for patterns",
+    "method": f"{U.method}; {F.method} for unstructured, {P.method} for N:M",
     "allocation": f"{U.allocation}; {P.allocation} for patterns and --uniform",
     "damping": f"{U.damping}; {P.damping} for patterns",
 }

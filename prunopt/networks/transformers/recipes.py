@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prunopt.core import validate
@@ -56,11 +56,12 @@ class Recipe:
 
 WHOLE_UNITS = Recipe("wanda", "log", 0.1, STRUCTURED, units=("ffn",))
 SINGLE_WEIGHTS = Recipe("sparsegpt", "uniform", 0.01, PATTERNED)
+FREE_WEIGHTS = replace(SINGLE_WEIGHTS, method="obc")
 
 
 def recipe_for(pattern: Any) -> Recipe:
     """Return the defaults of a request: for whole units where no pattern is given, for single weights otherwise."""
-    return WHOLE_UNITS if pattern is None else SINGLE_WEIGHTS
+    return WHOLE_UNITS if pattern is None else FREE_WEIGHTS if pattern == "unstructured" else SINGLE_WEIGHTS
 
 
 @dataclass(frozen=True)
