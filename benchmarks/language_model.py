@@ -73,7 +73,8 @@ def measure(name: str) -> dict[str, Any]:
     shutil.rmtree(folder)
     return {
         "cell": name, "options": result.options, "evaluation": found, "seconds": seconds, "resumed": resumed,
-        "cpu_seconds": None if resumed else cpu, "repairs": repairs, "removed": result.removed, "target": result.target, "total": result.total,
+        "cpu_seconds": None if resumed else cpu, "repairs": repairs,
+        "removed": result.removed, "target": result.target, "total": result.total,
         "error": float(np.mean([r["error"] for r in rows])), "notes": list(result.notes),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip

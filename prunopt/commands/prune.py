@@ -11,7 +11,13 @@ import typer
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
-from prunopt.networks.transformers.recipes import FREE_WEIGHTS, SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
+from prunopt.networks.transformers.recipes import (
+    FREE_WEIGHTS,
+    SINGLE_WEIGHTS,
+    WHOLE_UNITS,
+    PruneOptions,
+    refuse_removed,
+)
 
 if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult

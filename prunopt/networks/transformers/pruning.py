@@ -39,7 +39,6 @@ from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_f
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult
 from prunopt.networks.transformers.surgery import parameters_of, write_config
-from prunopt.solvers.layer.obc import Obc
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
 Pattern = str | tuple[int, int]
@@ -77,9 +76,9 @@ def prune_transformer(
     .. math:: \min_{S} \min_{W'_S = 0} \|W X - W' X\|^2 + \lambda \|W - W'\|^2
 
     What is left out is the recipe that measured best (`prunopt.networks.transformers.recipes`): neurons chosen by
-    wanda's scores, sparsities of blocks that rise with the logarithm of their number; for single weights
-    obc's masks, for N:M sparsegpt's, the same sparsity in all blocks. Weights are computed in single precision and come back in the number format of the
-    model, or of the checkpoint that it was read from.
+    wanda's scores, sparsities of blocks that rise with the logarithm of their number; for single weights obc's masks,
+    for N:M sparsegpt's, the same sparsity in all blocks. Weights are computed in single precision and come back in the
+    number format of the model, or of the checkpoint that it was read from.
 
     Memory beyond the model and its copy: one block's activations, 4 n length width bytes (in files with
     ``activations_dir``), and at most six arrays of 8 d^2 bytes for the Hessian of one layer, its factors and what is
@@ -197,7 +196,11 @@ def _method(method: Method, recipe: Recipe) -> Method:
         validate.require(issubclass(form, method.form), "method", f"be a solver of {form.__name__}", kind)
     else:
         validate.one_of("method", method, recipe.methods)
-    return Obc(proof=0) if method == "obc" else method  # a bound for every layer takes longer than its mask
+    if method == "obc":
+        from prunopt.solvers.layer.obc import Obc  # compiled code, of no use to other methods
+
+        return Obc(proof=0)  # a bound for every layer takes longer than its mask
+    return method
 
 
 def _units(units: Sequence[str] | None, pattern: Any, recipe: Recipe) -> tuple[str, ...]:
