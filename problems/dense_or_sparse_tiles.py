@@ -79,10 +79,12 @@ class DenseOrSparseTiles:
         """The number of each weight's tile, of the scores' shape."""
         rows, columns = (np.arange(n) // size for n, size in zip(self.scores.shape, self.tile, strict=True))
         across = int(columns[-1]) + 1 if len(columns) else 0
-        return (rows[:, None] * across + columns[None, :]).astype(np.int64)
+        out: Ints = (rows[:, None] * across + columns[None, :]).astype(np.int64)
+        return out
 
     def _by_tile(self, table: Any) -> Floats:
-        return np.bincount(self.number.ravel(), np.asarray(table, np.float64).ravel())
+        out: Floats = np.bincount(self.number.ravel(), np.asarray(table, np.float64).ravel()).astype(np.float64)
+        return out
 
     @property
     def most(self) -> int:
@@ -110,7 +112,8 @@ class DenseOrSparseTiles:
         loss, cost = np.stack([removed, np.zeros(len(removed))], axis=1), np.stack([kept, sizes], axis=1)
 
         def back(levels: Ints) -> Bools:
-            return self.sparse | (np.asarray(levels) == 1)[self.number]
+            value: Bools = self.sparse | (np.asarray(levels) == 1)[self.number]
+            return value
 
         slack = 1e-13 * float(self.scores.sum())  # sums by tile and over all round differently
         return Reduced(MultipleChoiceKnapsack(loss, cost, self.most), back, slack=slack)

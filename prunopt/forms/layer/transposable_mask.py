@@ -74,7 +74,7 @@ class TransposableMask:
     def n_tiles(self) -> int:
         """Number of tiles of M x M weights."""
         size = self.pattern[1]
-        return self.shape[0] // size * (self.shape[1] // size)
+        return int(self.scores.size) // int(size) ** 2
 
     @cached_property
     def objective_unit(self) -> float:

@@ -18,6 +18,7 @@ from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.number_formats import stored_dtype
 
 BETAS = (0.9, 0.95)
+LOWER = 1 / 3  # of the rate, after a pass that made a block worse
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,30 @@ class BlockRepair:
     the whole block at once, without labels; zeros stay zeros. Tokens are taken relative to their own size, as the
     norms of later blocks see them: a few have hidden states a hundred times larger than the others.
 
-    Some windows are held out of everything, the Hessians as well: the weights with the least error on these are kept,
-    those before the repair among the candidates, so that on them no block is worse than it was.
+    Some windows are held out of everything, the Hessians as well. After each pass the error on these decides: better
+    weights are kept; from worse ones it goes back to the best and on with a third of the rate. So on them no block is
+    worse than it was.
 
     Parameters
     ----------
     epochs
-        Passes over the windows that are not held out, at most, >= 1; the rate falls to 0 over so many.
+        Passes over the windows that are not held out, at most, >= 1.
     rate
         The first step, as a fraction of the root mean square of a layer's weights that stay, > 0.
     held_out
         The fraction of the windows that are held out, in (0, 1); one at least.
     patience
-        Passes without a better block after which it is left, >= 1.
+        Passes in a row without a better block after which it is left, >= 1.
 
     References
     ----------
     .. [1] I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019 (the decay is 0 here).
     """
 
-    epochs: int = 8
+    epochs: int = 6
     rate: float = 0.01
     held_out: float = 0.25
-    patience: int = 2
+    patience: int = 3
 
     def __post_init__(self) -> None:
         validate.whole_number("epochs", self.epochs, low=1)
@@ -194,29 +196,29 @@ def repair_block(
     before = least = held_out_error(block, stream, dense, weights, held)
     best, kept, done = [p.detach().clone() for p in parameters], 0, 0
     masks = [p.detach() != 0 if p.dim() > 1 else None for p in parameters]
-    steps = options.epochs * len(learned)
-    order = torch.Generator().manual_seed(seed)
+    order, rate, adam = torch.Generator().manual_seed(seed), options.rate, None
     with torch.enable_grad(), _trained(block, parameters):
-        groups = [{"params": [p], "lr": options.rate * _size(p)} for p in parameters if p.numel()]
-        adam = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)
-        falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: max(0.0, 1 - step / steps))
-        for epoch in range(1, options.epochs + 1):
+        sizes = [_size(p) for p in parameters]
+        while done < options.epochs and done - kept < options.patience:
+            if adam is None:
+                groups = [{"params": [p], "lr": rate * size} for p, size in zip(parameters, sizes, strict=True)]
+                adam = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)
             for place in torch.randperm(len(learned), generator=order).tolist():
                 loss = block_error(block, stream, dense, weights, learned[place])
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                 for p, g, mask in zip(parameters, gradients, masks, strict=True):
                     p.grad = None if g is None else g if mask is None else g * mask
                 adam.step()
-                falling.step()
-            done = epoch
+            done += 1
             working = [p.detach().clone() for p in parameters]
             _set(parameters, [w.to(kind).to(w.dtype) for w, kind in zip(working, formats, strict=True)])
             error = held_out_error(block, stream, dense, weights, held)
             if error < least:
-                least, kept, best = error, epoch, [p.detach().clone() for p in parameters]
-            elif epoch - kept >= options.patience:
-                break
-            _set(parameters, working)
+                least, kept, best = error, done, [p.detach().clone() for p in parameters]
+                _set(parameters, working)
+            else:
+                rate, adam = rate * LOWER, None
+                _set(parameters, best)
     _set(parameters, best)
     return RepairReport(block.name, before, least, done, kept, time.perf_counter() - start)
 

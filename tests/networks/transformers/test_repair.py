@@ -36,7 +36,7 @@ def test_no_block_is_worse_on_the_windows_held_out_and_zeros_stay(family: str, k
     assert [r.name for r in result.repairs] == [b.name for b in blocks(model)]
     assert all(r.after <= r.before for r in result.repairs)
     assert any(r.kept for r in result.repairs)
-    assert result.options["repair"] == {"epochs": 3, "rate": 0.01, "held_out": 0.25, "patience": 2}
+    assert result.options["repair"] == {"epochs": 3, "rate": 0.01, "held_out": 0.25, "patience": 3}
     if kind == "2:4":
         for block in blocks(result.model):
             for name in block.layers:
@@ -150,4 +150,4 @@ def test_one_window_and_bad_numbers_are_refused() -> None:
         prune_transformer(tiny_transformer(), tiny_tokens(1), pattern="2:4", repair="blocks")
     for bad in ({"epochs": 0}, {"rate": 0.0}, {"held_out": 1.0}, {"patience": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
-            BlockRepair(**bad)  # type: ignore[arg-type]
+            BlockRepair(**bad)
