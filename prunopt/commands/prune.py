@@ -14,6 +14,7 @@ from prunopt.core import validate
 from prunopt.networks.transformers.recipes import (
     FREE_WEIGHTS,
     SINGLE_WEIGHTS,
+    WHOLE_HEADS,
     WHOLE_UNITS,
     PruneOptions,
     refuse_removed,
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult
 
 CHECKED = 8  # windows scored of each text
-U, P, F = WHOLE_UNITS, SINGLE_WEIGHTS, FREE_WEIGHTS
+U, H, P, F = WHOLE_UNITS, WHOLE_HEADS, SINGLE_WEIGHTS, FREE_WEIGHTS
 DEFAULTS = {  # as help texts tell them
     "units": ",".join(U.units),
-    "method": f"{U.method}; {F.method} for unstructured, {P.method} for N:M",
+    "method": f"{U.method}; {H.method} for heads alone, {F.method} for unstructured, {P.method} for N:M",
     "allocation": f"{U.allocation}; {P.allocation} for patterns and --uniform",
     "damping": f"{U.damping}; {P.damping} for patterns",
 }

@@ -23,7 +23,7 @@ from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
-from prunopt.networks.transformers.families import Block, blocks
+from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
 from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
@@ -35,7 +35,7 @@ from prunopt.networks.transformers.parameter_budget import (
     stock_group_counts,
     structured_plan,
 )
-from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
+from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult
 from prunopt.networks.transformers.surgery import parameters_of, write_config
@@ -76,7 +76,8 @@ def prune_transformer(
     .. math:: \min_{S} \min_{W'_S = 0} \|W X - W' X\|^2 + \lambda \|W - W'\|^2
 
     What is left out is the recipe that measured best (`prunopt.networks.transformers.recipes`): neurons chosen by
-    wanda's scores, sparsities of blocks that rise with the logarithm of their number; for single weights obc's masks,
+    wanda's scores, or heads alone by obs-branch-and-bound as far as it ends in seconds, sparsities of blocks that rise
+    with the logarithm of their number; for single weights obc's masks,
     for N:M sparsegpt's, the same sparsity in all blocks. Weights are computed in single precision and come back in the
     number format of the model, or of the checkpoint that it was read from.
 
@@ -131,10 +132,10 @@ def prune_transformer(
         raise TypeError(f"prune_transformer() got an unexpected keyword argument {name!r}")
     if not isinstance(options, PruneOptions | None):
         raise TypeError(f"options must be PruneOptions or None, got {type(options).__name__}; pass PruneOptions(...)")
-    recipe, options, tokens = recipe_for(pattern), options or PruneOptions(), as_calibration(calibration)
+    recipe, options, tokens = recipe_for(pattern, units), options or PruneOptions(), as_calibration(calibration)
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
-    method = _method(recipe.method if method is None else method, recipe)
+    method = _method(_default(recipe, found) if method is None else method, recipe)
     units = _units(units, pattern, recipe)
     if allocation is None:
         allocation = "uniform" if options.uniform or shape is not None else recipe.allocation
@@ -184,6 +185,16 @@ def prune_transformer(
         work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests,
         tuple(walk.repairs),
     )  # fmt: skip
+
+
+def _default(recipe: Recipe, found: list[Block]) -> Method:
+    """Return the recipe's solver; a search for heads ends within seconds, by a count that is the same anywhere."""
+    if recipe.method != "obs-branch-and-bound":
+        return recipe.method
+    from prunopt.solvers.layer.obs_branch_and_bound import ObsBranchAndBound
+
+    widest = max((weight_of(b.attention.projection).shape[1] for b in found if b.attention is not None), default=1)
+    return ObsBranchAndBound(nodes=min(max(int(WORK / max(widest, 1) ** 2), 16), 2000))
 
 
 def _method(method: Method, recipe: Recipe) -> Method:

@@ -59,9 +59,15 @@ SINGLE_WEIGHTS = Recipe("sparsegpt", "uniform", 0.01, PATTERNED)
 FREE_WEIGHTS = replace(SINGLE_WEIGHTS, method="obc")
 
 
-def recipe_for(pattern: Any) -> Recipe:
-    """Return the defaults of a request: for whole units where no pattern is given, for single weights otherwise."""
-    return WHOLE_UNITS if pattern is None else FREE_WEIGHTS if pattern == "unstructured" else SINGLE_WEIGHTS
+WHOLE_HEADS = replace(WHOLE_UNITS, method="obs-branch-and-bound", units=("heads",))
+WORK = 1e8  # nodes times squared inputs of an output projection that a search for heads may take by default: seconds
+
+
+def recipe_for(pattern: Any, units: Any = None) -> Recipe:
+    """Return the defaults of a request: for heads or other whole units without a pattern, else for single weights."""
+    if pattern is not None:
+        return FREE_WEIGHTS if pattern == "unstructured" else SINGLE_WEIGHTS
+    return WHOLE_HEADS if units == "heads" or list(units or ()) == ["heads"] else WHOLE_UNITS
 
 
 @dataclass(frozen=True)
