@@ -67,7 +67,11 @@ def prune(
     correction: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
     damping: Annotated[float | None, _said("Ridge, as a multiple of the Hessian's mean diagonal.", "damping")] = None,
     shrinkage: Annotated[
-        float | None, typer.Option(help="Off-diagonal entries count 1 - this. [0.2; 0 for slimgpt and without refit]")
+        str | None,
+        typer.Option(
+            help="Off-diagonal entries count 1 - this; auto: chosen for each layer by windows left out. "
+            "[auto for patterns, 0.2 for units; 0 for slimgpt and without refit]"
+        ),
     ] = None,
     repair: Annotated[
         str | None, typer.Option(help="blocks: train what stays of each block towards what the dense block puts out.")
@@ -124,7 +128,7 @@ def prune(
             tell("learning masks")
             solver = MaskLLM(steps=steps)
         options = PruneOptions(
-            refit=refit, damping=damping, shrinkage=shrinkage, uniform=uniform, in_place=True,
+            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), uniform=uniform, in_place=True,
             progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
         )  # fmt: skip
         result = prune_transformer(
@@ -156,6 +160,13 @@ def prune(
     print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
     print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
     print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
+
+
+def _shrinkage(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text  # a name, which the options check
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.parameter_budget import Plan
 from prunopt.networks.transformers.recipes import PruneOptions
 from prunopt.networks.transformers.repair import BlockRepair, DenseStream, RepairReport, copy_of, repair_block
+from prunopt.networks.transformers.shrinkage import AUTO, Folds, chosen_shrinkage, fold_hessians, mean_of
 from prunopt.networks.transformers.surgery import fit_attention, group_columns, remove_groups, remove_neurons
 
 
@@ -106,8 +107,7 @@ class LayerwisePruning:
         before = {n: tuple(weight_of(block.module.get_submodule(n)).shape) for n in block.layers}
         if self._replayed(block, name):
             return
-        hessian = self.stream.hessians(block, [layer])[layer]
-        value, row = self._solved(block, layer, hessian, goal)
+        value, row = self._solved(block, layer, self._inputs(block, layer), goal)
         if goal.unit == "head group" and block.attention is not None:
             remove_groups(block.attention, value)
         elif block.feed_forward is not None:
@@ -122,7 +122,7 @@ class LayerwisePruning:
             if self._replayed(block, name):
                 continue
             if hessian is None:  # the layers of a stage have the same input
-                hessian = self.stream.hessians(block, [layer])[layer]
+                hessian = self._inputs(block, layer)
             inputs = weight_of(block.module.get_submodule(layer)).shape[1]
             if goal.pattern is not None:
                 multiple = inputs % goal.pattern[1] == 0
@@ -130,14 +130,22 @@ class LayerwisePruning:
             _, row = self._solved(block, layer, hessian, goal)
             self._done(block, name, [layer], row)
 
-    def _solved(self, block: Block, layer: str, hessian: Floats, goal: LayerGoal) -> tuple[Any, LayerReport]:
+    def _inputs(self, block: Block, layer: str) -> Folds:
+        """Return the Hessian of a layer, in folds where its shrinkage is chosen by them."""
+        if self.options.shrinkage == AUTO:
+            return fold_hessians(self.stream, block, layer)
+        return [(1.0, self.stream.hessians(block, [layer])[layer])]
+
+    def _solved(self, block: Block, layer: str, folds: Folds, goal: LayerGoal) -> tuple[Any, LayerReport]:
         """Solve a layer and give it its new weights, as they will be stored; return the value and the report."""
         linear, options = block.module.get_submodule(layer), self.options
         old = weight_of(linear).detach()
-        weight = old.double().cpu().numpy()
+        weight, hessian, damping = old.double().cpu().numpy(), mean_of(folds), float(options.damping or 0.0)
+        auto = options.shrinkage == AUTO
+        rho = chosen_shrinkage(weight, folds, goal, damping, seed=self.seed) if auto else float(options.shrinkage or 0.0)
         value, new, row = solve_layer(
-            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=float(options.damping or 0.0),
-            shrinkage=float(options.shrinkage or 0.0), refit=options.refit, seed=self.seed,
+            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=damping, shrinkage=rho,
+            refit=options.refit, seed=self.seed,
         )  # fmt: skip
         tensor, dtype = torch.from_numpy(new), stored_dtype(old, self._declared)
         if dtype != old.dtype:

@@ -154,8 +154,8 @@ def prune_transformer(
     if name_of(method) == "maskllm":
         return _learned(model, tokens, shape, method, pattern, run)
     damping = recipe.damping if options.damping is None else options.damping
-    rho = shrinkage_of(options.shrinkage, name_of(method), options.refit)
-    options = replace(options, damping=float(damping), shrinkage=float(rho))
+    rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
+    options = replace(options, damping=float(damping), shrinkage=rho)
     digests = {"calibration": tokens.digest(), "model": model_digest(model)}
     work = model if options.in_place else copy.deepcopy(model)
     work.eval()
@@ -309,13 +309,15 @@ def _asked(
     } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": asdict(repair)})  # fmt: skip
 
 
-def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float) -> list[str]:
+def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> list[str]:
     notes = [
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
     if rho:
+        found = sorted(r.shrinkage for r in walk.report)
+        said = f"{rho:g}" if not isinstance(rho, str) else f"{found[0]:g} to {found[-1]:g}, layer by layer" if found else rho
         notes.append(
-            f"Hessians shrunk towards their diagonals by {rho:g} (shrinkage=0: as measured): "
+            f"Hessians shrunk towards their diagonals by {said} (shrinkage=0: as measured): "
             "objectives and bounds are of these, errors of the Hessians as measured"
         )
     if walk.repairs:

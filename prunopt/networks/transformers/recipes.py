@@ -44,6 +44,8 @@ class Recipe:
         Fraction removed.
     units
         What is removed.
+    shrinkage
+        Of Hessians towards their diagonals where weights are re-solved.
     """
 
     method: str
@@ -52,10 +54,11 @@ class Recipe:
     methods: tuple[str, ...]
     sparsity: float = 0.2
     units: tuple[str, ...] = ()
+    shrinkage: float | str = SHRINKAGE
 
 
 WHOLE_UNITS = Recipe("wanda", "log", 0.1, STRUCTURED, units=("ffn",))
-SINGLE_WEIGHTS = Recipe("sparsegpt", "uniform", 0.01, PATTERNED)
+SINGLE_WEIGHTS = Recipe("sparsegpt", "uniform", 0.01, PATTERNED, shrinkage="auto")
 FREE_WEIGHTS = replace(SINGLE_WEIGHTS, method="obc")
 
 
@@ -83,8 +86,10 @@ class PruneOptions:
         where the Hessian cannot be factored, and the report says so.
     shrinkage
         :math:`\rho` from 0 to 1: the Hessians' off-diagonal entries count :math:`1 - \rho`, see
-        `prunopt.networks.transformers.layer.shrunk`. It helps outside the calibration's domain most. None: 0.2 where
-        weights are re-solved, but 0 for slimgpt, which is as published, and magnitude.
+        `prunopt.networks.transformers.layer.shrunk`. It helps outside the calibration's domain most. ``"auto"``: chosen
+        for each layer by windows left out, see `prunopt.networks.transformers.shrinkage.chosen_shrinkage`. None: auto
+        for single weights and 0.2 for whole units where weights are re-solved, but 0 for slimgpt, which is as
+        published, and magnitude.
     uniform
         The same shape in all blocks, so that stock code loads the result: widths are multiples of 64 or 8, and as many
         heads stay as the model's configuration can state.
@@ -98,7 +103,7 @@ class PruneOptions:
 
     refit: bool = True
     damping: float | None = None
-    shrinkage: float | None = None
+    shrinkage: float | str | None = None
     uniform: bool = False
     activations_dir: str | None = None
     in_place: bool = False
@@ -107,12 +112,14 @@ class PruneOptions:
     def __post_init__(self) -> None:
         if self.damping is not None:
             validate.number("damping", self.damping, low=0)
-        if self.shrinkage is not None:
-            validate.number("shrinkage", self.shrinkage, low=0, high=1)
+        shrinkage_of(self.shrinkage, "", self.refit)
 
 
-def shrinkage_of(shrinkage: float | None, method: str, refit: bool) -> float:
-    """Return the shrinkage; by default `SHRINKAGE` where weights are re-solved, but not for what is as published."""
+def shrinkage_of(shrinkage: float | str | None, method: str, refit: bool, default: float | str = SHRINKAGE) -> float | str:
+    """Return the shrinkage; the default is for weights that are re-solved, but not for what is as published."""
     if shrinkage is None:
-        return SHRINKAGE if refit and method not in ("slimgpt", "magnitude") else 0.0
+        return default if refit and method not in ("slimgpt", "magnitude") else 0.0
+    if isinstance(shrinkage, str):
+        validate.require(shrinkage == "auto", "shrinkage", "be a number from 0 to 1, or 'auto'", shrinkage)
+        return shrinkage
     return validate.number("shrinkage", shrinkage, low=0, high=1)
