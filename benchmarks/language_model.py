@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import shutil
 import time
 from dataclasses import fields
 from functools import cache
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.datasets import data_folder
+from benchmarks.datasets import cache_folder, data_folder
 from benchmarks.language_model_cells import CELLS, DOMAINS, GROUPS, TRIALS, perplexity
 from benchmarks.results import load, store
 from prunopt.networks.transformers.pruning import prune_transformer
@@ -61,12 +62,19 @@ def measure(name: str) -> dict[str, Any]:
     details = {k: asked[k] for k in asked.keys() & {f.name for f in fields(PruneOptions)}}
     options = {"allocation": "uniform"} | {k: v for k, v in asked.items() if k not in details}
     start, cpu = time.perf_counter(), time.process_time()
-    result = prune_transformer(model, windows, **options, options=PruneOptions(**details))
+    folder = cache_folder() / "language_model" / name.replace("/", ", ")  # of a run that is killed and started again
+    resumed = folder.exists()
+    result = prune_transformer(model, windows, **options, options=PruneOptions(**details), resume_dir=folder)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    rows = [r.to_dict() for r in result.report]
+    rows, repairs = [r.to_dict() for r in result.report], [r.to_dict() for r in result.repairs]
+    if resumed:  # what came before is known by its steps alone
+        seconds, cpu = sum(r["seconds"] for r in [*rows, *repairs]), 0.0
+    found = evaluate(result.model)
+    shutil.rmtree(folder)
     return {
-        "cell": name, "options": result.options, "evaluation": evaluate(result.model), "seconds": seconds,
-        "cpu_seconds": cpu, "removed": result.removed, "target": result.target, "total": result.total,
+        "cell": name, "options": result.options, "evaluation": found, "seconds": seconds, "resumed": resumed,
+        "cpu_seconds": None if resumed else cpu, "repairs": repairs,
+        "removed": result.removed, "target": result.target, "total": result.total,
         "error": float(np.mean([r["error"] for r in rows])), "notes": list(result.notes),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip

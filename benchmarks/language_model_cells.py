@@ -40,6 +40,11 @@ TRIALS: dict[str, dict[str, Any]] = {
     "30 %/obs-greedy": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0},
     "30 %/obs-greedy shrunk": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0.2},
     "2-4/sparsegpt+refit, rarity 0.5": {},  # likewise
+    "30 %/ours, repaired": GROUPS["30 %"][1] | STRUCTURED["ours"] | {"repair": "blocks"},
+    "2-4/ours, repaired": GROUPS["2-4"][1] | SINGLE["ours"] | {"repair": "blocks"},
+    "50 %/ours, repaired": GROUPS["50 %"][1] | SINGLE["ours"] | {"repair": "blocks"},
+    "50 %/obc": GROUPS["50 %"][1] | {"method": "obc"},
+    "50 %/obc, repaired": GROUPS["50 %"][1] | {"method": "obc", "repair": "blocks"},
 }  # fmt: skip
 
 

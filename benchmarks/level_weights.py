@@ -60,7 +60,7 @@ class LevelWeights:
     damping
         Ridge, as a multiple of the Hessian's mean diagonal; default 0.01 for weights, 0.1 for neurons.
     shrinkage
-        Of the Hessians towards their diagonals, as for `prune_transformer`; neurons' projections are always re-solved.
+        Of the Hessians towards their diagonals; None: 0.2. Neurons' projections are always re-solved.
     progress
         Called with the number of blocks done and of all.
     """
@@ -87,7 +87,7 @@ class LevelWeights:
         self.model, self.blocks, self.levels = model, blocks(model), grid
         self._folder, self._units, self._method, self._refit = Path(folder), units, method, refit
         self._damping = DAMPING[units] if damping is None else float(damping)
-        self._shrinkage = shrinkage_of(shrinkage, method, refit or units == "ffn")
+        self._shrinkage = float(shrinkage_of(shrinkage, method, refit or units == "ffn"))
         tokens = as_calibration(calibration)
         about = {
             "model": model_digest(model), "calibration": tokens.digest(), "levels": grid.tolist(), "units": units,

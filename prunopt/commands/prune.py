@@ -11,16 +11,23 @@ import typer
 from prunopt.commands import budget_kinds, estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
-from prunopt.networks.transformers.recipes import SINGLE_WEIGHTS, WHOLE_UNITS, PruneOptions, refuse_removed
+from prunopt.networks.transformers.recipes import (
+    FREE_WEIGHTS,
+    SINGLE_WEIGHTS,
+    WHOLE_HEADS,
+    WHOLE_UNITS,
+    PruneOptions,
+    refuse_removed,
+)
 
 if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult
 
 CHECKED = 8  # windows scored of each text
-U, P = WHOLE_UNITS, SINGLE_WEIGHTS
+U, H, P, F = WHOLE_UNITS, WHOLE_HEADS, SINGLE_WEIGHTS, FREE_WEIGHTS
 DEFAULTS = {  # as help texts tell them
     "units": ",".join(U.units),
-    "method": f"{U.method}; {P.method} for patterns",
+    "method": f"{U.method}; {H.method} for heads alone, {F.method} for unstructured, {P.method} for N:M",
     "allocation": f"{U.allocation}; {P.allocation} for patterns and --uniform",
     "damping": f"{U.damping}; {P.damping} for patterns",
 }
@@ -68,7 +75,14 @@ def prune(
     correction: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
     damping: Annotated[float | None, _said("Ridge, as a multiple of the Hessian's mean diagonal.", "damping")] = None,
     shrinkage: Annotated[
-        float | None, typer.Option(help="Off-diagonal entries count 1 - this. [0.2; 0 for slimgpt and without refit]")
+        str | None,
+        typer.Option(
+            help="Off-diagonal entries count 1 - this; auto: chosen for each layer by windows left out. "
+            "[auto for patterns, 0.2 for units; 0 for slimgpt and without refit]"
+        ),
+    ] = None,
+    repair: Annotated[
+        str | None, typer.Option(help="blocks: train what stays of each block towards what the dense block puts out.")
     ] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
@@ -127,7 +141,7 @@ def prune(
             tell("learning masks")
             solver = MaskLLM(steps=steps)
         options = PruneOptions(
-            refit=refit, damping=damping, shrinkage=shrinkage, uniform=uniform, in_place=True,
+            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), uniform=uniform, in_place=True,
             progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
         )  # fmt: skip
         result = budget_kinds.pruned(
@@ -135,6 +149,7 @@ def prune(
         ) if several else prune_transformer(
             network, sources, sparsity=sparsity, budget=budget or None, units=None if units is None else _parts(units),
             method=solver, allocation=allocation, pattern=pattern, options=options, resume_dir=work, seed=seed,
+            repair=repair,
         )  # fmt: skip
         if check is not None:
             tell("scoring the pruned model")
@@ -160,6 +175,13 @@ def prune(
     print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
     print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
     print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
+
+
+def _shrinkage(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text  # a name, which the options check
 
 
 def _parts(text: str) -> tuple[str, ...]:

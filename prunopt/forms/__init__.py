@@ -13,6 +13,7 @@ from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsa
 from prunopt.forms.knapsack.tile_columns import TileColumns as TileColumns
 from prunopt.forms.layer.mask_blocks import MaskBlocks as MaskBlocks
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset as QuadraticSubset
+from prunopt.forms.layer.transposable_mask import TransposableMask as TransposableMask
 from prunopt.forms.linear_program import LinearProgram as LinearProgram
 from prunopt.forms.mip_model import Model as Model
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask as RelaxedMask
@@ -43,6 +44,7 @@ __all__ = [
     "SubsetSum",
     "TileColumns",
     "TrainedMask",
+    "TransposableMask",
     "load_form",
     "save_form",
 ]

@@ -27,6 +27,7 @@ from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsa
 from prunopt.forms.knapsack.tile_columns import TileColumns
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.forms.layer.quadratic_subset import QuadraticSubset
+from prunopt.forms.layer.transposable_mask import TransposableMask
 from prunopt.forms.linear_program import LinearProgram
 from prunopt.forms.relaxed.relaxed_mask import RelaxedMask
 from prunopt.forms.subset.quadratic_knapsack import QuadraticKnapsack
@@ -36,7 +37,7 @@ from prunopt.forms.subset.subset_sum import SubsetSum
 FORMAT = "prunopt-form-1"
 CODE = (BlackBox, SubsetChoice, RelaxedMask)  # forms that hold functions
 _PLAIN = (BudgetedClosure, Closure, CoupledKnapsack, LinearProgram, MaskBlocks, MultipleChoiceKnapsack)
-_MORE = (QuadraticKnapsack, QuadraticSubset, SubsetSum, TileColumns)
+_MORE = (QuadraticKnapsack, QuadraticSubset, SubsetSum, TileColumns, TransposableMask)
 FORMS: dict[str, type[Any]] = {form.__name__: form for form in (*_PLAIN, *_MORE)}
 RENAMED = {"CoupledChoice": "CoupledKnapsack", "QuadraticChoice": "QuadraticKnapsack", "price": "penalty"}
 LARGEST = 8 * 2**30  # bytes that a form may unpack to

@@ -46,9 +46,10 @@ from prunopt.forms import (
     RelaxedMask,
     SubsetSum,
     TileColumns,
+    TransposableMask,
 )
 from prunopt.testing.choices import coupled_knapsacks, tile_columns
-from prunopt.testing.layers import mask_blocks, quadratic_subsets
+from prunopt.testing.layers import mask_blocks, quadratic_subsets, transposable_masks
 from prunopt.testing.relaxed import relaxed_masks
 from prunopt.testing.searches import black_boxes, knapsacks, level_searches
 from prunopt.testing.subsets import quadratic_knapsacks, subset_choices
@@ -247,6 +248,7 @@ INSTANCES: dict[type, Callable[[], Iterator[Instance]]] = {
     RelaxedMask: lambda: (Instance(*row) for row in relaxed_masks()),
     QuadraticSubset: lambda: (Instance(*row) for row in quadratic_subsets()),
     MaskBlocks: lambda: (Instance(*row) for row in mask_blocks()),
+    TransposableMask: lambda: (Instance(*row) for row in transposable_masks()),
 }
 _MADE: dict[type, tuple[Instance, ...]] = {}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from prunopt.core.arrays import Floats
 from prunopt.core.validate import whole_number
-from prunopt.forms import MaskBlocks, QuadraticSubset
+from prunopt.forms import MaskBlocks, QuadraticSubset, TransposableMask
 
 
 def random_layer(rng: np.random.Generator, rows: int, columns: int) -> tuple[Floats, Floats]:
@@ -74,3 +74,25 @@ def brute_force_mask(problem: MaskBlocks) -> float:
     whole_number("masks", len(ways) ** shape[0], high=5000, mend="brute force looks at every mask")
     masks = (np.concatenate(choice).reshape(problem.shape) for choice in itertools.product(ways, repeat=shape[0]))
     return min(problem.objective(mask) for mask in masks)
+
+
+def transposable_masks() -> Iterator[tuple[str, Any, float]]:
+    """Transposable masks: 2:4, 1:3, 2:3, 1:2, all kept, several tiles, scores of both signs, ties."""
+    rng = np.random.default_rng(23)
+    kinds = [((4, 4), (2, 4)), ((4, 8), (2, 4)), ((3, 3), (1, 3)), ((6, 3), (2, 3)), ((4, 6), (1, 2)), ((2, 4), (2, 2))]
+    for k, (shape, pattern) in enumerate(kinds):
+        scores = rng.normal(size=shape) if k % 2 else rng.integers(0, 4, shape).astype(float)
+        problem = TransposableMask(scores, pattern)
+        yield f"transposable-{k}", problem, brute_force_transposable(problem)
+    yield "no scores", TransposableMask(np.zeros((4, 4)), (2, 4)), 0.0
+
+
+def brute_force_transposable(problem: TransposableMask) -> float:
+    """Return the optimum of a few small tiles by looking at every mask."""
+    kept, size = problem.pattern
+    rows = [np.isin(np.arange(size), way) for way in itertools.combinations(range(size), kept)]
+    masks = [np.array(choice) for choice in itertools.product(rows, repeat=size)]
+    masks = [m for m in masks if (m.sum(axis=0) == kept).all()]
+    whole_number("masks", len(masks) ** problem.n_tiles, high=10_000, mend="brute force looks at every mask")
+    values = itertools.product(masks, repeat=problem.n_tiles)
+    return min(problem.objective(problem.untiled(np.array(tiles))) for tiles in values)

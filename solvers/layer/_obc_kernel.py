@@ -6,7 +6,9 @@ With C = H^-1 and S the removed weights of a row w, let R R^T = C_SS in the orde
 
 are the re-solved weights that stay and what is left of the inverse's diagonal; removing j as well costs v_j^2 / q_j.
 Nothing of size d^2 is ever written: a batch of weights is chosen among the cheapest, one at a time by exact costs, and
-adds its rows to L by one product.
+adds its rows to L by one product. Columns of L that were removed are packed away once they are a quarter of it.
+
+All of it is done in the precision of C and w: what is chosen is re-solved elsewhere.
 
 An exchange looks at the tableau M of principal pivots, restricted to a pool: T = C_KK - C_KS C_SS^-1 C_SK on what is
 kept, -C_SS^-1 on what is removed, C_KS C_SS^-1 between, and x = v on K, C_SS^-1 w_S on S. Pivots on both members of
@@ -20,7 +22,8 @@ import numpy as np
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
 
-LEAST = 1e-14  # share of its own diagonal below which rounding has eaten what is left of a pivot
+LEAST = 64  # times the precision, of its own diagonal: below it rounding has eaten what is left of a pivot
+BLOCK = 64  # rows of a triangle inverted at a time
 WORTH = 1e-9  # share of a row's cost that an exchange has to gain
 
 
@@ -34,22 +37,22 @@ def eliminate(
     """
     d = len(w)
     cols, v, q = np.arange(d), w.copy(), np.diag(C).copy()
-    own = np.diag(C).copy()
+    own = np.diag(C) * (LEAST * _precision(C))
     left = np.full(d // block, quota)
     may = free.copy()
-    order, costs, z = np.empty(count, np.int64), np.empty(count), np.empty(count)
-    R, L = np.zeros((count, count)), np.empty((0, d))
+    order, costs, z = np.empty(count, np.int64), np.empty(count, C.dtype), np.empty(count, C.dtype)
+    R, L = np.zeros((count, count), C.dtype), np.empty((count, d), C.dtype)
     s = 0
     while s < count:
-        score = np.full(len(cols), np.inf)
+        score = np.full(len(cols), np.inf, C.dtype)
         n_free = 0
         for j in range(len(cols)):
             if may[cols[j]]:
-                score[j] = v[j] * v[j] / max(q[j], LEAST * own[cols[j]])
+                score[j] = v[j] * v[j] / max(q[j], own[cols[j]])
                 n_free += 1
         P = np.argsort(score, kind="mergesort")[: min(pool, n_free)]
         n = len(P)
-        part, gram, a = np.empty((s, n)), np.empty((n, n)), np.empty(n)
+        part, gram, a = np.empty((s, n), C.dtype), np.empty((n, n), C.dtype), np.empty(n, C.dtype)
         for k in range(s):
             for i in range(n):
                 part[k, i] = L[k, P[i]]
@@ -60,19 +63,19 @@ def eliminate(
         if s:
             gram -= np.dot(part.T, part)
         most = min(batch, count - s)
-        taken, rows = np.empty(most, np.int64), np.empty((most, n))
+        taken, rows = np.empty(most, np.int64), np.empty((most, n), C.dtype)
         b = 0
         while b < most:
             best, p = np.inf, -1
             for i in range(n):
                 if may[cols[P[i]]]:
-                    cost = a[i] * a[i] / max(gram[i, i], LEAST * own[cols[P[i]]])
+                    cost = a[i] * a[i] / max(gram[i, i], own[cols[P[i]]])
                     if p < 0 or cost < best:
                         best, p = cost, i
             if p < 0:
                 break
             j = cols[P[p]]
-            pivot = np.sqrt(max(gram[p, p], LEAST * own[j]))
+            pivot = np.sqrt(max(gram[p, p], own[j]))
             may[j] = False
             left[j // block] -= 1
             if left[j // block] == 0:
@@ -80,48 +83,53 @@ def eliminate(
             order[s + b], costs[s + b], z[s + b], taken[b] = j, best, a[p] / pivot, p
             for i in range(n):
                 rows[b, i] = gram[i, p] / pivot
+            step = z[s + b]
             for i in range(n):
-                a[i] -= rows[b, i] * z[s + b]
+                share = rows[b, i]
+                a[i] -= share * step
                 for k in range(n):
-                    gram[i, k] -= rows[b, i] * rows[b, k]
+                    gram[i, k] -= share * rows[b, k]
             b += 1
         for i in range(b):
             R[s + i, :s] = part[:, taken[i]]
             for k in range(i + 1):
                 R[s + i, s + k] = rows[k, taken[i]]
-        stays = np.ones(len(cols), np.bool_)
-        stays[P[taken[:b]]] = False
-        keep = np.flatnonzero(stays)
-        packed = np.empty((s + b, len(keep)))
-        for k in range(s):
-            for j in range(len(keep)):
-                packed[k, j] = L[k, keep[j]]
-        cols, v, q = cols[keep], v[keep], q[keep]
-        _new_rows(C, order[s : s + b], cols, R[s : s + b, : s + b], packed, s)
+        if 4 * (len(cols) + s + b - d) > len(cols) or s + b == count:
+            gone = np.zeros(d, np.bool_)
+            gone[order[: s + b]] = True
+            keep = np.flatnonzero(~gone[cols])
+            packed = np.empty((count, len(keep)), C.dtype)
+            for k in range(s):
+                for j in range(len(keep)):
+                    packed[k, j] = L[k, keep[j]]
+            L, cols, v, q = packed, cols[keep], v[keep], q[keep]
+        _new_rows(C, order[s : s + b], cols, R[s : s + b, : s + b], L, s)
         for i in range(s, s + b):
+            step = z[i]
             for j in range(len(cols)):
-                v[j] -= packed[i, j] * z[i]
-                q[j] -= packed[i, j] * packed[i, j]
-        L = packed
+                v[j] -= L[i, j] * step
+                q[j] -= L[i, j] * L[i, j]
         s += b
     return order, costs, R, z, cols, L, v, q
 
 
 @njit
+def _precision(C: Floats) -> float:
+    """Return the relative precision of an array's numbers."""
+    return np.finfo(C.dtype).eps
+
+
+@njit
 def _new_rows(C: Floats, chosen: Ints, cols: Ints, R: Floats, L: Floats, s: int) -> None:
-    """Fill the rows of L from ``s`` on: (C_P: - R_P,S L_S) solved with the triangle R_PP."""
-    for i in range(len(chosen)):
+    """Fill rows of L from ``s`` on: (C_P: - R_P,S L_S) solved with the triangle R_PP."""
+    b = len(chosen)
+    new = np.empty((b, len(cols)), C.dtype)
+    for i in range(b):
         for j in range(len(cols)):
-            L[s + i, j] = C[chosen[i], cols[j]]
+            new[i, j] = C[chosen[i], cols[j]]
     if s:
-        L[s:] -= np.dot(np.ascontiguousarray(R[:, :s]), L[:s])
-    for i in range(len(chosen)):
-        for k in range(i):
-            share = R[i, s + k]
-            for j in range(len(cols)):
-                L[s + i, j] -= share * L[s + k, j]
-        for j in range(len(cols)):
-            L[s + i, j] /= R[i, s + i]
+        new -= np.dot(np.ascontiguousarray(R[:, :s]), L[:s])
+    L[s : s + b] = np.dot(_small_inverse(R[:, s:]), new)
 
 
 @njit
@@ -137,20 +145,23 @@ def exchange(
     removed = np.zeros(d, np.bool_)
     removed[order] = True
     inverse = _lower_inverse(R)
-    gain, a, cost = np.empty(k), np.empty(k), np.empty(len(cols))
+    gain, a, cost = np.empty(k, C.dtype), np.empty(k, C.dtype), np.empty(len(cols), C.dtype)
+    floor = LEAST * _precision(C)
     for i in range(k):
-        size = 0.0
-        a[i] = 0.0
-        for j in range(i, k):
-            size += inverse[j, i] * inverse[j, i]
-            a[i] += inverse[j, i] * z[j]
-        gain[i] = a[i] * a[i] / size
+        gain[i], a[i] = 0.0, 0.0
+    for j in range(k):
+        step = z[j]
+        for i in range(j + 1):
+            gain[i] += inverse[j, i] * inverse[j, i]
+            a[i] += inverse[j, i] * step
+    for i in range(k):
+        gain[i] = a[i] * a[i] / gain[i]
     for j in range(len(cols)):
-        cost[j] = v[j] * v[j] / max(q[j], LEAST * C[cols[j], cols[j]])
+        cost[j] = v[j] * v[j] / max(q[j], floor * C[cols[j], cols[j]])
     out, stay = _pool(order, gain, cols, cost, block, d // block, pool)
     r, n = len(out), len(out) + len(stay)
-    M, x, number = np.empty((n, n)), np.empty(n), np.empty(n, np.int64)
-    half, side = np.empty((k, r)), np.empty((k, n - r))
+    M, x, number = np.empty((n, n), C.dtype), np.empty(n, C.dtype), np.empty(n, np.int64)
+    half, side = np.empty((k, r), C.dtype), np.empty((k, n - r), C.dtype)
     for i in range(r):
         half[:, i] = inverse[:, out[i]]
         x[i], number[i] = a[out[i]], order[out[i]]
@@ -164,7 +175,7 @@ def exchange(
     for i in range(r, n):
         for j in range(r, n):
             M[i, j] += C[number[i], number[j]]
-    least = -WORTH * costs.sum()
+    least = -max(WORTH, _precision(C)) * costs.sum()
     for done in range(n):
         best, s, t = least, -1, -1
         for i in range(n):
@@ -176,7 +187,7 @@ def exchange(
                 if removed[number[j]] or number[i] // block != number[j] // block:
                     continue
                 rest = M[j, j] + M[i, j] * M[i, j] / size
-                if rest > LEAST * C[number[j], number[j]]:
+                if rest > floor * C[number[j], number[j]]:
                     moved = x[j] + M[i, j] * x[i] / size
                     change = moved * moved / rest - worth
                     if change < best:
@@ -208,8 +219,23 @@ def _pool(
 
 @njit
 def _lower_inverse(R: Floats) -> Floats:
+    """Return the inverse of a lower triangle, some rows at a time."""
     n = len(R)
-    out = np.zeros((n, n))
+    out = np.zeros((n, n), R.dtype)
+    for s in range(0, n, BLOCK):
+        e = min(s + BLOCK, n)
+        own = _small_inverse(R[s:e, s:e])
+        out[s:e, s:e] = own
+        if s:
+            left = np.dot(own, np.ascontiguousarray(R[s:e, :s]))
+            out[s:e, :s] = -np.dot(left, np.ascontiguousarray(out[:s, :s]))
+    return out
+
+
+@njit
+def _small_inverse(R: Floats) -> Floats:
+    n = len(R)
+    out = np.zeros((n, n), R.dtype)
     for i in range(n):
         for k in range(i):
             share = R[i, k]

@@ -17,7 +17,7 @@ from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_proof import prove
 from prunopt.solvers.layer._obc_allocation import allocate
 from prunopt.solvers.layer._obc_kernel import solve_rows, trace_rows
-from prunopt.solvers.layer._obc_rows import BATCH, POOL, over_rows
+from prunopt.solvers.layer._obc_rows import BATCH, POOL, over_rows, tables
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Obc(Solver[MaskBlocks]):
     .. math:: \frac{(v_t + B_{ts} a_s / A_{ss})^2}{T_{tt} + B_{ts}^2 / A_{ss}} - \frac{a_s^2}{A_{ss}}, \qquad
        A = (C_{SS})^{-1}, \; a = A w_S, \; B = C_{KS} A, \; T = C_{KK} - B C_{SK}
 
-    and the best is taken until none gains, in a pool of the weights cheapest to remove and best to take back.
+    and the best is taken until none gains, in a pool of the weights cheapest to remove and best to take back. Masks are
+    chosen in single precision where the Hessian's condition allows it; the weights are re-solved in double.
 
     With ``scope="layer"`` every row is first removed whole; the zeros are shared so that the sum of these traces is
     least, exactly. N:M blocks close when enough of them is removed, and exchanges stay within a block. Rows are
@@ -87,7 +88,7 @@ class Obc(Solver[MaskBlocks]):
     def solve(self, problem: MaskBlocks, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the mask of kept weights."""
         run = Run(limits)
-        W, C = problem.weight, problem.inverse
+        W, C = tables(problem)
         rows, d = problem.shape
         scores = W**2 / np.diagonal(C)
         removed = ~problem.cheapest(scores)  # for the rows that the limits leave out

@@ -88,7 +88,7 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
         value = np.flatnonzero(tree.best)
         leaves = tree.leaves()
         stats = {"nodes": tree.bounded, "leaves": len(leaves[0]), "damping": problem.damping, "ridge": problem.ridge}
-        why = "" if not tree.open else "stopped by its limits"
+        why = "" if not tree.open else "stopped by its limits: an answer of obs-swap, or the best found since"
         if tree.open and not searched:
             why = f"{problem.n_groups} groups, more than {self.largest}: an answer of obs-swap, the bound of the root"
         duals = {"removed": leaves[0], "kept": leaves[1]} if problem.n_groups <= MOST else {}

@@ -85,7 +85,8 @@ def test_shrinkage_is_that_of_pruning(tmp_path: Path) -> None:
             sparsity=0.5,
             allocation="uniform",
             pattern="unstructured",
-            options=PruneOptions(shrinkage=shrinkage),
+            method="sparsegpt",
+            options=PruneOptions(shrinkage=0.2 if shrinkage is None else shrinkage),
         ).model
         with held([0.5] + [0.0] * (n - 1)) as masked:
             for name in blocks(masked)[0].stages[0]:

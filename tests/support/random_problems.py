@@ -27,6 +27,7 @@ from prunopt.forms import (
     QuadraticSubset,
     SubsetSum,
     TileColumns,
+    TransposableMask,
 )
 from prunopt.testing import Instance
 from prunopt.testing.choices import (
@@ -35,7 +36,7 @@ from prunopt.testing.choices import (
     random_coupled,
     random_tiles,
 )
-from prunopt.testing.layers import brute_force_mask, random_layer
+from prunopt.testing.layers import brute_force_mask, brute_force_transposable, random_layer
 from prunopt.testing.layers import brute_force_subset as brute_force_groups
 from prunopt.testing.searches import brute_force_choice, random_budgets
 from prunopt.testing.subsets import brute_force_subset
@@ -174,6 +175,15 @@ def _masks(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
     return Instance("masks", problem, brute_force_mask(problem))
 
 
+def _transposable(rng: np.random.Generator, scale: float, rough: bool) -> Instance:
+    shape, pattern = [((2, 4), (1, 2)), ((3, 3), (1, 3)), ((3, 3), (2, 3)), ((2, 2), (2, 2))][int(rng.integers(4))]
+    scores = rng.integers(-3, 9, shape) * scale
+    if rough:
+        scores[0], scores[-1, 0] = scores[1], TINY
+    problem = TransposableMask(scores, pattern)
+    return Instance("transposable", problem, brute_force_transposable(problem))
+
+
 GENERATORS: dict[str, Draw] = {
     "Closure": _closure,
     "BudgetedClosure": _budget,
@@ -187,4 +197,5 @@ GENERATORS: dict[str, Draw] = {
     "SubsetSum": _sums,
     "QuadraticSubset": _groups,
     "MaskBlocks": _masks,
+    "TransposableMask": _transposable,
 }

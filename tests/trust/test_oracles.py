@@ -62,6 +62,7 @@ ORACLES: dict[str, tuple[Oracle, Callable[[Any], Iterator[Any]]]] = {
         lambda p: (np.array(c, np.int64) for c in itertools.combinations(range(len(p.groups)), p.remove)),
     ),
     "MaskBlocks": (layers.brute_force_mask, lambda p: bool_values(p.shape)),
+    "TransposableMask": (layers.brute_force_transposable, lambda p: bool_values(p.shape)),
 }
 
 

@@ -15,6 +15,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.solution import CertificateError
 from prunopt.networks.transformers.calibration import Activations, Calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
+from prunopt.networks.transformers.repair import BlockRepair
 from prunopt.networks.transformers.surgery import group_columns, remove_groups
 
 
@@ -45,6 +46,29 @@ def recomputed_errors(
             for layer in stage:
                 _carry(work, block, layer, rows.get(f"{block.name}.{layer}"))
         stream.advance(block)
+
+
+def recomputed_repairs(
+    original: nn.Module, pruned: nn.Module, tokens: Calibration, manifest: dict[str, Any]
+) -> Iterator[tuple[str, float, float]]:
+    """Yield the name of each repaired block, the relative error of its outputs, and what the manifest says of it."""
+    options, claims = manifest["options"], {row["name"]: row["after"] for row in manifest["repair"]}
+    try:
+        held = BlockRepair(**options["repair"]).windows_held_out(len(tokens.windows), int(options["seed"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CertificateError(f"the manifest does not say how blocks were repaired ({error})") from None
+    weights = tokens.row_weights()
+    before, after = Activations(original, blocks(original), tokens), Activations(pruned, blocks(pruned), tokens)
+    for dense, block in zip(blocks(original), blocks(pruned), strict=True):
+        before.advance(dense)
+        after.advance(block)
+        if block.name not in claims:
+            raise CertificateError(f"{block.name}: the manifest claims no repair of it")
+        total = 0.0
+        for k in held:
+            out, target = after.window(k).double(), before.window(k).double()
+            total += float(((out - target).square().sum(-1) / target.square().sum(-1) * weights[k]).sum())
+        yield block.name, total / float(weights[held].sum()), claims[block.name]
 
 
 def _energy(weight: Floats, hessian: Floats) -> float:

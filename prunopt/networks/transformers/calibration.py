@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -201,6 +202,24 @@ class Activations:
         for k, (args, kwargs) in enumerate(self._arguments.of(block)):
             entering = self._store[k : k + 1].to(device, self._dtype, copy=True)  # a block may work in place
             yield k, partial(_through, block, entering, args, kwargs)
+
+    def through(self, block: Block, k: int) -> torch.Tensor:
+        """Return what the block puts out at window k, (length, width), with gradients where they are on."""
+        assert self._store is not None
+        args, kwargs = self._arguments.of(block)[k]
+        entering = self._store[k : k + 1].to(next(block.module.parameters()).device, self._dtype, copy=True)
+        out = _through(block, entering, args, kwargs)
+        return out.reshape(-1, out.shape[-1])
+
+    def twin(self) -> Activations:
+        """Return a second stream at the same place, which advances by itself."""
+        assert self._store is not None
+        other = copy.copy(self)
+        if self._folder is not None:
+            other._folder = tempfile.TemporaryDirectory(dir=Path(self._folder.name).parent)
+        other._store = other._new(tuple(self._store.shape))
+        other._store.copy_(self._store)
+        return other
 
     @torch.no_grad()
     def advance(self, block: Block) -> None:

@@ -42,6 +42,8 @@ class LayerReport:
         Whether the weights that stay were re-solved together.
     gone
         The units that were removed, by number; empty for single weights.
+    shrinkage
+        Of the Hessian towards its diagonal.
     """
 
     name: str
@@ -59,6 +61,7 @@ class LayerReport:
     seconds: float
     message: str
     gone: tuple[int, ...] = ()
+    shrinkage: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text, infinite ones as None."""
@@ -151,7 +154,7 @@ def solve_layer(
     report = LayerReport(
         name, called, goal.unit, kept, total, relative_error(weight, new, measured), solution.objective / energy,
         solution.bound / energy, solution.gap, damping, tuple(tried),
-        refit or called in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone,
+        refit or called in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone, shrinkage,
     )  # fmt: skip
     return solution.value, new, report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from prunopt.networks.transformers.layer import (
 from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.parameter_budget import Plan
 from prunopt.networks.transformers.recipes import PruneOptions
+from prunopt.networks.transformers.repair import BlockRepair, DenseStream, RepairReport, copy_of, repair_block
+from prunopt.networks.transformers.shrinkage import AUTO, Folds, chosen_shrinkage, fold_hessians, mean_of
 from prunopt.networks.transformers.surgery import fit_attention, group_columns, remove_groups, remove_neurons
 
 
@@ -45,6 +48,8 @@ class LayerwisePruning:
         Of the solvers.
     journal
         Keeps finished layers.
+    repair
+        How each block is repaired once it is pruned; None: not at all.
     """
 
     def __init__(
@@ -55,23 +60,29 @@ class LayerwisePruning:
         options: PruneOptions,
         seed: int,
         journal: Journal | None = None,
+        repair: BlockRepair | None = None,
     ) -> None:
         self.blocks, self.journal, self.options, self.seed, self.method = blocks(model), journal, options, seed, method
         self.report: list[LayerReport] = []
         self.n_layers = 0
         self._declared = getattr(getattr(model, "config", None), "dtype", None)
-        self.stream = Activations(model, self.blocks, tokens, options.activations_dir)
+        self.repair, self.repairs, self._weights = repair, list[RepairReport](), tokens.row_weights()
+        fitted = tokens if repair is None else repair.fitted(tokens, seed)
+        self.stream = Activations(model, self.blocks, fitted, options.activations_dir)
+        self._dense = None if repair is None else DenseStream(self.stream)
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
         self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
+            dense = None if self._dense is None else copy_of(block)
             if groups and block.attention is not None:
                 goal = LayerGoal(group_columns(block.attention), groups, "head group")
                 self._remove(block, block.stages[1][0], goal)
             if neurons and block.feed_forward is not None:
                 single = list(np.arange(block.feed_forward.width)[:, None])
                 self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
+            self._repaired(block, dense)
             self.stream.advance(block)
 
     def patterned(self, pattern: tuple[int, int] | None, allocation: Floats) -> None:
@@ -79,21 +90,24 @@ class LayerwisePruning:
         self.n_layers = sum(len(b.layers) for b in self.blocks)
         for block, sparsity in zip(self.blocks, allocation, strict=True):
             goal = LayerGoal(pattern=pattern, sparsity=None if pattern else float(sparsity))
+            dense = None if self._dense is None else copy_of(block)
             for stage in block.stages:
                 self._stage(block, stage, goal)
+            self._repaired(block, dense)
             self.stream.advance(block)
 
     def close(self) -> None:
         """Let go of the activations."""
         self.stream.close()
+        if self._dense is not None:
+            self._dense.close()
 
     def _remove(self, block: Block, layer: str, goal: LayerGoal) -> None:
         name = f"{block.name}.{layer}"
         before = {n: tuple(weight_of(block.module.get_submodule(n)).shape) for n in block.layers}
         if self._replayed(block, name):
             return
-        hessian = self.stream.hessians(block, [layer])[layer]
-        value, row = self._solved(block, layer, hessian, goal)
+        value, row = self._solved(block, layer, self._inputs(block, layer), goal)
         if goal.unit == "head group" and block.attention is not None:
             remove_groups(block.attention, value)
         elif block.feed_forward is not None:
@@ -108,7 +122,7 @@ class LayerwisePruning:
             if self._replayed(block, name):
                 continue
             if hessian is None:  # the layers of a stage have the same input
-                hessian = self.stream.hessians(block, [layer])[layer]
+                hessian = self._inputs(block, layer)
             inputs = weight_of(block.module.get_submodule(layer)).shape[1]
             if goal.pattern is not None:
                 multiple = inputs % goal.pattern[1] == 0
@@ -116,14 +130,22 @@ class LayerwisePruning:
             _, row = self._solved(block, layer, hessian, goal)
             self._done(block, name, [layer], row)
 
-    def _solved(self, block: Block, layer: str, hessian: Floats, goal: LayerGoal) -> tuple[Any, LayerReport]:
+    def _inputs(self, block: Block, layer: str) -> Folds:
+        """Return the Hessian of a layer, in folds where its shrinkage is chosen by them."""
+        if self.options.shrinkage == AUTO:
+            return fold_hessians(self.stream, block, layer)
+        return [(1.0, self.stream.hessians(block, [layer])[layer])]
+
+    def _solved(self, block: Block, layer: str, folds: Folds, goal: LayerGoal) -> tuple[Any, LayerReport]:
         """Solve a layer and give it its new weights, as they will be stored; return the value and the report."""
         linear, options = block.module.get_submodule(layer), self.options
         old = weight_of(linear).detach()
-        weight = old.double().cpu().numpy()
+        weight, hessian, damping = old.double().cpu().numpy(), mean_of(folds), float(options.damping or 0.0)
+        auto = options.shrinkage == AUTO
+        rho = chosen_shrinkage(weight, folds, goal, damping, seed=self.seed) if auto else float(options.shrinkage or 0.0)
         value, new, row = solve_layer(
-            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=float(options.damping or 0.0),
-            shrinkage=float(options.shrinkage or 0.0), refit=options.refit, seed=self.seed,
+            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=damping, shrinkage=rho,
+            refit=options.refit, seed=self.seed,
         )  # fmt: skip
         tensor, dtype = torch.from_numpy(new), stored_dtype(old, self._declared)
         if dtype != old.dtype:
@@ -134,26 +156,55 @@ class LayerwisePruning:
 
     def _done(self, block: Block, name: str, changed: list[str], row: LayerReport) -> None:
         self.report.append(row)
-        if self.journal is not None:
-            tensors = {}
-            for layer in changed:
-                linear: Any = block.module.get_submodule(layer)
-                tensors[f"{layer}.weight"] = weight_of(linear).detach().cpu()
-                if linear.bias is not None:
-                    tensors[f"{layer}.bias"] = linear.bias.detach().cpu()
-            self.journal.append(name, tensors, row.to_dict())
+        self._keep(block, name, changed, row.to_dict())
         self._tell(row)
 
-    def _replayed(self, block: Block, name: str) -> bool:
+    def _repaired(self, block: Block, dense: Block | None) -> None:
+        """Repair a block that is pruned; ``dense`` is the block as it was."""
+        if self._dense is None or self.repair is None or dense is None:
+            return
+        self._dense.advance(dense)
+        name = f"{block.name}.repair"
+        row = self._restored(block, name)
+        if row is None:
+            found = repair_block(
+                block, self.stream, self._dense, self._weights, self.repair, seed=self.seed, declared=self._declared
+            )
+            self._keep(block, name, list(block.layers), found.to_dict())
+            self.repairs.append(found)
+        else:
+            self.repairs.append(RepairReport(**row))
+
+    def _keep(self, block: Block, name: str, changed: Sequence[str], row: dict[str, Any]) -> None:
+        """Write a step to the journal: the layers that it changed, and its record."""
+        if self.journal is None:
+            return
+        tensors = {}
+        for layer in changed:
+            linear: Any = block.module.get_submodule(layer)
+            tensors[f"{layer}.weight"] = weight_of(linear).detach().cpu()
+            if linear.bias is not None:
+                tensors[f"{layer}.bias"] = linear.bias.detach().cpu()
+        self.journal.append(name, tensors, row)
+
+    def _restored(self, block: Block, name: str) -> dict[str, Any] | None:
+        """Give a block what a step of the journal made of it, and return its record; None where it is still to do."""
         step = None if self.journal is None else self.journal.replay(name)
         if step is None:
-            return False
+            return None
         tensors, row = step
         for key, tensor in tensors.items():
             layer, what = key.rsplit(".", 1)
             if what == "weight":
                 replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
         fit_attention(block)
+        found: dict[str, Any] = row
+        return found
+
+    def _replayed(self, block: Block, name: str) -> bool:
+        row = self._restored(block, name)
+        if row is None:
+            return False
         self.report.append(report_from(row))
         self._tell(self.report[-1])
         return True

@@ -23,7 +23,7 @@ from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
-from prunopt.networks.transformers.families import Block, blocks
+from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
 from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
@@ -35,7 +35,8 @@ from prunopt.networks.transformers.parameter_budget import (
     stock_group_counts,
     structured_plan,
 )
-from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
+from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
+from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -49,6 +50,7 @@ class Run(TypedDict, total=False):
     resume_dir: str | os.PathLike[str] | None
     device: str | None
     seed: int
+    repair: str | BlockRepair | None
 
 
 @moved_arguments(options=PruneOptions)
@@ -74,9 +76,10 @@ def prune_transformer(
     .. math:: \min_{S} \min_{W'_S = 0} \|W X - W' X\|^2 + \lambda \|W - W'\|^2
 
     What is left out is the recipe that measured best (`prunopt.networks.transformers.recipes`): neurons chosen by
-    wanda's scores, sparsities of blocks that rise with the logarithm of their number; for patterns sparsegpt's masks,
-    the same sparsity in all blocks. Weights are computed in single precision and come back in the number format of the
-    model, or of the checkpoint that it was read from.
+    wanda's scores, or heads alone by obs-branch-and-bound as far as it ends in seconds, sparsities of blocks that rise
+    with the logarithm of their number; for single weights obc's masks,
+    for N:M sparsegpt's, the same sparsity in all blocks. Weights are computed in single precision and come back in the
+    number format of the model, or of the checkpoint that it was read from.
 
     Memory beyond the model and its copy: one block's activations, 4 n length width bytes (in files with
     ``activations_dir``), and at most six arrays of 8 d^2 bytes for the Hessian of one layer, its factors and what is
@@ -98,8 +101,8 @@ def prune_transformer(
         What is removed: ``"ffn"`` (neurons), ``"heads"`` (whole key-value groups), or both. Not with ``pattern``.
     method
         A solver, by name or as an instance with options of its own. For units wanda, obs-swap, obs-greedy, slimgpt,
-        magnitude or obs-branch-and-bound; for patterns sparsegpt, mask-descent, mask-enumeration, wanda or magnitude,
-        and maskllm, which learns N:M masks by the model's own loss.
+        magnitude or obs-branch-and-bound; for patterns obc, sparsegpt, mask-descent, mask-enumeration, wanda or
+        magnitude, and maskllm, which learns N:M masks by the model's own loss.
     allocation
         The sparsity of each block: a rule (uniform, log, owl, atp, als, als-row, or mckp, an exact knapsack on measured
         curves), a JSON file, a number for each block, or a callable rule.
@@ -110,6 +113,8 @@ def prune_transformer(
     **run
         ``resume_dir``: a folder for finished layers; a killed run with the same inputs goes on there and ends with the
         same bytes. ``device``: where blocks run (None: where the model is). ``seed``: same seed, same answer.
+        ``repair``: ``"blocks"`` trains what stays of each block, once it is pruned, towards what the dense block puts
+        out, with a quarter of the windows held out; a `BlockRepair` says how; None: not at all.
 
     Returns
     -------
@@ -127,10 +132,10 @@ def prune_transformer(
         raise TypeError(f"prune_transformer() got an unexpected keyword argument {name!r}")
     if not isinstance(options, PruneOptions | None):
         raise TypeError(f"options must be PruneOptions or None, got {type(options).__name__}; pass PruneOptions(...)")
-    recipe, options, tokens = recipe_for(pattern), options or PruneOptions(), as_calibration(calibration)
+    recipe, options, tokens = recipe_for(pattern, units), options or PruneOptions(), as_calibration(calibration)
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
-    method = _method(recipe.method if method is None else method, recipe)
+    method = _method(_default(recipe, found) if method is None else method, recipe)
     units = _units(units, pattern, recipe)
     if allocation is None:
         allocation = "uniform" if options.uniform or shape is not None else recipe.allocation
@@ -141,11 +146,16 @@ def prune_transformer(
             same, "allocation", f"be 'uniform' with pattern {pattern}", allocation, "it removes as much everywhere"
         )
     sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
+    repair, seed = repair_of(run.get("repair")), int(run.get("seed", 0))
+    if repair is not None:
+        learns = name_of(method) == "maskllm"
+        validate.require(not learns, "repair", "be left out with the method maskllm", "blocks", "its weights are held")
+        repair.windows_held_out(len(tokens.windows), seed)
     if name_of(method) == "maskllm":
         return _learned(model, tokens, shape, method, pattern, run)
     damping = recipe.damping if options.damping is None else options.damping
-    rho = shrinkage_of(options.shrinkage, name_of(method), options.refit)
-    options = replace(options, damping=float(damping), shrinkage=float(rho))
+    rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
+    options = replace(options, damping=float(damping), shrinkage=rho)
     digests = {"calibration": tokens.digest(), "model": model_digest(model)}
     work = model if options.in_place else copy.deepcopy(model)
     work.eval()
@@ -158,7 +168,7 @@ def prune_transformer(
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
     journal = None if folder is None else Journal(folder, digests)
-    walk = LayerwisePruning(work, tokens, method, options, int(run.get("seed", 0)), journal)
+    walk = LayerwisePruning(work, tokens, method, options, seed, journal, repair)
     try:
         if plan is not None:
             walk.structured(plan)
@@ -172,8 +182,19 @@ def prune_transformer(
     stock = pattern is not None or write_config(work, blocks(work))
     restore(work, formats)
     return PruneResult(
-        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests
-    )
+        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests,
+        tuple(walk.repairs),
+    )  # fmt: skip
+
+
+def _default(recipe: Recipe, found: list[Block]) -> Method:
+    """Return the recipe's solver; a search for heads ends within seconds, by a count that is the same anywhere."""
+    if recipe.method != "obs-branch-and-bound":
+        return recipe.method
+    from prunopt.solvers.layer.obs_branch_and_bound import ObsBranchAndBound
+
+    widest = max((weight_of(b.attention.projection).shape[1] for b in found if b.attention is not None), default=1)
+    return ObsBranchAndBound(nodes=min(max(int(WORK / max(widest, 1) ** 2), 16), 2000))
 
 
 def _method(method: Method, recipe: Recipe) -> Method:
@@ -186,6 +207,10 @@ def _method(method: Method, recipe: Recipe) -> Method:
         validate.require(issubclass(form, method.form), "method", f"be a solver of {form.__name__}", kind)
     else:
         validate.one_of("method", method, recipe.methods)
+    if method == "obc":
+        from prunopt.solvers.layer.obc import Obc  # compiled code, of no use to other methods
+
+        return Obc(proof=0)  # a bound for every layer takes longer than its mask
     return method
 
 
@@ -281,17 +306,26 @@ def _asked(
         "pattern": pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": options.refit, "damping": options.damping, "uniform": options.uniform,
         "shrinkage": options.shrinkage, "seed": int(run.get("seed", 0)),
-    }  # fmt: skip
+    } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": asdict(repair)})  # fmt: skip
 
 
-def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float) -> list[str]:
+def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> list[str]:
     notes = [
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
     if rho:
+        found = sorted(r.shrinkage for r in walk.report)
+        said = f"{rho:g}" if not isinstance(rho, str) else f"{found[0]:g} to {found[-1]:g}, layer by layer" if found else rho
         notes.append(
-            f"Hessians shrunk towards their diagonals by {rho:g} (shrinkage=0: as measured): "
+            f"Hessians shrunk towards their diagonals by {said} (shrinkage=0: as measured): "
             "objectives and bounds are of these, errors of the Hessians as measured"
+        )
+    if walk.repairs:
+        before, after = (sum(getattr(r, n) for r in walk.repairs) / len(walk.repairs) for n in ("before", "after"))
+        better = sum(r.kept > 0 for r in walk.repairs)
+        notes.append(
+            f"repair: {better} of {len(walk.repairs)} blocks better, error of their outputs on windows held out "
+            f"{before:.4g} -> {after:.4g}; errors of layers are those before it"
         )
     raised = [r for r in walk.report if r.damping_tried]
     if raised:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prunopt.core import validate
@@ -12,7 +12,7 @@ from prunopt.core.deprecation import say
 SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 UNITS = ("heads", "ffn")
 STRUCTURED = ("wanda", "obs-swap", "obs-greedy", "slimgpt", "magnitude", "obs-branch-and-bound")
-PATTERNED = ("sparsegpt", "mask-descent", "mask-enumeration", "wanda", "magnitude", "maskllm")
+PATTERNED = ("sparsegpt", "obc", "mask-descent", "mask-enumeration", "wanda", "magnitude", "maskllm")
 
 REMOVED = {  # options that measurements rejected
     "rarity": "weights of rare tokens made perplexity worse at 2:4, in the calibration's domain and outside it",
@@ -44,6 +44,8 @@ class Recipe:
         Fraction removed.
     units
         What is removed.
+    shrinkage
+        Of Hessians towards their diagonals where weights are re-solved.
     """
 
     method: str
@@ -52,15 +54,23 @@ class Recipe:
     methods: tuple[str, ...]
     sparsity: float = 0.2
     units: tuple[str, ...] = ()
+    shrinkage: float | str = SHRINKAGE
 
 
 WHOLE_UNITS = Recipe("wanda", "log", 0.1, STRUCTURED, units=("ffn",))
-SINGLE_WEIGHTS = Recipe("sparsegpt", "uniform", 0.01, PATTERNED)
+SINGLE_WEIGHTS = Recipe("sparsegpt", "uniform", 0.01, PATTERNED, shrinkage="auto")
+FREE_WEIGHTS = replace(SINGLE_WEIGHTS, method="obc")
 
 
-def recipe_for(pattern: Any) -> Recipe:
-    """Return the defaults of a request: for whole units where no pattern is given, for single weights otherwise."""
-    return WHOLE_UNITS if pattern is None else SINGLE_WEIGHTS
+WHOLE_HEADS = replace(WHOLE_UNITS, method="obs-branch-and-bound", units=("heads",))
+WORK = 1e8  # nodes times squared inputs of an output projection that a search for heads may take by default: seconds
+
+
+def recipe_for(pattern: Any, units: Any = None) -> Recipe:
+    """Return the defaults of a request: for heads or other whole units without a pattern, else for single weights."""
+    if pattern is not None:
+        return FREE_WEIGHTS if pattern == "unstructured" else SINGLE_WEIGHTS
+    return WHOLE_HEADS if units == "heads" or list(units or ()) == ["heads"] else WHOLE_UNITS
 
 
 @dataclass(frozen=True)
@@ -76,8 +86,10 @@ class PruneOptions:
         where the Hessian cannot be factored, and the report says so.
     shrinkage
         :math:`\rho` from 0 to 1: the Hessians' off-diagonal entries count :math:`1 - \rho`, see
-        `prunopt.networks.transformers.layer.shrunk`. It helps outside the calibration's domain most. None: 0.2 where
-        weights are re-solved, but 0 for slimgpt, which is as published, and magnitude.
+        `prunopt.networks.transformers.layer.shrunk`. It helps outside the calibration's domain most. ``"auto"``: chosen
+        for each layer by windows left out, see `prunopt.networks.transformers.shrinkage.chosen_shrinkage`. None: auto
+        for single weights and 0.2 for whole units where weights are re-solved, but 0 for slimgpt, which is as
+        published, and magnitude.
     uniform
         The same shape in all blocks, so that stock code loads the result: widths are multiples of 64 or 8, and as many
         heads stay as the model's configuration can state.
@@ -91,7 +103,7 @@ class PruneOptions:
 
     refit: bool = True
     damping: float | None = None
-    shrinkage: float | None = None
+    shrinkage: float | str | None = None
     uniform: bool = False
     activations_dir: str | None = None
     in_place: bool = False
@@ -100,12 +112,14 @@ class PruneOptions:
     def __post_init__(self) -> None:
         if self.damping is not None:
             validate.number("damping", self.damping, low=0)
-        if self.shrinkage is not None:
-            validate.number("shrinkage", self.shrinkage, low=0, high=1)
+        shrinkage_of(self.shrinkage, "", self.refit)
 
 
-def shrinkage_of(shrinkage: float | None, method: str, refit: bool) -> float:
-    """Return the shrinkage; by default `SHRINKAGE` where weights are re-solved, but not for what is as published."""
+def shrinkage_of(shrinkage: float | str | None, method: str, refit: bool, default: float | str = SHRINKAGE) -> float | str:
+    """Return the shrinkage; the default is for weights that are re-solved, but not for what is as published."""
     if shrinkage is None:
-        return SHRINKAGE if refit and method not in ("slimgpt", "magnitude") else 0.0
+        return default if refit and method not in ("slimgpt", "magnitude") else 0.0
+    if isinstance(shrinkage, str):
+        validate.require(shrinkage == "auto", "shrinkage", "be a number from 0 to 1, or 'auto'", shrinkage)
+        return shrinkage
     return validate.number("shrinkage", shrinkage, low=0, high=1)

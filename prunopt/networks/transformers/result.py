@@ -12,6 +12,7 @@ from prunopt.core.files import digest, write_json
 from prunopt.networks.io.folders import FORMAT, MANIFEST, WEIGHTS, versions, whole_folder
 from prunopt.networks.transformers.checkpoints import linear_shapes, write_model
 from prunopt.networks.transformers.layer import LayerReport
+from prunopt.networks.transformers.repair import RepairReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,8 @@ class PruneResult:
         What a person should know: dampings that went up, shares of rare tokens, budgets met by other means.
     digests
         SHA-256 of the calibration and of the model before.
+    repairs
+        One row for each block that was repaired; the report's errors are those before.
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class PruneResult:
     options: dict[str, Any]
     notes: tuple[str, ...] = ()
     digests: dict[str, str] = field(default_factory=dict)
+    repairs: tuple[RepairReport, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -82,4 +86,6 @@ def save(result: PruneResult, folder: str | os.PathLike[str], *, tokenizer: Any 
             "report": [row.to_dict() for row in result.report], "weights": digest(place / WEIGHTS),
             "before": {k: v for k, v in result.digests.items() if k != "options"}, "versions": versions(),
         }  # fmt: skip
+        if result.repairs:
+            manifest["repair"] = [row.to_dict() for row in result.repairs]
         write_json(place / MANIFEST, manifest)

@@ -13,7 +13,7 @@ from prunopt.core.solution import CertificateError
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
-from prunopt.networks.transformers._recomputed import recomputed_errors
+from prunopt.networks.transformers._recomputed import recomputed_errors, recomputed_repairs
 from prunopt.networks.transformers.block_removal import drop_blocks
 from prunopt.networks.transformers.calibration import as_calibration
 from prunopt.networks.transformers.checkpoints import load
@@ -99,8 +99,10 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
     drop_blocks(before, manifest["options"].get("parts", {}).get("blocks", ()))
-    for name, error, claim in recomputed_errors(before, after, tokens, manifest):
+    repaired = manifest.get("repair")
+    recomputed = recomputed_repairs if repaired else recomputed_errors
+    for name, error, claim in recomputed(before, after, tokens, manifest):
         worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
         if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
             raise CertificateError(f"{name}: error {error:.6g}, the manifest says {claim:.6g}")
-    return f"{count} layers recomputed, largest relative difference {worst:.1e}"
+    return f"{count} {'repaired blocks' if repaired else 'layers'} recomputed, largest relative difference {worst:.1e}"

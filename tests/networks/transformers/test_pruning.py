@@ -360,13 +360,13 @@ def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:
     assert shrunk(h, 0.0) is h
     model, ids = tiny_transformer(), tiny_tokens(12)
     options: dict[str, Any] = {"sparsity": 0.5, "pattern": "2:4"}
-    given = (PruneOptions(shrinkage=0), None, PruneOptions(shrinkage=1))
-    plain, default, alone = (prune_transformer(model, ids, **options, options=o) for o in given)
-    assert default.options["shrinkage"] == 0.2
+    given = (PruneOptions(shrinkage=0), PruneOptions(shrinkage=0.2), PruneOptions(shrinkage=1))
+    plain, fifth, alone = (prune_transformer(model, ids, **options, options=o) for o in given)
+    assert prune_transformer(model, ids, sparsity=0.2).options["shrinkage"] == fifth.options["shrinkage"] == 0.2
     published = PruneOptions(refit=False)
     assert prune_transformer(model, ids, **options, method="wanda", options=published).options["shrinkage"] == 0
     # The first layer sees the same inputs in all three: told is the error on these, which only shrinkage 0 minimises.
-    errors = [r.report[0].error for r in (plain, default, alone)]
+    errors = [r.report[0].error for r in (plain, fifth, alone)]
     assert errors[0] < errors[1] < errors[2]
     weight, new = (
         weight_of(b.module.get_submodule(b.layers[0])).detach().numpy()
@@ -375,3 +375,5 @@ def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:
     assert set(np.unique((new == weight) | (new == 0))) == {True}  # uncorrelated inputs: nothing to make up for
     with pytest.raises(ValueError, match=r"shrinkage must be .*got 1\.5"):
         PruneOptions(shrinkage=1.5)
+    with pytest.raises(ValueError, match="shrinkage must be a number from 0 to 1, or 'auto', got 'most'"):
+        PruneOptions(shrinkage="most")

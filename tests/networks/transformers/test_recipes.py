@@ -52,7 +52,12 @@ def test_the_default_is_the_recipe_that_measured_best() -> None:
     assert default.options == spelled.options
     assert all(torch.equal(a, b) for a, b in zip(default.model.parameters(), spelled.model.parameters(), strict=True))
     pattern = prune_transformer(model, ids, pattern="2:4").options
-    assert (pattern["method"], pattern["allocation"], pattern["shrinkage"]) == ("sparsegpt", "uniform", 0.2)
+    assert (pattern["method"], pattern["allocation"], pattern["shrinkage"]) == ("sparsegpt", "uniform", "auto")
+    free = prune_transformer(model, ids, pattern="unstructured", sparsity=0.5).options
+    assert (free["method"], free["allocation"], free["method_options"]["proof"]) == ("obc", "uniform", 0)
+    heads = prune_transformer(model, ids, units=("heads",), sparsity=0.1)
+    assert heads.options["method"] == "obs-branch-and-bound"
+    assert all(row.gap <= 1e-9 for row in heads.report)
 
 
 def test_a_solver_with_options_of_its_own_and_a_rule_of_ones_own() -> None:
