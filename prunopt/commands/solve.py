@@ -84,14 +84,11 @@ def solvers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the solvers: what each solves and how, whether it is exact, the default (*), and whether it can run here."""
-    from prunopt import forms
     from prunopt.api import solvers as rows
-    from prunopt.core.validate import one_of
 
     asked: Any = None
     if task is not None:
-        is_file = Path(task).suffix.lower() in MODELS
-        asked = _read(Path(task)) if is_file else getattr(forms, one_of("TASK", task, forms.__all__))
+        asked = _read(Path(task)) if Path(task).suffix.lower() in MODELS else task
     found = rows(asked)
     if as_json:
         fields = ("name", "form", "exact", "available", "why_not", "reference", "description", "default")

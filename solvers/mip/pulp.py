@@ -25,7 +25,8 @@ class Pulp(Solver[Any]):
 
     The bound is the engine's claim; ``stats["bound"]`` says so, and `prunopt.verify` holds it against another exact
     solver. At a limit, and at Ctrl-C, HiGHS's bound and best solution are kept; from other engines PuLP hands back no
-    bound. ``limits.gap`` is handed on to HiGHS; others run to 1e-9, for what they prove at a gap is not known.
+    bound. ``limits.gap`` is handed on to HiGHS, and to CBC, which takes it as a share of the larger of the
+    two numbers; others run to 1e-9, for what they prove at a gap is not known.
 
     Parameters
     ----------
@@ -79,7 +80,11 @@ class Pulp(Solver[Any]):
         objective = problem.objective(value)
         done, bound = found == pulp.LpSolutionOptimal, -math.inf
         slack = float(getattr(problem, "slack", 0.0))  # of a form whose integers stand for rounded numbers
-        if done and not (by_highs and model.isMIP() and limits.gap > TIGHT):
+        at_gap = model.isMIP() and limits.gap > TIGHT
+        if done and at_gap and label in CBC:
+            constant = float(model.objective.constant) / scale  # the engine may count without it
+            bound = objective - limits.gap * max(abs(objective), abs(objective - constant)) - slack
+        elif done and not (by_highs and at_gap):
             bound = objective - slack
         elif by_highs:
             bound = objective - engines.open_gap(model) / scale - slack
@@ -108,6 +113,7 @@ class Pulp(Solver[Any]):
                 options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, TIGHT)}
                 if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
                     options["options"] = ["preprocess off", f"randomCbcSeed {seed % 2**31}"]
+                    options["gapRel"] = _share(limits.gap)
                 if label == "HiGHS":
                     options.update(gapRel=limits.gap, random_seed=seed % 2**31)
                     options.update(callbackTuple=(stop, None), callbacksToActivate=stop.callbacks)
@@ -118,6 +124,11 @@ class Pulp(Solver[Any]):
                     warnings.simplefilter("ignore", DeprecationWarning)
                     return pulp.getSolver(label, **options), label
         raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _share(gap: float) -> float:
+    """Return the share g of max(|z|, |b|) that keeps z - b <= gap |z|; |b| is at most |z| / (1 - g)."""
+    return gap / (1.0 + gap)
 
 
 def _scale_rows(model: Any) -> int:

@@ -95,3 +95,12 @@ def test_what_a_budget_allows() -> None:
 def test_bad_budgets(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="of heads must"):
         Budget("heads", **given)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("ms", "latency_ms"), ("params", "parameters"), ("FLOPs", "macs")])
+def test_other_names_of_resources_are_recognized(written: str, meant: str) -> None:
+    resources = ("parameters", "macs", "latency_ms")
+    with pytest.raises(ValueError, match=f'did you mean "{meant}"'):
+        Budget.parse(f"{written}=0.5", resources)
+    with pytest.raises(ValueError, match=f'did you mean "{meant}"'):
+        Budget.of(Budget(written, share=0.5), resources)
