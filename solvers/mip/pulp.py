@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -54,6 +55,8 @@ class Pulp(Solver[Any]):
         model.setObjective(model.objective * scale)
         rescaled = _scale_rows(model)
         with engines.interruptible() if find_spec("highspy") else nullcontext() as stop:
+            if stop is not None:
+                stop.tell = _teller(run, scale, float(model.objective.constant) / scale)
             engine, label = self._engine(limits, self.engine, seed, stop)
             broken = engines.run_pulp(model, engine, label)
             if broken and label in CBC and self.engine is None:
@@ -61,6 +64,8 @@ class Pulp(Solver[Any]):
                 engine, other = self._engine(limits, "HiGHS", seed, stop)
                 label = f"{other} ({label} broke off)"
                 broken = engines.run_pulp(model, engine, other)
+        if stop is not None and stop.error is not None:
+            raise stop.error
         if broken:
             message = f"{label} {broken}; give another engine, such as 'HiGHS' or 'PULP_CBC_CMD'"
             return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
@@ -91,12 +96,12 @@ class Pulp(Solver[Any]):
         run.report(objective, bound)
         claimed = bound > -math.inf
         stats["bound"] = f"claimed by {label}" if claimed else "none"
-        why = "was interrupted" if stop is not None and stop.happened else "ran out of time"
+        why = "was interrupted" if stop is not None and (stop.happened or stop.asked) else "ran out of time"
         return Solution(
             Status.OPTIMAL if done else Status.FEASIBLE,
             value,
             objective=objective,
-            bound=run.bound,
+            bound=bound,
             trace=run.trace,
             stats=stats,
             solver=self.name,
@@ -124,6 +129,18 @@ class Pulp(Solver[Any]):
                     warnings.simplefilter("ignore", DeprecationWarning)
                     return pulp.getSolver(label, **options), label
         raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _teller(run: Run, scale: float, constant: float) -> Callable[[float, float], bool]:
+    """Turn what HiGHS says while it runs, of the scaled objective without its constant, into steps of the trace."""
+
+    def tell(objective: float, bound: float) -> bool:
+        least, most = (v / scale + constant if abs(v) < 1e300 else v for v in (bound, objective))
+        if abs(objective) < 1e300:  # a step begins with an answer
+            run.report(most, min(least, most) if abs(bound) < 1e300 else -math.inf)
+        return run.stopped
+
+    return tell
 
 
 def _share(gap: float) -> float:

@@ -63,6 +63,9 @@ class QuadraticBranchAndBound(Solver[QuadraticKnapsack]):
         run, n = Run(limits), problem.n_items
         value = local_search(problem, self.starts, seed)
         incumbent = math.inf if value is None else problem.objective(value)
+        if limits.start is not None and problem.objective(limits.start) < incumbent:
+            value = np.array(limits.start, np.bool_)
+            incumbent = problem.objective(value)
         unit = min(1.0, problem.objective_unit)
         size = max(unit, abs(incumbent) if value is not None else unit)
         margin = 1.0 - 1e-6 if problem.whole else 1e-10 * size
