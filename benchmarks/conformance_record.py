@@ -17,6 +17,8 @@ import numpy as np
 import prunopt as po
 from prunopt.testing import conformance_cases
 
+TABLE = False  # it prepares for the others
+
 
 def feed(digest: Any, value: Any) -> None:
     """Add a value, of any nesting, to a digest by its exact bytes."""

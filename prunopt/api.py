@@ -12,6 +12,7 @@ from typing import Any
 
 from prunopt.core import deadline
 from prunopt.core.certificates import (
+    VALUE_TOLERANCE,
     above,
     below_objective,
     demand,
@@ -30,6 +31,7 @@ from prunopt.core.registry import candidates, dispatch, load_solvers, reduced_to
 from prunopt.core.registry import solvers as solvers
 from prunopt.core.solution import CertificateError, Solution, SolveError, Status, Step, relative_gap
 from prunopt.core.solver import Limits, Solver, by_name
+from prunopt.core.validate import Shown
 
 SECOND_OPINION = 10.0  # seconds that another solver gets to confirm "infeasible" where there is no proof
 
@@ -42,6 +44,8 @@ def solve(
     seed: int = 0,
     throw: bool = True,
     callback: Callable[[Step], Any] | None = None,
+    start: Any = None,
+    log: bool = False,
 ) -> Solution[Any]:
     """Reduce a task to its form, solve it, carry the answer back, and check it in the task's own terms.
 
@@ -60,7 +64,13 @@ def solve(
     throw
         Raise `SolveError` where there is no answer (infeasible, unbounded, failed); False returns it instead.
     callback
-        Called with each `Step` (seconds, objective, bound), in the task's own terms.
+        Called with each `Step` (seconds, objective, bound), in the task's own terms; the solver stops once it returns
+        True. ``prunopt.plots.solver_trace`` draws the steps that a solution keeps: the gap against time.
+    start
+        A feasible value to begin with. The answer is no worse; branch and bound and the knapsack's dynamic program
+        also prune by it, where the task is a form.
+    log
+        Print each step on standard error.
 
     Raises
     ------
@@ -72,13 +82,50 @@ def solve(
     """
     load_solvers()
     task, within = _problem_of(task), _limits(limits)
+    tell = logged(callback) if log else callback
+    known = None if start is None else _known_value(task, start)
     with deadline.within(within.seconds):
-        answer = _answer(task, solver, within, seed, callback)
+        answer = _answer(task, solver, replace(within, start=start), seed, tell)
+    if known is not None:
+        answer = _no_worse(answer, start, known, task)
     if answer.status is Status.INFEASIBLE and hasattr(task, "elastic"):
         answer = replace(answer, message=_nearest_request(task, within, seed) or answer.message)
     if throw and not answer.status.has_value:
         raise SolveError(answer)
     return answer
+
+
+def logged(callback: Callable[[Step], Any] | None = None) -> Callable[[Step], Any]:
+    """Return a callback that prints every step on standard error, and hands it on."""
+
+    def look(step: Step) -> Any:
+        gap = relative_gap(step.objective, step.bound)
+        numbers = f"objective {step.objective:.10g}  bound {step.bound:.10g}"
+        print(f"{step.seconds:8.2f} s  {numbers}  gap {gap:.3g}", file=sys.stderr, flush=True)
+        return callback(step) if callback is not None else None
+
+    return look
+
+
+def _known_value(task: Any, start: Any) -> float:
+    """Return the objective of a value to begin with; one that is infeasible is refused."""
+    from prunopt.core.validate import require
+
+    missing, allowed = float(task.violation(start)), VALUE_TOLERANCE * float(getattr(task, "violation_unit", 1.0))
+    require(missing <= allowed, "start", "be feasible", Shown(f"a value that breaks the constraints by {missing:g}"))
+    return float(task.objective(start))
+
+
+def _no_worse(answer: Solution[Any], start: Any, known: float, task: Any) -> Solution[Any]:
+    """Return the start in the place of a worse answer, or of none."""
+    if answer.status in (Status.INFEASIBLE, Status.UNBOUNDED):
+        refuted = answer.status is Status.INFEASIBLE
+        demand(not refuted, answer.solver, "says infeasible, but the start is feasible")
+        return answer
+    if answer.status.has_value and answer.objective <= known:
+        return answer
+    better = replace(answer, status=Status.FEASIBLE, value=start, objective=known)
+    return noted(settle(better, float(answer.stats.get("tolerance", Limits().gap)), unit_of(task)), "it is the start")
 
 
 def _problem_of(task: Any) -> Any:
@@ -114,6 +161,8 @@ def _answer(
     confirm: bool = True,
 ) -> Solution[Any]:
     chosen, reduced = dispatch(task, solver)
+    if reduced is not None and limits.start is not None:
+        limits = replace(limits, start=None)  # it is a value of the task
     if callback is not None:
         limits = replace(limits, callback=_lifted(callback, reduced))
     form = task if reduced is None else reduced.form

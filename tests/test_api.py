@@ -156,6 +156,11 @@ def test_listing() -> None:
     assert rows["highs"].available
     assert next(r.name for r in po.solvers(PROBLEM)) == "min-cut"
     assert {r.name for r in po.solvers(LinearProgram)} == {"highs", "highs-milp", "pulp"}
+    assert [r.name for r in po.solvers("LinearProgram")] == [r.name for r in po.solvers(LinearProgram)]
+    with pytest.raises(ValueError, match='did you mean "LinearProgram"'):
+        po.solvers("LinearProgramm")
+    with pytest.raises(ValueError, match=r"task_or_form must be a task or a form .*Closure"):
+        po.solvers(3)
 
 
 def test_two_solvers_of_one_name_are_refused() -> None:

@@ -92,10 +92,15 @@ def find_benchmarks() -> Path:
 
 
 def list_tables(folder: Path) -> dict[str, str]:
-    """Return the modules that run as ``python -m benchmarks.NAME`` and say so, with the first line of what they say."""
+    """Return the modules that run as ``python -m benchmarks.NAME`` and say so, with the first line of what they say.
+
+    Those that prepare or compare for others, and measure nothing, say ``TABLE = False``.
+    """
     found = {}
     for file in sorted(folder.glob("*.py")):
         text = file.read_text("utf-8")
+        if "\nTABLE = False\n" in text:
+            continue
         said = ast.get_docstring(ast.parse(text)) or ""
         if f"python -m benchmarks.{file.stem}" in said and '__name__ == "__main__"' in text:
             found[file.stem] = said.splitlines()[0].split(": ``python -m")[0].rstrip(".")

@@ -27,6 +27,7 @@ def search(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.json, allocation.json and pictures.")] = None,
     workers: Annotated[int, typer.Option(help="Processes; on more machines, the same command on each.")] = 1,
+    launcher: Annotated[str, typer.Option(help="processes, joblib, dask, ray or submitit.")] = "processes",
     solver: Annotated[str | None, typer.Option(help="dsa-evolution, random-search, tpe, cma-es, level-swap.")] = None,
     space: Annotated[str, typer.Option(help="expressions, vector, progression or levels.")] = "expressions",
     methods: Annotated[str, typer.Option(help="Allocations to compare with, by name; empty for none.")] = "all",
@@ -56,7 +57,7 @@ def search(
     estimates.search(model, windows=windows, length=length, measure=measure, workers=workers)
     evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
     wanted = [m for m in (part.strip() for part in methods.split(",")) if m] if methods != "all" else list(NAMES)
-    options = SearchOptions(storage, trials, workers, solver, space, start, fidelity, repair, seed)
+    options = SearchOptions(storage, trials, workers, solver, space, start, fidelity, repair, seed, launcher)
     columns = []
     for s in sparsity:
         with progress("allocations", total=len(wanted) + trials) as tell:

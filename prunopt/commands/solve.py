@@ -23,6 +23,7 @@ def solve(
     seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds, with the best answer yet.")] = None,
     gap: Annotated[float, typer.Option(help="Relative gap at which an answer counts as optimal.")] = 1e-9,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    log: Annotated[bool, typer.Option("--log", help="Print every step on standard error.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole solution.")] = False,
 ) -> None:
     """Solve a linear or integer model, or a saved form, and prove how good the answer is."""
@@ -45,7 +46,9 @@ def solve(
 
     try:
         with progress(f"solving {file.name}") as tell:
-            answer: Solution[Any] = solve_task(task, solver, limits=limits, seed=seed, throw=False, callback=look)
+            answer: Solution[Any] = solve_task(
+                task, solver, limits=limits, seed=seed, throw=False, callback=look, log=log
+            )
     except KeyboardInterrupt:
         best = {"objective": turn(last[0].objective), "bound": turn(last[0].bound)}
         if as_json:
@@ -84,14 +87,11 @@ def solvers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the solvers: what each solves and how, whether it is exact, the default (*), and whether it can run here."""
-    from prunopt import forms
     from prunopt.api import solvers as rows
-    from prunopt.core.validate import one_of
 
     asked: Any = None
     if task is not None:
-        is_file = Path(task).suffix.lower() in MODELS
-        asked = _read(Path(task)) if is_file else getattr(forms, one_of("TASK", task, forms.__all__))
+        asked = _read(Path(task)) if Path(task).suffix.lower() in MODELS else task
     found = rows(asked)
     if as_json:
         fields = ("name", "form", "exact", "available", "why_not", "reference", "description", "default")

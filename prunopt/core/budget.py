@@ -17,6 +17,12 @@ BYTES = {"": 1.0, "B": 1.0} | {
 }
 TIMES = {"": 1.0, "ms": 1.0, "s": 1e3}
 UNITS = {"memory": BYTES, "bytes": BYTES, "kv_cache": BYTES, "latency_ms": TIMES, "decode_ms": TIMES}
+MEANT = {  # what else resources are called
+    **dict.fromkeys(("ms", "latency", "milliseconds", "time", "seconds"), "latency_ms"),
+    **dict.fromkeys(("params", "weights", "size"), "parameters"),
+    **dict.fromkeys(("flops", "multiply-adds", "operations"), "macs"),
+    **dict.fromkeys(("ram", "mb", "bytes"), "memory"),
+}
 WRITTEN = re.compile(r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(?P<unit>[A-Za-z]*)")
 
 
@@ -85,7 +91,7 @@ class Budget:
         if found is None or not name:
             raise validate.invalid("budget", "name a resource and a number above 0", text, example)
         if resources:
-            validate.one_of(f'resource of budget "{text}"', name, resources)
+            _known(f'resource of budget "{text}"', name, resources)
         value, unit = float(found["number"]), found["unit"]
         validate.number(f'number of budget "{text}"', value, low=0, open_ends="(" if sign == "=" else "", mend=example)
         units = UNITS.get(name, COUNTS)
@@ -102,7 +108,7 @@ class Budget:
         if not isinstance(budget, Budget):
             raise TypeError(f'budget must be a Budget or text, got {budget!r}; pass Budget("macs", share=0.5)')
         if resources:
-            validate.one_of("resource of the budget", budget.resource, resources)
+            _known("resource of the budget", budget.resource, resources)
         return budget
 
     @classmethod
@@ -158,6 +164,14 @@ class Budget:
         limit = self.allowed()
         sign = "=" if limit > 1 or (absolute_ones and limit > 0) else "<="
         return f"{self.resource}{sign}{_plain(limit)}"
+
+
+def _known(what: str, name: str, resources: Collection[str]) -> None:
+    """Refuse a resource that may not be named; by another name than the usual one it is recognized in the message."""
+    meant = MEANT.get(name.lower())
+    if name not in resources and meant in resources:
+        raise validate.invalid(what, f"be one of {', '.join(map(repr, resources))}", name, f'did you mean "{meant}"?')
+    validate.one_of(what, name, resources)
 
 
 def _plain(value: float) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -124,18 +124,30 @@ def run_pulp(model: Any, engine: Any, label: str) -> str:
 
 
 class Interruption:
-    """Whether Ctrl-C was pressed while HiGHS ran; the callback that stops it."""
+    """Whether Ctrl-C was pressed while HiGHS ran; the callback that stops it, and that tells how far it is.
+
+    ``tell(objective, bound)``, of an integer program, returns whether to stop.
+    """
 
     def __init__(self) -> None:
         import highspy
 
         kinds = highspy.cb.HighsCallbackType
         self.happened = False
+        self.tell: Callable[[float, float], bool] | None = None
+        self.error: BaseException | None = None
+        self.asked = False
+        self.integer = kinds.kCallbackMipInterrupt
         self.callbacks = [kinds.kCallbackMipInterrupt, kinds.kCallbackSimplexInterrupt]
 
     def __call__(self, kind: Any, message: str, out: Any, into: Any, data: Any) -> None:
         """Tell HiGHS to stop, as its callback."""
-        if self.happened:
+        if self.tell is not None and kind == self.integer and not self.asked:
+            try:
+                self.asked = self.tell(float(out.mip_primal_bound), float(out.mip_dual_bound))
+            except BaseException as error:  # it must not pass through the engine's own code
+                self.error, self.asked = error, True
+        if self.happened or self.asked:
             into.user_interrupt = True
 
 

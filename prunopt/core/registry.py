@@ -11,7 +11,7 @@ from typing import Any
 
 from prunopt.core.problem import Reduced
 from prunopt.core.solver import Solver, by_name, registered, solvers_for
-from prunopt.core.validate import Shown, invalid
+from prunopt.core.validate import Shown, invalid, one_of
 
 _loaded = False
 
@@ -49,7 +49,12 @@ def load_solvers() -> None:
 
 
 def solvers(task_or_form: Any = None) -> list[SolverRow]:
-    """List the solvers, best first, of one task or form (an instance or a type), or of everything.
+    """List the solvers, best first, of one task or form (an instance, a type or its name), or of everything.
+
+    Raises
+    ------
+    ValueError
+        If it is no form or task; the message says which forms there are.
 
     Returns
     -------
@@ -59,12 +64,16 @@ def solvers(task_or_form: Any = None) -> list[SolverRow]:
     """
     load_solvers()
     found: list[type[Solver[Any]]]
+    if isinstance(task_or_form, str):
+        task_or_form = _form_called(task_or_form)
     if task_or_form is None:
         found = registered()
     elif isinstance(task_or_form, type):
         found = solvers_for(task_or_form)
     else:
         found = [solver for solver, _ in candidates(task_or_form)]
+        if not found:
+            raise invalid("task_or_form", f"be a task or a form ({', '.join(_form_names())})", task_or_form)
 
     def is_default(solver: type[Solver[Any]]) -> bool:
         rivals = found if task_or_form is not None else solvers_for(solver.form)
@@ -83,6 +92,17 @@ def solvers(task_or_form: Any = None) -> list[SolverRow]:
         )
         for s in found
     ]
+
+
+def _form_names() -> list[str]:
+    """The names of the forms that solvers solve."""
+    forms = importlib.import_module("prunopt.forms")
+    kinds = (getattr(forms, name) for name in forms.__all__)
+    return [kind.__name__ for kind in kinds if isinstance(kind, type) and solvers_for(kind)]
+
+
+def _form_called(name: str) -> Any:
+    return getattr(importlib.import_module("prunopt.forms"), one_of("task_or_form", name, _form_names()))
 
 
 def candidates(task: Any) -> list[tuple[type[Solver[Any]], bool]]:

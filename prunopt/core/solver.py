@@ -30,13 +30,16 @@ class Limits:
     gap
         Relative gap, (objective - bound) / max(1, |objective|), at which an answer counts as optimal.
     callback
-        Called with every `Step` of the trace; put here by ``solve(callback=)``.
+        Called with every `Step` of the trace; put here by ``solve(callback=)``. If it returns True, the solver stops.
+    start
+        A feasible value to begin with, in the form's own terms; put here by ``solve(start=)``. Solvers may ignore it.
     """
 
     seconds: float | None = None
     evaluations: int | None = None
     gap: float = 1e-9
     callback: Callable[[Step], Any] | None = field(default=None, compare=False)
+    start: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, mend in (
@@ -61,6 +64,7 @@ class Run:
         self.evaluations = 0
         self.objective = math.inf
         self.bound = -math.inf
+        self.stopped = False  # by the callback
         self._start = time.perf_counter()
         self._trace: list[Step] = []
 
@@ -86,10 +90,12 @@ class Run:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the seconds or the evaluations are used up."""
+        """Whether the seconds or the evaluations are used up, or the callback has had enough."""
         limits = self.limits
-        return (limits.seconds is not None and self.seconds >= limits.seconds) or (
-            limits.evaluations is not None and self.evaluations >= limits.evaluations
+        return (
+            self.stopped
+            or (limits.seconds is not None and self.seconds >= limits.seconds)
+            or (limits.evaluations is not None and self.evaluations >= limits.evaluations)
         )
 
     @property
@@ -106,7 +112,7 @@ class Run:
         step = Step(self.seconds, self.objective, self.bound)
         self._trace.append(step)
         if self.limits.callback is not None:
-            self.limits.callback(step)
+            self.stopped = self.limits.callback(step) is True or self.stopped
 
 
 class Solver(ABC, Generic[P]):

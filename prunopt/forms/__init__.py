@@ -4,6 +4,7 @@ from typing import Any
 
 from prunopt.core import deprecation
 from prunopt.forms.blackbox import BlackBox as BlackBox
+from prunopt.forms.blackbox import Gene as Gene
 from prunopt.forms.blackbox import LevelSearch as LevelSearch
 from prunopt.forms.closure.budgeted_closure import BudgetedClosure as BudgetedClosure
 from prunopt.forms.closure.closure import Closure as Closure
@@ -32,6 +33,7 @@ __all__ = [
     "ClosureOnDisk",
     "CoupledKnapsack",
     "EnumerableChoice",
+    "Gene",
     "LevelSearch",
     "LinearProgram",
     "MaskBlocks",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 import warnings
@@ -15,6 +14,7 @@ from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import quiet
 from prunopt.study import workers as pool
 from prunopt.study.journal import WAIT
+from prunopt.study.launchers import check, launch
 from prunopt.study.results import SearchRun, read
 from prunopt.study.storages import close, hidden, open_search
 
@@ -31,6 +31,7 @@ def search(
     repair: bool = False,
     wait: float = WAIT,
     callback: Callable[[Any], Any] | None = None,
+    launcher: Any = "processes",
 ) -> SearchRun:
     """Search a black-box task; the same call again resumes.
 
@@ -47,8 +48,8 @@ def search(
         How many trials to have finished in all, those of earlier calls among them.
     storage
         None: in memory, gone afterwards. A path: a journal file, made where it is missing. A URL of SQLAlchemy's
-        (``sqlite:///x.db``, ``postgresql://user@host/base``): a database, for many machines. `optuna-dashboard` opens
-        either as it is.
+        (``sqlite:///x.db``, ``postgresql://user@host/base``): a database, for many machines. ``grpc://host:port``:
+        Optuna's proxy server, which many workers share. `optuna-dashboard` opens all but the last as they are.
     seed
         Of the search; a stored search keeps its own.
     workers
@@ -64,6 +65,12 @@ def search(
         Seconds to wait for a locked journal or database.
     callback
         Called after each trial of this process (one worker).
+    launcher
+        What starts the workers, where there are several: ``"processes"``; ``"joblib"``, in the backend of the
+        surrounding ``joblib.parallel_config``; ``"dask"`` and ``"ray"``, joblib's backends of these names;
+        ``"submitit"``, jobs of a Slurm cluster, or local ones where there is none; or any executor with ``submit``,
+        such as ``distributed.Client`` or a configured ``submitit.AutoExecutor``. Workers elsewhere need a storage that
+        they reach.
 
     Raises
     ------
@@ -73,7 +80,8 @@ def search(
         If a journal is damaged or stays locked. Nothing in it is changed.
     """
     trials, workers = whole_number("trials", trials, low=1), whole_number("workers", workers, low=1)
-    together = workers == 1 or storage is not None
+    check(launcher)
+    together = (workers == 1 and launcher == "processes") or storage is not None
     require(together, "workers", "be 1 without a storage", workers, "name a journal file or a database to meet in")
     chosen = _solver(task, solver)
     start = time.perf_counter()
@@ -83,11 +91,12 @@ def search(
         study, box = open_search(task, chosen, storage=storage, seed=seed, name=name, wait=wait, repair=repair)
         try:
             pool.reclaim(study)
-            if workers == 1:
+            if workers == 1 and launcher == "processes":
                 pool.work(study, box, trials=trials, tell=callback)
             else:
                 options = {"storage": os.fspath(storage or ""), "seed": seed, "name": name, "wait": wait}
-                _spawn(task, chosen, options, trials, workers)
+                pool.queue_rest(study, trials)
+                launch(launcher, pool.process, (task, chosen, options, trials), workers)
             return read(study, task, box, trials=trials, place=place, seconds=time.perf_counter() - start)
         finally:
             close(study.kept)
@@ -101,31 +110,3 @@ def _solver(task: Any, solver: str | SearchSolver | None) -> SearchSolver:
     if not isinstance(chosen, SearchSolver):
         raise invalid("solver", "be a search", chosen.name, "pass it to prunopt.solve")
     return chosen
-
-
-def _spawn(task: Any, solver: SearchSolver, options: dict[str, Any], trials: int, workers: int) -> None:
-    """Start the workers and wait for them; the search goes on as long as one of them lives."""
-    context = multiprocessing.get_context("spawn")
-    team = [context.Process(target=pool.process, args=(task, solver, options, trials)) for _ in range(workers)]
-    try:
-        for worker in team:
-            try:
-                worker.start()
-            except (TypeError, AttributeError, ImportError) as error:
-                raise TypeError(
-                    f"task must be picklable for workers={workers} ({error}); make its evaluator so, or run the same "
-                    f"call with workers=1 in {workers} processes"
-                ) from None
-        for worker in team:
-            worker.join()
-    except BaseException:
-        for worker in team:
-            if worker.pid is not None and worker.is_alive():
-                worker.terminate()
-        raise
-    codes = [worker.exitcode for worker in team]
-    if all(code != 0 for code in codes):
-        raise RuntimeError(
-            f"workers: all {workers} ended early (exit codes {', '.join(map(str, codes))}); what is finished is "
-            f"kept, the same call resumes"
-        )

@@ -11,13 +11,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from prunopt.core.extras import require as require_module
 from prunopt.forms.blackbox import BlackBox, name_of
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import kept_study, quiet
 from prunopt.study.journal import WAIT, open_journal
 
+GRPC = "grpc://"
 IDENTITY = "prunopt:search"
 LOSS = "problem.loss"  # searches of earlier releases lack it
+PROXY = 10  # seconds for a proxy server to answer
 ATTEMPTS = 6  # to open a database whose tables others are making
 _TAKEN = re.compile(
     r"already exists|UniqueViolation|DuplicateTable|DuplicateObject|UNIQUE constraint failed|no such table|is locked",
@@ -42,6 +45,8 @@ def open_storage(storage: str | os.PathLike[str] | None, *, wait: float = WAIT, 
     text = os.fspath(storage)
     if not _URL.match(text):
         return open_journal(text, wait=wait, repair=repair)
+    if text.startswith(GRPC):
+        return _proxy(text)
     import sqlalchemy.exc
 
     url = with_driver(text)
@@ -52,6 +57,20 @@ def open_storage(storage: str | os.PathLike[str] | None, *, wait: float = WAIT, 
         raise ValueError(f"storage={hidden(text)!r}: the driver is missing ({error}); pip install it") from None
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         raise ValueError(f"storage={hidden(text)!r}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _proxy(text: str) -> Any:
+    """Return the storage behind a server of ``optuna.storages.run_grpc_proxy_server``, at ``grpc://host:port``."""
+    host, _, port = text.removeprefix(GRPC).partition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"storage={text!r}: write grpc://HOST:PORT, such as grpc://localhost:13000")
+    require_module("grpc")
+    kept = quiet().storages.GrpcStorageProxy(host=host, port=int(port))
+    try:
+        kept.wait_server_ready(timeout=PROXY)
+    except ConnectionError:
+        raise ValueError(f"storage={text!r}: no server answers within {PROXY:g} s; start one there") from None
+    return kept
 
 
 def _with_tables(make: Callable[[], Any]) -> Any:
@@ -131,10 +150,13 @@ def open_study(storage: Any, identity: Mapping[str, Any], *, name: str | None, p
 
 
 def close(storage: Any) -> None:
-    """Give the connections of a database back."""
-    if isinstance(storage, quiet().storages.RDBStorage):
+    """Give the connections of a database, or of a proxy, back."""
+    kinds = quiet().storages
+    if isinstance(storage, kinds.RDBStorage):
         storage.remove_session()
         storage.engine.dispose()
+    elif isinstance(storage, kinds.GrpcStorageProxy):
+        storage.close()
 
 
 def open_search(

@@ -19,6 +19,7 @@ from prunopt.study.storages import close, open_search
 BEAT, PATIENCE = 30.0, 180.0  # seconds between signs of life, and after how many a worker elsewhere counts as dead
 GRACE = 60.0  # seconds that a trial may go without the name of its worker
 BEATS = "beat"
+QUEUED = 1000  # trials that are queued for workers before they start
 
 
 def here() -> str:
@@ -112,10 +113,11 @@ def work(study: Any, box: Any, *, trials: int, tell: Callable[[Any], Any] | None
     name, idle, pause = here(), 0, 0.01
     with Heart(study, name):
         while True:
+            # In this order: a trial that ends between the two looks counts twice, rather than not at all.
+            states = [t.state for t in study.get_trials(deepcopy=False)]
             done = len(finished(study))
             if done >= trials:
                 return
-            states = [t.state for t in study.get_trials(deepcopy=False)]
             taken = done + states.count(TrialState.RUNNING)
             if TrialState.WAITING not in states and taken >= trials:
                 reclaim(study)
@@ -123,7 +125,11 @@ def work(study: Any, box: Any, *, trials: int, tell: Callable[[Any], Any] | None
                 pause = min(2 * pause, 0.5)
                 continue
             pause = 0.01
-            outcome = run_trial(study, box, limit=trials, worker=name, reclaim=lambda: reclaim(study))
+            enough = taken + states.count(TrialState.WAITING) >= trials
+            about: dict[str, Any] = {"reclaim": lambda: reclaim(study), "queued_only": enough}
+            outcome = run_trial(study, box, limit=trials, worker=name, **about)
+            if outcome.state == "missed":  # another worker was quicker
+                continue
             idle = 0 if outcome.state in ("evaluated", "pruned") else idle + 1
             if tell is not None:
                 tell(outcome)
@@ -131,6 +137,19 @@ def work(study: Any, box: Any, *, trials: int, tell: Callable[[Any], Any] | None
                 refuse(
                     "trials", f"be at most {done}", trials, f"{idle} in a row brought no new decision: nothing is left"
                 )
+
+
+def queue_rest(study: Any, trials: int) -> None:
+    """Queue the trials that are missing, where they are few: workers take them one by one, and none makes one too many.
+
+    No storage can make a trial only if there are fewer than so many; but taking a queued one is atomic.
+    """
+    from optuna.trial import TrialState
+
+    states = [t.state for t in study.get_trials(deepcopy=False)]
+    missing = trials - len(finished(study)) - states.count(TrialState.RUNNING) - states.count(TrialState.WAITING)
+    for _ in range(missing if missing <= QUEUED else 0):
+        study.enqueue_trial({})
 
 
 def process(task: Any, solver: Any, options: dict[str, Any], trials: int) -> None:

@@ -7,6 +7,7 @@ was stopped goes on just as it would have.
 
 from __future__ import annotations
 
+import datetime
 import math
 import time
 from collections.abc import Callable
@@ -133,7 +134,7 @@ def sampler_of(make: SamplerFactory, seed: int) -> Any:
 class Outcome:
     """How one trial ended."""
 
-    state: str  # "evaluated", "copied", "pruned", "invalid" or "surplus"
+    state: str  # "evaluated", "copied", "pruned", "invalid", "surplus" or "missed"
     value: float = math.nan
     point: Point = field(default_factory=dict)
     number: int = -1
@@ -146,6 +147,7 @@ def run_trial(
     limit: int | None = None,
     worker: str = "",
     reclaim: Callable[[], Any] | None = None,
+    queued_only: bool = False,
 ) -> Outcome:
     """Ask for one trial, evaluate it unless its decision is known, and tell its loss.
 
@@ -159,6 +161,8 @@ def run_trial(
         Who runs the trial, noted in it before anything else.
     reclaim
         Called while waiting for another worker, to give up trials whose worker has died.
+    queued_only
+        Take a queued trial or none.
 
     Raises
     ------
@@ -167,7 +171,9 @@ def run_trial(
     """
     from optuna.trial import TrialState
 
-    trial = _ask(study, box, worker)
+    trial = _ask(study, box, worker, queued_only)
+    if trial is None:
+        return Outcome("missed")
     everyone = study.get_trials(deepcopy=False)
     index = indices(everyone)[trial.number]
     before = {k for _, k in _alive(everyone[: trial.number])}
@@ -219,12 +225,14 @@ def _alive(trials: list[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
     return [(t, k) for t, k in zip(trials, indices(trials), strict=True) if t.state is not TrialState.FAIL]
 
 
-def _ask(study: Any, box: BlackBox, worker: str) -> Any:
+def _ask(study: Any, box: BlackBox, worker: str, queued_only: bool) -> Any:
     """Take a queued trial, or make one that names its worker from the start, which ``study.ask`` cannot."""
     import optuna
     from optuna.trial import TrialState, create_trial
 
     found = _take_queued(study)
+    if found is None and queued_only:
+        return None
     if found is None:
         template = create_trial(state=TrialState.RUNNING, user_attrs={WORKER: worker})
         home = study.kept.get_study_id_from_name(study.study_name)
@@ -244,11 +252,28 @@ def _take_queued(study: Any) -> int | None:
     for queued in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         found: int = study.trial_id(queued.number)
         try:
-            if study.kept.set_trial_state_values(found, state=TrialState.RUNNING):
+            if _claim(study.kept, found):
                 return found
         except UpdateFinishedTrialError:  # taken, and ended already
             continue
     return None
+
+
+def _claim(storage: Any, trial: int) -> bool:
+    """Take a queued trial; False if another worker has it.
+
+    On SQLite, which locks no row that is read, Optuna lets two workers take one trial; one conditional UPDATE does not.
+    """
+    from optuna.trial import TrialState
+
+    if not isinstance(storage, quiet().storages.RDBStorage):
+        return bool(storage.set_trial_state_values(trial, state=TrialState.RUNNING))
+    from sqlalchemy import text
+
+    line = "UPDATE trials SET state = 'RUNNING', datetime_start = :now WHERE trial_id = :trial AND state = 'WAITING'"
+    with storage.engine.begin() as connection:
+        done = connection.execute(text(line), {"now": datetime.datetime.now(), "trial": trial})
+    return int(done.rowcount) == 1
 
 
 def suggest(trial: Any, box: BlackBox) -> None:

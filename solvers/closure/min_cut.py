@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -15,7 +16,8 @@ from prunopt.core.validate import require
 from prunopt.forms.closure.closure import INT64_SAFE, Closure, exact_sum
 from prunopt.solvers.closure import _push_relabel as kernel
 
-SLICE = 20_000_000  # arc scans between two looks at the clock, about 0.1 s
+SLICE = 20_000_000  # arc scans between two looks at the clock where there is no limit of time
+FIRST, LOOK = 1_000_000, 0.05  # the first slice under a limit; how long the others shall take, in seconds
 NO_GUESS = np.zeros(0, np.float32)
 
 
@@ -50,6 +52,9 @@ class MinCut(Solver[Closure]):
         graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
         flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
         done, interrupted = False, False
+        ready, scans = run.seconds, SLICE if limits.seconds is None else FIRST
+        # The checks of the answer read the problem about as often as the preparations did: they get as much time.
+        most = math.inf if limits.seconds is None else max(limits.seconds - 2 * ready, ready + limits.seconds / 2)
         available = exact_sum(np.maximum(supply, 0))
 
         def bound_of_flow() -> float:
@@ -57,8 +62,11 @@ class MinCut(Solver[Closure]):
             return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator) - problem.slack)
 
         try:
-            while not done and not run.out_of_time:
-                done = kernel.advance(graph, flow, supply, capacity, SLICE)
+            while not done and not run.out_of_time and run.seconds < most:
+                start = run.seconds
+                done = kernel.advance(graph, flow, supply, capacity, scans)
+                if limits.seconds is not None:
+                    scans = int(min(max(scans * LOOK / max(run.seconds - start, 1e-3), FIRST / 10), SLICE))
                 run.report(0.0, bound_of_flow())  # nothing chosen costs nothing
         except KeyboardInterrupt:
             interrupted = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -68,6 +68,8 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
                 duals=first.duals,
                 message=first.message,
             )
+        if limits.start is not None and (given := problem.objective(limits.start)) < first.objective:
+            first = replace(first, value=np.array(limits.start, np.int64), objective=given)
         run.report(first.objective, first.bound)
         value, duals, note = first.value, dict(first.duals), ""
         stats: dict[str, Any] = {"groups joined": 0, "states": 0}

@@ -10,6 +10,8 @@ which gains tr rho sigma^-1 rho^T; removing t afterwards costs the block cost of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from prunopt.core.arrays import Bools
@@ -17,14 +19,17 @@ from prunopt.forms.layer.quadratic_subset import QuadraticSubset
 from prunopt.solvers.layer._obs_kernel import Elimination
 
 
-def best_exchange(problem: QuadraticSubset, removed: Bools) -> tuple[float, int, int]:
+def best_exchange(
+    problem: QuadraticSubset, removed: Bools, stop: Callable[[], bool] = lambda: False
+) -> tuple[float, int, int]:
     """Return the change of E by the best exchange, the group taken back, and the group removed instead.
 
-    ``removed`` flags the removed groups. Without an exchange to try, the change is 0 and the groups are -1.
+    ``removed`` flags the removed groups. Without an exchange to try, the change is 0 and the groups are -1. Once
+    ``stop`` says so, the best of those looked at is returned.
     """
     if not removed.any() or removed.all():
         return 0.0, -1, -1
-    return _single_columns(problem, removed) if problem.singles else _blocks(problem, removed)
+    return _single_columns(problem, removed) if problem.singles else _blocks(problem, removed, stop)
 
 
 def _single_columns(problem: QuadraticSubset, removed: Bools) -> tuple[float, int, int]:
@@ -54,11 +59,13 @@ def _single_columns(problem: QuadraticSubset, removed: Bools) -> tuple[float, in
     return float(change[t, s]), int(np.flatnonzero(removed)[s]), int(np.flatnonzero(~removed)[t])
 
 
-def _blocks(problem: QuadraticSubset, removed: Bools) -> tuple[float, int, int]:
+def _blocks(problem: QuadraticSubset, removed: Bools, stop: Callable[[], bool]) -> tuple[float, int, int]:
     best = (0.0, -1, -1)
     now = eliminated(problem, removed).cost
     kept = np.flatnonzero(~removed)
     for s in np.flatnonzero(removed):
+        if stop():
+            break
         without = removed.copy()
         without[s] = False
         layer = eliminated(problem, without)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from prunopt.solvers.layer.obs_greedy import fill, greedy
 from prunopt.solvers.layer.obs_swap import exchange
 
 MOST = 4096  # groups up to which a bound is computed at all
+FIRST = 0.4  # of the seconds go to the first answer at most
 HELD = 2**30  # bytes of inverses that open nodes hold; the others form theirs again
 
 
@@ -77,11 +78,19 @@ class ObsBranchAndBound(Solver[QuadraticSubset]):
     def solve(self, problem: QuadraticSubset, limits: Limits, seed: int) -> Solution[Ints]:
         """Return the groups removed, with a proof or with the best bound found."""
         run = Run(limits)
-        removed = _first_answer(problem, run)
+        first = limits if limits.seconds is None else replace(limits, seconds=FIRST * limits.seconds)
+        beginning = Run(replace(first, callback=None))
+        removed = _first_answer(problem, beginning)
+        run.evaluations, start = beginning.evaluations, run.seconds
         tree = _Tree(problem, removed, limits.gap)
         run.report(tree.cost, tree.bound)
         searched = problem.n_groups <= self.largest
-        while searched and tree.open and not run.out_of_time and tree.bounded < self.nodes:
+
+        def late() -> bool:
+            """Whether the check of the leaves, which takes about as long as the tree, would end too late."""
+            return run.out_of_time or (limits.seconds is not None and 2 * run.seconds - start >= limits.seconds)
+
+        while searched and tree.open and not late() and tree.bounded < self.nodes:
             tree.step()
             run.evaluations += 1
             run.report(tree.cost, tree.bound)

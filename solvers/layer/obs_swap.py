@@ -78,10 +78,10 @@ def exchange(
     """Make the best exchange again and again, in place; return how many, and whether one that helps may be left."""
     done = 0
     while not run.out_of_time and (most is None or done < most):
-        change, s, t = best_exchange(problem, removed)
+        change, s, t = best_exchange(problem, removed, lambda: run.out_of_time)
         run.evaluations += 1
         if change >= -TOLERANCE * cost:
-            return done, False
+            return done, run.out_of_time
         removed[s], removed[t] = False, True
         cost += change
         done += 1

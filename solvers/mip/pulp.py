@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,7 +26,8 @@ class Pulp(Solver[Any]):
 
     The bound is the engine's claim; ``stats["bound"]`` says so, and `prunopt.verify` holds it against another exact
     solver. At a limit, and at Ctrl-C, HiGHS's bound and best solution are kept; from other engines PuLP hands back no
-    bound. ``limits.gap`` is handed on to HiGHS; others run to 1e-9, for what they prove at a gap is not known.
+    bound. ``limits.gap`` is handed on to HiGHS, and to CBC, which takes it as a share of the larger of the
+    two numbers; others run to 1e-9, for what they prove at a gap is not known.
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ class Pulp(Solver[Any]):
         model.setObjective(model.objective * scale)
         rescaled = _scale_rows(model)
         with engines.interruptible() if find_spec("highspy") else nullcontext() as stop:
+            if stop is not None:
+                stop.tell = _teller(run, scale, float(model.objective.constant) / scale)
             engine, label = self._engine(limits, self.engine, seed, stop)
             broken = engines.run_pulp(model, engine, label)
             if broken and label in CBC and self.engine is None:
@@ -60,6 +64,8 @@ class Pulp(Solver[Any]):
                 engine, other = self._engine(limits, "HiGHS", seed, stop)
                 label = f"{other} ({label} broke off)"
                 broken = engines.run_pulp(model, engine, other)
+        if stop is not None and stop.error is not None:
+            raise stop.error
         if broken:
             message = f"{label} {broken}; give another engine, such as 'HiGHS' or 'PULP_CBC_CMD'"
             return Solution(Status.FAILED, None, solver=self.name, stats={"engine": label}, message=message)
@@ -79,19 +85,23 @@ class Pulp(Solver[Any]):
         objective = problem.objective(value)
         done, bound = found == pulp.LpSolutionOptimal, -math.inf
         slack = float(getattr(problem, "slack", 0.0))  # of a form whose integers stand for rounded numbers
-        if done and not (by_highs and model.isMIP() and limits.gap > TIGHT):
+        at_gap = model.isMIP() and limits.gap > TIGHT
+        if done and at_gap and label in CBC:
+            constant = float(model.objective.constant) / scale  # the engine may count without it
+            bound = objective - limits.gap * max(abs(objective), abs(objective - constant)) - slack
+        elif done and not (by_highs and at_gap):
             bound = objective - slack
         elif by_highs:
             bound = objective - engines.open_gap(model) / scale - slack
         run.report(objective, bound)
         claimed = bound > -math.inf
         stats["bound"] = f"claimed by {label}" if claimed else "none"
-        why = "was interrupted" if stop is not None and stop.happened else "ran out of time"
+        why = "was interrupted" if stop is not None and (stop.happened or stop.asked) else "ran out of time"
         return Solution(
             Status.OPTIMAL if done else Status.FEASIBLE,
             value,
             objective=objective,
-            bound=run.bound,
+            bound=bound,
             trace=run.trace,
             stats=stats,
             solver=self.name,
@@ -108,6 +118,7 @@ class Pulp(Solver[Any]):
                 options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, TIGHT)}
                 if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
                     options["options"] = ["preprocess off", f"randomCbcSeed {seed % 2**31}"]
+                    options["gapRel"] = _share(limits.gap)
                 if label == "HiGHS":
                     options.update(gapRel=limits.gap, random_seed=seed % 2**31)
                     options.update(callbackTuple=(stop, None), callbacksToActivate=stop.callbacks)
@@ -118,6 +129,23 @@ class Pulp(Solver[Any]):
                     warnings.simplefilter("ignore", DeprecationWarning)
                     return pulp.getSolver(label, **options), label
         raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _teller(run: Run, scale: float, constant: float) -> Callable[[float, float], bool]:
+    """Turn what HiGHS says while it runs, of the scaled objective without its constant, into steps of the trace."""
+
+    def tell(objective: float, bound: float) -> bool:
+        least, most = (v / scale + constant if abs(v) < 1e300 else v for v in (bound, objective))
+        if abs(objective) < 1e300:  # a step begins with an answer
+            run.report(most, min(least, most) if abs(bound) < 1e300 else -math.inf)
+        return run.stopped
+
+    return tell
+
+
+def _share(gap: float) -> float:
+    """Return the share g of max(|z|, |b|) that keeps z - b <= gap |z|; |b| is at most |z| / (1 - g)."""
+    return gap / (1.0 + gap)
 
 
 def _scale_rows(model: Any) -> int:

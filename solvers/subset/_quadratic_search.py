@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
+from prunopt.solvers.subset._split_bound import partners_in_order, split_bound
 
 
 @njit
-def partner_sums(pair: Floats, exactly: bool) -> Floats:
-    """P[d, i, r]: the sum of the r smallest q_ij over j >= d, j != i; not ``exactly``: r = 1 for all negative ones."""
+def partner_sums(pair: Floats) -> Floats:
+    """P[d, i, r]: the sum of the r smallest q_ij over j >= d, j != i."""
     n = len(pair)
-    table = np.zeros((n + 1, n, n if exactly else 2))
+    table = np.zeros((n + 1, n, n))
     for d in range(n):
         row = np.empty(n - d)
         for i in range(d, n):
@@ -24,48 +25,26 @@ def partner_sums(pair: Floats, exactly: bool) -> Floats:
                 if j != i:
                     row[size] = pair[i, j]
                     size += 1
-            if exactly:
-                ordered = np.sort(row[:size])
-                for r in range(size):
-                    table[d, i, r + 1] = table[d, i, r] + ordered[r]
-            else:
-                for k in range(size):
-                    table[d, i, 1] += min(row[k], 0.0)
+            ordered = np.sort(row[:size])
+            for r in range(size):
+                table[d, i, r + 1] = table[d, i, r] + ordered[r]
     return table
 
 
 @njit
-def node_bound(d: int, single: Floats, table: Floats, wanted: int, cost: Floats, room: float) -> float:
-    """A lower bound of what the items from d on add; ``wanted`` of them stay, or -1: as many as the room allows."""
+def node_bound(d: int, single: Floats, table: Floats, wanted: int) -> float:
+    """A lower bound of what the items from d on add, ``wanted`` of which stay."""
     n = len(single)
-    if d == n:
-        return 0.0
     if wanted == 0:
         return 0.0
-    if wanted > 0:
-        gains = np.empty(n - d)
-        for i in range(d, n):
-            gains[i - d] = single[i] + 0.5 * table[d, i, wanted - 1]
-        ordered = np.sort(gains)
-        least = 0.0
-        for k in range(wanted):
-            least += ordered[k]
-        return least
-    ratio, gains = np.empty(n - d), np.empty(n - d)
+    gains = np.empty(n - d)
     for i in range(d, n):
-        gains[i - d] = single[i] + 0.5 * table[d, i, 1]
-        ratio[i - d] = gains[i - d] / max(cost[i], 1e-300)
-    total = 0.0
-    for k in np.argsort(ratio, kind="mergesort"):
-        if gains[k] >= 0:
-            break
-        c = cost[d + k]
-        share = 1.0 if c <= room else max(0.0, room) / c
-        total += share * gains[k]
-        room -= share * c
-        if room <= 0 and c > 0:
-            break
-    return total
+        gains[i - d] = single[i] + 0.5 * table[d, i, wanted - 1]
+    ordered = np.sort(gains)
+    least = 0.0
+    for k in range(wanted):
+        least += ordered[k]
+    return least
 
 
 class Items(NamedTuple):
@@ -82,12 +61,16 @@ class Items(NamedTuple):
 
 @njit
 def search(
-    items: Items, cuts: Bools, incumbent: float, margin: float, most_nodes: int, leaves: NDArray[np.int8]
+    items: Items, share: Floats, cuts: Bools, incumbent: float, margin: float, most_nodes: int, leaves: NDArray[np.int8]
 ) -> tuple[float, Bools, bool, int, int, float]:
-    """Return (least loss, its subset, found, nodes, leaves written or -1, bound of what was left undone)."""
+    """Return (least loss, its subset, found, nodes, leaves written or -1, bound of what was left undone).
+
+    Where a number is asked for, bounds take half of each pair, else the shares.
+    """
     linear, pair, cost, limit, set_of, n_sets, exactly = items
     n = len(linear)
-    table = partner_sums(pair, exactly >= 0)
+    table = partner_sums(pair) if exactly >= 0 else np.zeros((0, 0, 0))
+    ranks = partners_in_order(share, cost)
     last = np.full(n_sets, -1, np.int64)  # of each set, its last item in the order
     for i in range(n):
         if set_of[i] >= 0:
@@ -121,7 +104,11 @@ def search(
                         break
             leaf = not ok
             if ok:
-                lower[d] = value[d] + node_bound(d, single[d], table, wanted, cost, limit - spent[d])
+                lower[d] = value[d]
+                if exactly >= 0:
+                    lower[d] += node_bound(d, single[d], table, wanted)
+                else:
+                    lower[d] += split_bound(d, single[d], share, ranks, cost, limit - spent[d])
                 if d == n and value[d] < best:
                     best, found = value[d], True
                     best_bits[:] = bits
@@ -144,9 +131,10 @@ def search(
             entering = False
             continue
         # What its own loss and half of its pairs speak for is tried first.
-        first = single[d, d] + 0.5 * table[d, d, 1 if exactly < 0 else max(0, exactly - count[d] - 1)] < 0
         if exactly >= 0:
-            first = first or count[d] * 2 < exactly
+            first = single[d, d] + 0.5 * table[d, d, max(0, exactly - count[d] - 1)] < 0 or count[d] * 2 < exactly
+        else:
+            first = single[d, d] + 0.5 * np.minimum(pair[d, d + 1 :], 0.0).sum() < 0
         take = first if tried[d] == 0 else not first
         tried[d] += 1
         bits[d] = take

@@ -141,6 +141,11 @@ class SubsetSumMitm(Solver[SubsetSum]):
     def __post_init__(self) -> None:
         one_of("objective", self.objective, GOALS)
 
+    @classmethod
+    def exact_on(cls, problem: Any) -> bool:
+        """Up to 44 candidates; of more, only small subsets are looked at."""
+        return bool(problem.provable_size >= problem.n_candidates)
+
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the subsets; targets left open by the limits are answered greedily, where that is near enough."""
         run = Run(limits)

@@ -37,6 +37,9 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "__init__.py").write_text('"""Tables."""\n')
     (folder / "machine.py").write_text('"""No table."""\n')
+    (folder / "fetched.py").write_text(
+        TABLE.replace("three", "fetched").replace("import sys", "import sys\n\nTABLE = False")
+    )
     (folder / "three.py").write_text(TABLE)
     monkeypatch.chdir(tmp_path)
     return folder
@@ -47,6 +50,7 @@ def test_tables_are_listed_and_run_with_machine_and_versions(checkout: Path, cap
     assert listed.exit_code == 0
     assert "Counts to three" in listed.stdout
     assert "machine " not in listed.stdout
+    assert "fetched" not in listed.stdout
     done = CliRunner().invoke(app, ["bench", "three", "--json", "few", "--", "--many"])
     assert done.exit_code == 0, done.output
     assert "one two three few --many" in capfd.readouterr().err

@@ -103,3 +103,12 @@ def test_several_budgets_in_one_text() -> None:
     assert Budget.several([Budget("macs", share=0.5), "decode_ms=2s"])[1].limit == 2000.0
     with pytest.raises(ValueError, match="hold a budget"):
         Budget.several([])
+
+
+@pytest.mark.parametrize(("written", "meant"), [("ms", "latency_ms"), ("params", "parameters"), ("FLOPs", "macs")])
+def test_other_names_of_resources_are_recognized(written: str, meant: str) -> None:
+    resources = ("parameters", "macs", "latency_ms")
+    with pytest.raises(ValueError, match=f'did you mean "{meant}"'):
+        Budget.parse(f"{written}=0.5", resources)
+    with pytest.raises(ValueError, match=f'did you mean "{meant}"'):
+        Budget.of(Budget(written, share=0.5), resources)

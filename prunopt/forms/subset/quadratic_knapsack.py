@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prunopt.core.arrays import Bools, Floats
+from prunopt.core.deadline import is_over
 from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import floats, mask, require
@@ -19,6 +20,8 @@ from prunopt.forms.subset.subset_choice import SubsetChoice
 
 if TYPE_CHECKING:
     import pulp
+
+CHUNK = 1000  # leaves that are checked between two looks at the clock
 
 
 @one_line
@@ -114,12 +117,25 @@ class QuadraticKnapsack:
             L(x_D) + \min_{T \subseteq R, |T| = r} \sum_{i \in T} \Big(l_i + \sum_{j \in D} q_{ij} x_j
             + \tfrac12 \min_{T' \subseteq R \setminus i, |T'| = r - 1} \sum_{j \in T'} q_{ij}\Big)
 
-        and where no number is asked for, the minimum over all T that the budget has room for, by its LP relaxation.
+        Where no number is asked for, ``duals["share"]`` (n, n) says above its diagonal which part :math:`s_{ij}` of
+        :math:`q_{ij}` item i answers for, j answering for the rest :math:`s_{ji}` (half each without it) [1]_, and with
+        B' the budget that is left a leaf is worth at least
+
+        .. math::
+            L(x_D) + \min_{y \in [0, 1]^R, \, c y \le B'} \sum_{i \in R} \Big(l_i + \sum_{j \in D} q_{ij} x_j
+            + \min_{z \in [0, 1]^{R \setminus i}, \, c z \le B' - c_i} \sum_j s_{ij} z_j\Big) y_i
+
+        Where all coefficients are whole numbers, so is the loss, and the bound is rounded up.
 
         Raises
         ------
         CertificateError
             If the leaves leave out a subset.
+
+        References
+        ----------
+        .. [1] A. Caprara, D. Pisinger, P. Toth, "Exact solution of the quadratic knapsack problem", INFORMS J. Comput.
+           11 (1999).
         """
         if "leaves" not in duals:
             return -math.inf
@@ -128,9 +144,43 @@ class QuadraticKnapsack:
             raise CertificateError("duals: an order of all items, and leaves of as many columns, are needed")
         _check_cover(leaves)
         pair = (self.pair + self.pair.T)[order[:, None], order]
-        return min((self._leaf(leaf, order, pair) for leaf in leaves), default=math.inf)
+        if self.exactly is None:
+            least = self._split_bound(order, leaves, pair, duals.get("share"))
+        else:
+            least = min((self._leaf(leaf, order, pair) for leaf in leaves), default=math.inf)
+        return math.ceil(least - 1e-6) if self.whole and math.isfinite(least) else least
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every loss is a whole number, below 2^50."""
+        numbers = np.concatenate([[self.constant], self.linear, self.pair.ravel()])
+        return bool(np.all(np.rint(numbers) == numbers)) and float(np.abs(numbers).sum()) < 2.0**50
+
+    def _split_bound(self, order: NDArray[np.int64], leaves: NDArray[np.int8], pair: Floats, given: Any) -> float:
+        from prunopt.forms.subset._split_check import Split, leaf_bounds
+
+        first = np.triu(self.pair / 2 if given is None else floats("share", given, self.pair.shape), 1)
+        share = (first + (self.pair - first).T)[order[:, None], order]
+        problem = Split(self.linear[order], pair, share, self.cost[order], float(self.subset.limit))
+        depths, worth = (leaves >= 0).sum(axis=1), np.empty(len(leaves))
+        for start in range(0, len(leaves), CHUNK):
+            part = slice(start, start + CHUNK)
+            if start and is_over():  # proven are the leaves together: by the one that leaves all open
+                leaves, depths, worth = np.full((1, len(order)), -1, np.int8), np.zeros(1, np.int64), np.empty(1)
+                leaf_bounds(problem, leaves, depths, worth)
+                break
+            leaf_bounds(problem, leaves[part], depths[part], worth[part])
+        for k in np.flatnonzero(np.isfinite(worth) & (depths > 0)):
+            decided, opened = np.zeros(len(order), np.bool_), np.ones(len(order), np.bool_)
+            decided[order[: depths[k]]] = leaves[k, : depths[k]] == 1
+            opened[order[: depths[k]]] = False
+            empty = any(not (decided | opened)[list(s)].any() for s in self.cover)
+            if empty or (depths[k] == len(order) and self.violation(decided) > 0):
+                worth[k] = math.inf
+        return float(worth.min()) + self.constant
 
     def _leaf(self, leaf: NDArray[np.int8], order: NDArray[np.int64], pair: Floats) -> float:
+        assert self.exactly is not None
         depth = int((leaf >= 0).sum())
         decided = np.zeros(self.n_items, np.bool_)
         decided[order[:depth]] = leaf[:depth] == 1
@@ -144,15 +194,12 @@ class QuadraticKnapsack:
             return math.inf
         single = self.linear[left] + pair[depth:, :depth] @ (leaf[:depth] == 1)
         among = pair[depth:, depth:].copy()
-        if self.exactly is not None:
-            wanted = self.exactly - count
-            if not 0 <= wanted <= len(left):
-                return math.inf
-            np.fill_diagonal(among, np.inf)
-            partners = np.sort(among, axis=1)[:, : max(0, wanted - 1)].sum(axis=1)
-            return self.value_of(decided) + float(np.sort(single + partners / 2)[:wanted].sum())
-        gains = single + np.minimum(among, 0.0).sum(axis=1) / 2
-        return self.value_of(decided) + _fractional(gains, self.cost[left], self.subset.limit - spent)
+        wanted = self.exactly - count
+        if not 0 <= wanted <= len(left):
+            return math.inf
+        np.fill_diagonal(among, np.inf)
+        partners = np.sort(among, axis=1)[:, : max(0, wanted - 1)].sum(axis=1)
+        return self.value_of(decided) + float(np.sort(single + partners / 2)[:wanted].sum())
 
     def to_pulp(self) -> pulp.LpProblem:
         """Return the integer model with its products linearised: y_ij <= x_i, y_ij <= x_j, y_ij >= x_i + x_j - 1."""
@@ -201,16 +248,3 @@ def _check_cover(leaves: NDArray[np.int8]) -> None:
     n = leaves.shape[1]
     if nested or len(seen) < len(leaves) or sum(1 << (n - int(d)) for d in depths) != 1 << n:
         raise CertificateError("duals: the leaves of the search tree do not cover every subset once")
-
-
-def _fractional(gains: Floats, cost: Floats, room: float) -> float:
-    """The least sum of gains that fit into the room, parts of the last item allowed."""
-    useful = np.flatnonzero(gains < 0)
-    total = 0.0
-    for i in useful[np.argsort(gains[useful] / np.maximum(cost[useful], 1e-300), kind="stable")]:
-        share = 1.0 if cost[i] <= room else max(0.0, room) / cost[i]
-        total += share * gains[i]
-        room -= share * cost[i]
-        if room <= 0 and cost[i] > 0:
-            break
-    return float(total)

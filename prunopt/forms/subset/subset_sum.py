@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Bools, Floats, Ints
+from prunopt.core.deadline import is_over
 from prunopt.core.display import one_line
 from prunopt.core.solution import CertificateError
 from prunopt.core.validate import floats, mask, number, refuse, require
+from prunopt.forms.subset._sum_sets import fits, least_size, unreached
 
 if TYPE_CHECKING:
     import pulp
@@ -200,7 +202,8 @@ class SubsetSum:
         Every claim "target i needs at least k" is checked by looking at all smaller subsets: the pool is divided
         into its even and its odd places, the sums of each part are listed by size and sorted, and for every sum of
         the one part the other is searched for a partner. A claim that does not hold counts with the size that does.
-        No solver's code takes part. Subsets larger than `provable_size` are not looked at.
+        No solver's code takes part. Subsets larger than `provable_size` are looked at where the candidates have few
+        different sums, as sets of sums by size.
 
         Parameters
         ----------
@@ -220,7 +223,13 @@ class SubsetSum:
         from prunopt.forms.subset._subset_sum_check import proven_sizes
 
         fixed = self.fixed
-        return proven_sizes(fixed.targets, fixed.pool, fixed.pools, fixed.epsilon, reach, claims, self.provable_size)
+        out = proven_sizes(fixed.targets, fixed.pool, fixed.pools, fixed.epsilon, reach, claims, self.provable_size)
+        for i in np.flatnonzero((out < claims) & (out > self.provable_size)):
+            row, most = fixed.pools[fixed.pool[i]], int(min(claims[i], self.n_candidates + 1)) - 1
+            if fits(row, most):
+                size = least_size(row, int(fixed.targets[i]), fixed.epsilon, most)
+                out[i] = max(out[i], most + 1 if size is None and not is_over() else size or 0)
+        return out
 
     def nearest(self, target: int) -> float:
         """Return how near a subset can come to target number ``target``; at most 44 candidates.
@@ -242,13 +251,16 @@ class SubsetSum:
 
     def is_infeasible_by(self, ray: ArrayLike) -> bool:
         """Return whether ``ray``, the number of a target (or an array of one or more; the first counts), is one that
-        no subset reaches: by size alone, or, up to 44 candidates, by looking at every subset."""
+        no subset reaches: by size alone, or, up to 44 candidates, by looking at every subset, or at every sum."""
         named = np.atleast_1d(np.asarray(ray))
         if not named.size or named.dtype.kind not in "iu" or not 0 <= int(named[0]) < self.n_targets:
             return False
         if self.least_reaching()[named[0]] > self.n_candidates:
             return True
-        return self.provable_size >= self.n_candidates and self._nearest(int(named[0])) > self.fixed.epsilon
+        if self.provable_size >= self.n_candidates:
+            return self._nearest(int(named[0])) > self.fixed.epsilon
+        row = self.fixed.pools[self.fixed.pool[named[0]]]
+        return fits(row, 1) and unreached(row, int(self.fixed.targets[named[0]]), self.fixed.epsilon)
 
     def enough_candidates(self, target: int, miss: float = 0.01) -> int | None:
         r"""Estimate how many candidates like those given a target needs, to miss it with a probability of ``miss``.

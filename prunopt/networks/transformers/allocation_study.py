@@ -36,6 +36,8 @@ class SearchOptions:
         Set the torn last line of a journal aside.
     seed
         Same seed, same answer.
+    launcher
+        What starts the workers, as in `prunopt.search`.
     """
 
     storage: str
@@ -47,6 +49,7 @@ class SearchOptions:
     fidelity: float = 0.5
     repair: bool = False
     seed: int = 0
+    launcher: str = "processes"
 
 
 def study_sparsity(
@@ -86,6 +89,7 @@ def study_sparsity(
         storage=options.storage,
         seed=options.seed,
         workers=options.workers,
+        launcher=options.launcher,
         solver=options.solver,
         repair=options.repair,
         name=f"{options.space} {options.solver or 'default'} {sparsity:g}",

@@ -47,6 +47,15 @@ def test_a_time_limit_keeps_value_and_bound(hard: Model, relaxed: float) -> None
     assert solution.stats["bound"] == "claimed by HiGHS"
 
 
+def test_the_gap_is_handed_on_to_cbc(hard: Model, relaxed: float) -> None:
+    solution = po.solve(hard, "pulp", limits=po.Limits(seconds=30.0, gap=0.05))
+    best = po.solve(hard, limits=po.Limits(seconds=60.0, gap=0.02))
+    assert solution.status is po.Status.OPTIMAL
+    assert solution.stats["bound"] == "claimed by PULP_CBC_CMD"
+    assert 0 < solution.gap <= 0.05 + 1e-9
+    assert solution.bound <= best.objective
+
+
 def test_the_gap_is_handed_on(hard: Model, relaxed: float) -> None:
     solution = po.solve(hard, limits=po.Limits(seconds=30.0, gap=0.05))
     assert solution.status is po.Status.OPTIMAL
