@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,8 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.networks.io.journal import Journal
+from prunopt.networks.transformers import distributed
+from prunopt.networks.transformers.before_after import Measured
 from prunopt.networks.transformers.calibration import Activations, Calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import (
@@ -25,6 +29,9 @@ from prunopt.networks.transformers.layer import (
 from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.parameter_budget import Plan
 from prunopt.networks.transformers.recipes import PruneOptions
+from prunopt.networks.transformers.scored import InputNorms, by_norms, solve_by_norms, step_of
+from prunopt.networks.transformers.streamed_texts import StreamedTexts
+from prunopt.networks.transformers.streaming import StreamedModel
 from prunopt.networks.transformers.surgery import fit_attention, group_columns, remove_groups, remove_neurons
 
 
@@ -44,7 +51,9 @@ class LayerwisePruning:
     seed
         Of the solvers.
     journal
-        Keeps finished layers.
+        Keeps finished layers; of several processes, the first one's alone.
+    source
+        Where the blocks are, if they are not in memory.
     """
 
     def __init__(
@@ -55,45 +64,70 @@ class LayerwisePruning:
         options: PruneOptions,
         seed: int,
         journal: Journal | None = None,
+        source: StreamedModel | None = None,
     ) -> None:
         self.blocks, self.journal, self.options, self.seed, self.method = blocks(model), journal, options, seed, method
+        self.source, self.step = source, step_of(tokens)
         self.report: list[LayerReport] = []
         self.n_layers = 0
         self._declared = getattr(getattr(model, "config", None), "dtype", None)
-        self.stream = Activations(model, self.blocks, tokens, options.activations_dir)
+        with nullcontext() if source is None else source.around():
+            self.stream = Activations(model, self.blocks, distributed.part_of(tokens), options.activations_dir)
+        self.texts = None if source is None else StreamedTexts(source, options.evaluation or {})
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
         self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
-            if groups and block.attention is not None:
-                goal = LayerGoal(group_columns(block.attention), groups, "head group")
-                self._remove(block, block.stages[1][0], goal)
-            if neurons and block.feed_forward is not None:
-                single = list(np.arange(block.feed_forward.width)[:, None])
-                self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
-            self.stream.advance(block)
+            with self._in_memory(block):
+                if groups and block.attention is not None:
+                    goal = LayerGoal(group_columns(block.attention), groups, "head group")
+                    self._remove(block, block.stages[1][0], goal)
+                if neurons and block.feed_forward is not None:
+                    single = list(np.arange(block.feed_forward.width)[:, None])
+                    self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
+                self.stream.advance(block)
 
     def patterned(self, pattern: tuple[int, int] | None, allocation: Floats) -> None:
         """Set single weights of each block's layers to 0, in the order in which the block uses them."""
         self.n_layers = sum(len(b.layers) for b in self.blocks)
         for block, sparsity in zip(self.blocks, allocation, strict=True):
             goal = LayerGoal(pattern=pattern, sparsity=None if pattern else float(sparsity))
-            for stage in block.stages:
-                self._stage(block, stage, goal)
-            self.stream.advance(block)
+            with self._in_memory(block):
+                for stage in block.stages:
+                    self._stage(block, stage, goal)
+                self.stream.advance(block)
+
+    def measured(self) -> tuple[Measured, Measured]:
+        """Return a streamed model's figures before and after."""
+        assert self.texts is not None
+        return self.texts.measured()
 
     def close(self) -> None:
         """Let go of the activations."""
         self.stream.close()
+
+    @contextmanager
+    def _in_memory(self, block: Block) -> Iterator[None]:
+        if self.source is None or self.texts is None:
+            yield
+            return
+        with self.source.block(block):
+            self.texts.before(block)
+            yield
+            self.texts.after(block)
+
+    def _inputs(self, block: Block, layer: str) -> Floats | InputNorms:
+        if by_norms(self.method, self.options.refit):
+            return InputNorms(self.stream, block, layer, self.step)
+        return distributed.hessians(self.stream, block, [layer])[layer]
 
     def _remove(self, block: Block, layer: str, goal: LayerGoal) -> None:
         name = f"{block.name}.{layer}"
         before = {n: tuple(weight_of(block.module.get_submodule(n)).shape) for n in block.layers}
         if self._replayed(block, name):
             return
-        hessian = self.stream.hessians(block, [layer])[layer]
-        value, row = self._solved(block, layer, hessian, goal)
+        value, row = self._solved(block, layer, self._inputs(block, layer), goal)
         if goal.unit == "head group" and block.attention is not None:
             remove_groups(block.attention, value)
         elif block.feed_forward is not None:
@@ -102,35 +136,47 @@ class LayerwisePruning:
         self._done(block, name, changed, row)
 
     def _stage(self, block: Block, stage: tuple[str, ...], goal: LayerGoal) -> None:
-        hessian: Any = None
+        inputs: Any = None
         for layer in stage:
             name = f"{block.name}.{layer}"
             if self._replayed(block, name):
                 continue
-            if hessian is None:  # the layers of a stage have the same input
-                hessian = self.stream.hessians(block, [layer])[layer]
-            inputs = weight_of(block.module.get_submodule(layer)).shape[1]
+            width = weight_of(block.module.get_submodule(layer)).shape[1]
             if goal.pattern is not None:
-                multiple = inputs % goal.pattern[1] == 0
-                validate.require(multiple, f"inputs of {name}", f"be a multiple of {goal.pattern[1]}", inputs)
-            _, row = self._solved(block, layer, hessian, goal)
+                multiple = width % goal.pattern[1] == 0
+                validate.require(multiple, f"inputs of {name}", f"be a multiple of {goal.pattern[1]}", width)
+            if inputs is None:  # the layers of a stage have the same input
+                inputs = self._inputs(block, layer)
+            _, row = self._solved(block, layer, inputs, goal)
             self._done(block, name, [layer], row)
 
-    def _solved(self, block: Block, layer: str, hessian: Floats, goal: LayerGoal) -> tuple[Any, LayerReport]:
+    def _solved(
+        self, block: Block, layer: str, inputs: Floats | InputNorms, goal: LayerGoal
+    ) -> tuple[Any, LayerReport]:
         """Solve a layer and give it its new weights, as they will be stored; return the value and the report."""
         linear, options = block.module.get_submodule(layer), self.options
-        old = weight_of(linear).detach()
+        old, name = weight_of(linear).detach(), f"{block.name}.{layer}"
         weight = old.double().cpu().numpy()
-        value, new, row = solve_layer(
-            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=float(options.damping or 0.0),
-            shrinkage=float(options.shrinkage or 0.0), refit=options.refit, seed=self.seed,
-        )  # fmt: skip
-        tensor, dtype = torch.from_numpy(new), stored_dtype(old, self._declared)
-        if dtype != old.dtype:
-            tensor = tensor.to(dtype).double()
-            row = replace(row, error=relative_error(weight, tensor.numpy(), hessian))
-        replace_weight(linear, tensor)
-        return value, row
+        dtype = stored_dtype(old, self._declared)
+        solved: Any = None
+        if isinstance(inputs, InputNorms):
+            solved = solve_by_norms(name, weight, inputs, self.method, goal, self.step)
+        elif distributed.rank_and_size()[0] == 0:
+            value, new, row = solve_layer(
+                name, weight, inputs, self.method, goal, damping=float(options.damping or 0.0),
+                shrinkage=float(options.shrinkage or 0.0), refit=options.refit, seed=self.seed,
+            )  # fmt: skip
+            if dtype != old.dtype:
+                new = torch.from_numpy(new).to(dtype).double().numpy()
+                row = replace(row, error=relative_error(weight, new, inputs))
+            solved = value, new, row
+        tensors, record = None, None
+        if solved is not None:
+            tensors = {"value": torch.from_numpy(np.asarray(solved[0])), "new": torch.from_numpy(solved[1])}
+            record = solved[2].to_dict()
+        tensors, record = distributed.from_first(tensors, record)
+        replace_weight(linear, tensors["new"])
+        return tensors["value"].numpy(), report_from(record)
 
     def _done(self, block: Block, name: str, changed: list[str], row: LayerReport) -> None:
         self.report.append(row)
@@ -146,9 +192,9 @@ class LayerwisePruning:
 
     def _replayed(self, block: Block, name: str) -> bool:
         step = None if self.journal is None else self.journal.replay(name)
-        if step is None:
+        tensors, row = distributed.from_first(*(step or (None, None)))
+        if row is None:
             return False
-        tensors, row = step
         for key, tensor in tensors.items():
             layer, what = key.rsplit(".", 1)
             if what == "weight":

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -21,8 +22,11 @@ from prunopt.core.solver import Solver
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
+from prunopt.networks.transformers import distributed
+from prunopt.networks.transformers.before_after import compared, measure
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
+from prunopt.networks.transformers.devices import device_of
 from prunopt.networks.transformers.families import Block, blocks
 from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
@@ -36,7 +40,8 @@ from prunopt.networks.transformers.parameter_budget import (
     structured_plan,
 )
 from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
-from prunopt.networks.transformers.result import PruneResult
+from prunopt.networks.transformers.result import PruneResult, written
+from prunopt.networks.transformers.streaming import check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
@@ -49,12 +54,13 @@ class Run(TypedDict, total=False):
     resume_dir: str | os.PathLike[str] | None
     device: str | None
     seed: int
+    out: str | os.PathLike[str] | None
 
 
 @moved_arguments(options=PruneOptions)
 @torch.no_grad()
 def prune_transformer(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     calibration: Any,
     *,
     sparsity: float | None = None,
@@ -85,7 +91,9 @@ def prune_transformer(
     Parameters
     ----------
     model
-        A transformer of a known family (see `prunopt.networks.blocks`).
+        A transformer of a known family (see `prunopt.networks.blocks`). Or the Hugging Face folder of one: then blocks
+        are read from it one at a time, pruned, and written to the folder ``out``; beside a block and its Hessians
+        no more than the embedding and the activations is in memory.
     calibration
         Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
     sparsity
@@ -109,12 +117,16 @@ def prune_transformer(
         Details: see `PruneOptions`.
     **run
         ``resume_dir``: a folder for finished layers; a killed run with the same inputs goes on there and ends with the
-        same bytes. ``device``: where blocks run (None: where the model is). ``seed``: same seed, same answer.
+        same bytes. ``device``: where blocks run and their inputs' products are summed (None: where the model is).
+        ``seed``: same seed, same answer. ``out``: where the result is written, with a folder for a model.
+
+    In processes that torchrun started each takes a part of the calibration; all end with the same weights.
 
     Returns
     -------
     PruneResult
-        The model, a report of every layer, and what it takes to save them.
+        The model, a report of every layer, figures before and after, and what it takes to save them. Of a folder, the
+        model is a skeleton on torch's meta device, and ``folder`` is where it was written.
 
     References
     ----------
@@ -128,6 +140,11 @@ def prune_transformer(
     if not isinstance(options, PruneOptions | None):
         raise TypeError(f"options must be PruneOptions or None, got {type(options).__name__}; pass PruneOptions(...)")
     recipe, options, tokens = recipe_for(pattern), options or PruneOptions(), as_calibration(calibration)
+    device = device_of(run.get("device"))
+    source = None
+    if not isinstance(model, nn.Module):
+        source = open_streamed(model, device, run.get("out"))
+        model = source.model
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
     method = _method(recipe.method if method is None else method, recipe)
@@ -141,39 +158,50 @@ def prune_transformer(
             same, "allocation", f"be 'uniform' with pattern {pattern}", allocation, "it removes as much everywhere"
         )
     sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
+    texts = options.evaluation or {}
+    if source is not None:
+        check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
-        return _learned(model, tokens, shape, method, pattern, run)
+        before = measure(model, texts)
+        result = _learned(model, tokens, shape, method, pattern, run)
+        return replace(result, evaluation=compared(before, measure(result.model, texts)))
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit)
     options = replace(options, damping=float(damping), shrinkage=float(rho))
-    digests = {"calibration": tokens.digest(), "model": model_digest(model)}
-    work = model if options.in_place else copy.deepcopy(model)
+    digests = {"calibration": tokens.digest(), "model": model_digest(model) if source is None else source.digest()}
+    work = model if options.in_place or source is not None else copy.deepcopy(model)
     work.eval()
-    if run.get("device") is not None:
-        work.to(run["device"])
+    if device is not None and source is None:
+        work.to(device)
     formats = to_single(work)
     numbers, notes = block_sparsities(allocation, work, tokens, sparsity, units=units, damping=options.damping or 0.0)
     plan = None if pattern is not None else _plan(work, numbers, sparsity, least, units, options.uniform)
     asked = _asked(units, sparsity, budget, method, allocation, numbers, pattern, shape, options, run)
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
-    journal = None if folder is None else Journal(folder, digests)
-    walk = LayerwisePruning(work, tokens, method, options, int(run.get("seed", 0)), journal)
-    try:
-        if plan is not None:
-            walk.structured(plan)
-            removed, target, total = plan.removed, plan.target, plan.total
-        else:
-            walk.patterned(shape, numbers)
-            removed, total = sum(r.total - r.kept for r in walk.report), sum(r.total for r in walk.report)
-            target = round(sparsity * total) if shape is None else removed
-    finally:
-        walk.close()
-    stock = pattern is not None or write_config(work, blocks(work))
-    restore(work, formats)
-    return PruneResult(
-        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests
-    )
+    first = distributed.rank_and_size()[0] == 0
+    journal = Journal(folder, digests) if folder is not None and first else None
+    before = measure(work, texts) if source is None else None
+    walk = LayerwisePruning(work, tokens, method, options, int(run.get("seed", 0)), journal, source)
+    with nullcontext() if source is None or not first else written(source, run["out"]) as finish:
+        try:
+            if plan is not None:
+                walk.structured(plan)
+                removed, target, total = plan.removed, plan.target, plan.total
+            else:
+                walk.patterned(shape, numbers)
+                removed, total = sum(r.total - r.kept for r in walk.report), sum(r.total for r in walk.report)
+                target = round(sparsity * total) if shape is None else removed
+            pair = (before, measure(work, texts)) if before is not None else walk.measured()
+        finally:
+            walk.close()
+        stock = pattern is not None or write_config(work, blocks(work))
+        restore(work, formats)
+        result = PruneResult(
+            work, tuple(walk.report), removed, target, total, stock, asked,
+            (*notes, *_notes(walk, tokens, rho)), digests, compared(*pair),
+        )  # fmt: skip
+        return result if finish is None else finish(result)
 
 
 def _method(method: Method, recipe: Recipe) -> Method:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,10 @@ class PruneOptions:
         Change the given model instead of a copy.
     progress
         Called with the number of layers done, of all layers, and the report of each.
+    evaluation
+        Windows of tokens (n, length), by the name of their text, on which the model is scored before and after; two
+        named ``"calibration"`` (held out of it) and ``"second_text"`` are compared with one another. None: the model's
+        size alone is told.
     """
 
     refit: bool = True
@@ -96,6 +100,7 @@ class PruneOptions:
     activations_dir: str | None = None
     in_place: bool = False
     progress: Callable[[int, int, Any], Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.damping is not None:
