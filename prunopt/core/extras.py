@@ -14,6 +14,7 @@ EXTRAS = {
     "safetensors": "torch",
     "transformers": "hf",
     "gguf": "hf",
+    "yaml": "hf",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "matplotlib": "plot",

@@ -14,10 +14,9 @@ from torch import nn
 
 from prunopt.networks.transformers.block_arguments import without_caching
 from prunopt.networks.transformers.calibration import check_length
+from prunopt.networks.transformers.figures import CALIBRATION, SECOND
 from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.text import TokenLosses, check_next_token, domain_rise, losses_from
-
-CALIBRATION, SECOND = "calibration", "second_text"  # names of the texts of `prunopt prune`
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,26 +109,6 @@ def compared(before: Measured, after: Measured) -> dict[str, Any]:
         if warning := domain_rise(*pairs):
             found["warning"] = warning
     return found
-
-
-def rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what `compared` found as lines for people: a name, before, after."""
-    told = {CALIBRATION: "calibration text, held out", SECOND: "second text"}
-    out = []
-    for name, row in found.get("perplexity", {}).items():
-        about = f"perplexity, {told.get(name, name)} ({row['tokens']:,} tokens)"
-        out.append((about, f"{row['before']:.2f}", f"{row['after']:.2f}"))
-    for name, error in found.get("output_error", {}).items():
-        about = f"relative error of the outputs, {told.get(name, name)} (no next-token model: no perplexity)"
-        out.append((about, "0", f"{error:.3g}"))
-    if "parameters" in found:
-        out.append(("parameters", f"{found['parameters']['before']:,}", f"{found['parameters']['after']:,}"))
-    if "bytes" in found:
-        out.append(("bytes", *(f"{found['bytes'][k] / 1e6:,.1f} MB" for k in ("before", "after"))))
-    if "tokens_per_second" in found:
-        rate = found["tokens_per_second"]
-        out.append(("tokens per second, one pass", f"{rate['before']:,.0f}", f"{rate['after']:,.0f}"))
-    return out
 
 
 def _causal(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from prunopt.core.files import write_text
 from prunopt.networks.io.folders import MANIFEST
-from prunopt.networks.transformers.before_after import rows
+from prunopt.networks.transformers.figures import figure_rows
 
 CARD = "README.md"
 # Of the model before, not of the one that is written: weights in any form, what is written anew, the base's own card.
@@ -47,7 +47,7 @@ def write_card(place: Path, manifest: Mapping[str, Any], base: str | os.PathLike
         + ("weights that stay re-solved layer by layer" if o.get("refit", True) else "nothing re-solved")
         + f", seed {o.get('seed', 0)}. No training.", "",
     ]  # fmt: skip
-    table = rows(found)
+    table = figure_rows(found)
     if table:
         lines += ["| measured | before | after |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in table), ""]
     lines += [
