@@ -17,7 +17,7 @@ from prunopt.networks.transformers.layer import LayerGoal, LayerReport, Method, 
 
 BY_NORMS = ("wanda", "magnitude")
 SAMPLED = 4096  # tokens that an error is measured on
-SAMPLED_SAID = "error on every"  # how a report says it
+SAMPLED_SAID = "error on one of every"  # how a report says it
 
 
 def by_norms(method: Method, refit: bool) -> bool:
@@ -95,7 +95,7 @@ def solve_by_norms(
         total, gone, kept = weight.size, (), int(value.sum())
     error = norms.error(torch.from_numpy(weight), torch.from_numpy(new))
     message = "the published weights, not re-solved: no objective of the form, no bound"
-    message += f"; {SAMPLED_SAID} {step}th token" if step > 1 else ""
+    message += f"; {SAMPLED_SAID} {step} tokens" if step > 1 else ""
     return value, new, LayerReport(
         name, called, goal.unit, kept, total, error, math.nan, -math.inf, math.inf, 0.0, (), False,
         time.perf_counter() - start, message, gone,

@@ -18,7 +18,7 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.networks.transformers.calibration import check_length
 
-MUCH_MORE = 1.5  # times the loss that another domain may gain before it is said
+MUCH_MORE, LITTLE = 1.5, 0.05  # times the loss, and nats a token, that another domain may gain before it is said
 SHORTEST = 16  # tokens of a window that is held out
 
 
@@ -198,7 +198,7 @@ def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> 
     """
     (near, near_error), (far, far_error) = (b.against(a) for a, b in zip(before, after, strict=True))
     known = not math.isnan(near_error + far_error)  # of a single window nothing says how far it can be trusted
-    if not known or far <= MUCH_MORE * max(near, 0.0) + 2 * math.hypot(near_error, far_error):
+    if not known or far <= max(MUCH_MORE * near, LITTLE) + 2 * math.hypot(near_error, far_error):
         return ""
     return (
         f"the other domain loses {far:.2f} nats a token, the calibration's {near:.2f}: mix that domain into the "
