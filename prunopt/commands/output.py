@@ -167,8 +167,8 @@ def flush() -> None:
 
 
 def fail(text: str, status: int = INPUT) -> NoReturn:
-    """Say what is wrong in one line and leave with ``status``."""
-    note(text)
+    """Say what is wrong in one line and leave with ``status``; each of several processes does."""
+    print(f"prunopt: {text}", file=sys.stderr)
     # What is still in the buffer of a full disk or a closed pipe would be complained about once more at exit.
     try:
         flush()

@@ -23,7 +23,7 @@ from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers import distributed
-from prunopt.networks.transformers.before_after import compared, measure
+from prunopt.networks.transformers.before_after import compared, measure, sizes
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
 from prunopt.networks.transformers.devices import device_of
@@ -173,6 +173,7 @@ def prune_transformer(
     work.eval()
     if device is not None and source is None:
         work.to(device)
+    stored = sizes(work)[1] if source is None else 0
     formats = to_single(work)
     numbers, notes = block_sparsities(allocation, work, tokens, sparsity, units=units, damping=options.damping or 0.0)
     plan = None if pattern is not None else _plan(work, numbers, sparsity, least, units, options.uniform)
@@ -197,6 +198,8 @@ def prune_transformer(
             walk.close()
         stock = pattern is not None or write_config(work, blocks(work))
         restore(work, formats)
+        if source is None:  # scored in single precision, stored in the formats that came
+            pair = replace(pair[0], bytes=stored), replace(pair[1], bytes=sizes(work)[1])
         result = PruneResult(
             work, tuple(walk.report), removed, target, total, stock, asked,
             (*notes, *_notes(walk, tokens, rho)), digests, compared(*pair),
