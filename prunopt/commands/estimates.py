@@ -18,7 +18,13 @@ from pathlib import Path
 from prunopt.core.memory import MI, require, room
 
 FLOAT = 4.0
-LIBRARIES = {"torch": 260 * MI, "transformers": 80 * MI, "sklearn": 60 * MI, "matplotlib": 60 * MI, "numba": 60 * MI}  # where yet to be loaded
+LIBRARIES = {
+    "torch": 260 * MI,
+    "transformers": 80 * MI,
+    "sklearn": 60 * MI,
+    "matplotlib": 60 * MI,
+    "numba": 60 * MI,
+}  # where yet to be loaded
 TORCH = LIBRARIES["torch"]
 CELL = 100.0  # bytes a cell of a table takes while it is read, as text and as number
 

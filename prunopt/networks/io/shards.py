@@ -35,7 +35,7 @@ def weight_files(folder: str | os.PathLike[str]) -> list[Path]:
     index = place / INDEX
     if index.is_file():
         found = read_json(index)
-        names = found.get("weight_map") if isinstance(found, dict) else None
+        names: Any = found.get("weight_map") if isinstance(found, dict) else None
         whole = isinstance(names, dict) and names and all(isinstance(n, str) for n in names.values())
         require(whole, str(index), "hold a weight_map", Shown("none"))
         files = [place / name for name in sorted(set(names.values()))]

@@ -247,9 +247,7 @@ class Activations:
             for handle in handles:
                 handle.remove()
 
-    def hessians(
-        self, block: Block, layers: Sequence[str], weights: torch.Tensor | None = None
-    ) -> dict[str, Floats]:
+    def hessians(self, block: Block, layers: Sequence[str], weights: torch.Tensor | None = None) -> dict[str, Floats]:
         r"""Return :math:`H = \sum_t \omega_t x_t x_t^T / \sum_t \omega_t` over the tokens entering each layer.
 
         Products in single precision, sums in double, both where the block is; padding has weight 0. ``weights``,

@@ -21,7 +21,8 @@ def figure_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if "parameters" in found:
         out.append(("parameters", f"{found['parameters']['before']:,}", f"{found['parameters']['after']:,}"))
     if "bytes" in found:
-        out.append(("bytes", *(f"{found['bytes'][k] / 1e6:,.1f} MB" for k in ("before", "after"))))
+        old, new = (f"{found['bytes'][k] / 1e6:,.1f} MB" for k in ("before", "after"))
+        out.append(("bytes", old, new))
     if "tokens_per_second" in found:
         rate = found["tokens_per_second"]
         out.append(("tokens per second, one pass", f"{rate['before']:,.0f}", f"{rate['after']:,.0f}"))

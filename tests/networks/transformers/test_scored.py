@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
 
 from prunopt.forms.layer.layer_least_squares import LayerLeastSquares
 from prunopt.networks import PruneOptions, prune_transformer, verify_folder
@@ -55,9 +56,7 @@ def test_nothing_is_factored(options: dict[str, Any], tmp_path: Path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(LayerLeastSquares, "__post_init__", refuse)
         patch.setattr(Activations, "hessians", refuse)
-        result = prune_transformer(
-            model, tiny_tokens(8), method="wanda", options=PruneOptions(refit=False), **options
-        )
+        result = prune_transformer(model, tiny_tokens(8), method="wanda", options=PruneOptions(refit=False), **options)
         with pytest.raises(AssertionError, match="a Hessian"):  # the test would see one
             prune_transformer(model, tiny_tokens(8), method="wanda", **options)
     assert all("error on one of every 3 tokens" in row.message for row in result.report)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("transformers")
+
+import torch
 
 from prunopt.networks import PruneOptions, load, prune_transformer, read_model, verify_folder
 from prunopt.networks.transformers.families import blocks
@@ -74,7 +76,7 @@ def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
     plain.touch()
     modes = {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "out").iterdir()}
     assert modes == {stat.S_IMODE(plain.stat().st_mode)}
-    assert "license: \"apache-2.0\"" in (tmp_path / "out" / "README.md").read_text()
+    assert 'license: "apache-2.0"' in (tmp_path / "out" / "README.md").read_text()
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
     assert stock.dtype == torch.bfloat16
     ours = load(tmp_path / "out")
