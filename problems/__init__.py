@@ -5,8 +5,8 @@ if __name__ != "prunopt.problems":
 
 from prunopt.problems.allocation.allocation_search import AllocationSearch as AllocationSearch
 from prunopt.problems.allocation.layer_allocation import LayerAllocation as LayerAllocation
-from prunopt.problems.depth_selection import DepthSelection as DepthSelection
 from prunopt.problems.dense_or_sparse_tiles import DenseOrSparseTiles as DenseOrSparseTiles
+from prunopt.problems.depth_selection import DepthSelection as DepthSelection
 from prunopt.problems.depthwise_conv import DepthwiseConv as DepthwiseConv
 from prunopt.problems.forest.forest_budget import ForestBudget as ForestBudget
 from prunopt.problems.forest.forest_size import ForestSize as ForestSize
@@ -20,8 +20,8 @@ from prunopt.problems.soft_mask import SoftMask as SoftMask
 
 __all__ = [
     "AllocationSearch",
-    "DepthSelection",
     "DenseOrSparseTiles",
+    "DepthSelection",
     "DepthwiseConv",
     "ForestBudget",
     "ForestSize",

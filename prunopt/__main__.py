@@ -16,6 +16,12 @@ def main() -> None:
 
         try:
             app()
+        except SystemExit as left:
+            if int(os.environ.get("WORLD_SIZE") or 1) > 1 and "torch.distributed" in sys.modules:
+                # of torchrun's processes: a thread of gloo's that is still there when the interpreter ends aborts it
+                flush()
+                os._exit(left.code if isinstance(left.code, int) else int(left.code is not None))
+            raise
         finally:
             if "--json" in sys.argv and sys.stdout is not None:
                 flush()

@@ -15,10 +15,16 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunopt.core.memory import MI, require
+from prunopt.core.memory import MI, require, room
 
 FLOAT = 4.0
-LIBRARIES = {"torch": 260 * MI, "sklearn": 60 * MI, "matplotlib": 60 * MI, "numba": 60 * MI}  # where yet to be loaded
+LIBRARIES = {
+    "torch": 260 * MI,
+    "transformers": 80 * MI,
+    "sklearn": 60 * MI,
+    "matplotlib": 60 * MI,
+    "numba": 60 * MI,
+}  # where yet to be loaded
 TORCH = LIBRARIES["torch"]
 CELL = 100.0  # bytes a cell of a table takes while it is read, as text and as number
 
@@ -102,23 +108,61 @@ def _elements(file: Path) -> int:
     return total
 
 
-def prune(model: str, *, windows: int, length: int, method: str | None, check: bool) -> None:
-    """Refuse `prunopt prune` where there is too little memory for it."""
+def prune(
+    model: str, *, windows: int, length: int, method: str, refit: bool, evaluated: int, stream: bool | None
+) -> bool:
+    """Refuse `prunopt prune` where there is too little memory for it; return whether the model is to be streamed.
+
+    Parameters
+    ----------
+    evaluated
+        Windows of each of two texts that are scored before and after.
+    stream
+        None: where the whole model would not fit.
+    """
     if (found := model_sizes(model)) is None:
-        return
-    d = max(found.hidden, found.inner)
+        return bool(stream)
+    by_norms = not refit and method in ("wanda", "magnitude")
     parts = {
         "weights, twice while they are read or written": 2 * found.weights,
         "activations of a block": 2 * FLOAT * windows * length * found.hidden,
-        "Hessians and factors": 8 * d * d * 6,
+        "a layer that is solved": _layer(found, by_norms),
         "a window's pass": found.window(length),
     }
     if method == "maskllm":
         parts["logits of masks and their optimizer"] = 56 * found.parameters
         parts["gradients"] = 4 * found.layers * found.window(length) + 3 * found.logits(length) + found.weights
-    if check or method == "maskllm":
+    if evaluated or method == "maskllm":
         parts["a window's logits"] = found.logits(length)
-    _hold("prune", parts, "pass fewer --windows, a smaller --length, or a smaller model", "torch")
+    mend = "pass fewer --windows, a smaller --length, or a smaller model"
+    can = method != "maskllm" and is_shards(model)
+    if stream is None:
+        stream = can and sum(parts.values()) + TORCH > room()[0]
+    if stream and can:
+        ends = FLOAT * found.vocabulary * found.hidden
+        block = (found.parameters - 2 * found.vocabulary * found.hidden) / max(1.0, found.layers)
+        through = {
+            "activations": FLOAT * (windows + 4 * evaluated) * length * found.hidden,
+            "a window's pass": found.window(length),
+        }
+        parts = through | {"a block": 1.5 * FLOAT * block, "a layer that is solved": _layer(found, by_norms)}
+        first = through | {"the embedding, and the head": 2 * ends, "a window's logits": found.logits(length)}
+        parts = max(parts, first, key=lambda p: sum(p.values()))
+    _hold("prune", parts, mend, "torch", "transformers")
+    return bool(stream)
+
+
+def _layer(found: Sizes, by_norms: bool) -> float:
+    """Bytes that solving the largest layer of a model takes."""
+    d = max(found.hidden, found.inner)
+    weight = 8 * found.hidden * d
+    return 6 * weight if by_norms else 8 * d * d * 6
+
+
+def is_shards(model: str) -> bool:
+    """Whether a model is a folder of safetensors that prunopt did not write, whose blocks can be read one by one."""
+    place = Path(model)
+    return any(place.glob("*.safetensors")) and not (place / "prunopt.json").is_file()
 
 
 def evaluate(model: str, *, length: int, speed: bool, texts: list[str]) -> None:

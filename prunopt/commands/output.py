@@ -7,11 +7,12 @@ import json
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
-from typing import Any, NoReturn, ParamSpec, TextIO, TypeVar
+from typing import Any, NoReturn, ParamSpec, Protocol, TextIO, TypeVar
 
 import typer
 
@@ -23,6 +24,7 @@ from prunopt.core.solution import CertificateError, SolveError
 P = ParamSpec("P")
 R = TypeVar("R")
 INPUT, INTERRUPTED = 1, 130
+EVERY = 15.0  # seconds between lines of progress
 SHARED = ("search",)  # its workers meet in the storage, and write the same report
 DEBUG = "PRUNOPT_DEBUG"  # set it to anything, and errors come with their traceback
 STDOUT, STDERR = 1, 2
@@ -39,7 +41,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             out: Any = kwargs.get("out")
-            alone = out is not None and command.__name__ not in SHARED
+            alone = out is not None and command.__name__ not in SHARED and first_rank()
             with (
                 _only_documents() if kwargs.get("as_json") else nullcontext(),
                 _warnings_as_notes(),
@@ -154,7 +156,8 @@ def message(error: BaseException) -> str:
 
 def note(text: str) -> None:
     """Say something to the person at the terminal: one line on standard error, out of the way of ``--json``."""
-    print(f"prunopt: {text}", file=sys.stderr)
+    if first_rank():
+        print(f"prunopt: {text}", file=sys.stderr)
 
 
 def flush() -> None:
@@ -164,8 +167,8 @@ def flush() -> None:
 
 
 def fail(text: str, status: int = INPUT) -> NoReturn:
-    """Say what is wrong in one line and leave with ``status``."""
-    note(text)
+    """Say what is wrong in one line and leave with ``status``; each of several processes does."""
+    print(f"prunopt: {text}", file=sys.stderr)
     # What is still in the buffer of a full disk or a closed pipe would be complained about once more at exit.
     try:
         flush()
@@ -212,16 +215,78 @@ def number(value: float, digits: int = 6) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "-"
 
 
+class Tell(Protocol):
+    """Says what a command is at: a text, and perhaps how many steps of how many are done."""
+
+    def __call__(self, text: str, done: int | None = None, of: int | None = None) -> None: ...
+
+
 @contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
-    """Draw a bar on standard error if that is a terminal; yields the function that moves it on by one step."""
+def progress(label: str, total: int | None = None) -> Iterator[Tell]:
+    """Draw a bar on standard error if that is a terminal, else write a line now and then; yields what moves it on.
+
+    Where steps are counted (``done`` and ``of``), the time that is left is told, too.
+    """
+    if not first_rank():
+        yield lambda text, done=None, of=None: None
+        return
     if not sys.stderr.isatty():
-        yield lambda text: None
+        yield _Lines(label)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    counted = (MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, *counted, console=Console(stderr=True), transient=True) as bar:
         work = bar.add_task(label, total=total)
-        yield lambda text: bar.update(work, description=text, advance=1 if total else 0)
+
+        def tell(text: str, done: int | None = None, of: int | None = None) -> None:
+            if done is not None:
+                bar.update(work, description=text, completed=done, total=of)
+            else:
+                bar.update(work, description=text, advance=1 if total else 0)
+
+        yield tell
+
+
+class _Lines:
+    """Progress as plain lines, the first after `EVERY` seconds and then no more often: short runs stay silent."""
+
+    def __init__(self, label: str) -> None:
+        self.label, self.start = label, time.monotonic()
+        self.said, self.counted = self.start, 0.0
+
+    def __call__(self, text: str, done: int | None = None, of: int | None = None) -> None:
+        now = time.monotonic()
+        if done == 1:
+            self.counted = now  # what came before the first step says nothing about the others
+        if now - self.said < EVERY and done != of:
+            return
+        if now - self.start < EVERY:
+            return
+        self.said = now
+        line = f"{self.label}: {text}, {_span(now - self.start)}"
+        if done is not None and of:
+            left = f", about {_span((now - self.counted) / (done - 1) * (of - done))} left" if done > 1 else ""
+            line = f"{self.label}: {done} of {of} ({text}), {_span(now - self.start)}{left}"
+        note(line)
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def first_rank() -> bool:
+    """Whether this process is the first, or only, one of those that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE") or 1) < 2 or os.environ.get("RANK", "0") == "0"

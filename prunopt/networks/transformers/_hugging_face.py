@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from prunopt.core.validate import invalid
+
+HUB_NAME = re.compile(r"[\w.-]+/([\w.-]+)")
 
 
 def require_transformers() -> Any:
@@ -49,6 +54,27 @@ def model_class(config: dict[str, Any]) -> Any:
     if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
         return found
     return transformers.AutoModelForCausalLM
+
+
+def folder_of(source: str | os.PathLike[str], *, names: str = "") -> Path:
+    """Return a model's folder: the one that is named, or that of a name on the Hub which its cache holds.
+
+    Nothing is downloaded: of a name that the cache does not hold, ValueError says how to get it.
+    """
+    text, folder = os.fspath(source), Path(source)
+    if folder.is_dir():
+        return folder
+    hub = HUB_NAME.fullmatch(text)
+    if hub is not None and not folder.parent.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(text, local_files_only=True))
+        except (LocalEntryNotFoundError, OSError, ValueError):
+            mend = f"get it with: hf download {text} --local-dir {hub[1]}, and pass {hub[1]}"
+            raise invalid("model", "be a folder, or a model in the cache of the Hub", text, mend) from None
+    raise invalid("model", f"be an existing folder{names}", text)
 
 
 def read_tokenizer(folder: str | os.PathLike[str]) -> Any:

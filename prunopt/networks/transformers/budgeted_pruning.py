@@ -19,6 +19,7 @@ from prunopt.core.budget import Budget
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers.alternative_measuring import GRANULARITY, MeasureOptions, measure_alternatives
 from prunopt.networks.transformers.alternatives import RESOURCES, Alternatives, BudgetUse, Chosen
+from prunopt.networks.transformers.before_after import compared, measure
 from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration
 from prunopt.networks.transformers.families import Block, blocks
@@ -91,6 +92,7 @@ def prune_to_budgets(
         alternatives = measure_alternatives(
             work, tokens, granularity=granularity, resources=names, options=measuring, resume_dir=place
         )
+    before = measure(work, options.evaluation or {})
     chosen = alternatives.choose(asked)
     found = blocks(work)
     total = _linear(found)
@@ -98,7 +100,7 @@ def prune_to_budgets(
     plan = _plan(chosen, found, parts)
     damping = WHOLE_UNITS.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, WHOLE_UNITS.method, options.refit)
-    options = replace(options, damping=float(damping), shrinkage=float(rho))
+    options = replace(options, damping=float(damping), shrinkage=rho)
     plain = {
         "units": list(granularity), "sparsity": None, "budget": [str(b) for b in asked], "pattern": None,
         "method": WHOLE_UNITS.method, "allocation": "budgets", "parts": parts, "seed": seed,
@@ -112,13 +114,14 @@ def prune_to_budgets(
     walk = LayerwisePruning(work, tokens, WHOLE_UNITS.method, options, seed, journal)
     try:
         walk.structured(plan)
+        figures = compared(before, measure(work, options.evaluation or {}))
     finally:
         walk.close()
     removed = total - _linear(blocks(work))
     stock = write_config(work, blocks(work))
     restore(work, formats)
     notes = (*(said(use) for use in chosen.budgets), _dropped(parts), f"proven gap of the choice: {chosen.gap:.1e}")
-    return PruneResult(work, tuple(walk.report), removed, removed, total, stock, plain, notes, digests)
+    return PruneResult(work, tuple(walk.report), removed, removed, total, stock, plain, notes, digests, figures)
 
 
 def parts_of(chosen: Chosen, found: Sequence[Block]) -> dict[str, list[int]]:

@@ -21,6 +21,7 @@ from prunopt.networks.transformers.block_arguments import BlockArguments, Stop, 
 from prunopt.networks.transformers.families import Block, blocks, is_linear
 
 MUST = "be token ids (n, length), or a list of sources"
+SINGLE_ONLY = ("mps",)  # devices without double precision
 CHUNK = 4096  # rows of a product in single precision; their sums are in double
 
 
@@ -170,12 +171,12 @@ class Activations:
                 self._arguments.check(model, given)
             if self._store is None:
                 self._dtype = hidden.dtype
-                self._store = self._new((len(calibration.windows), *hidden.shape[1:]))
+                self._store = self._new((len(calibration.windows), *hidden.shape[1:]), hidden.device)
             self._store[k] = hidden[0]
 
-    def _new(self, shape: tuple[int, ...]) -> torch.Tensor:
+    def _new(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if self._folder is None:
-            return torch.empty(shape)
+            return torch.empty(shape, device=device)
         return torch.from_numpy(np.memmap(Path(self._folder.name) / "activations.bin", np.float32, "w+", shape=shape))
 
     def close(self) -> None:
@@ -265,24 +266,30 @@ class Activations:
             for handle in handles:
                 handle.remove()
 
-    def hessians(self, block: Block, layers: Sequence[str]) -> dict[str, Floats]:
+    def hessians(self, block: Block, layers: Sequence[str], weights: torch.Tensor | None = None) -> dict[str, Floats]:
         r"""Return :math:`H = \sum_t \omega_t x_t x_t^T / \sum_t \omega_t` over the tokens entering each layer.
 
-        Products in single precision, sums in double; padding has weight 0.
+        Products in single precision, sums in double, both where the block is; padding has weight 0. ``weights``,
+        (n, length), stand in the place of the calibration's own.
         """
         sums: dict[str, torch.Tensor] = {}
-        weights = self.calibration.row_weights()
+        weights = self.calibration.row_weights() if weights is None else weights
 
         def take(name: str, window: int, rows: torch.Tensor) -> None:
             scale = weights[window].sqrt().float()[:, None].to(rows.device)
-            total = sums.setdefault(name, torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64))
+            if name not in sums:
+                place = rows.device if rows.device.type not in SINGLE_ONLY else torch.device("cpu")
+                sums[name] = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=place)
+            total = sums[name]
             for part, w in zip(torch.split(rows.float(), CHUNK), torch.split(scale, CHUNK), strict=True):
                 scaled = part * w
                 total += (scaled.T @ scaled).to(total.device)
 
         self.inputs(block, layers, take)
         whole = float(weights.sum())
-        return {name: ((h + h.T) / (2 * whole)).numpy() for name, h in sums.items()}
+        for h in sums.values():  # in place: at most one copy at a time
+            h.add_(h.T.clone()).div_(2 * whole)
+        return {name: h.cpu().numpy() for name, h in sums.items()}
 
 
 def rare_share(windows: torch.Tensor, *, fewer_than: int = 5) -> float:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from prunopt.core import validate
-from prunopt.core.files import digest, read_json
+from prunopt.core.files import read_json
 from prunopt.networks.io.folders import MANIFEST, WEIGHTS, read_manifest
+from prunopt.networks.io.shards import TensorFiles, digests, weight_files, write_index
 from prunopt.networks.transformers._hugging_face import model_class, require_transformers
 from prunopt.networks.transformers.families import blocks, is_linear, replace_weight, weight_of
 from prunopt.networks.transformers.number_formats import as_dtype, most_common, stored_dtype
@@ -23,14 +24,17 @@ FORMATS = ("float32", "bfloat16", "float16", "float64")  # that a manifest may n
 LARGEST_MODEL, GROWTH = 2**30, 50  # bytes a configuration may ask for: so many, and so many times those of its weights
 
 
-def write_model(model: nn.Module, folder: Path) -> None:
-    """Write weights, tied ones once, and the configurations; each tensor in the format of its checkpoint."""
+def write_model(model: nn.Module, folder: Path, like: str | os.PathLike[str] | None = None) -> None:
+    """Write weights, tied ones once, and the configurations; each tensor in the format of its checkpoint.
+
+    ``like`` is a folder in whose files, by their names, the tensors of these names are; one file where there is none.
+    """
     from safetensors.torch import save_file
 
     if not hasattr(model, "config"):
         kind = validate.Shown(type(model).__name__)
         raise validate.invalid("model", "have a config, as models of transformers do, to be saved whole", kind)
-    config: Any = copy.deepcopy(model.config)
+    config: Any = model.config
     state, seen = {}, set()
     for name, tensor in model.state_dict().items():
         place = (tensor.data_ptr(), tensor.shape)
@@ -38,8 +42,20 @@ def write_model(model: nn.Module, folder: Path) -> None:
             continue  # tied to one that is there already
         seen.add(place)
         state[name] = tensor.detach().cpu().to(stored_dtype(tensor, config.dtype)).contiguous()
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    config.architectures, config.dtype = [type(model).__name__], most_common(state)
+    known = {} if like is None else {name: file.name for name, file in TensorFiles(like).files.items()}
+    last = max(known.values(), default=WEIGHTS)  # of a tensor that has another name there
+    files = {name: known.get(name, last) if len(set(known.values())) > 1 else WEIGHTS for name in state}
+    for file in sorted(set(files.values())):
+        part = {name: tensor for name, tensor in state.items() if files[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    write_index(folder, files, sum(t.numel() * t.itemsize for t in state.values()))
+    write_configs(model, folder, most_common(state))
+
+
+def write_configs(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Write the configuration of a model, with the number format of its weights, and that of its generation."""
+    config: Any = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [type(model).__name__], dtype
     config.save_pretrained(folder)
     generation: Any = getattr(model, "generation_config", None)
     if generation is not None:
@@ -75,19 +91,19 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
         from prunopt.networks.cnn.checkpoints import load_cnn
 
         return load_cnn(folder, dense)
-    for name in (WEIGHTS, CONFIG):
-        validate.require((place / name).is_file(), str(place), f"hold {name}", validate.Shown("none"))
-    same, changed = digest(place / WEIGHTS) == manifest.get("weights"), validate.Shown("one cut short or changed")
-    validate.require(same, str(place / WEIGHTS), f"be the file that {MANIFEST} describes", changed)
+    files = weight_files(place)
+    validate.require((place / CONFIG).is_file(), str(place), f"hold {CONFIG}", validate.Shown("none"))
+    same, changed = digests(place) == manifest.get("weights"), validate.Shown("one cut short or changed")
+    validate.require(same, str(files[0]), f"be the file that {MANIFEST} describes", changed)
     kind = validate.one_of(f"dtype of {place / MANIFEST}", manifest.get("dtype", "float32"), (*FORMATS, None))
     transformers = require_transformers()
     raw = read_json(place / CONFIG)
     try:
-        _check_depth(raw, place / WEIGHTS)
+        _check_depth(raw, files)
         config = transformers.AutoConfig.for_model(**raw)
         with torch.device("meta"):  # its size is known before memory is asked for
             size = 4 * sum(p.numel() for p in model_class(raw)(config).parameters())
-        if size > LARGEST_MODEL + GROWTH * (place / WEIGHTS).stat().st_size:
+        if size > LARGEST_MODEL + GROWTH * sum(f.stat().st_size for f in files):
             validate.refuse("size", "be about that of its weights", validate.Shown(f"{size:,} bytes"))
         model = model_class(raw)(config)
         if (place / GENERATION).is_file():
@@ -103,7 +119,7 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
     from safetensors.torch import load_file
 
     try:
-        state = load_file(place / WEIGHTS)
+        state = {name: tensor for file in files for name, tensor in load_file(file).items()}
         for name, weight in model.named_parameters():
             weight.data = weight.data.to(as_dtype(kind) or state[name].dtype if name in state else weight.dtype)
         absent, unknown = model.load_state_dict(state, strict=False)
@@ -114,22 +130,25 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
             raise RuntimeError(f"missing {untied[:3]}, unexpected {unknown[:3]}")
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise validate.invalid(str(place / WEIGHTS), "fit the model", validate.Shown("others"), reason) from None
+        raise validate.invalid(str(files[0]), "fit the model", validate.Shown("others"), reason) from None
     return cast("nn.Module", model.eval())
 
 
-def _check_depth(raw: Any, weights: Path) -> None:
+def _check_depth(raw: Any, files: list[Path]) -> None:
     """Refuse a configuration with more layers than there are tensors: it would be built layer by layer."""
-    with open(weights, "rb") as file:
-        head = file.read(8)
-    whole = len(head) == 8 and 2 <= int.from_bytes(head, "little") <= weights.stat().st_size - 8
-    validate.require(whole, weights.name, "be whole", validate.Shown("one cut short"))
+    headers = 0
+    for weights in files:
+        with open(weights, "rb") as file:
+            head = file.read(8)
+        whole = len(head) == 8 and 2 <= int.from_bytes(head, "little") <= weights.stat().st_size - 8
+        validate.require(whole, weights.name, "be whole", validate.Shown("one cut short"))
+        headers += int.from_bytes(head, "little")
     validate.require(isinstance(raw, dict), CONFIG, "hold an object", raw)
     for name in ("num_hidden_layers", "n_layer", "num_layers"):
         # a tensor takes dozens of bytes of the header, so its length bounds their number
         if isinstance(raw.get(name), int | float):
-            fits = raw[name] <= int.from_bytes(head, "little") / 16
-            validate.require(fits, name, f"be at most the tensors of {weights.name}", raw[name])
+            fits = raw[name] <= headers / 16
+            validate.require(fits, name, f"be at most the tensors of {files[0].name}", raw[name])
 
 
 def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,9 @@ import torch.distributed as dist
 
 from prunopt.core.arrays import Floats
 from prunopt.core.validate import Shown, number, require
+from prunopt.networks.transformers.calibration import Calibration
+
+PATIENCE = timedelta(hours=12)  # of a rank that waits for the one that solves a layer
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -20,6 +27,67 @@ def rank_and_size() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def joined_ranks() -> Iterator[int]:
+    """Join the other processes that torchrun started, where it did; yield this one's rank, 0 if it is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ or dist.is_initialized():
+        yield rank_and_size()[0]
+        return
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        yield dist.get_rank()
+        dist.barrier()  # no rank leaves while another still talks to it
+    finally:
+        dist.destroy_process_group()
+
+
+def part_of(calibration: Calibration) -> Calibration:
+    """Return this rank's part of a calibration: every size-th window."""
+    rank, size = rank_and_size()
+    if size == 1:
+        return calibration
+    windows = shard(calibration.windows)
+    rest = {name: getattr(calibration, name)[rank::size] for name in ("mask", "weight", "source")}
+    return replace(calibration, windows=windows, **rest)
+
+
+def added(numbers: Sequence[float]) -> list[float]:
+    """Return the sums over all ranks of a few numbers."""
+    if rank_and_size()[1] == 1:
+        return list(numbers)
+    total = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(total)
+    return [float(x) for x in total]
+
+
+def from_first(tensors: Mapping[str, torch.Tensor] | None, record: Any) -> tuple[dict[str, torch.Tensor], Any]:
+    """Return the tensors and the record (plain JSON) that rank 0 has, on all ranks.
+
+    Layers are solved once, so that machines that round differently keep the same weights.
+    """
+    rank, size = rank_and_size()
+    if size == 1:
+        return dict(tensors or {}), record
+    head = b""
+    if rank == 0:
+        about = {n: [str(t.dtype).removeprefix("torch."), list(t.shape)] for n, t in (tensors or {}).items()}
+        head = json.dumps([about, record]).encode()
+    length = torch.tensor([len(head)])
+    dist.broadcast(length, 0)
+    text = torch.tensor(list(head), dtype=torch.uint8) if rank == 0 else torch.empty(int(length), dtype=torch.uint8)
+    dist.broadcast(text, 0)
+    about, record = json.loads(bytes(text.tolist()))
+    out = {}
+    for name, (kind, shape) in about.items():
+        held = torch.empty(shape, dtype=getattr(torch, kind))
+        if rank == 0 and tensors is not None:
+            held.copy_(tensors[name])
+        if held.numel():
+            dist.broadcast(held.reshape(-1).view(torch.uint8), 0)
+        out[name] = held
+    return out, record
 
 
 def shard(windows: torch.Tensor) -> torch.Tensor:
@@ -84,4 +152,7 @@ def hessians(stream: Any, block: Any, layers: Any) -> dict[str, Floats]:
     block, layers
         As for `Activations.hessians`.
     """
-    return summed(stream.hessians(block, layers), float(stream.calibration.row_weights().sum()))
+    found: dict[str, Floats] = stream.hessians(block, layers)
+    if rank_and_size()[1] == 1:
+        return found
+    return summed(found, float(stream.calibration.row_weights().sum()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.networks.io.journal import Journal
+from prunopt.networks.transformers import distributed
+from prunopt.networks.transformers.before_after import Measured
 from prunopt.networks.transformers.calibration import Activations, Calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import (
@@ -27,7 +30,10 @@ from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.parameter_budget import Plan
 from prunopt.networks.transformers.recipes import PruneOptions
 from prunopt.networks.transformers.repair import BlockRepair, DenseStream, RepairReport, copy_of, repair_block
-from prunopt.networks.transformers.shrinkage import AUTO, Folds, chosen_shrinkage, fold_hessians, mean_of
+from prunopt.networks.transformers.scored import InputNorms, by_norms, solve_by_norms, step_of
+from prunopt.networks.transformers.shrinkage import AUTO, Folds, chosen_shrinkage, fold_hessians, folds_of, mean_of
+from prunopt.networks.transformers.streamed_texts import StreamedTexts
+from prunopt.networks.transformers.streaming import StreamedModel
 from prunopt.networks.transformers.surgery import fit_attention, group_columns, remove_groups, remove_neurons
 
 
@@ -47,7 +53,9 @@ class LayerwisePruning:
     seed
         Of the solvers.
     journal
-        Keeps finished layers.
+        Keeps finished layers; of several processes, the first one's alone.
+    source
+        Where the blocks are, if they are not in memory.
     repair
         How each block is repaired once it is pruned; None: not at all.
     """
@@ -60,30 +68,36 @@ class LayerwisePruning:
         options: PruneOptions,
         seed: int,
         journal: Journal | None = None,
+        source: StreamedModel | None = None,
         repair: BlockRepair | None = None,
     ) -> None:
         self.blocks, self.journal, self.options, self.seed, self.method = blocks(model), journal, options, seed, method
+        self.source, self.step = source, step_of(tokens)
         self.report: list[LayerReport] = []
         self.n_layers = 0
         self._declared = getattr(getattr(model, "config", None), "dtype", None)
         self.repair, self.repairs, self._weights = repair, list[RepairReport](), tokens.row_weights()
-        fitted = tokens if repair is None else repair.fitted(tokens, seed)
-        self.stream = Activations(model, self.blocks, fitted, options.activations_dir)
+        fitted = distributed.part_of(tokens if repair is None else repair.fitted(tokens, seed))
+        self._fold = distributed.shard(folds_of(tokens))
+        with nullcontext() if source is None else source.around():
+            self.stream = Activations(model, self.blocks, fitted, options.activations_dir)
         self._dense = None if repair is None else DenseStream(self.stream)
+        self.texts = None if source is None else StreamedTexts(source, options.evaluation or {})
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
         self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
             dense = None if self._dense is None else copy_of(block)
-            if groups and block.attention is not None:
-                goal = LayerGoal(group_columns(block.attention), groups, "head group")
-                self._remove(block, block.stages[1][0], goal)
-            if neurons and block.feed_forward is not None:
-                single = list(np.arange(block.feed_forward.width)[:, None])
-                self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
-            self._repaired(block, dense)
-            self.stream.advance(block)
+            with self._in_memory(block):
+                if groups and block.attention is not None:
+                    goal = LayerGoal(group_columns(block.attention), groups, "head group")
+                    self._remove(block, block.stages[1][0], goal)
+                if neurons and block.feed_forward is not None:
+                    single = list(np.arange(block.feed_forward.width)[:, None])
+                    self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
+                self._repaired(block, dense)
+                self.stream.advance(block)
 
     def patterned(self, pattern: tuple[int, int] | None, allocation: Floats) -> None:
         """Set single weights of each block's layers to 0, in the order in which the block uses them."""
@@ -91,16 +105,40 @@ class LayerwisePruning:
         for block, sparsity in zip(self.blocks, allocation, strict=True):
             goal = LayerGoal(pattern=pattern, sparsity=None if pattern else float(sparsity))
             dense = None if self._dense is None else copy_of(block)
-            for stage in block.stages:
-                self._stage(block, stage, goal)
-            self._repaired(block, dense)
-            self.stream.advance(block)
+            with self._in_memory(block):
+                for stage in block.stages:
+                    self._stage(block, stage, goal)
+                self._repaired(block, dense)
+                self.stream.advance(block)
+
+    def measured(self) -> tuple[Measured, Measured]:
+        """Return a streamed model's figures before and after."""
+        assert self.texts is not None
+        return self.texts.measured()
 
     def close(self) -> None:
         """Let go of the activations."""
         self.stream.close()
         if self._dense is not None:
             self._dense.close()
+
+    @contextmanager
+    def _in_memory(self, block: Block) -> Iterator[None]:
+        if self.source is None or self.texts is None:
+            yield
+            return
+        with self.source.block(block):
+            self.texts.before(block)
+            yield
+            self.texts.after(block)
+
+    def _inputs(self, block: Block, layer: str) -> Folds | InputNorms:
+        """Return the norms or the Hessian of a layer's inputs, in folds where its shrinkage is chosen by them."""
+        if by_norms(self.method, self.options.refit):
+            return InputNorms(self.stream, block, layer, self.step)
+        if self.options.shrinkage == AUTO:
+            return fold_hessians(self.stream, block, layer, self._fold)
+        return [(1.0, distributed.hessians(self.stream, block, [layer])[layer])]
 
     def _remove(self, block: Block, layer: str, goal: LayerGoal) -> None:
         name = f"{block.name}.{layer}"
@@ -116,43 +154,52 @@ class LayerwisePruning:
         self._done(block, name, changed, row)
 
     def _stage(self, block: Block, stage: tuple[str, ...], goal: LayerGoal) -> None:
-        hessian: Any = None
+        inputs: Any = None
         for layer in stage:
             name = f"{block.name}.{layer}"
             if self._replayed(block, name):
                 continue
-            if hessian is None:  # the layers of a stage have the same input
-                hessian = self._inputs(block, layer)
-            inputs = weight_of(block.module.get_submodule(layer)).shape[1]
+            width = weight_of(block.module.get_submodule(layer)).shape[1]
             if goal.pattern is not None:
-                multiple = inputs % goal.pattern[1] == 0
-                validate.require(multiple, f"inputs of {name}", f"be a multiple of {goal.pattern[1]}", inputs)
-            _, row = self._solved(block, layer, hessian, goal)
+                multiple = width % goal.pattern[1] == 0
+                validate.require(multiple, f"inputs of {name}", f"be a multiple of {goal.pattern[1]}", width)
+            if inputs is None:  # the layers of a stage have the same input
+                inputs = self._inputs(block, layer)
+            _, row = self._solved(block, layer, inputs, goal)
             self._done(block, name, [layer], row)
 
-    def _inputs(self, block: Block, layer: str) -> Folds:
-        """Return the Hessian of a layer, in folds where its shrinkage is chosen by them."""
-        if self.options.shrinkage == AUTO:
-            return fold_hessians(self.stream, block, layer)
-        return [(1.0, self.stream.hessians(block, [layer])[layer])]
-
-    def _solved(self, block: Block, layer: str, folds: Folds, goal: LayerGoal) -> tuple[Any, LayerReport]:
+    def _solved(self, block: Block, layer: str, inputs: Folds | InputNorms, goal: LayerGoal) -> tuple[Any, LayerReport]:
         """Solve a layer and give it its new weights, as they will be stored; return the value and the report."""
         linear, options = block.module.get_submodule(layer), self.options
-        old = weight_of(linear).detach()
-        weight, hessian, damping = old.double().cpu().numpy(), mean_of(folds), float(options.damping or 0.0)
-        auto = options.shrinkage == AUTO
-        rho = chosen_shrinkage(weight, folds, goal, damping, seed=self.seed) if auto else float(options.shrinkage or 0.0)
-        value, new, row = solve_layer(
-            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=damping, shrinkage=rho,
-            refit=options.refit, seed=self.seed,
-        )  # fmt: skip
-        tensor, dtype = torch.from_numpy(new), stored_dtype(old, self._declared)
-        if dtype != old.dtype:
-            tensor = tensor.to(dtype).double()
-            row = replace(row, error=relative_error(weight, tensor.numpy(), hessian))
-        replace_weight(linear, tensor)
-        return value, row
+        old, name = weight_of(linear).detach(), f"{block.name}.{layer}"
+        weight = old.double().cpu().numpy()
+        dtype = stored_dtype(old, self._declared)
+        solved: Any = None
+        if isinstance(inputs, InputNorms):
+            solved = solve_by_norms(name, weight, inputs, self.method, goal, self.step)
+        elif distributed.rank_and_size()[0] == 0:
+            hessian, damping = mean_of(inputs), float(options.damping or 0.0)
+            auto = options.shrinkage == AUTO
+            rho = (
+                chosen_shrinkage(weight, inputs, goal, damping, seed=self.seed)
+                if auto
+                else float(options.shrinkage or 0.0)
+            )
+            value, new, row = solve_layer(
+                name, weight, hessian, self.method, goal, damping=damping, shrinkage=rho, refit=options.refit,
+                seed=self.seed,
+            )  # fmt: skip
+            if dtype != old.dtype:
+                new = torch.from_numpy(new).to(dtype).double().numpy()
+                row = replace(row, error=relative_error(weight, new, hessian))
+            solved = value, new, row
+        tensors, record = None, None
+        if solved is not None:
+            tensors = {"value": torch.from_numpy(np.asarray(solved[0])), "new": torch.from_numpy(solved[1])}
+            record = solved[2].to_dict()
+        tensors, record = distributed.from_first(tensors, record)
+        replace_weight(linear, tensors["new"])
+        return tensors["value"].numpy(), report_from(record)
 
     def _done(self, block: Block, name: str, changed: list[str], row: LayerReport) -> None:
         self.report.append(row)
@@ -190,9 +237,9 @@ class LayerwisePruning:
     def _restored(self, block: Block, name: str) -> dict[str, Any] | None:
         """Give a block what a step of the journal made of it, and return its record; None where it is still to do."""
         step = None if self.journal is None else self.journal.replay(name)
-        if step is None:
+        tensors, row = distributed.from_first(*(step or (None, None)))
+        if row is None:
             return None
-        tensors, row = step
         for key, tensor in tensors.items():
             layer, what = key.rsplit(".", 1)
             if what == "weight":

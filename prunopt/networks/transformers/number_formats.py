@@ -16,6 +16,8 @@ def stored_dtype(tensor: torch.Tensor, declared: Any) -> torch.dtype:
     kind = as_dtype(declared)
     if kind not in LOW or tensor.dtype not in (torch.float32, torch.float64):
         return tensor.dtype
+    if tensor.is_meta:  # of a model that is streamed: its tensors were written in the declared format
+        return kind
     return kind if bool(torch.equal(tensor.to(kind).to(tensor.dtype), tensor)) else tensor.dtype
 
 

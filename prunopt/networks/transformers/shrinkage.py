@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from prunopt.core.arrays import Floats
+from prunopt.networks.transformers import distributed
 from prunopt.networks.transformers.calibration import CHUNK, Activations, Calibration
 from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.layer import LayerGoal, relative_error, shrunk
@@ -21,13 +22,14 @@ KEPT = 0.98  # of what re-solving gains on windows left out; chosen on two texts
 SOLVED, LEAST, MOST = 16384, 8, 32  # numbers of the rows that are solved, and how many rows at least and at most
 
 
-def fold_hessians(stream: Activations, block: Block, layer: str) -> Folds:
+def fold_hessians(stream: Activations, block: Block, layer: str, fold: torch.Tensor | None = None) -> Folds:
     """Return the weight of each fold of the calibration, and the mean of x x^T over its tokens.
 
-    Windows that count are dealt out to three folds; of fewer than three windows, thirds of each are the folds.
+    Windows that count are dealt out to three folds; of fewer than three windows, thirds of each are the folds. Of
+    several processes each adds up its own windows, ``fold`` (n, length) are the numbers of their folds (None: `folds_of`).
     """
     weights = stream.calibration.row_weights()
-    fold = _folds(stream.calibration)
+    fold = folds_of(stream.calibration) if fold is None else fold
     sums: dict[int, torch.Tensor] = {}
 
     def take(name: str, window: int, rows: torch.Tensor) -> None:
@@ -39,10 +41,16 @@ def fold_hessians(stream: Activations, block: Block, layer: str) -> Folds:
 
     stream.inputs(block, [layer], take)
     shares = {f: float(weights[fold == f].sum()) for f in sums}
+    size = distributed.rank_and_size()[1]
+    if size > 1:
+        like = next(iter(sums.values()))
+        held = {str(f): sums.get(f, torch.zeros_like(like)).numpy() for f in range(FOLDS)}
+        sums = {int(f): torch.from_numpy(size * mean) for f, mean in distributed.summed(held, 1.0).items()}
+        shares = dict(enumerate(distributed.added([shares.get(f, 0.0) for f in range(FOLDS)])))
     return [(shares[f], ((h + h.T) / (2 * shares[f])).numpy()) for f, h in sorted(sums.items()) if shares[f] > 0]
 
 
-def _folds(tokens: Calibration) -> torch.Tensor:
+def folds_of(tokens: Calibration) -> torch.Tensor:
     """Return the number of each token's fold, (n, length)."""
     counts, (n, length) = tokens.row_weights().sum(dim=1) > 0, tokens.windows.shape
     place = torch.cumsum(counts.long(), 0) - 1
@@ -57,9 +65,7 @@ def mean_of(folds: Folds) -> Floats:
     return whole
 
 
-def chosen_shrinkage(
-    weight: Floats, folds: Folds, goal: LayerGoal, damping: float, *, seed: int = 0
-) -> float:
+def chosen_shrinkage(weight: Floats, folds: Folds, goal: LayerGoal, damping: float, *, seed: int = 0) -> float:
     r"""Return the largest shrinkage that keeps 98 % of what re-solving gains on windows left out.
 
     With e(r) the mean over folds of the relative error, on a fold, of rows re-solved for the Hessian of the other folds

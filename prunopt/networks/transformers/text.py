@@ -18,7 +18,8 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.networks.transformers.calibration import check_length
 
-MUCH_MORE = 1.5  # times the loss that another domain may gain before it is said
+MUCH_MORE, LITTLE = 1.5, 0.05  # times the loss, and nats a token, that another domain may gain before it is said
+SHORTEST = 16  # tokens of a window that is held out
 
 
 def read_text(source: str | os.PathLike[str]) -> str:
@@ -60,7 +61,7 @@ def token_windows(
         validate.whole_number("count", count, low=1)
     if tokenizer is None:
         raise validate.invalid("tokenizer", "be given", None, "the model's folder has none, which text needs")
-    ids: torch.Tensor = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False).input_ids[0]
+    ids = tokens_of(tokenizer, text)
     fit = len(ids) // length
     wanted = 1 if seed is not None or count is None else count
     enough = validate.Shown(f"{len(ids)} tokens")
@@ -69,8 +70,18 @@ def token_windows(
     if seed is None:
         n = fit if count is None else count
         return ids[: n * length].view(n, length).clone()
-    starts = np.random.default_rng(seed).integers(0, len(ids) - length + 1, fit if count is None else count)
+    starts = _places(len(ids), length, fit if count is None else count, seed)
     return torch.stack([ids[s : s + length] for s in starts])
+
+
+def tokens_of(tokenizer: Any, text: str) -> torch.Tensor:
+    """Return the tokens of a text as a whole, (n,) int64, without special ones."""
+    found: torch.Tensor = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False).input_ids[0]
+    return found
+
+
+def _places(tokens: int, length: int, count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, tokens - length + 1, count)
 
 
 def source_windows(tokenizer: Any, texts: Sequence[str], *, length: int, count: int, seed: int) -> list[Any]:
@@ -89,7 +100,7 @@ def source_windows(tokenizer: Any, texts: Sequence[str], *, length: int, count: 
     out: list[Any] = []
     weighted = any("=" in text for text in texts)
     for k, text in enumerate(texts):
-        name, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
+        name, weight = _name_and_weight(text)
         each = count // len(texts) + (k < count % len(texts))
         ids = token_windows(tokenizer, read_text(name), length=length, count=each, seed=seed + k)
         try:
@@ -97,6 +108,53 @@ def source_windows(tokenizer: Any, texts: Sequence[str], *, length: int, count: 
         except ValueError:
             raise validate.invalid("calibration", "be FILE or FILE=WEIGHT", text) from None
     return out
+
+
+def held_out_windows(
+    tokenizer: Any, texts: Sequence[str], *, length: int, count: int, seed: int, most: int = 4
+) -> torch.Tensor | None:
+    """Return windows of the same files that share no token with those of `source_windows`; None where none is left.
+
+    Parameters
+    ----------
+    texts, length, count, seed
+        As there. Where no window of ``length`` tokens is left, halves and quarters of it are tried.
+    most
+        Windows over all files.
+    """
+    free = []
+    for k, text in enumerate(texts):
+        ids = tokens_of(tokenizer, read_text(_name_and_weight(text)[0]))
+        left = np.ones(len(ids), np.bool_)
+        for start in _places(len(ids), length, count // len(texts) + (k < count % len(texts)), seed + k):
+            left[start : start + length] = False
+        free.append((ids, left))
+    for size in (length, length // 2, length // 4):
+        found = []
+        for ids, left in free if size >= SHORTEST else ():
+            places = _free_places(left, size)
+            wanted = min(len(places), max(1, most // len(texts)))
+            chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, wanted)] if wanted else []
+            found += [ids[s : s + size] for s in chosen]
+        if found:
+            return torch.stack(found)
+    return None
+
+
+def _free_places(left: NDArray[np.bool_], size: int) -> list[int]:
+    """Return starts of windows side by side in which all tokens are left."""
+    out, run = [], 0
+    for place, free in enumerate(left.tolist()):
+        run = run + 1 if free else 0
+        if run == size:
+            out.append(place + 1 - size)
+            run = 0
+    return out
+
+
+def _name_and_weight(text: str) -> tuple[str, str]:
+    name, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
+    return name, weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +197,8 @@ def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> 
         Losses of both domains' text, by the dense and by the pruned model.
     """
     (near, near_error), (far, far_error) = (b.against(a) for a, b in zip(before, after, strict=True))
-    if far <= MUCH_MORE * max(near, 0.0) + 2 * math.hypot(near_error, far_error):
+    known = not math.isnan(near_error + far_error)  # of a single window nothing says how far it can be trusted
+    if not known or far <= max(MUCH_MORE * near, LITTLE) + 2 * math.hypot(near_error, far_error):
         return ""
     return (
         f"the other domain loses {far:.2f} nats a token, the calibration's {near:.2f}: mix that domain into the "
@@ -149,6 +208,7 @@ def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> 
 
 def logits_of(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """Return a language model's logits (n, length, vocabulary); ValueError where it has none."""
+    ids = ids.to(next(model.parameters()).device)
     found: torch.Tensor | None = getattr(model(input_ids=ids, use_cache=False), "logits", None)
     if found is None or found.dim() != 3:
         raise validate.invalid("model", "put out logits for every token", validate.Shown(type(model).__name__))
@@ -189,14 +249,20 @@ def token_losses(model: nn.Module, windows: torch.Tensor, *, batch: int = 1, las
     check_next_token(model)
     losses, right = [], []
     for part in torch.split(windows, batch):
-        logits = logits_of(model, part)[:, :-1]
-        target = part[:, 1:]
-        if last is not None:
-            logits, target = logits[:, -last:], target[:, -last:]
-        flat = nn.functional.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
-        losses.append(flat.view(target.shape).double().numpy())
-        right.append((logits.argmax(-1) == target).numpy())
+        found = losses_from(logits_of(model, part), part, last=last)
+        losses.append(found.loss)
+        right.append(found.right)
     return TokenLosses(np.concatenate(losses), np.concatenate(right))
+
+
+def losses_from(logits: torch.Tensor, windows: torch.Tensor, *, last: int | None = None) -> TokenLosses:
+    """Return the loss of every next token (of the last ones of each window) by given logits."""
+    logits, target = logits[:, :-1], windows[:, 1:].to(logits.device)
+    if last is not None:
+        logits, target = logits[:, -last:], target[:, -last:]
+    flat = nn.functional.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
+    right = logits.argmax(-1) == target
+    return TokenLosses(flat.view(target.shape).double().cpu().numpy(), right.cpu().numpy())
 
 
 def sliding_losses(model: nn.Module, ids: torch.Tensor, *, length: int = 512, stride: int = 256) -> TokenLosses:
