@@ -125,9 +125,10 @@ class Follower(torch.fx.Interpreter):
                 self.layout.fix(np.unique(compact(labels).numpy()))
 
     def _pin(self, n: torch.fx.Node, out: Any) -> Any:
-        free = [t for m in self._sources(n) for t in tensors_of(self.labels[m])]
-        if any(not self.layout.is_fixed(np.unique(compact(t).numpy())) for t in free):
-            self.layout.pinned.append(self.label(n))
+        for t in [t for m in self._sources(n) for t in tensors_of(self.labels[m])]:
+            channels = np.unique(compact(t).numpy())
+            if not self.layout.is_fixed(channels):
+                self.layout.touched.append((self.label(n), channels))
         self._fix(n)
         return self._constant(out)
 
@@ -495,8 +496,7 @@ class Follower(torch.fx.Interpreter):
         """Pin both ends of a layer."""
         for channels in self.layout.slots[name][1:3]:
             self.layout.fix(channels)
-        if why not in self.layout.pinned:
-            self.layout.pinned.append(why)
+        self.layout.touched.append((why, self.layout.slots[name][2]))
 
     def _ends(self, module: Any, source: Ints) -> tuple[str, Ints]:
         layout = self.layout
@@ -526,6 +526,9 @@ class Follower(torch.fx.Interpreter):
         """Settle which parameters of their own are cut, and along which axis; the rest is fixed."""
         made = [s[2] for s in self.layout.slots.values()]
         producers = set(self.layout.roots(np.unique(np.concatenate(made))).tolist()) if made else set()
+        for why, channels in self.layout.touched:
+            if producers & set(self.layout.roots(channels).tolist()):
+                self.layout.pinned.append(why)
         for name, labels in self._parameters.values():
             rooted = self._rooted(labels)
             axes = varying(rooted)

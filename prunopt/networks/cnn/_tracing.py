@@ -196,7 +196,8 @@ class Layout:
         self._allocations = 0
         self.slots: dict[str, tuple[str, Ints, Ints, int, int]] = {}  # kind, ins, outs, positions, runs
         self.tensors: dict[str, tuple[Any, int]] = {}  # the channels of parameters that are used by themselves
-        self.pinned: list[str] = []  # operations that are not followed
+        self.touched: list[tuple[str, Ints]] = []  # operations that are not followed, and the channels at them
+        self.pinned: list[str] = []  # those of them whose channels layers write
 
     def fresh(self, n: int, *, fixed: bool = False) -> Ints:
         """Return n new channels."""

@@ -253,7 +253,7 @@ def reestimated(model: nn.Module, images: Inputs, *, batch: int = 50) -> nn.Modu
 
 def divergence(dense_logits: Any, model: nn.Module, images: Inputs, *, batch: int = 4) -> float:
     """Return how far a network's outputs are from the dense ones (`divergence_of`)."""
-    return divergence_of(dense_logits, logits(model, images, batch=batch))
+    return divergence_of(dense_logits, outputs_of(model, images, batch=batch))
 
 
 def divergence_of(dense: Any, found: Any) -> float:

@@ -40,11 +40,15 @@ def allows_last(model: nn.Module, x: Any, graph: torch.fx.GraphModule | None = N
     """Whether a network runs on pictures with their channels last: views of them in its own code may not."""
     if graph is not None and not any(n.op == "call_method" and n.target == "view" for n in graph.graph.nodes):
         return True
+    modes = {m: m.training for m in model.modules()}
     try:
         with torch.no_grad():
-            called(model, channels_last(x[:1]))
+            called(model.eval(), channels_last(x[:1]))
     except RuntimeError:
         return False
+    finally:  # a norm that learns its statistics does so from other pictures
+        for module, mode in modes.items():
+            module.training = mode
     return True
 
 

@@ -35,9 +35,14 @@ def _is_computed(value: Any) -> bool:
 def _made_plain(module: nn.Module) -> bool:
     found = False
     if "parametrizations" in dict(module.named_children()):
-        for name in list(module.parametrizations):  # type: ignore[arg-type]
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            found = True
+        names: Any = module.parametrizations
+        values = {name: getattr(module, name).detach().clone() for name in names}
+        # a copy shares its class with what it was copied from: torch's own removal would take the weight from both
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, value in values.items():
+            module.register_parameter(name, nn.Parameter(value))
+        found = True
     for name in [n.removesuffix("_orig") for n, _ in module.named_parameters(recurse=False) if n.endswith("_orig")]:
         if f"{name}_mask" in dict(module.named_buffers(recurse=False)):
             prune.remove(module, name)

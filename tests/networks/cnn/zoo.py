@@ -780,7 +780,7 @@ def scripted_part() -> Any:
     return simple(Lambda(F.mish))
 
 
-@entry
+@entry(partly=True)
 def blur_pool() -> Any:
     return between(
         lambda s, x: F.conv2d(x, s.k.expand(x.shape[1], 1, 3, 3), stride=2, padding=1, groups=x.shape[1]),
