@@ -1,7 +1,8 @@
-"""How channels run through the operations of a traced network."""
+"""The graph of a network, as far as its own code can be traced, and channels as numbers that are tied."""
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -9,54 +10,179 @@ from typing import Any
 import numpy as np
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import nn
 
 from prunopt.core.arrays import Bools, Ints
-from prunopt.networks.cnn.watching import NORMS
+from prunopt.networks.cnn.inputs import Batch, Inputs
+from prunopt.networks.cnn.watching import CARRIERS, CONVOLUTIONS
 
-
-def _named(where: Any, names: str) -> list[Any]:
-    return [getattr(where, name) for name in names.split()]
-
-
-ELEMENTWISE = {
-    *_named(operator, "add iadd sub isub mul imul truediv"),
-    *_named(torch, "add sub mul div maximum minimum"),
-}
-ELEMENTWISE_METHODS = {name + end for name in ("add", "sub", "mul", "div") for end in ("", "_")}
-ACTIVATIONS = "relu relu6 silu gelu hardswish hardsigmoid hardtanh leaky_relu elu sigmoid dropout dropout2d"
-POOLING = "avg_pool2d max_pool2d adaptive_avg_pool2d adaptive_max_pool2d interpolate"
-PASSING = {operator.neg, *_named(torch, "relu sigmoid tanh clamp neg"), *_named(F, f"{ACTIVATIONS} {POOLING}")}
-METHODS = "relu relu_ sigmoid tanh clamp clamp_ contiguous clone float detach to half"
-PASSING_METHODS = set(METHODS.split())
-SPATIAL = {torch.mean, torch.sum, torch.amax}
-LAYERS = "ReLU ReLU6 SiLU GELU Hardswish Hardsigmoid Hardtanh LeakyReLU ELU Sigmoid Tanh Mish Softplus Identity"
-SHAPING = "Dropout Dropout2d AvgPool2d MaxPool2d AdaptiveAvgPool2d AdaptiveMaxPool2d ZeroPad2d Upsample"
-PASSING_MODULES = tuple(_named(nn, f"{LAYERS} {SHAPING}"))
-
-
-class Untraceable(Exception):
-    """An operation that nothing is known about."""
+OWN = "torch.nn."  # torch's modules are taken as they are
+RECURRENT = (nn.MultiheadAttention, nn.RNNBase)
 
 
 class Tracer(torch.fx.Tracer):
-    """A tracer that takes modules without children, and every convolution, linear layer and norm, as they are."""
+    """A tracer that takes torch's own modules, and layers with weights however subclassed, as they are.
+
+    Modules of ``opaque`` names are not looked into.
+    """
 
     place = ""
+    proxy_buffer_attributes = True
+
+    def __init__(
+        self, opaque: frozenset[str] = frozenset(), example: Inputs | None = None, numbers: bool = False
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.opaque, self.example, self.numbers = opaque, example, numbers
+        self._running = False  # a value is asked for: the modules run as they are
+        self._values: dict[torch.fx.Node, Any] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is one operation: it has no children, or is a layer with weights (however subclassed)."""
-        return not any(True for _ in m.children()) or isinstance(m, (nn.Conv2d, nn.Linear, *NORMS))
+        """Whether a module is one operation."""
+        if module_qualified_name in self.opaque or isinstance(m, torch.jit.ScriptModule):
+            return True
+        if isinstance(m, (*CONVOLUTIONS, nn.Linear, *CARRIERS, *RECURRENT)) or is_layer_norm(m):
+            return True
+        return m.__module__.startswith(OWN) and not any(True for _ in m.children())
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace into a module, and remember where an error came from."""
+        if self._running:
+            return forward(*args, **kwargs)
         outside, self.place = self.place, self.path_of_module(m)
         out = super().call_module(m, forward, args, kwargs)
         self.place = outside  # after an error the innermost name stays
         return out
+
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        """Return what stands for a value while the network's code runs."""
+        if self.example is None:
+            return torch.fx.Proxy(node, self)
+        return _Shaped(node, self) if self.numbers else _Sized(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return an attribute of a module, which torch.fx puts a proxy in the place of."""
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: Any) -> bool:
+        """Return a truth that depends on shapes, not on the numbers of a tensor."""
+        value = None if self.example is None else self.value_of(obj.node)
+        return bool(value) if isinstance(value, bool | int | float | str | tuple) else super().to_bool(obj)
+
+    def iter(self, obj: Any) -> Any:
+        """Return the parts of a shape, or of a tuple of tensors."""
+        value = None if self.example is None else self.value_of(obj.node)
+        return iter([obj[k] for k in range(len(value))]) if isinstance(value, tuple | list) else super().iter(obj)
+
+    @torch.no_grad()
+    def value_of(self, node: torch.fx.Node) -> Any:
+        """Return the value of a node for the example."""
+        if node not in self._values:
+            args, kwargs = (torch.fx.node.map_arg(a, self.value_of) for a in (node.args, node.kwargs))
+            self._running = True
+            try:
+                self._values[node] = self._run(node, args, kwargs)
+            finally:
+                self._running = False
+        return self._values[node]
+
+    def _run(self, node: torch.fx.Node, args: Any, kwargs: Any) -> Any:
+        target: Any = node.target
+        if node.op == "placeholder":
+            given = self.example.arguments if isinstance(self.example, Batch) else (self.example,)
+            at = [n for n in self.graph.nodes if n.op == "placeholder"].index(node)
+            return given[at] if at < len(given) else node.args[0]
+        if node.op == "get_attr":
+            return operator.attrgetter(target)(self.root)
+        if node.op == "call_module":
+            return self.root.get_submodule(target)(*args, **kwargs)
+        return getattr(args[0], target)(*args[1:], **kwargs) if node.op == "call_method" else target(*args, **kwargs)
+
+
+class _Sized(torch.fx.Proxy):
+    """A value whose shape the network's code may ask for, as a number."""
+
+    def _number(self) -> Any:
+        value = self.tracer.value_of(self.node)  # type: ignore[attr-defined]
+        if not isinstance(value, int | float):
+            raise torch.fx.proxy.TraceError(f"{self.node} is no number that depends on shapes alone")
+        return value
+
+    def __index__(self) -> int:
+        return operator.index(self._number())
+
+    def __int__(self) -> int:
+        return int(self._number())
+
+    def __float__(self) -> float:
+        return float(self._number())
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, at, value), {})
+
+
+class _Shaped(_Sized):
+    """A value whose shape is plain numbers, for code that makes tensors of them."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "ndim", "dtype", "device", "size", "dim", "numel"):
+            return getattr(self.tracer.value_of(self.node), name)  # type: ignore[attr-defined]
+        return super().__getattr__(name)  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self.tracer.value_of(self.node))  # type: ignore[attr-defined]
+
+
+def is_layer_norm(module: nn.Module) -> bool:
+    """Whether a module is a layer norm over one axis, torch's or one's own with the same attributes."""
+    shape = getattr(module, "normalized_shape", None)
+    if any(True for _ in module.children()) or not isinstance(shape, tuple | list | torch.Size) or len(shape) != 1:
+        return False
+    weight = getattr(module, "weight", None)
+    return weight is None or tuple(weight.shape) == tuple(shape)
+
+
+def traced(
+    model: nn.Module, given: int | None = None, example: Inputs | None = None, *, numbers: bool = False
+) -> torch.fx.GraphModule:
+    """Return the graph of a network; a part whose code cannot be traced is one operation in it.
+
+    Parameters
+    ----------
+    given
+        How many inputs the network is called with: the rest keep their defaults. None: all that have no default.
+    example
+        An input, for code that asks for shapes: the graph is then one for inputs of these shapes.
+    numbers
+        Shapes are plain numbers: where they come from is not known.
+
+    Raises
+    ------
+    Exception
+        Whatever the code of the network itself does with a proxy; ``place`` of the error says where.
+    """
+    opaque: set[str] = set()
+    defaults = {
+        name: p.default
+        for k, (name, p) in enumerate(inspect.signature(model.forward).parameters.items())
+        if p.default is not p.empty and k >= (given or 0)
+    }
+    while True:
+        tracer = Tracer(frozenset(opaque), example, numbers)
+        try:
+            graph = tracer.trace(model, concrete_args=defaults or None)
+        except Exception as error:
+            if not tracer.place or tracer.place in opaque:
+                error.add_note(tracer.place)
+                raise
+            opaque.add(tracer.place)
+            continue
+        found = torch.fx.GraphModule(tracer.root, graph)  # the same modules, not copies
+        found.meta["numbers"] = numbers
+        return found
 
 
 class Layout:
@@ -68,7 +194,10 @@ class Layout:
         self._tied: list[tuple[int, int]] = []  # allocations that lie in one group
         self._fixed: set[int] = set()
         self._allocations = 0
-        self.slots: list[tuple[str, str, Ints, Ints, int]] = []
+        self.slots: dict[str, tuple[str, Ints, Ints, int, int]] = {}  # kind, ins, outs, positions, runs
+        self.tensors: dict[str, tuple[Any, int]] = {}  # the channels of parameters that are used by themselves
+        self.touched: list[tuple[str, Ints]] = []  # operations that are not followed, and the channels at them
+        self.pinned: list[str] = []  # those of them whose channels layers write
 
     def fresh(self, n: int, *, fixed: bool = False) -> Ints:
         """Return n new channels."""
@@ -84,6 +213,11 @@ class Layout:
         """Forbid the removal of channels."""
         self._fixed |= set(channels.tolist())
 
+    def is_fixed(self, channels: Ints) -> bool:
+        """Whether none of the channels may be removed, as far as is known."""
+        fixed = {self.root(i) for i in self._fixed}
+        return all(self.root(i) in fixed for i in channels.tolist())
+
     def root(self, i: int) -> int:
         """Return the channel that stands for all that ``i`` is tied to."""
         while self._parent[i] != i:
@@ -93,9 +227,15 @@ class Layout:
 
     def tie(self, a: Ints, b: Ints) -> None:
         """Make channels of two tensors one, place by place."""
-        for i, j in zip(a.tolist(), b.tolist(), strict=True):
+        pairs = np.unique(np.stack([np.ravel(a), np.ravel(b)], 1), axis=0)
+        for i, j in pairs.tolist():
             self._tied.append((self._tensor[i], self._tensor[j]))
             self._parent[self.root(i)] = self.root(j)
+
+    def roots(self, labels: Ints) -> Ints:
+        """Return the channels that stand for ``labels``."""
+        known, at = np.unique(labels, return_inverse=True)
+        return np.asarray(np.array([self.root(i) for i in known.tolist()], np.int64)[at]).reshape(labels.shape)
 
     def only(self, free: list[Ints]) -> Layout:
         """Fix all channels that are tied to none of ``free``; returns itself."""
@@ -121,169 +261,3 @@ class Layout:
         fixed[channel[sorted(self._fixed)]] = True
         group = np.unique(raw, return_inverse=True)[1] if len(raw) else raw
         return channel.astype(np.int64), group.astype(np.int64), fixed
-
-
-class _Rules(torch.fx.Interpreter):
-    """Runs the network once and moves channels along with the tensors."""
-
-    def __init__(self, module: torch.fx.GraphModule, layout: Layout) -> None:
-        super().__init__(module)
-        self.layout = layout
-        self.channels: dict[torch.fx.Node, Ints] = {}
-        self.values: dict[torch.fx.Node, Any] = {}
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        out = super().run_node(n)
-        self.values[n] = out
-        if n.op == "output":
-            for node in n.all_input_nodes:
-                if node in self.channels:
-                    self.layout.fix(self.channels[node])
-            return out
-        if not isinstance(out, torch.Tensor):
-            if isinstance(out, tuple | list) and any(isinstance(o, torch.Tensor) for o in out):
-                raise Untraceable(f"{self._label(n)} gives several tensors, which is not followed")
-            return out
-        self.channels[n] = self._channels(n, out)
-        if out.ndim > 1 and len(self.channels[n]) != out.shape[1]:
-            raise Untraceable(
-                f"{self._label(n)}: {out.shape[1]} channels leave it, {len(self.channels[n])} were followed"
-            )
-        return out
-
-    def _label(self, n: torch.fx.Node) -> str:
-        if n.op == "call_module":
-            return f"module {n.target!r} ({type(self.module.get_submodule(str(n.target))).__name__})"
-        stack = n.meta.get("nn_module_stack") or {}
-        inside = f" in module {list(stack)[-1]!r}" if stack else ""
-        name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
-        return f"operation {name!r}{inside}"
-
-    def _channels(self, n: torch.fx.Node, out: torch.Tensor) -> Ints:
-        if n.op == "placeholder" or n.op == "get_attr":
-            return self.layout.fresh(out.shape[1] if out.ndim > 1 else 1, fixed=True)
-        sources = [m for m in n.all_input_nodes if m in self.channels]
-        if not sources:
-            return self.layout.fresh(out.shape[1] if out.ndim > 1 else 1, fixed=True)
-        source, target = self.channels[sources[0]], n.target
-        before: torch.Tensor = self.values[sources[0]]
-        if n.op == "call_module":
-            return self._module(n, str(target), source, before, out)
-        name = target if n.op == "call_method" else None
-        if target in ELEMENTWISE or name in ELEMENTWISE_METHODS:
-            return self._elementwise(n, sources, out)
-        if target is torch.cat or target is torch.concat:
-            dim = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0)
-            if dim not in (1, 1 - out.ndim):
-                raise Untraceable(f"{self._label(n)} joins along dimension {dim}; along the channels it is followed")
-            parts: Any = n.args[0]
-            return np.concatenate([self.channels[m] for m in parts])
-        if target in PASSING or name in PASSING_METHODS:
-            return source
-        if target in SPATIAL or name in ("mean", "sum", "amax"):
-            return self._spatial(n, source, before)
-        if target is torch.flatten or name in ("flatten", "view", "reshape") or target is torch.reshape:
-            return self._flattened(n, source, before, out)
-        if target is F.pad or target is operator.getitem:
-            return self._cut_or_padded(n, source, before, out)
-        raise Untraceable(f"{self._label(n)} is not known to keep channels apart")
-
-    def _elementwise(self, n: torch.fx.Node, sources: list[torch.fx.Node], out: torch.Tensor) -> Ints:
-        full = [m for m in sources if self.values[m].ndim == out.ndim and self.values[m].shape[1] == out.shape[1]]
-        if not full:
-            raise Untraceable(f"{self._label(n)} spreads one channel over many")
-        first = self.channels[full[0]]
-        for m in sources:
-            if m in full:
-                self.layout.tie(first, self.channels[m])
-            elif self.values[m].ndim > 1 and self.values[m].shape[1] != 1:
-                raise Untraceable(f"{self._label(n)}: shapes {tuple(self.values[m].shape)} and {tuple(out.shape)}")
-            else:
-                self.layout.fix(self.channels[m])
-        return first
-
-    def _spatial(self, n: torch.fx.Node, source: Ints, before: torch.Tensor) -> Ints:
-        dims = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else None)
-        listed = [dims] if isinstance(dims, int) else list(dims) if isinstance(dims, tuple | list) else []
-        if not listed or any(int(d) % before.ndim < 2 for d in listed):
-            raise Untraceable(f"{self._label(n)} over dimensions {dims} mixes channels")
-        return source
-
-    def _flattened(self, n: torch.fx.Node, source: Ints, before: torch.Tensor, out: torch.Tensor) -> Ints:
-        if out.shape == before.shape:
-            return source
-        if out.ndim == 2 and out.shape[0] == before.shape[0]:
-            return np.repeat(source, int(np.prod(before.shape[2:])))
-        if out.ndim > 1 and out.shape[:2] == before.shape[:2]:
-            return source
-        raise Untraceable(f"{self._label(n)} reshapes {tuple(before.shape)} to {tuple(out.shape)}")
-
-    def _cut_or_padded(self, n: torch.fx.Node, source: Ints, before: torch.Tensor, out: torch.Tensor) -> Ints:
-        if n.target is operator.getitem:
-            index = n.args[1]
-            if isinstance(index, tuple) and all(i == slice(None) for i in index[:2]) and out.ndim == before.ndim:
-                return source
-            raise Untraceable(f"{self._label(n)} takes some of the channels")
-        given: Any = n.args[1] if len(n.args) > 1 else n.kwargs["pad"]
-        pads = [int(p) for p in given]
-        at = 2 * (before.ndim - 2)
-        if len(pads) <= at:
-            return source
-        left, right = pads[at], pads[at + 1]
-        parts = [self.layout.fresh(left, fixed=True), source, self.layout.fresh(right, fixed=True)]
-        return np.concatenate(parts)
-
-    def _module(self, n: torch.fx.Node, name: str, source: Ints, before: torch.Tensor, out: torch.Tensor) -> Ints:
-        module = self.module.get_submodule(name)
-        positions = int(np.prod(out.shape[2:])) if out.ndim > 2 else 1
-        add = self.layout.slots.append
-        if any(slot[0] == name for slot in self.layout.slots) and isinstance(module, (nn.Conv2d, nn.Linear, *NORMS)):
-            raise Untraceable(f"{self._label(n)} runs twice; layers used more than once are not followed")
-        if isinstance(module, nn.Linear):
-            if out.ndim != 2:
-                raise Untraceable(f"{self._label(n)} works on {out.ndim} dimensions; (batch, features) are followed")
-            outs = self.layout.fresh(module.out_features)
-            add((name, "linear", source, outs, 1))
-            return outs
-        if isinstance(module, nn.Conv2d):
-            return self._conv(name, module, source, positions)
-        if isinstance(module, NORMS):
-            add((name, "norm", source, source, positions))
-            return source
-        if isinstance(module, nn.Flatten):
-            return self._flattened(n, source, before, out)
-        if isinstance(module, PASSING_MODULES) or self._is_elementwise(module, before, out):
-            return source
-        raise Untraceable(f"{self._label(n)} is not known to keep channels apart")
-
-    def _is_elementwise(self, module: nn.Module, before: torch.Tensor, out: torch.Tensor) -> bool:
-        """Whether a module without weights treats numbers one by one: turned round in, turned round out."""
-        if any(True for _ in module.parameters()) or before.shape != out.shape:
-            return False
-        turned = module(before.flip(1).contiguous())
-        return isinstance(turned, torch.Tensor) and torch.equal(turned, out.flip(1))
-
-    def _conv(self, name: str, module: nn.Conv2d, source: Ints, positions: int) -> Ints:
-        add, layout = self.layout.slots.append, self.layout
-        if module.groups == 1:
-            outs = layout.fresh(module.out_channels)
-            add((name, "conv", source, outs, positions))
-            return outs
-        each_in, each_out = module.in_channels // module.groups, module.out_channels // module.groups
-        if each_in == 1:
-            outs = np.repeat(source, each_out)
-            add((name, "depthwise", source, outs, positions))
-            return outs
-        outs = layout.fresh(module.out_channels)
-        for ends, each in ((source, each_in), (outs, each_out)):
-            rows = ends.reshape(module.groups, each)  # every group has to lose the same places
-            for row in rows[1:]:
-                layout.tie(rows[0], row)
-        add((name, "grouped", source, outs, positions))
-        return outs
-
-
-def propagate(module: torch.fx.GraphModule, example: torch.Tensor, layout: Layout) -> None:
-    """Run ``module`` on ``example`` and fill ``layout``; `Untraceable` names what is not followed."""
-    with torch.no_grad():
-        _Rules(module, layout).run(example)

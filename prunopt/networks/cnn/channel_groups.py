@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.fx
 from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Bools, Ints
-from prunopt.networks.cnn._tracing import Layout, Tracer, Untraceable, propagate
+from prunopt.networks.cnn._following import Follower, followed
+from prunopt.networks.cnn._tracing import Layout, traced
+from prunopt.networks.cnn.inputs import Batch, Inputs, batch_of, called
 from prunopt.networks.cnn.watching import NORMS, names_of, watching
 
 if TYPE_CHECKING:
@@ -29,12 +30,15 @@ class Slot:
     Parameters
     ----------
     name, kind
-        Name of the module; ``"conv"``, ``"depthwise"``, ``"grouped"``, ``"linear"`` or ``"norm"``.
+        Name of the module; ``"conv"``, ``"depthwise"``, ``"grouped"``, ``"linear"`` or ``"norm"`` (whatever has numbers
+        of its own for every channel).
     ins, outs : int arrays
         The channel of every input and of every output feature. For depthwise convolutions and norms both are alike
         (up to a channel multiplier); a linear layer behind a flattening has each channel many times in ``ins``.
     positions
-        Output pixels of one image.
+        Output pixels of one image, of all runs together.
+    runs
+        How often the module runs.
     """
 
     name: str
@@ -42,11 +46,21 @@ class Slot:
     ins: Ints
     outs: Ints
     positions: int
+    runs: int = 1
 
     @property
     def consumes(self) -> bool:
         """Whether it mixes its inputs: a removed channel only has to be cut from its weights."""
         return self.kind in ("conv", "grouped", "linear")
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSlot:
+    """A parameter or buffer that an operation of the network's own code reads, and the channels along its ``axis``."""
+
+    name: str
+    axis: int
+    channels: Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +75,17 @@ class ChannelGroups:
         The group of each channel: channels of one group lie side by side in the same tensors.
     fixed : (channels,) bool
         Channels that have to stay: the network's input and output, padding, and whatever is added to them.
+    tensors
+        Parameters outside of these layers that are cut with their channels, such as a layer scale.
+    pinned
+        Operations that are not followed: the channels that they touch are fixed.
     """
 
     slots: tuple[Slot, ...]
     group: Ints
     fixed: Bools
+    tensors: tuple[TensorSlot, ...] = ()
+    pinned: tuple[str, ...] = ()
 
     @property
     def n_channels(self) -> int:
@@ -131,18 +151,24 @@ class ChannelGroups:
 
 
 def channel_groups(
-    model: nn.Module, example: torch.Tensor, *, groups: Iterable[Sequence[tuple[str, str]]] | None = None
+    model: nn.Module, example: Any, *, groups: Iterable[Sequence[tuple[str, str]]] | None = None
 ) -> ChannelGroups:
     """Trace a network and find its coupled channels.
 
-    Convolutions (plain, grouped, depthwise), linear layers and batch norms are cut; sums and products tie channels
-    together, concatenations set them side by side, flattening repeats them. Everything else passes channels on.
+    Convolutions of any dimension (plain, grouped, depthwise, transposed), linear layers, norms and parameters that are
+    multiplied with channels are cut; sums and products tie channels together, concatenations set them side by side,
+    flattening repeats them, operations that only move numbers are followed number by number. Whether anything else
+    treats channels one by one is found out by trying; where it does not, the channels that it touches are fixed, and
+    ``pinned`` names it. A mean, a maximum or a norm over channels is one over those that are left.
+
+    In the end one channel of every group is removed for trial, and the outputs are compared with those of the network
+    whose channels are masked: groups that this does not agree for are fixed, too.
 
     Parameters
     ----------
     model
-        A network of one input, traced with `torch.fx`; modules without children are not looked into.
-    example : (batch, channels, height, width)
+        A network, traced with `torch.fx`; parts whose code cannot be traced are taken as one operation.
+    example : (batch, channels, height, width), or a tuple or dict of such
         An input; shapes are taken from one run.
     groups
         Channels by hand, for networks that cannot be traced: for every group the ends of layers that belong to it,
@@ -151,52 +177,61 @@ def channel_groups(
     Raises
     ------
     ValueError
-        If the network cannot be traced, or an operation does something to channels that is not known here; the message
-        names the module.
+        If the network itself cannot be traced.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(example, torch.Tensor) or example.ndim < 2:
-        raise TypeError(f"example must be a tensor of one batch of inputs, got {type(example).__name__}")
-    was_training = model.training
+    inputs = batch_of(example)
+    modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
         if groups is not None:
-            return _by_hand(model, example, groups)
-        return _traced(model, example)
+            return _by_hand(model, inputs, groups)
+        from prunopt.networks.cnn.cut_check import tried
+
+        return tried(model, follow(model, inputs)[0], inputs)
     finally:
-        model.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
-def _traced(model: nn.Module, example: torch.Tensor) -> ChannelGroups:
+def follow(model: nn.Module, example: Inputs) -> tuple[ChannelGroups, Follower, Ints]:
+    """Trace a network without a trial; return the channels, what followed them, and the channel of every label."""
     by_hand = (
         "pass groups by hand, in Python: prune_cnn(..., widths=Widths(groups=channel_groups(model, example, "
         "groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...])))"
     )
-    tracer = Tracer()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # torch.fx raises whatever the model's own code does with a proxy
-        place = f" in {tracer.place!r}" if tracer.place else ""
-        failed = f"{type(model).__name__}, which torch.fx cannot trace{place} ({error})"
+    given = len(example.arguments) if isinstance(example, Batch) else 1
+    failed_first: list[Exception] = []
+    for how in ({}, {"example": example}, {"example": example, "numbers": True}):
+        try:
+            graph = traced(model, given, **how)  # type: ignore[arg-type]
+            break
+        except Exception as error:  # torch.fx raises whatever the model's own code does with a proxy
+            failed_first.append(error)
+    else:
+        error = failed_first[0]
+        place = f" in {error.__notes__[-1]!r}" if getattr(error, "__notes__", [""])[-1] else ""
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        failed = f"{type(model).__name__}, which torch.fx cannot trace{place} ({why})"
         raise ValueError(f"model must be traceable, got {failed}; {by_hand}") from error
     layout = Layout()
-    try:
-        propagate(torch.fx.GraphModule(tracer.root, graph), example, layout)
-    except Untraceable as error:
-        raise ValueError(f"model must be traceable: {str(error).splitlines()[0]}; {by_hand}") from error
-    return _collected(layout)
+    run = followed(graph, example, layout)
+    groups = _collected(layout)
+    return groups, run, layout.settled()[0]
 
 
 def _collected(layout: Layout) -> ChannelGroups:
     channel, group, fixed = layout.settled()
     slots = tuple(
-        Slot(name, kind, channel[ins], channel[outs], positions) for name, kind, ins, outs, positions in layout.slots
+        Slot(name, kind, channel[ins], channel[outs], positions, runs)
+        for name, (kind, ins, outs, positions, runs) in layout.slots.items()
     )
-    return ChannelGroups(slots, group, fixed)
+    tensors = tuple(TensorSlot(name, axis, channel[row.numpy()]) for name, (row, axis) in layout.tensors.items())
+    return ChannelGroups(slots, group, fixed, tensors, tuple(dict.fromkeys(layout.pinned)))
 
 
-def _by_hand(model: nn.Module, example: torch.Tensor, groups: Iterable[Sequence[tuple[str, str]]]) -> ChannelGroups:
+def _by_hand(model: nn.Module, example: Inputs, groups: Iterable[Sequence[tuple[str, str]]]) -> ChannelGroups:
     positions: dict[str, int] = {}
     modules = dict(model.named_modules())
 
@@ -204,7 +239,7 @@ def _by_hand(model: nn.Module, example: torch.Tensor, groups: Iterable[Sequence[
         positions[name] = int(np.prod(out.shape[2:])) if out.ndim > 2 else 1
 
     with watching(model, names_of(model, nn.Conv2d, nn.Linear, *NORMS), note), torch.no_grad():
-        model(example)
+        called(model, example)
     layout, ends = Layout(), dict[tuple[str, str], Ints]()
     for name in positions:
         module = modules[name]
@@ -220,7 +255,7 @@ def _by_hand(model: nn.Module, example: torch.Tensor, groups: Iterable[Sequence[
         )
         plain = not isinstance(module, nn.Conv2d) or module.groups == 1 or depthwise
         validate.require(plain, "groups", "be traced where a convolution is grouped", name)
-        layout.slots.append((name, kind, ends[name, "in"], ends[name, "out"], positions[name]))
+        layout.slots[name] = kind, ends[name, "in"], ends[name, "out"], positions[name], 1
     free: list[Ints] = []
     for row in groups:
         row = [(str(n), str(e)) for n, e in row]

@@ -12,8 +12,9 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.arrays import Ints
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
+from prunopt.networks.cnn.inputs import Inputs, called
 from prunopt.networks.cnn.latency import LatencyTable, LayerShape, network_milliseconds
-from prunopt.networks.cnn.watching import names_of, watching
+from prunopt.networks.cnn.watching import CONVOLUTIONS, TRANSPOSED, names_of, watching
 from prunopt.problems.channel_widths import LayerCost
 
 Sizes = dict[str, tuple[int, int]]
@@ -21,7 +22,7 @@ Sizes = dict[str, tuple[int, int]]
 
 def measure(
     model: nn.Module,
-    example: torch.Tensor,
+    example: Inputs,
     resources: Sequence[str] = ("parameters", "macs", "latency_ms"),
     *,
     runtime: str = "torch",
@@ -40,27 +41,32 @@ def measure(
     return {name: float(kinds[validate.one_of("resources", name, kinds)]()) for name in resources}
 
 
-def _macs(model: nn.Module, example: torch.Tensor) -> int:
-    total = 0
+def _macs(model: nn.Module, example: Inputs) -> int:
+    total, turned = 0, names_of(model, *TRANSPOSED)
 
-    def add(_: str, module: Any, out: torch.Tensor) -> None:
+    def add(_: str, module: Any, x: torch.Tensor) -> None:  # what it gives; of a transposed layer what it reads
         nonlocal total
-        total += module.weight[0].numel() * out[0].numel()
+        total += module.weight[0].numel() * x[0].numel()
 
-    with watching(model, names_of(model, nn.Conv2d, nn.Linear), add), torch.no_grad():
-        model.eval()(example[:1])
+    with (
+        watching(model, [n for n in names_of(model, *CONVOLUTIONS, nn.Linear) if n not in turned], add),
+        watching(model, turned, add, inputs=True),
+        torch.no_grad(),
+    ):
+        called(model.eval(), example[:1])
     return total
 
 
-def input_sizes(model: nn.Module, example: torch.Tensor) -> Sizes:
+def input_sizes(model: nn.Module, example: Inputs) -> Sizes:
     """Return height and width of what every convolution reads; (1, 1) for linear layers."""
     sizes: Sizes = {}
 
-    def note(name: str, _: nn.Module, x: torch.Tensor) -> None:
-        sizes[name] = (int(x.shape[2]), int(x.shape[3])) if x.ndim == 4 else (1, 1)
+    def note(name: str, module: nn.Module, x: torch.Tensor) -> None:
+        pictures = x.ndim == 4 and not isinstance(module, nn.Linear)
+        sizes[name] = (int(x.shape[2]), int(x.shape[3])) if pictures else (1, int(np.prod(x.shape[2:], dtype=int)))
 
-    with watching(model, names_of(model, nn.Conv2d, nn.Linear), note, inputs=True), torch.no_grad():
-        model.eval()(example[:1])
+    with watching(model, names_of(model, *CONVOLUTIONS, nn.Linear), note, inputs=True), torch.no_grad():
+        called(model.eval(), example[:1])
     return sizes
 
 
@@ -69,7 +75,7 @@ def slot_macs(module: Any, slot: Slot, ins: int, outs: int) -> int:
     if slot.kind == "norm":
         return 0
     if slot.kind == "linear":
-        return ins * outs
+        return ins * outs * slot.positions
     taps = int(np.prod(module.kernel_size)) * slot.positions
     each = 1 if slot.kind == "depthwise" else ins // int(module.groups)
     return taps * outs * each
@@ -80,8 +86,11 @@ def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: 
     if slot.kind == "norm":
         return None
     if slot.kind == "linear":
-        return LayerShape("linear", ins, outs, 1, (1, 1), (1, 1), (1, 1), batch)
+        return LayerShape("linear", ins, outs, 1, (1, 1), (1, 1), (1, 1), batch * slot.positions)
     groups = ins if slot.kind == "depthwise" else module.groups
+    if not isinstance(module, nn.Conv2d):  # timed as the layer of two dimensions with as many multiply-adds
+        taps = (1, int(np.prod(module.kernel_size)))
+        return LayerShape("conv", ins, outs, groups, taps, (1, 1), (1, max(slot.positions, taps[1])), batch)
     kernel, stride = tuple(module.kernel_size), tuple(module.stride)
     return LayerShape("conv", ins, outs, groups, kernel, stride, sizes[slot.name], batch)
 
@@ -94,7 +103,7 @@ def layer_costs(
     *,
     resource: str = "macs",
     table: LatencyTable | None = None,
-    example: torch.Tensor | None = None,
+    example: Inputs | None = None,
     progress: Callable[[str], None] | None = None,
     features: Callable[[int, Ints, int], int] | None = None,
 ) -> list[LayerCost]:
@@ -191,7 +200,7 @@ def _measured(
 
 def _parameters(module: Any, slot: Slot, ins: int, outs: int) -> int:
     if slot.kind == "norm":
-        return 2 * outs if module.weight is not None else 0
+        return outs * sum(getattr(module, part, None) is not None for part in ("weight", "bias"))
     bias = outs if module.bias is not None else 0
     if slot.kind == "linear":
         return ins * outs + bias

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from prunopt.core import validate
@@ -15,7 +14,8 @@ from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.costs import layer_costs
 from prunopt.networks.cnn.importances.ranking import Progress
 from prunopt.networks.cnn.latency import LatencyTable
-from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
+from prunopt.networks.cnn.inputs import Inputs, split
+from prunopt.networks.cnn.repair import divergence_of, outputs_of, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.watching import silent
 from prunopt.networks.cnn.windowed_conv import Window, best_windows, with_windows
@@ -36,7 +36,7 @@ class WindowOptions:
 def window_options(
     model: nn.Module,
     groups: ChannelGroups,
-    images: tuple[torch.Tensor, torch.Tensor] | None = None,
+    images: tuple[Inputs, Inputs] | None = None,
     progress: Progress | None = None,
 ) -> tuple[WindowOptions, ...]:
     """Return the windows with one or two rows or columns less than the kernel, never a single row or column.
@@ -47,10 +47,11 @@ def window_options(
         Those that a layer is re-solved on, and those that judge it: a window loses the divergence of the whole
         network's predictions with the layer re-solved. None: the share of the kernel's energy outside of it.
     """
-    layers = [s for s in groups.slots if s.kind == "depthwise" and len(s.ins) == len(s.outs)]
+    layers = [s for s in groups.slots if s.kind == "depthwise" and len(s.ins) == len(s.outs) and s.runs == 1]
+    layers = [s for s in layers if isinstance(model.get_submodule(s.name), nn.Conv2d)]
     replays: list[Replay] = []
     if images is not None:
-        replays, dense = [Replay(model, torch.split(x, BATCH)) for x in images], logits(model, images[1])
+        replays, dense = [Replay(model, split(x, BATCH)) for x in images], outputs_of(model, images[1])
     keep, out, tell = np.ones(groups.n_channels, np.bool_), [], progress or silent
     for number, slot in enumerate(layers):
         conv: Any = model.get_submodule(slot.name)
@@ -81,7 +82,7 @@ def costs_with_windows(
     *,
     resource: str,
     table: LatencyTable | None,
-    example: torch.Tensor | None,
+    example: Inputs | None,
     progress: Progress | None = None,
 ) -> list[LayerCost]:
     """Return the costs of all layers; the windows of ``options[k]`` are those of group ``len(chosen) + k``."""

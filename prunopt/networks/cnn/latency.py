@@ -19,6 +19,7 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.extras import require
 from prunopt.core.files import read_json, write_json
+from prunopt.networks.cnn.inputs import Batch, Inputs, called
 from prunopt.networks.cnn.watching import set_module, silent
 from prunopt.networks.threads import torch_threads
 
@@ -84,7 +85,7 @@ class LatencyTable:
         *,
         repeats: int = 15,
         threads: int = 1,
-        example: torch.Tensor | None = None,
+        example: Inputs | None = None,
     ) -> None:
         validate.one_of("runtime", runtime, RUNTIMES)
         has_card = runtime != "cuda" or torch.cuda.is_available()
@@ -136,18 +137,26 @@ class LatencyTable:
         return interleaved(jobs, self.repeats, self.threads)
 
 
-def runner(model: nn.Module, example: torch.Tensor, runtime: str, threads: int = 1) -> Callable[[], Any]:
+def runner(model: nn.Module, example: Inputs, runtime: str, threads: int = 1) -> Callable[[], Any]:
     """Return a call that runs a network once: torch (channels last, batch norms folded), onnxruntime or cuda."""
     if runtime == "onnxruntime":
+        one = isinstance(example, torch.Tensor)
+        validate.require(one, "runtime", "be torch for a network of several inputs", runtime)
+        assert isinstance(example, torch.Tensor)
         return _onnx_runner(model, example, threads)
-    last = torch.channels_last if example.ndim == 4 else torch.contiguous_format
+    from prunopt.networks.cnn.replay import allows_last, channels_last
+
     device = "cuda" if runtime == "cuda" else "cpu"
-    ready = folded(model).to(device).to(memory_format=last)  # type: ignore[call-overload]
-    x = example.to(device).contiguous(memory_format=last)
+    ready = folded(model, example).to(device)
+    x = example.map(lambda t: t.to(device)) if isinstance(example, Batch) else example.to(device)
+    if allows_last(ready, x):
+        last = channels_last(x)
+        pictures = not isinstance(x, Batch) and x.ndim == 4
+        ready, x = ready.to(memory_format=torch.channels_last) if pictures else ready, last  # type: ignore[call-overload]
 
     def run() -> None:
         with torch.inference_mode():
-            ready(x)
+            called(ready, x)
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -232,22 +241,20 @@ def _write_layer(layer: Any, example: torch.Tensor, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def folded(model: nn.Module) -> nn.Module:
+def folded(model: nn.Module, example: Inputs | None = None) -> nn.Module:
     """Return a copy with every batch norm folded into the convolution before it, where the network can be traced."""
     import copy
 
-    from torch.fx import GraphModule
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    from prunopt.networks.cnn._tracing import Tracer
+    from prunopt.networks.cnn._tracing import traced as graph_of
 
     plain = copy.deepcopy(model).eval()
-    tracer = Tracer()
     try:
-        graph = tracer.trace(plain)
+        traced = graph_of(plain, len(example.arguments) if isinstance(example, Batch) else 1)
     except Exception:  # torch.fx raises whatever a network's code does with a proxy; the network runs as it is
         return plain
-    traced = GraphModule(tracer.root, graph)
+    graph = traced.graph
     for node in list(graph.nodes):
         reader = next(iter(node.users), None)
         if node.op != "call_module" or len(node.users) != 1 or reader is None or reader.op != "call_module":
@@ -276,7 +283,7 @@ def interleaved(jobs: Mapping[str, Callable[[], Any]], repeats: int, threads: in
 
 
 def network_milliseconds(
-    models: dict[str, nn.Module], example: torch.Tensor, runtime: str = "torch", *, repeats: int = 15, threads: int = 1
+    models: dict[str, nn.Module], example: Inputs, runtime: str = "torch", *, repeats: int = 15, threads: int = 1
 ) -> dict[str, float]:
     """Return the median milliseconds of whole networks, measured in turns."""
     jobs = {name: runner(model, example, runtime, threads) for name, model in models.items()}

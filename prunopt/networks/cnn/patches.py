@@ -11,28 +11,33 @@ from torch import nn
 
 from prunopt.core.arrays import Floats
 from prunopt.networks.cnn.channel_groups import Slot
-from prunopt.networks.cnn.replay import channels_last
+from prunopt.networks.cnn.inputs import Inputs, split
+from prunopt.networks.cnn.replay import run_last
 from prunopt.networks.cnn.watching import watching
 
 PATCHES = 200  # places of a picture's feature map that enter a Hessian
 
 
 def hessians(
-    model: nn.Module, slots: Sequence[Slot], images: torch.Tensor, *, batch: int = 16, seed: int = 0
+    model: nn.Module, slots: Sequence[Slot], images: Inputs, *, batch: int = 16, seed: int = 0
 ) -> dict[str, Floats]:
-    """Return X X^T / n of the patches that each layer reads, (in * taps, in * taps), channels outermost."""
+    """Return X X^T / n of the patches that each layer reads, (in * taps, in * taps), channels outermost.
+
+    Of layers that are neither linear nor convolutions of two dimensions: of the inputs at each place, (in, in).
+    """
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     generator = torch.Generator().manual_seed(seed)
 
     def add(name: str, module: Any, x: torch.Tensor) -> None:
-        rows = patches(module, x, generator).double()
+        known = isinstance(module, nn.Conv2d | nn.Linear)
+        rows = patches(module if known else None, x, generator).double()
         sums[name] = sums.get(name, 0) + rows.T @ rows
         counts[name] = counts.get(name, 0) + len(rows)
 
     with watching(model, [slot.name for slot in slots], add, inputs=True), torch.inference_mode():
-        for x in torch.split(images, batch):
-            model.eval()(channels_last(x))
+        for x in split(images, batch):
+            run_last(model.eval(), x)
     return {name: (total / counts[name]).cpu().numpy() for name, total in sums.items()}
 
 
@@ -43,6 +48,8 @@ def patches(module: Any, x: torch.Tensor, generator: torch.Generator | None, mos
     """
     if x.ndim == 2:
         return x
+    if isinstance(module, nn.Linear):  # features last, at many places
+        return x.reshape(-1, x.shape[-1])
     if module is None or (module.kernel_size == (1, 1) and module.stride == (1, 1) and not any(_margins(module))):
         flat = x.flatten(2)
         if generator is not None and flat.shape[2] > most:

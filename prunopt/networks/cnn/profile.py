@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from prunopt.core import validate
@@ -18,7 +17,8 @@ from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.importances import Importance, importance_of
 from prunopt.networks.cnn.importances.ranking import Candidates, Progress, Ranking
 from prunopt.networks.cnn.kernel_windows import BATCH, WindowOptions, window_options
-from prunopt.networks.cnn.repair import divergence_of, logits, repair_on
+from prunopt.networks.cnn.inputs import Inputs, batch_of, split
+from prunopt.networks.cnn.repair import divergence_of, outputs_of, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.surgery import remove_channels
 from prunopt.networks.cnn.watching import silent
@@ -93,7 +93,7 @@ class CnnProfile:
 @moved_arguments(widths=Widths)
 def profile_cnn(
     model: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     *,
     importance: str | Importance = "obs",
     widths: Widths = Widths(),
@@ -101,7 +101,7 @@ def profile_cnn(
     progress: Progress | None = None,
 ) -> CnnProfile:
     """Return what `prune_cnn` knows before it sees a budget; the parameters are those of `prune_cnn`."""
-    check_pictures(example)
+    example = batch_of(example)
     ranking = importance_of(importance)
     found = channel_groups(model, example[:2]) if widths.groups is None else widths.groups
     validate.require(
@@ -109,7 +109,7 @@ def profile_cnn(
         "model",
         "have a group of channels that may be removed",
         validate.Shown(type(model).__name__),
-        "each group is an input or output of the network, is added to one, or is fixed",
+        "each is an input or output of the network, is added to one, or is fixed" + "".join(f"; not followed: {p}" for p in found.pinned[:3]),
     )
     ranked = ranking.rank(Candidates(model, found, found.free, example, seed, progress or silent))
     offered = [widths.of(found, g) for g in found.free]
@@ -125,12 +125,6 @@ def profile_cnn(
     return CnnProfile(found, tuple(found.free), tuple(ranked), tuple(offered), tuple(losses), taps, widths.solver)
 
 
-def check_pictures(example: Any) -> None:
-    """Refuse anything but a batch of inputs."""
-    if not isinstance(example, torch.Tensor) or example.ndim < 2 or not len(example):
-        raise TypeError(f"example must be a tensor of one input or more, got {type(example).__name__}; pass pictures")
-
-
 def _losses(groups: ChannelGroups, ranking: Ranking, widths: Sequence[int]) -> list[float]:
     full = len(groups.members(ranking.group))
     return [float(ranking.error[full - w]) for w in widths]
@@ -142,15 +136,15 @@ def _measured_losses(
     ranked: Sequence[Ranking],
     widths: Sequence[Sequence[int]],
     losses: list[list[float]],
-    images: tuple[torch.Tensor, torch.Tensor],
+    images: tuple[Inputs, Inputs],
     progress: Progress | None,
 ) -> list[list[float]]:
     # in the order in which the groups begin, so that what comes before is run once for all
     first = {
         r.group: min(i for i, s in enumerate(groups.slots) if np.any(groups.group[s.outs] == r.group)) for r in ranked
     }
-    stand, judge = (Replay(model, torch.split(x, BATCH)) for x in images)
-    dense = logits(model, images[1])
+    stand, judge = (Replay(model, split(x, BATCH)) for x in images)
+    dense = outputs_of(model, images[1])
     out, tell = list(losses), progress or silent
     for number, at in enumerate(sorted(range(len(ranked)), key=lambda i: first[ranked[i].group])):
         r, w, own = ranked[at], widths[at], losses[at]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from prunopt.api import solve
@@ -23,15 +22,18 @@ from prunopt.networks.cnn._old_keywords import parse_budget as parse_budget
 from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.checkpoints import save_cnn
 from prunopt.networks.cnn.fine_tuning import FineTuning, fine_tune
+from prunopt.networks.cnn.cut_check import refuse_wrong
 from prunopt.networks.cnn.importances import Importance
 from prunopt.networks.cnn.importances.ranking import Progress
+from prunopt.networks.cnn.inputs import Inputs, batch_of
 from prunopt.networks.cnn.kernel_windows import costs_with_windows
 from prunopt.networks.cnn.latency import LatencyTable, network_milliseconds
-from prunopt.networks.cnn.profile import CnnProfile, Widths, check_pictures, profile_cnn
-from prunopt.networks.cnn.repair import Repair, divergence, logits, reestimated
+from prunopt.networks.cnn.profile import CnnProfile, Widths, profile_cnn
+from prunopt.networks.cnn.repair import Repair, divergence, outputs_of, reestimated
 from prunopt.networks.cnn.repair import repair as refit
 from prunopt.networks.cnn.surgery import remove_channels
 from prunopt.networks.cnn.watching import silent
+from prunopt.networks.cnn.weights import with_plain_weights
 from prunopt.networks.cnn.windowed_conv import with_windows
 from prunopt.problems.channel_widths import ChannelWidths
 
@@ -95,7 +97,7 @@ class CnnResult:
 @moved_arguments(widths=Widths, repair=Repair)
 def prune_cnn(
     model: nn.Module,
-    example: torch.Tensor,
+    example: Any,
     *,
     budget: Budget | str = "macs=0.5",
     importance: str | Importance = "obs",
@@ -115,9 +117,9 @@ def prune_cnn(
 
     Parameters
     ----------
-    example : (n, channels, height, width)
+    example : (n, channels, height, width), or a tuple or dict of such
         Pictures without labels: importance, repair and training look at them. With ``importance="magnitude"`` and
-        ``repair=None`` one of any content is enough.
+        ``repair=None`` one of any content is enough. A tuple is given to the network as its arguments, a dict as one.
     budget
         Of ``macs``, ``parameters`` or ``latency_ms``: a `Budget`, or its text such as ``"latency_ms=0.7x"``.
     importance
@@ -140,13 +142,16 @@ def prune_cnn(
     ...           repair=Repair(batch_norm="reestimate"), training=FineTuning(epochs=2))  # doctest: +SKIP
     """
     start, tell = time.perf_counter(), progress or silent
-    check_pictures(example)
+    example = batch_of(example)
+    model, computed = with_plain_weights(model)
     wanted = Budget.of(budget, RESOURCES)
     if isinstance(widths, Widths):
         profile = profile_cnn(model, example, importance=importance, widths=widths, seed=seed, progress=progress)
     else:
         profile = widths
-    found, taps, notes = profile.groups, profile.windows, list[str]()
+    found, taps, notes = profile.groups, profile.windows, [computed] if computed else list[str]()
+    if found.pinned:
+        notes.append(f"channels left whole at {len(found.pinned)} places: {', '.join(found.pinned)}")
     measured: dict[str, float] = {}
     timed = wanted.resource == "latency_ms"
     table = table or (LatencyTable() if timed else None)
@@ -174,7 +179,9 @@ def prune_cnn(
     value = np.asarray(solution.value)
     keep = _kept(profile, value)
     placed = {o.name: o.windows[int(k)] for o, k in zip(taps, value[len(profile.chosen) :], strict=True)}
-    smaller = with_windows(remove_channels(model, found, keep), placed)
+    smaller = remove_channels(model, found, keep)
+    refuse_wrong(model, smaller, keep, example[:2])
+    smaller = with_windows(smaller, placed)
     if repair is not None:
         smaller = _repaired(model, smaller, example, found, keep, repair, seed, notes, progress)
     if training is not None:
@@ -200,7 +207,7 @@ def prune_cnn(
     )
 
 
-def _milliseconds(models: dict[str, nn.Module], one: torch.Tensor, table: Any) -> dict[str, float]:
+def _milliseconds(models: dict[str, nn.Module], one: Inputs, table: Any) -> dict[str, float]:
     return network_milliseconds(models, one, table.runtime, repeats=table.repeats, threads=table.threads)
 
 
@@ -229,7 +236,7 @@ def _kept(profile: CnnProfile, value: Any) -> Bools:
 def _repaired(
     dense: nn.Module,
     smaller: nn.Module,
-    images: torch.Tensor,
+    images: Inputs,
     groups: ChannelGroups,
     keep: Bools,
     how: Repair,
@@ -247,7 +254,7 @@ def _repaired(
     fresh = reestimated(smaller, images)
     if how.batch_norm == "best":
         judges = images[:JUDGES]
-        wanted = logits(dense, judges)
+        wanted = outputs_of(dense, judges)
         old, new = divergence(wanted, smaller, judges), divergence(wanted, fresh, judges)
         notes.append(f"divergence from the dense network {old:.4g}, with batch norms re-estimated {new:.4g}")
         return fresh if new < old else smaller

@@ -15,7 +15,8 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot
 from prunopt.networks.cnn.patches import patches, taps
-from prunopt.networks.cnn.replay import Replay, channels_last
+from prunopt.networks.cnn.inputs import Inputs, split
+from prunopt.networks.cnn.replay import Replay, joined, run_last
 from prunopt.networks.cnn.watching import NORMS, silent
 
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -52,7 +53,7 @@ def repair(
     pruned: nn.Module,
     groups: ChannelGroups,
     keep: Any,
-    images: torch.Tensor,
+    images: Inputs,
     *,
     damping: float | None = None,
     every: bool = False,
@@ -79,7 +80,7 @@ def repair(
     every
         Re-solve the layers whose inputs changed without getting fewer, too.
     """
-    batches = torch.split(images, batch)
+    batches = split(images, batch)
     return repair_on(
         Replay(dense, batches),
         Replay(pruned, batches),
@@ -105,7 +106,8 @@ def repair_on(
 ) -> int:
     """Do as `repair`, with the activations before the first layer concerned, or earlier ones."""
     mask = groups.checked(keep)
-    slots = [s for s in groups.slots if s.kind in ("conv", "linear", "depthwise")]
+    modules = {s.name: before.model.get_submodule(s.name) for s in groups.slots}
+    slots = [s for s in groups.slots if s.kind in ("conv", "linear", "depthwise") and _solvable(s, modules)]
     lost = [_lost(s, mask, before.model, after.model) for s in slots]
     first = lost.index(True) if True in lost else len(slots)
     todo = [s for i, s in enumerate(slots) if lost[i] or (every and i > first)]
@@ -116,6 +118,13 @@ def repair_on(
             done += _repair_layer(before, after, slot.name, slot.kind == "depthwise", outs, damping, seed)
         tell(f"{number + 1} of {len(todo)} layers repaired")
     return done
+
+
+def _solvable(slot: Slot, modules: dict[str, nn.Module]) -> bool:
+    """Whether a layer is one that least squares are set up for, and runs once with a weight of its own."""
+    module: Any = modules[slot.name]
+    own = sum(getattr(m, "weight", None) is module.weight for m in modules.values()) == 1
+    return isinstance(module, nn.Conv2d | nn.Linear) and slot.runs == 1 and own
 
 
 def _lost(slot: Slot, mask: Any, before: nn.Module, after: nn.Module) -> bool:
@@ -230,30 +239,51 @@ def reestimate(model: nn.Module, batches: Iterable[Any]) -> nn.Module:
         m.train()
     with torch.no_grad():
         for x in batches:
-            model(x)
+            run_last(model, x)
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     return model.eval()
 
 
-def reestimated(model: nn.Module, images: torch.Tensor, *, batch: int = 50) -> nn.Module:
+def reestimated(model: nn.Module, images: Inputs, *, batch: int = 50) -> nn.Module:
     """Return a copy whose batch norms hold the means and variances of ``images``."""
-    parts = (channels_last(x) for x in torch.split(images, batch) if len(x) > 1)
+    parts = (x for x in split(images, batch) if len(x) > 1)
     return reestimate(copy.deepcopy(model), parts)
 
 
-def divergence(dense_logits: torch.Tensor, model: nn.Module, images: torch.Tensor, *, batch: int = 4) -> float:
-    """Return the mean Kullback-Leibler divergence of a network's predictions from the dense ones, in nats."""
-    return divergence_of(dense_logits, logits(model, images, batch=batch))
+def divergence(dense_logits: Any, model: nn.Module, images: Inputs, *, batch: int = 4) -> float:
+    """Return how far a network's outputs are from the dense ones (`divergence_of`)."""
+    return divergence_of(dense_logits, outputs_of(model, images, batch=batch))
 
 
-def divergence_of(dense_logits: torch.Tensor, found: torch.Tensor) -> float:
-    """Return the mean Kullback-Leibler divergence of predictions from the dense ones, in nats."""
-    both = [F.log_softmax(x.double(), 1) for x in (found, dense_logits)]
-    return float(F.kl_div(both[0], both[1], reduction="batchmean", log_target=True))
+def divergence_of(dense: Any, found: Any) -> float:
+    r"""Return how far outputs are from the dense ones, the mean over all outputs.
+
+    Of a single output of shape (n, classes): the mean Kullback-Leibler divergence of the predictions, in nats. Of every
+    other, such as maps or boxes: :math:`\|z - z_{dense}\|^2 / \|z_{dense}\|^2`.
+    """
+    pairs = list(zip(_listed(found), _listed(dense), strict=True))
+    return sum(float(apart(a.double(), b.double(), len(pairs) == 1)) for a, b in pairs) / max(len(pairs), 1)
+
+
+def apart(found: torch.Tensor, wanted: torch.Tensor, alone: bool, temperature: float = 1.0) -> torch.Tensor:
+    """Return how far one output is from the wanted one, with a slope (`divergence_of`)."""
+    if alone and wanted.ndim == 2 and wanted.shape[1] > 1:
+        both = [F.log_softmax(x / temperature, 1) for x in (found, wanted)]
+        return temperature**2 * F.kl_div(both[0], both[1], reduction="batchmean", log_target=True)
+    return ((found - wanted) ** 2).sum() / (wanted**2).sum().clamp_min(1e-12)
+
+
+def _listed(outputs: Any) -> list[torch.Tensor]:
+    return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
 
 
 @torch.inference_mode()
-def logits(model: nn.Module, images: torch.Tensor, *, batch: int = 4) -> torch.Tensor:
-    """Return a network's outputs for all images."""
-    return torch.cat([model.eval()(channels_last(x)) for x in torch.split(images, batch)])
+def outputs_of(model: nn.Module, images: Inputs, *, batch: int = 4) -> list[torch.Tensor]:
+    """Return all outputs of a network for all images."""
+    return joined([run_last(model.eval(), x) for x in split(images, batch)])
+
+
+def logits(model: nn.Module, images: Inputs, *, batch: int = 4) -> torch.Tensor:
+    """Return the outputs of a network of one output for all images."""
+    return outputs_of(model, images, batch=batch)[0]

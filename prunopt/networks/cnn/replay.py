@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,15 +12,47 @@ import torch
 import torch.fx
 from torch import nn
 
-from prunopt.networks.cnn._tracing import Tracer
+from prunopt.networks.cnn._tracing import traced
+from prunopt.networks.cnn.inputs import Batch, Inputs, called, mapped, tensors_of
 from prunopt.networks.cnn.watching import NORMS, watching
 
 ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Return pictures with their channels side by side in memory: depthwise layers then take half the time."""
+def channels_last(x: Any) -> Any:
+    """Return pictures with their channels side by side in memory: depthwise layers then take half the time.
+
+    Networks that view them otherwise do not run on such pictures: see `run_last`.
+    """
+    if isinstance(x, Batch):
+        return x.map(channels_last)
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def run_last(model: nn.Module, x: Any) -> Any:
+    """Return what a network gives for pictures, laid out with their channels last where the network allows it."""
+    if model not in _LAST:
+        _LAST[model] = allows_last(model, x)
+    return called(model, channels_last(x) if _LAST[model] else x)
+
+
+def allows_last(model: nn.Module, x: Any, graph: torch.fx.GraphModule | None = None) -> bool:
+    """Whether a network runs on pictures with their channels last: views of them in its own code may not."""
+    if graph is not None and not any(n.op == "call_method" and n.target == "view" for n in graph.graph.nodes):
+        return True
+    modes = {m: m.training for m in model.modules()}
+    try:
+        with torch.no_grad():
+            called(model.eval(), channels_last(x[:1]))
+    except RuntimeError:
+        return False
+    finally:  # a norm that learns its statistics does so from other pictures
+        for module, mode in modes.items():
+            module.training = mode
+    return True
+
+
+_LAST: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
 
 class _Reached(Exception):
@@ -33,17 +66,22 @@ class Replay:
     need is held. Networks that cannot be traced run from the start at every call.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[torch.Tensor]) -> None:
-        self.model, self.batches = model.eval(), [channels_last(x) for x in batches]
+    def __init__(self, model: nn.Module, batches: Sequence[Inputs], last: bool | None = None) -> None:
+        self.model, self.batches = model.eval(), list(batches)
         self.graph: torch.fx.GraphModule | None = None
         self.nodes: list[torch.fx.Node] = []
-        tracer = Tracer()
+        first = self.batches[0] if self.batches else None
         try:
-            graph = tracer.trace(model)
+            self.graph = traced(model, len(first.arguments) if isinstance(first, Batch) else 1)
         except Exception:  # torch.fx raises whatever a network's code does with a proxy
+            pass
+        self.last_allowed = allows_last(model, first, self.graph) if last is None else last
+        if self.last_allowed:
+            self.batches = [channels_last(x) for x in batches]
+        if self.graph is None:
             return
-        self.graph = torch.fx.GraphModule(tracer.root, graph)  # the same modules, not copies
-        self.nodes = list(graph.nodes)
+        self.nodes = list(self.graph.graph.nodes)
+        self.inputs_at = [i for i, n in enumerate(self.nodes) if n.op == "placeholder"]
         self.place = {n: i for i, n in enumerate(self.nodes)}
         self.last = {n: max([i, *(self.place[u] for u in n.users)]) for i, n in enumerate(self.nodes)}
         self._restart()
@@ -54,22 +92,21 @@ class Replay:
 
     def fork(self, model: nn.Module) -> Replay:
         """Return the same pictures at the same place of another network, which is the same up to here."""
-        other = Replay(model, self.batches)
+        other = Replay(model, self.batches, self.last_allowed)
         if self.graph is not None and len(other.nodes) == len(self.nodes):
             other.at = self.at
             for mine, theirs in zip(self.held, other.held, strict=True):  # copies: operations may work in place
                 theirs.update({other.nodes[self.place[n]]: _copied(v) for n, v in mine.items()})
         return other
 
-    def outputs(self) -> torch.Tensor:
-        """Return what the network makes of all pictures."""
+    def outputs(self) -> list[torch.Tensor]:
+        """Return what the network makes of all pictures: all of its outputs."""
         if self.graph is None:
             with torch.inference_mode():
-                return torch.cat([self.model(x) for x in self.batches])
+                return joined([called(self.model, x) for x in self.batches])
         self._advance(len(self.nodes) - 1)
         source = self.nodes[-1].args[0]
-        assert isinstance(source, torch.fx.Node)
-        return torch.cat([held[source] for held in self.held])
+        return joined([torch.fx.node.map_arg(source, lambda n, held=held: held[n]) for held in self.held])
 
     def inputs(self, name: str) -> list[torch.Tensor]:
         """Return what the module ``name`` reads, batch by batch."""
@@ -125,13 +162,18 @@ class Replay:
                 node = self.nodes[i]
                 if node.op == "output":
                     continue
-                held[node] = x if node.op == "placeholder" else runner.run_node(node)
+                held[node] = self._input(i, x) if node.op == "placeholder" else runner.run_node(node)
                 for old in [n for n in held if self.last[n] <= i]:
                     del held[old]
         self.at = stop
 
+    def _input(self, i: int, x: Inputs) -> Any:
+        number, node = self.inputs_at.index(i), self.nodes[i]
+        arguments = x.arguments if isinstance(x, Batch) else (x,)
+        return arguments[number] if number < len(arguments) else node.args[0]
+
     @torch.inference_mode()
-    def _run_to(self, name: str, x: torch.Tensor) -> torch.Tensor:
+    def _run_to(self, name: str, x: Inputs) -> torch.Tensor:
         got: list[torch.Tensor] = []
 
         def stop(_: str, __: nn.Module, read: torch.Tensor) -> None:
@@ -139,9 +181,15 @@ class Replay:
             raise _Reached
 
         with watching(self.model, [name], stop, inputs=True), suppress(_Reached):
-            self.model(x)
+            called(self.model, x)
         return got[0]
 
 
 def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value  # sizes, too, are values on the way
+    return mapped(value, torch.Tensor.clone) if tensors_of(value) else value  # sizes, too, are values on the way
+
+
+def joined(outputs: Sequence[Any]) -> list[torch.Tensor]:
+    """Return all floating-point outputs of batches, one tensor for each, pictures along the first axis."""
+    rows = [[t for t in tensors_of(out) if t.is_floating_point()] for out in outputs]
+    return [torch.cat([t if t.ndim else t[None] for t in parts]) for parts in zip(*rows, strict=True)]

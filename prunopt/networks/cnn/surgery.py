@@ -15,6 +15,7 @@ from prunopt.core.arrays import Bools
 from prunopt.core.extras import require
 from prunopt.core.files import write_atomically
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
+from prunopt.networks.cnn.watching import TRANSPOSED
 
 
 def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) -> nn.Module:
@@ -32,34 +33,61 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) ->
     """
     mask = groups.checked(keep)
     smaller = copy.deepcopy(model)
-    modules = modules_of(smaller, groups)
+    modules, shared = modules_of(smaller, groups), dict[int, nn.Parameter]()
     for slot in groups.slots:
-        cut_slot(modules[slot.name], slot, mask[slot.ins], mask[slot.outs])
+        cut_slot(modules[slot.name], slot, mask[slot.ins], mask[slot.outs], shared)
+    for tensor in groups.tensors:
+        where, _, name = tensor.name.rpartition(".")
+        _cut(smaller.get_submodule(where), name, tensor.axis, torch.from_numpy(np.flatnonzero(mask[tensor.channels])))
     return smaller
 
 
-def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools) -> None:
-    """Cut one module's parameters and buffers in place; ``ins`` and ``outs`` are True for what stays."""
+def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools, shared: dict[int, nn.Parameter] | None = None) -> None:
+    """Cut one module's parameters and buffers in place; ``ins`` and ``outs`` are True for what stays.
+
+    ``shared`` holds parameters that are cut already, by what they were: layers that share one share it afterwards.
+    """
     out_at, in_at = torch.from_numpy(np.flatnonzero(outs)), torch.from_numpy(np.flatnonzero(ins))
+    cuts: dict[str, list[tuple[int, torch.Tensor]]] = {"weight": [(0, out_at)], "bias": [(0, out_at)]}
     if slot.kind == "norm":
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            _cut(module, name, 0, out_at)
-        module.num_features = len(out_at)
-        return
-    _cut(module, "weight", 0, out_at)
-    _cut(module, "bias", 0, out_at)
-    if slot.kind == "linear":
-        _cut(module, "weight", 1, in_at)
+        cuts |= {name: [(0, out_at)] for name in ("running_mean", "running_var")}
+        _resize_norm(module, len(out_at))
+    elif slot.kind == "linear":
+        cuts["weight"] += [(1, in_at)]
         module.in_features, module.out_features = len(in_at), len(out_at)
-        return
-    if slot.kind == "conv":
-        _cut(module, "weight", 1, in_at)
-    elif slot.kind == "depthwise":
-        module.groups = len(in_at)
     else:
-        per_group = np.flatnonzero(ins.reshape(module.groups, -1)[0])
-        _cut(module, "weight", 1, torch.from_numpy(per_group))
-    module.in_channels, module.out_channels = len(in_at), len(out_at)
+        transposed = isinstance(module, TRANSPOSED)
+        if slot.kind == "conv":
+            cuts["weight"] = [(int(transposed), out_at), (int(not transposed), in_at)]
+        elif slot.kind == "depthwise":
+            module.groups = len(in_at)
+            if transposed:
+                cuts["weight"] = [(0, in_at)]
+        else:
+            cuts["weight"] += [(1, torch.from_numpy(np.flatnonzero(ins.reshape(module.groups, -1)[0])))]
+        module.in_channels, module.out_channels = len(in_at), len(out_at)
+    for name, parts in cuts.items():
+        old = getattr(module, name, None)
+        done = shared.get(id(old)) if shared is not None else None
+        if done is not None:
+            setattr(module, name, done)
+            continue
+        for dim, at in parts:
+            _cut(module, name, dim, at)
+        new = getattr(module, name, None)
+        if shared is not None and new is not old and isinstance(new, nn.Parameter):
+            shared[id(old)] = new
+            shared[-id(old)] = old  # held, so that nothing else gets its number
+
+
+def _resize_norm(module: Any, width: int) -> None:
+    if getattr(module, "num_groups", None) == getattr(module, "num_channels", 0):
+        module.num_groups = width
+    for name in ("num_features", "num_channels", "num_parameters"):
+        if hasattr(module, name):
+            setattr(module, name, width)
+    if hasattr(module, "normalized_shape"):
+        module.normalized_shape = type(module.normalized_shape)((width,))
 
 
 def _cut(module: Any, name: str, dim: int, at: torch.Tensor) -> None:

@@ -227,24 +227,14 @@ class Holder(nn.Module):
         return self.part(x)
 
 
-class Shuffle(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
-
-    def forward(self, x: Any) -> Any:
-        x = self.a(x)
-        return self.b(x.view(x.shape[0], 2, 2, 8, 8).transpose(1, 2).reshape(x.shape))
-
-
 def test_what_cannot_be_traced_is_named() -> None:
     x = torch.randn(1, 3, 8, 8)
-    with pytest.raises(ValueError, match=r"'part'.*by hand"):
-        channel_groups(Holder(Branching()), x)
-    with pytest.raises(ValueError, match=r"view.*by hand"):
-        channel_groups(Shuffle(), x)
-    with pytest.raises(ValueError, match="GroupNorm"):
-        channel_groups(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 2, 1)), x)
+    with pytest.raises(ValueError, match=r"Branching.*by hand"):
+        channel_groups(Branching(), x)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Holder(nn.Sequential(nn.Conv2d(4, 3, 1), Branching())), nn.ReLU())
+    groups = channel_groups(model, x)
+    assert groups.pinned == ("module '1.part.1' (Branching)",)
+    assert len(groups.free) == 1  # what is between the first two layers
 
 
 def test_bad_masks() -> None:

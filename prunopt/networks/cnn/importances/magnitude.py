@@ -9,6 +9,7 @@ import numpy as np
 
 from prunopt.networks.cnn.channel_groups import modules_of
 from prunopt.networks.cnn.importances.ranking import Candidates, Ranking, by_score
+from prunopt.networks.cnn.watching import TRANSPOSED
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Magnitude:
             module: Any = modules[slot.name]
             squares = (module.weight.detach().double() ** 2).flatten(2) if module.weight.ndim > 2 else None
             table = (module.weight.detach().double() ** 2 if squares is None else squares.sum(2)).cpu().numpy()
+            if isinstance(module, TRANSPOSED):
+                table = table.T
             np.add.at(scores, slot.outs, table.sum(1) / max(table.sum(), 1e-300))
             if slot.kind != "grouped":
                 np.add.at(scores, slot.ins, table.sum(0) / max(table.sum(), 1e-300))

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from prunopt.core.arrays import Floats, Ints
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot
 from prunopt.networks.cnn.importances.ranking import BATCH, Candidates, Ranking, free_channels
 from prunopt.networks.cnn.patches import hessians
+from prunopt.networks.cnn.watching import TRANSPOSED
 from prunopt.solvers.layer._obs_kernel import Elimination
 
 STEP = 8  # channels removed between two downdates
@@ -49,9 +51,10 @@ def by_layer_error(at: Candidates, damping: float, slopes: dict[str, Floats] | N
     layers: dict[str, tuple[Floats, Floats, float]] = {}
     for name, H in tables.items():
         module: Any = at.model.get_submodule(name)
-        W = module.weight.detach().double().flatten(1).cpu().numpy()
+        W = by_place(module, wanted[name].kind).double().cpu().numpy()
         if slopes is not None:
-            W = np.sqrt(slopes[name] / 2)[:, None] * W
+            rows = np.tile(slopes[name], len(W) // len(slopes[name]))
+            W = np.sqrt(rows / 2)[:, None] * W
         energy = max(float(np.vdot(W @ H, W)), 1e-300) if slopes is None else 1.0
         damped = H + damping * max(float(np.diagonal(H).mean()), 1e-300) * np.eye(len(H))
         layers[name] = (W, np.asarray(np.linalg.inv(damped), np.float64), energy)
@@ -60,6 +63,15 @@ def by_layer_error(at: Candidates, damping: float, slopes: dict[str, Floats] | N
         out.append(_eliminate(at.groups, g, readers[g], layers))
         at.progress(f"{number + 1} of {len(at.chosen)} groups ranked")
     return out
+
+
+def by_place(module: Any, kind: str) -> Any:
+    """Return a layer's weight as rows that multiply what `hessians` looks at, taps outermost where inputs alone are."""
+    weight = module.weight.detach()
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return weight.flatten(1)
+    turned = weight if isinstance(module, TRANSPOSED) else weight.transpose(0, 1)  # (in, out, taps)
+    return turned.flatten(2).permute(2, 1, 0).flatten(0, 1)
 
 
 def _eliminate(groups: ChannelGroups, g: int, readers: list[Slot], layers: Any) -> Ranking:

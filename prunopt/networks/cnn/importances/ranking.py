@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import nn
 
 from prunopt.core.arrays import Floats, Ints
 from prunopt.networks.cnn.channel_groups import ChannelGroups
+from prunopt.networks.cnn.inputs import Inputs
 from prunopt.networks.cnn.watching import silent
 
 Progress = Callable[[str], None]
@@ -34,7 +34,7 @@ class Candidates:
     model: nn.Module
     groups: ChannelGroups
     chosen: Sequence[int]
-    pictures: torch.Tensor
+    pictures: Inputs
     seed: int = 0
     progress: Progress = silent
 
