@@ -218,7 +218,7 @@ class Activations:
         other = copy.copy(self)
         if self._folder is not None:
             other._folder = tempfile.TemporaryDirectory(dir=Path(self._folder.name).parent)
-        other._store = other._new(tuple(self._store.shape))
+        other._store = other._new(tuple(self._store.shape), self._store.device)
         other._store.copy_(self._store)
         return other
 

@@ -26,7 +26,8 @@ def fold_hessians(stream: Activations, block: Block, layer: str, fold: torch.Ten
     """Return the weight of each fold of the calibration, and the mean of x x^T over its tokens.
 
     Windows that count are dealt out to three folds; of fewer than three windows, thirds of each are the folds. Of
-    several processes each adds up its own windows, ``fold`` (n, length) are the numbers of their folds (None: `folds_of`).
+    several processes each adds up its own windows; ``fold`` (n, length) has the numbers of their folds (None:
+    `folds_of`).
     """
     weights = stream.calibration.row_weights()
     fold = folds_of(stream.calibration) if fold is None else fold
