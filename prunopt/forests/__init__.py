@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from prunopt.forests.leaf_refit import refit_leaves as refit_leaves
     from prunopt.forests.on_demand import predict_on_demand as predict_on_demand
     from prunopt.forests.path import BudgetPath as BudgetPath
-    from prunopt.forests.stopping_rule import probable_stopping as probable_stopping
     from prunopt.forests.sklearn_trees import pruned_forest as pruned_forest
+    from prunopt.forests.stopping_rule import probable_stopping as probable_stopping
     from prunopt.problems.forest.cost_lists import CostList as CostList
     from prunopt.problems.forest.cost_lists import CostSum as CostSum
     from prunopt.problems.forest.feature_costs import FeatureCosts as FeatureCosts
