@@ -38,8 +38,9 @@ def verify_model(folder: Path) -> dict[str, Any]:
     from prunopt.commands.forest import read_case
 
     model, report = read_model(folder)
-    given = report.get("inputs")
-    require(isinstance(given, dict), str(folder / PAGE), "name its inputs", Shown("none"), "write it anew with --out")
+    mend = "write it anew with --out"
+    require(isinstance(report.get("inputs"), dict), str(folder / PAGE), "name its inputs", Shown("none"), mend)
+    given: dict[str, Any] = report["inputs"]
     costs = None if given["costs"] is None else Path(given["costs"])
     case = read_case(given["data"], given["target"], costs, tuple(given["keep"]))
     case.known = tuple(report["known"])

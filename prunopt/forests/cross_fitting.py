@@ -227,8 +227,8 @@ def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> 
     """Return the recipe for a budget, by (some of the) judged rows.
 
     Within a budget, the one of greatest utility whose rows cost no more on average. Without one, the cheapest that is
-    not surely worse than the best: by no more than `SURELY_WORSE` paired standard errors of the utility. Where utilities
-    are money, costs are in them, and the best is taken.
+    not surely worse than the best: by no more than `SURELY_WORSE` paired standard errors of the utility. Where
+    utilities are money, costs are in them, and the best is taken.
     """
     utility, cost = table.mean(table.gain, rows), table.mean(table.cost, rows)
     if budget is not None:
