@@ -132,6 +132,8 @@ def forest(
                 with written_together():
                     write_model(out, model, told, case.who)
     if not path:
+        for line in told["remarks"]:
+            note(line)
         if as_json:
             print_json(told)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +47,9 @@ def best(
     kind = BudgetedClassifier if case.is_classification else BudgetedRegressor
     model = kind(feature_costs=case.feature_costs, budget=budget, random_state=seed, n_jobs=2, callback=tell)
     model.set_params(**(wishes or {}))
-    model.fit(case.X, case.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the remarks are told below
+        model.fit(case.X, case.y)
     model.set_params(callback=None, n_jobs=None)
     told = {
         "data": case.name,

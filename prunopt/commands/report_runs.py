@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prunopt.commands.forest_best import SCORES
 from prunopt.commands.output import number
 from prunopt.commands.report_page import Column, Page, Sheet
 from prunopt.core.files import read_json

@@ -136,7 +136,7 @@ def test_a_target_of_numbers(tmp_path: Path) -> None:
     done = RUN.invoke(app, ["forest", *words])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert report["score"] == "minus_mean_squared_error"
+    assert report["score"] == "neg_mean_squared_error"
     assert report["chosen"]["cost"] <= 1
 
 
@@ -178,6 +178,7 @@ def test_costs_of_mistakes_and_caps(made: tuple[Path, dict[str, Any], str], tmp_
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert told["score"] == "misclassification_costs"
+    assert all(remark in done.stderr for remark in told["remarks"])
     assert all(judged["cost"] <= 12 for judged in told["candidates"] if "default forest" not in judged["name"])
     (tmp_path / "m.json").write_text(json.dumps({"ill": {"sick": 500}}))
     done = RUN.invoke(app, [*words, "--misclassification-costs", str(tmp_path / "m.json")])
