@@ -264,15 +264,17 @@ def forest(rows: int, features: int, trees: int, *, more: float = 0.0) -> None:
 
 
 def table(data: str, trees: int) -> None:
-    """The same by the size of a CSV file, before it is read; other names are those of small tables."""
+    """The same by the size of a table, before it is read; other names are those of small tables."""
+    from prunopt.forests.table_files import open_table
+
     try:
-        with open(data, "rb") as file:
+        with open_table(data) as file:
             header, rows = file.readline(2**20), 0
             while part := file.read(2**20):
-                rows += part.count(b"\n")
+                rows += part.count("\n")
     except OSError:
         return
-    cells = max(header.count(c) for c in (b",", b";", b"\t", b"|"))
+    cells = max(header.count(c) for c in ",;\t|")
     forest(rows, cells, trees, more=rows * cells * CELL / 8)
 
 

@@ -92,8 +92,8 @@ def forest(
     Without options: heart disease, with the real costs of its tests; the first test of a group (drawing blood once)
     has the group's common part in its cost, other ones do not. Every candidate is judged by repeated cross-fitting on
     all rows, the chosen one is fitted on all of them, and what the whole rule reaches is measured on rows that neither
-    fit nor choice has seen, against scikit-learn's default forest. Without a budget: the cheapest model that is within
-    a standard error of the best. prunopt predict reads the folder that --out names.
+    fit nor choice has seen, against scikit-learn's default forest. Without a budget: the cheapest model that is not
+    surely worse than the best, by two paired standard errors. prunopt predict reads the folder that --out names.
 
     With --forest: every optimal pruning of a forest or booster that exists, on rows that it has not seen; the pruned
     one is written in its own format.
@@ -136,10 +136,21 @@ def forest(
                 "class_weight": class_weight,
             }
             model, told = best(case, budget, seed, tell, wishes)
+            told["inputs"] = {
+                "data": data if data in EMBEDDED else str(Path(data).resolve()),
+                "target": target,
+                "costs": None if costs is None else str(costs.resolve()),
+                "keep": [name.strip() for name in keep.split(",")] if keep else [],
+                "misclassification_costs": (
+                    None if misclassification_costs is None else str(misclassification_costs.resolve())
+                ),
+            }
             if out is not None:
                 with written_together():
                     write_model(out, model, told, case.who)
     if not path:
+        for line in told["remarks"]:
+            note(line)
         if as_json:
             print_json(told)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +47,9 @@ def best(
     kind = BudgetedClassifier if case.is_classification else BudgetedRegressor
     model = kind(feature_costs=case.feature_costs, budget=budget, random_state=seed, n_jobs=2, callback=tell)
     model.set_params(**(wishes or {}))
-    model.fit(case.X, case.y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the remarks are told below
+        model.fit(case.X, case.y)
     model.set_params(callback=None, n_jobs=None)
     told = {
         "data": case.name,
@@ -120,8 +123,8 @@ def show(report: dict[str, Any], who: str) -> None:
     print(table(("", f"{unit} per {who}", score, "less default forest", "model"), rows, left=(4,)))
     print(f"* chosen of {len(report['candidates'])}: {report['chosen']['name']}")
     for k, stage in enumerate(report["chosen"]["stages"]):
-        share = "every" if k == 0 else f"{100 * stage['share_of_rows']:.0f} % of all"
-        print(f"  {'first' if k == 0 else 'then'}, {share} {who}s: {', '.join(stage['acquires']) or 'nothing'}")
+        share = f"every {who}" if k == 0 else f"for {100 * stage['share_of_rows']:.0f} % of them"
+        print(f"  {'first' if k == 0 else 'then'}, {share}: {', '.join(stage['acquires']) or 'nothing'}")
     print(
         f"On rows that neither fit nor choice saw ({found['folds']} folds, repeated {found['repeats']} times, "
         f"{found['rows']} rows): {score} {found['score']:.3f} (95 %: {found['score_low']:.3f} to "
@@ -133,6 +136,9 @@ def show(report: dict[str, Any], who: str) -> None:
         f"{found['default_cost']:.2f}; difference {found['difference']:+.3f} "
         f"(95 %: {found['low']:+.3f} to {found['high']:+.3f})."
     )
+    if found["default_cost"] > 0:
+        share = found["cost"] / found["default_cost"]
+        print(f"In short: {100 * share:.0f} % of the money for {found['difference']:+.3f} of {score}.")
 
 
 def write(out: Path, model: Any, report: dict[str, Any], who: str) -> None:

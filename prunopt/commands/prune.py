@@ -294,18 +294,15 @@ def verify(
 ) -> None:
     """Check what was saved against what it claims; exit status 1 if a claim does not hold.
 
-    A forest's folder: everything is measured again and the pruning problem is rebuilt. A transformer's: digest,
-    shapes or masks, the budget; with the original and the calibration text, the error of every layer.
+    A forest's folder: everything is measured again and the pruning problem is rebuilt, or the model is chosen and
+    fitted again from the seed, and every figure compared, which takes as long as the first time. A transformer's:
+    digest, shapes or masks, the budget; with the original and the calibration text, the error of every layer.
     """
-    from prunopt.commands.forest_best import PAGE
     from prunopt.commands.forest_verify import is_forest_folder, verify_forest
+    from prunopt.commands.model_verify import is_model_folder, verify_model
 
-    chosen = (folder / PAGE).is_file()
-    mend = "such a model is chosen by cross-fitting and claims no optimum; `prunopt report` shows its figures"
-    given = validate.Shown(f"a model of prunopt forest in {folder}")
-    validate.require(not chosen, "folder", "hold claims to check", given, mend)
-    if is_forest_folder(folder):
-        found = verify_forest(folder)
+    if is_forest_folder(folder) or is_model_folder(folder):
+        found = verify_model(folder) if is_model_folder(folder) else verify_forest(folder)
         if as_json:
             print_json(found)
         else:

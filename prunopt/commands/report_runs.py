@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prunopt.commands.forest_best import SCORES
 from prunopt.commands.output import number
 from prunopt.commands.report_page import Column, Page, Sheet
 from prunopt.core.files import read_json
@@ -80,7 +81,7 @@ def _proven(status: str, objective: Any, bound: Any, solver: str) -> str:
 
 
 def _model(folder: Path, r: dict[str, Any]) -> Page:
-    unit, found, score = r["currency"] or "units", r["unseen_rows"], r["score"]
+    unit, found, score = r["currency"] or "units", r["unseen_rows"], SCORES.get(r["score"], r["score"])
     who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
     page = Page(f"The best model within a budget: {r['data']}", "prunopt forest")
     page.facts = [

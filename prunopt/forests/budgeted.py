@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from prunopt.core.arrays import AnyArray, Floats
 from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
-from prunopt.forests.acquisitions import OnDemand
+from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
 from prunopt.forests.recipes import KINDS, NOTHING, Data, Recipe, all_recipes, fitted
 from prunopt.forests.scoring import Scoring, scoring_of
@@ -25,7 +25,7 @@ from prunopt.problems.forest.feature_costs import FeatureCosts
 STAGE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.18, 0.25, 0.33, 0.41, 0.5, 0.64, 0.8, 1.0)
 SHARES = (0.05, 0.18, 0.33, 0.64, 1.0)  # levels of cost without a budget, as shares of the cost of everything
 BELOW = (0.4, 0.65, 1.0)  # levels with a budget: models made for less may be better within it
-FEW_ROWS = 1000  # up to which rows are judged three times, by five folds; by three folds once above
+FEW_ROWS = 1000  # up to which rows are judged twice, by five folds; by three folds once above
 SCOPES = "row", "model"
 CAPPED = "features", "staged"  # kinds whose greatest cost of a row is known before there is a row
 
@@ -113,7 +113,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         cap = np.inf if self.budget_per_row is None else float(self.budget_per_row)
         weights = self.scoring_.class_weight if n_classes else None
         data = Data(rows, target, weight, costs, n_classes, weights, cap, self.cost_scope == "model")
-        n_folds, repeats = self.cv or ((5, 3) if len(rows) <= FEW_ROWS else (3, 1))
+        n_folds, repeats = self.cv or ((5, 2) if len(rows) <= FEW_ROWS else (3, 1))
         folds = folds_of(data, n_folds, repeats, seed)
         tell = self.callback or (lambda text: None)
         # A choice needs fewer trees than the model that is handed out.
@@ -179,7 +179,12 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self)
         source = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
-        given: dict[str, Any] = {"feature_costs": feature_costs, "known": known, "known_values": known_values}
+        given: dict[str, Any] = {"known_values": known_values}
+        if feature_costs is not None or known is not None:
+            names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
+            n = checked_count(n_rows) if callable(acquire_or_X) else len(source)
+            own = of_rows(feature_costs, acquire_or_X)
+            given["feature_costs"] = self.feature_costs_.for_other_rows(n, own, known, names)
         found = self.model_.on_demand(source, n_rows, batch=batch, **given)
         labels = self.classes_[found.predictions.astype(np.int64)] if hasattr(self, "classes_") else found.predictions
         return OnDemand(labels, found.acquired, found.cost, found.acquisitions)
@@ -232,7 +237,12 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self, n: int) -> None:
         if self.budget is not None:
-            number("budget", self.budget, low=0, mend="None takes the cheapest model that is about as good as any")
+            number(
+                "budget",
+                self.budget,
+                low=0,
+                mend="None takes the cheapest model that is not surely worse than the best",
+            )
         for budget in [] if self.budgets is None else np.asarray(self.budgets).ravel().tolist():
             number("budgets", budget, low=0)
         if self.budget_per_row is not None:
@@ -297,7 +307,8 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     feature_groups
         Features that are acquired together; see `prunopt.problems.forest.feature_costs.FeatureCosts.of`.
     budget
-        Greatest mean cost of a row. None = the cheapest candidate that is within one paired standard error of the best.
+        Greatest mean cost of a row. None = the cheapest candidate that is not surely
+        worse than the best one: by no more than two paired standard errors.
     budgets
         Other budgets to choose and fit models for in the same run, see `at`.
     budget_per_row
@@ -307,8 +318,8 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         ``"row"``, or ``"model"``: a feature is paid for once for the whole model, so every row costs what all features
         that the model uses cost together (a sensor to be installed, a field of a form).
     scoring
-        What is chosen by: ``"accuracy"``, ``"balanced_accuracy"``, ``"roc_auc"`` or ``"neg_log_loss"``. None =
-        accuracy, or the area under the curve where less than 3 % of the rows have the rarest label.
+        What is chosen by: ``"accuracy"``, ``"balanced_accuracy"``, ``"roc_auc"`` or ``"neg_log_loss"``.
+        None = accuracy, or the area under the curve where less than 3 % of the rows have the rarest label.
     misclassification_costs
         Cost of every wrong label in the currency of the features: a matrix (C, C) in the order of the sorted labels,
         lines the true ones, or ``{true: {said: cost}}``. Then features and mistakes together shall cost least, and
@@ -319,7 +330,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     candidates
         Which of ``"features"``, ``"staged"``, ``"pruned"`` and ``"boosted"`` take part.
     cv
-        Folds and repeats; None = 5 folds three times up to 1000 rows, 3 folds once above. After the first repeat only
+        Folds and repeats; None = 5 folds twice up to 1000 rows, 3 folds once above. After the first repeat only
         those candidates are judged again that none as cheap clearly surpasses.
     n_trees
         Trees of a forest on chosen features.

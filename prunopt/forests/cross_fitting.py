@@ -16,6 +16,7 @@ from prunopt.forests.staged import StagedModel
 
 RACE = 1.0  # paired standard errors by which a candidate may be worse than one as cheap, to be judged again
 ALWAYS = DEFAULT, NOTHING
+SURELY_WORSE = 2.0  # paired standard errors below the best that the cheapest model may be
 TWO_SIDED = 1.959964  # standard errors of a 95 % interval
 
 
@@ -225,8 +226,9 @@ def values_of(model: Any, rows: Data) -> Floats:
 def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> int:
     """Return the recipe for a budget, by (some of the) judged rows.
 
-    Within a budget, the one of greatest utility whose rows cost no more on average. Without one, the cheapest whose
-    utility is no more than one paired standard error below the best.
+    Within a budget, the one of greatest utility whose rows cost no more on average. Without one, the cheapest that is
+    not surely worse than the best: by no more than `SURELY_WORSE` paired standard errors of the utility. Where
+    utilities are money, costs are in them, and the best is taken.
     """
     utility, cost = table.mean(table.gain, rows), table.mean(table.cost, rows)
     if budget is not None:
@@ -235,8 +237,10 @@ def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> 
             return int(np.argmin(cost))
         return int(inside[np.lexsort((cost[inside], -utility[inside]))[0]])
     best = int(utility.argmax())
+    if table.in_money:
+        return best
     error = np.array([table.error_of(table.gain[best] - other) for other in table.gain])
-    inside = np.flatnonzero(utility >= utility[best] - error)
+    inside = np.flatnonzero(utility >= utility[best] - SURELY_WORSE * error)
     return int(inside[np.lexsort((-utility[inside], cost[inside]))[0]])
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Floats
 from prunopt.core.validate import Shown, invalid, one_of, require
 from prunopt.forests.notation import are_dates, days, numbers_in, share_of_numbers
+from prunopt.forests.table_files import open_table
 from prunopt.problems.forest._cost_parsing import nearest
 
 MISSING = frozenset({"", "na", "n/a", "nan", "?", "null"})  # compared in lower case
@@ -72,7 +73,7 @@ def read_csv(
     keep: Sequence[str] = (),
     max_cells: int = 200_000_000,
 ) -> Table:
-    """Read a table with a header line, UTF-8 encoded.
+    """Read a table with a header line: CSV in UTF-8, UTF-16 or Latin-1, compressed by gzip or not, or Parquet.
 
     Cells that are empty or NA, N/A, NaN, null or ? (in any case) are missing. Numbers may have a decimal comma, marks
     between thousands, a currency or a per cent sign. Columns of dates, of texts that name the rows, and that count the
@@ -177,9 +178,9 @@ def _target(
     return np.array(list(labels))[codes]
 
 
-def _open_rows(path: Any, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+def _open_rows(path: Any, delimiter: str | None, notes: list[str] | None = None) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of every line that is not blank; with no delimiter, the first line as one cell."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open_table(path, notes) as file:
         line = 1
         try:
             if delimiter is None:
@@ -190,11 +191,6 @@ def _open_rows(path: Any, delimiter: str | None) -> Iterator[tuple[int, list[str
                 line = reader.line_num
                 if len(row) > 1 or any(cell.strip() for cell in row):
                     yield line, row
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise invalid(
-                f"{path}", "be UTF-8 text", Shown(f"the byte 0x{byte:02x}"), "save it as CSV in UTF-8"
-            ) from None
         except csv.Error as error:
             mend = "look for an unclosed quotation mark"
             raise invalid(f"{path}", "be CSV", Shown(f"{error} after line {line}"), mend) from None
@@ -202,7 +198,7 @@ def _open_rows(path: Any, delimiter: str | None) -> Iterator[tuple[int, list[str
 
 def _header(path: Any, delimiter: str | None, notes: list[str]) -> tuple[list[str], str]:
     if delimiter is None:
-        first = next(_open_rows(path, None))[1][0]
+        first = next(_open_rows(path, None, notes))[1][0]
         delimiter = max(DELIMITERS, key=first.count)
         if delimiter != ",":
             notes.append(f"cells are separated by {delimiter!r}")

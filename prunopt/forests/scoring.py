@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from sklearn.utils.class_weight import compute_class_weight
 
 from prunopt.core.arrays import AnyArray, Floats
-from prunopt.core.validate import Shown, floats, invalid, one_of, require
+from prunopt.core.validate import Shown, floats, invalid, number, one_of, require
 
 SCORINGS = ("accuracy", "balanced_accuracy", "roc_auc", "neg_log_loss")
 WORDS = {
@@ -79,7 +79,7 @@ class Scoring:
         squares = LOSS_SHARE * np.square(values - truth).sum(axis=1)
         if self.costs is not None:
             score = -self.costs[y, says]
-            return score, score - squares * self.costs.sum(axis=1).mean() / max(n_classes - 1, 1)
+            return score, score
         score = (says == y).astype(np.float64)
         scale = _shares(y, n_classes) if self.name == "balanced_accuracy" else np.ones(len(y))
         return score * scale, (score - squares) * scale
@@ -146,7 +146,8 @@ def _matrix(given: Any, classes: AnyArray) -> Floats:
             require(isinstance(line, Mapping), f"{name}[{key!r}]", "map labels to costs", line)
             for other, cost in line.items():
                 one_of(f"a label in {name}[{key!r}]", str(other), labels)
-                matrix[labels.index(key), labels.index(str(other))] = cost
+                place = f"{name}[{key!r}][{str(other)!r}]"
+                matrix[labels.index(key), labels.index(str(other))] = number(place, cost, low=0)
         given = matrix
     costs = floats(name, given, (len(labels), len(labels)), low=0.0)
     diagonal = np.diagonal(costs)

@@ -19,7 +19,7 @@ LEAST_GAIN = 1e-4  # of the error without features
 FEW_GROUPS = 8  # up to which every set is tried
 ADDITIVE_ROWS = 2000  # up to which additive models are searched by, above forests
 RIDGE = 10.0  # of additive models, whose columns have variance 1
-CHEAP, BUNDLES = 0.05, 4  # share of the cost of everything; how many dear bundles stages are made of
+CHEAP, BUNDLES = 0.05, 3  # share of the cost of everything; how many dear bundles stages are made of
 APART, MOST_PREFIXES = 1.3, 8  # how much dearer the next set of stages is, and how many there are
 BINS = 4  # of a feature in an additive model
 

@@ -136,11 +136,11 @@ def test_a_target_of_numbers(tmp_path: Path) -> None:
     done = RUN.invoke(app, ["forest", *words])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert report["score"] == "minus_mean_squared_error"
+    assert report["score"] == "neg_mean_squared_error"
     assert report["chosen"]["cost"] <= 1
 
 
-def test_a_report_shows_the_same_figures_and_verify_says_that_nothing_is_claimed(
+def test_a_report_shows_the_same_figures_and_verify_computes_them_again(
     made: tuple[Path, dict[str, Any], str],
 ) -> None:
     folder, told, _ = made
@@ -149,6 +149,40 @@ def test_a_report_shows_the_same_figures_and_verify_says_that_nothing_is_claimed
     page = (folder / "out" / "report.html").read_text()
     assert f"{told['unseen_rows']['score']:.3f}" in page
     assert "no optimum is claimed" in page
+    done = RUN.invoke(app, ["verify", str(folder / "out")])
+    assert done.exit_code == 0, done.output
+    assert "bills: right for 60 rows" in done.output
+    forged = json.loads((folder / "out" / "model.json").read_text())
+    forged["unseen_rows"]["score"] += 0.01
+    (folder / "out" / "model.json").write_text(json.dumps(forged))
     refused = RUN.invoke(app, ["verify", str(folder / "out")])
+    (folder / "out" / "model.json").write_text(json.dumps(told))
     assert refused.exit_code == 1
-    assert "chosen by cross-fitting and claims no optimum" in refused.stderr
+    assert "not confirmed: unseen_rows.score is stated as" in refused.stderr
+
+
+def test_costs_of_mistakes_and_caps(made: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    place, _, _ = made
+    (tmp_path / "m.json").write_text(json.dumps({"ill": {"well": 500}, "well": {"ill": 20}}))
+    words = [
+        "forest",
+        "--data",
+        str(place / "t.csv"),
+        "--target",
+        "state",
+        "--costs",
+        str(place / "costs.json"),
+        "--json",
+    ]
+    done = RUN.invoke(app, [*words, "--misclassification-costs", str(tmp_path / "m.json"), "--budget-per-row", "12"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["score"] == "misclassification_costs"
+    assert all(remark in done.stderr for remark in told["remarks"])
+    assert all(judged["cost"] <= 12 for judged in told["candidates"] if "default forest" not in judged["name"])
+    (tmp_path / "m.json").write_text(json.dumps({"ill": {"sick": 500}}))
+    done = RUN.invoke(app, [*words, "--misclassification-costs", str(tmp_path / "m.json")])
+    assert done.exit_code == 1
+    assert "must be one of 'ill', 'well', got 'sick'" in done.stderr
+    done = RUN.invoke(app, [*words, "--scoring", "accurracy"])
+    assert 'did you mean "accuracy"?' in done.stderr

@@ -222,11 +222,8 @@ def test_read_csv_says_what_is_wrong(tmp_path: Path, text: str, complaint: str) 
     assert "bad.csv" in str(error.value)
 
 
-def test_read_csv_refuses_what_it_cannot_hold_or_decode(tmp_path: Path) -> None:
+def test_read_csv_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_bytes("x,y\n1,Köln\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="must be UTF-8 text, got the byte 0xf6"):
-        read_csv(path, "y")
     path.write_text("x,y\n1,a\n2,b\n")
     with pytest.raises(ValueError, match="max_cells=3"):
         read_csv(path, "y", max_cells=3)
