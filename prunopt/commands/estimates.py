@@ -102,7 +102,7 @@ def _elements(file: Path) -> int:
     return total
 
 
-def prune(model: str, *, windows: int, length: int, method: str | None, check: bool) -> None:
+def prune(model: str, *, windows: int, length: int, method: str | None, check: bool, repair: str | None = None) -> None:
     """Refuse `prunopt prune` where there is too little memory for it."""
     if (found := model_sizes(model)) is None:
         return
@@ -110,9 +110,12 @@ def prune(model: str, *, windows: int, length: int, method: str | None, check: b
     parts = {
         "weights, twice while they are read or written": 2 * found.weights,
         "activations of a block": 2 * FLOAT * windows * length * found.hidden,
-        "Hessians and factors": 8 * d * d * 6,
+        "Hessians, folds and factors": 8 * d * d * 11,
         "a window's pass": found.window(length),
     }
+    if repair is not None:
+        parts["repair of a block"] = parts["activations of a block"] / 2 + 6 * found.weights / max(found.layers, 1)
+        parts["gradients"] = 2 * found.window(length)
     if method == "maskllm":
         parts["logits of masks and their optimizer"] = 56 * found.parameters
         parts["gradients"] = 4 * found.layers * found.window(length) + 3 * found.logits(length) + found.weights

@@ -111,7 +111,7 @@ def prune(
             "--out", "be free", str(out), f"{work} holds an unfinished run: give --resume, or remove it"
         )
     other: dict[str, Any] = {}
-    estimates.prune(model, windows=windows, length=length, method=method, check=check is not None)
+    estimates.prune(model, windows=windows, length=length, method=method, check=check is not None, repair=repair)
     with progress("prune") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)

@@ -154,7 +154,8 @@ def solve_layer(
     report = LayerReport(
         name, called, goal.unit, kept, total, relative_error(weight, new, measured), solution.objective / energy,
         solution.bound / energy, solution.gap, damping, tuple(tried),
-        refit or called in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone, shrinkage,
+        refit or called in ("slimgpt", "obs-swap", "obs-greedy"), time.perf_counter() - start, solution.message, gone,
+        shrinkage,
     )  # fmt: skip
     return solution.value, new, report
 

@@ -141,10 +141,11 @@ class LayerwisePruning:
         linear, options = block.module.get_submodule(layer), self.options
         old = weight_of(linear).detach()
         weight, hessian, damping = old.double().cpu().numpy(), mean_of(folds), float(options.damping or 0.0)
-        auto = options.shrinkage == AUTO
-        rho = chosen_shrinkage(weight, folds, goal, damping, seed=self.seed) if auto else float(options.shrinkage or 0.0)
+        rho = options.shrinkage or 0.0
+        if rho == AUTO:
+            rho = chosen_shrinkage(weight, folds, goal, damping, seed=self.seed)
         value, new, row = solve_layer(
-            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=damping, shrinkage=rho,
+            f"{block.name}.{layer}", weight, hessian, self.method, goal, damping=damping, shrinkage=float(rho),
             refit=options.refit, seed=self.seed,
         )  # fmt: skip
         tensor, dtype = torch.from_numpy(new), stored_dtype(old, self._declared)

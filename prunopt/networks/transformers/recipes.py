@@ -115,7 +115,9 @@ class PruneOptions:
         shrinkage_of(self.shrinkage, "", self.refit)
 
 
-def shrinkage_of(shrinkage: float | str | None, method: str, refit: bool, default: float | str = SHRINKAGE) -> float | str:
+def shrinkage_of(
+    shrinkage: float | str | None, method: str, refit: bool, default: float | str = SHRINKAGE
+) -> float | str:
     """Return the shrinkage; the default is for weights that are re-solved, but not for what is as published."""
     if shrinkage is None:
         return default if refit and method not in ("slimgpt", "magnitude") else 0.0

@@ -57,9 +57,7 @@ def mean_of(folds: Folds) -> Floats:
     return whole
 
 
-def chosen_shrinkage(
-    weight: Floats, folds: Folds, goal: LayerGoal, damping: float, *, seed: int = 0
-) -> float:
+def chosen_shrinkage(weight: Floats, folds: Folds, goal: LayerGoal, damping: float, *, seed: int = 0) -> float:
     r"""Return the largest shrinkage that keeps 98 % of what re-solving gains on windows left out.
 
     With e(r) the mean over folds of the relative error, on a fold, of rows re-solved for the Hessian of the other folds

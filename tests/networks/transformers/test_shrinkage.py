@@ -57,7 +57,9 @@ def test_folds_add_up_to_the_hessian(n: int) -> None:
     np.testing.assert_allclose(mean_of(folds), stream.hessians(block, [layer])[layer], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"pattern": "2:4"}, {"pattern": "unstructured", "sparsity": 0.5}, {"units": "ffn"}])
+@pytest.mark.parametrize(
+    "options", [{"pattern": "2:4"}, {"pattern": "unstructured", "sparsity": 0.5}, {"units": "ffn"}]
+)
 def test_every_layer_has_its_own_and_says_so(options: dict[str, Any], tmp_path: Path) -> None:
     model, ids = tiny_transformer(), tiny_tokens(9)
     result = prune_transformer(model, ids, **options, options=PruneOptions(shrinkage="auto"), resume_dir=tmp_path / "w")
