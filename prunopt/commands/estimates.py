@@ -109,7 +109,8 @@ def _elements(file: Path) -> int:
 
 
 def prune(
-    model: str, *, windows: int, length: int, method: str, refit: bool, evaluated: int, stream: bool | None
+    model: str, *, windows: int, length: int, method: str, refit: bool, evaluated: int, stream: bool | None,
+    repair: str | None = None,
 ) -> bool:
     """Refuse `prunopt prune` where there is too little memory for it; return whether the model is to be streamed.
 
@@ -126,9 +127,12 @@ def prune(
     parts = {
         "weights, twice while they are read or written": 2 * found.weights,
         "activations of a block": 2 * FLOAT * windows * length * found.hidden,
-        "a layer that is solved": _layer(found, by_norms),
+        "a layer that is solved": _layer(found, by_norms, method in PATTERNED),
         "a window's pass": found.window(length),
     }
+    if repair is not None:
+        parts["repair of a block"] = parts["activations of a block"] / 2 + 6 * found.weights / max(found.layers, 1)
+        parts["gradients"] = 2 * found.window(length)
     if method == "maskllm":
         parts["logits of masks and their optimizer"] = 56 * found.parameters
         parts["gradients"] = 4 * found.layers * found.window(length) + 3 * found.logits(length) + found.weights
@@ -145,18 +149,18 @@ def prune(
             "activations": FLOAT * (windows + 4 * evaluated) * length * found.hidden,
             "a window's pass": found.window(length),
         }
-        parts = through | {"a block": 1.5 * FLOAT * block, "a layer that is solved": _layer(found, by_norms)}
+        parts = through | {"a block": 1.5 * FLOAT * block, "a layer that is solved": _layer(found, by_norms, method in PATTERNED)}
         first = through | {"the embedding, and the head": 2 * ends, "a window's logits": found.logits(length)}
         parts = max(parts, first, key=lambda p: sum(p.values()))
     _hold("prune", parts, mend, "torch", "transformers")
     return bool(stream)
 
 
-def _layer(found: Sizes, by_norms: bool) -> float:
-    """Bytes that solving the largest layer of a model takes."""
+def _layer(found: Sizes, by_norms: bool, folds: bool) -> float:
+    """Bytes that solving the largest layer of a model takes; ``folds``: its shrinkage is chosen by folds."""
     d = max(found.hidden, found.inner)
     weight = 8 * found.hidden * d
-    return 6 * weight if by_norms else 8 * d * d * 6
+    return 6 * weight if by_norms else 8 * d * d * (11 if folds else 6)
 
 
 def is_shards(model: str) -> bool:

@@ -142,7 +142,7 @@ def prune(
     work = out.with_name(f"{out.name}.work")
     streamed = estimates.prune(
         model, windows=windows, length=length, method=method or (U if pattern is None else P).method, refit=refit,
-        evaluated=SCORED if evaluate else 0, stream=stream,
+        evaluated=SCORED if evaluate else 0, stream=stream, repair=repair,
     )  # fmt: skip
     with joined_ranks() as rank, progress("prune") as tell:
         if rank == 0:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.pruning import prune_transformer as prune_transformer
     from prunopt.networks.transformers.reading import read_model as read_model
     from prunopt.networks.transformers.recipes import PruneOptions as PruneOptions
+    from prunopt.networks.transformers.repair import BlockRepair as BlockRepair
     from prunopt.networks.transformers.result import PruneResult as PruneResult
     from prunopt.networks.transformers.result import save as save
     from prunopt.networks.transformers.text import read_text as read_text
@@ -40,6 +41,7 @@ _PLACES = {
     "prunopt.networks.transformers.pruning": "prune_transformer",
     "prunopt.networks.transformers.reading": "read_model",
     "prunopt.networks.transformers.recipes": "PruneOptions",
+    "prunopt.networks.transformers.repair": "BlockRepair",
     "prunopt.networks.transformers.result": "PruneResult save",
     "prunopt.networks.transformers.text": "read_text token_windows",
     "prunopt.networks.transformers.verification": "verify_folder",

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.reading import read_model as read_model
     from prunopt.networks.transformers.recipes import PruneOptions as PruneOptions
     from prunopt.networks.transformers.recipes import Recipe as Recipe
+    from prunopt.networks.transformers.repair import BlockRepair as BlockRepair
+    from prunopt.networks.transformers.repair import RepairReport as RepairReport
     from prunopt.networks.transformers.result import PruneResult as PruneResult
     from prunopt.networks.transformers.result import save as save
     from prunopt.networks.transformers.text import TokenLosses as TokenLosses
@@ -75,6 +77,7 @@ _PLACES = {
     "prunopt.networks.transformers.pruning": "prune_transformer",
     "prunopt.networks.transformers.reading": "read_model",
     "prunopt.networks.transformers.recipes": "PruneOptions Recipe",
+    "prunopt.networks.transformers.repair": "BlockRepair RepairReport",
     "prunopt.networks.transformers.result": "PruneResult save",
     "prunopt.networks.transformers.text": "TokenLosses read_text source_windows token_losses token_windows",
     "prunopt.networks.transformers.verification": "verify_folder",

@@ -89,7 +89,8 @@ def prune_transformer(
 
     Memory beyond the model and its copy: one block's activations, 4 n length width bytes (in files with
     ``activations_dir``), and at most six arrays of 8 d^2 bytes for the Hessian of one layer, its factors and what is
-    solved for, d being the layer's number of inputs (measured in `benchmarks.language_model_cost`).
+    solved for, d being the layer's number of inputs (measured in `benchmarks.language_model_cost`), and five more where
+    its shrinkage is chosen. A repair holds activations twice, and a block four more times.
 
     Parameters
     ----------
@@ -348,14 +349,8 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> lis
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
     if rho:
-        found = sorted(r.shrinkage for r in walk.report)
-        said = (
-            f"{rho:g}"
-            if not isinstance(rho, str)
-            else f"{found[0]:g} to {found[-1]:g}, layer by layer"
-            if found
-            else rho
-        )
+        found = [r.shrinkage for r in walk.report] or [0.0]
+        said = f"{min(found):g} to {max(found):g}, layer by layer" if isinstance(rho, str) else f"{rho:g}"
         notes.append(
             f"Hessians shrunk towards their diagonals by {said} (shrinkage=0: as measured): "
             "objectives and bounds are of these, errors of the Hessians as measured"
