@@ -23,7 +23,7 @@ from benchmarks.machine import in_fresh_process, recorded
 from prunopt.core import engines
 from prunopt.forms import Closure, MultipleChoiceKnapsack, QuadraticKnapsack, SubsetSum
 
-LIMIT = 20.0  # seconds for every solver and instance
+LIMIT = 10.0  # seconds for every solver and instance
 RANGE = 1000  # of weights and profits
 SIZES = (100, 1000, 10_000, 100_000)
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
