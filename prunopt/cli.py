@@ -18,6 +18,7 @@ from prunopt.commands.prune import prune, verify
 from prunopt.commands.report import report
 from prunopt.commands.search import search
 from prunopt.commands.solve import solve, solvers
+from prunopt.commands.warm_up import warm_up
 from prunopt.core.memory import only_estimate
 
 app = typer.Typer(
@@ -44,6 +45,7 @@ EXAMPLES: list[tuple[Callable[..., None], str]] = [
     (solve, "prunopt solve model.mps --seconds 60 --json"),
     (solvers, "prunopt solvers"),
     (bench, "prunopt bench forest_speed magic"),
+    (warm_up, "prunopt warm-up"),
 ]
 for _function, _example in EXAMPLES:
     app.command(epilog=f"Example: {_example}")(_function)

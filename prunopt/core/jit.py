@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba.core import event
 
 R = TypeVar("R")
+NOTE = "compiling kernels, once: later runs load them from the cache (`prunopt warm-up` compiles all of them)"
+
+
+class _FirstCompilation(event.Listener):  # type: ignore[misc]
+    """Says on a terminal, once in a process, that a kernel of prunopt is compiled rather than loaded."""
+
+    told = False
+
+    def on_start(self, event: Any) -> None:
+        """Note the compilation of a kernel that the cache does not hold."""
+        function = getattr(event.data.get("dispatcher"), "py_func", None)
+        ours = str(getattr(function, "__module__", "")).partition(".")[0] == "prunopt"
+        if ours and not self.told:
+            self.told = True
+            logging.getLogger("prunopt").info(NOTE)
+            if sys.stderr is not None and sys.stderr.isatty():
+                print(f"prunopt: {NOTE}", file=sys.stderr, flush=True)
+
+    def on_end(self, event: Any) -> None:
+        """Nothing is said at the end."""
+
+
+first_compilation = _FirstCompilation()
+event.register("numba:compile", first_compilation)  # type: ignore[no-untyped-call]
 
 
 def njit(function: Callable[..., R]) -> Callable[..., R]:

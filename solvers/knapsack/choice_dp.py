@@ -11,7 +11,9 @@ from prunopt.core.arrays import Ints
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import whole_number
+from prunopt.forms.knapsack._lagrangian import NEAR, lattice
 from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsack
+from prunopt.solvers.knapsack._level_exchange import exchanged
 from prunopt.solvers.knapsack.choice_lagrange import ChoiceLagrange
 
 
@@ -70,6 +72,8 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
             )
         if limits.start is not None and (given := problem.objective(limits.start)) < first.objective:
             first = replace(first, value=np.array(limits.start, np.int64), objective=given)
+        first = replace(first, value=exchanged(problem, first.value))
+        first = replace(first, objective=problem.objective(first.value))
         run.report(first.objective, first.bound)
         value, duals, note = first.value, dict(first.duals), ""
         stats: dict[str, Any] = {"groups joined": 0, "states": 0}
@@ -98,14 +102,17 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
         """Return the best choice, and why the search stopped early (empty where it did not)."""
         from prunopt.solvers.knapsack._choice_kernel import grow, slopes
 
-        penalty, relaxed, budget = float(first.duals["penalty"]), first.bound, problem.budget
+        penalty, budget = float(first.duals["penalty"]), problem.budget
         penalized = problem.loss + penalty * problem.cost
         base = penalized.argmin(axis=1)
         groups = np.arange(problem.n_groups)
         reduced = penalized - penalized[groups, base][:, None]
         change = problem.cost - problem.cost[groups, base][:, None]
-        tolerance = 1e-12 * max(1.0, abs(first.objective))
-        room = first.objective - relaxed - tolerance
+        relaxed = float(penalized.min(axis=1).sum()) - penalty * budget
+        steps = lattice(problem.loss, problem.objective_unit)
+        # By less than this no better choice differs from the best one.
+        apart = 1e-12 * max(1.0, abs(first.objective)) if steps is None else (1 - NEAR) * steps.step
+        room = first.objective - relaxed - apart
         useful = reduced < room
         second = np.partition(reduced, 1, axis=1)[:, 1] if problem.n_levels > 1 else np.full(len(groups), np.inf)
         order = np.argsort(second, kind="stable")
@@ -143,8 +150,9 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
                 ends = lost[fits] + penalty * (budget - spent[fits])
                 if ends.min() < room:
                     best, room = (len(history) - 1, int(fits[ends.argmin()])), float(ends.min())
+                    room -= 0.0 if steps is None else apart
                     value = self._trace_back(first.value, base, history, best)
-                    run.report(problem.objective(value), relaxed)
+                    run.report(problem.objective(value), first.bound)
             if not len(spent):
                 break
         return self._trace_back(first.value, base, history, best), ""

@@ -115,7 +115,7 @@ def lottery(folder: Path) -> list[str]:
 CASES: dict[str, Callable[[Path], list[str]]] = {
     "forest": forest, "predict": predict, "report": report, "verify": report, "solve": solve,
     "solvers": lambda _: [], "bench": bench, "prune": prune,
-    "evaluate": evaluate, "heads": heads, "search": search, "cnn": cnn, "lottery": lottery,
+    "warm-up": lambda _: [], "evaluate": evaluate, "heads": heads, "search": search, "cnn": cnn, "lottery": lottery,
 }  # fmt: skip
 NEEDS = {name: "transformers" for name in ("prune", "evaluate", "heads", "search")} | {
     "cnn": "torch",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import prunopt as po
-from prunopt.core import deadline
+from prunopt.core import certificates, deadline
 from prunopt.forms import CoupledKnapsack, MultipleChoiceKnapsack
 from prunopt.forms.knapsack import _lagrangian, _proof
 
@@ -66,3 +66,18 @@ def test_bounds_of_whole_losses_are_rounded_up() -> None:
     forged = replace(solution, duals=penalty, bound=3.1)
     with pytest.raises(po.CertificateError):
         po.verify(problem, forged)
+
+
+def test_a_check_that_runs_out_of_time_takes_the_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A solver proves its claim just in time, the check of the answer no longer can: no error, but no proof either."""
+    problem = MultipleChoiceKnapsack([[0.0, 1.0], [0.0, 3.0], [0.0, 2.5]], [[3, 1], [3, 2], [4, 1]], 7)
+    honest = po.solve(problem)
+    monkeypatch.setattr(deadline, "is_over", lambda: True)
+    late = replace(honest, bound=honest.objective, duals={"penalty": 0.0})
+    assert problem.bound(late.duals) < honest.objective
+    checked = certificates.recheck_bound(problem, late)
+    assert checked.bound == problem.bound(late.duals)
+    assert "ran out of time" in checked.message
+    monkeypatch.setattr(deadline, "is_over", lambda: False)
+    with pytest.raises(po.CertificateError, match="its multipliers prove"):
+        certificates.recheck_bound(problem, late)

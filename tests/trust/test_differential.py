@@ -29,6 +29,7 @@ from prunopt.forms import (
 )
 from prunopt.forms.linear_program import LinearProgram
 from prunopt.testing import Instance
+from prunopt.testing.searches import brute_force_choice
 from tests.support.faults import Liar, is_wrong
 from tests.support.random_problems import GENERATORS, random_instance
 
@@ -167,6 +168,21 @@ def test_large_multipliers_prove_nothing_false(form: str, names: tuple[str, ...]
             for more in ({}, {"claim": instance.optimum + 0.5}):
                 proven = instance.problem.bound({**dict.fromkeys(names, multiplier), **more})
                 assert proven <= instance.optimum + 1e-12 * max(1.0, abs(instance.optimum)), (seed, multiplier, more)
+
+
+def test_false_claims_on_whole_losses_prove_nothing() -> None:
+    """The Lagrangian bound was rounded up before partial choices were added to it: half of these were "proven"."""
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        groups, levels = int(rng.integers(2, 6)), int(rng.integers(2, 4))
+        loss = rng.integers(-9, 9, (groups, levels)).astype(float) * int(rng.integers(1, 3))
+        problem = MultipleChoiceKnapsack(loss, rng.integers(0, 9, (groups, levels)), int(rng.integers(0, 5 * groups)))
+        best = brute_force_choice(problem)
+        for penalty in (0.0, 0.3, 0.5, 0.77, 1.0, 2.1) if best is not None else ():
+            for more in (0.5, 1.0, 2.0, 5.0):
+                assert best is not None
+                assert problem.bound({"penalty": penalty, "claim": best + more}) <= best
+            assert problem.bound({"penalty": penalty, "claim": best}) <= best
 
 
 def test_coupled_dp_on_a_circle_at_the_least_budget() -> None:

@@ -14,6 +14,7 @@ from prunopt.core.solution import CertificateError
 
 STATES = 4_000_000  # partial choices that a proof may hold at once
 UNNOTICED = 10_000  # partial choices that cost no time
+NEAR = 1e-6  # of a step: how far rounding may take a value from the one that it is
 WHOLE = 2.0**50  # sums of whole numbers below this are exact
 MISSING = 2**62  # the cost of an option that does not exist
 
@@ -52,32 +53,64 @@ def bound(choices: Choices, multipliers: Sequence[float], claim: float = -math.i
     .. math:: L(\lambda) = \sum_g \min_j \bigl( \mathrm{loss}_{gj} + \sum_r \lambda_r \mathrm{cost}_{rgj} \bigr)
               - \sum_r \lambda_r \mathrm{limit}_r
 
-    Where all losses are whole numbers, it is rounded up. A claim "no choice loses less than v" is checked by
-    `_least_below`; where too many partial choices remain, or the time is up, it does not count.
+    Where all losses are whole numbers, it is rounded up to the next that a choice can lose. A claim "no choice loses
+    less than v" is checked by `_least_below`; where too many partial choices remain, or the time is up, it does not
+    count.
     """
     total, fixed = relaxed(choices, multipliers)
     least = total.min(axis=1)
     # Lowered by what rounding may add: large multipliers drown the losses.
     slack = 2.0**-50 * (choices.unit + float(np.abs(least).sum()) + abs(fixed))
     lagrangian = math.fsum([*least, -fixed]) - slack
-    losses = choices.loss[np.isfinite(choices.loss)]
-    if choices.unit < WHOLE and np.array_equal(losses, np.rint(losses)):
-        lagrangian = float(math.ceil(lagrangian))  # every choice loses a whole number
-    if not lagrangian + 2 * slack < claim < math.inf:  # beyond, a list of choices could prove no more than rounding
-        return lagrangian
-    return max(lagrangian, _least_below(choices, multipliers, claim, lagrangian, total - least[:, None]))
+    steps = lattice(choices.loss, choices.unit)
+    rounded = lagrangian if steps is None else steps.up(lagrangian)
+    if not rounded + 2 * slack < claim < math.inf:  # beyond, a list of choices could prove no more than rounding
+        return rounded
+    # What is below the claim lies a step below the next value that a choice can lose.
+    room = claim - lagrangian
+    if steps is not None:
+        room = min(room, steps.up(claim) - (1 - NEAR) * steps.step - lagrangian + 2 * slack)
+    least_found = _least_below(choices, multipliers, claim, (lagrangian, room), total - least[:, None])
+    if steps is not None and math.isfinite(least_found):
+        least_found = min(claim, steps.up(least_found - NEAR * steps.step))
+    return max(rounded, least_found)
+
+
+class Lattice(NamedTuple):
+    """All values that a choice can lose are ``base`` plus a multiple of ``step``, all of them whole numbers."""
+
+    base: int
+    step: int
+
+    def up(self, value: float) -> float:
+        """Return the least of these values that is no less than ``value``."""
+        return float(self.base + self.step * math.ceil((value - self.base) / self.step))
+
+
+def lattice(loss: Floats, unit: float) -> Lattice | None:
+    """Return the values that choices of one level of each group can lose, None where losses are no whole numbers."""
+    there = np.isfinite(loss)
+    if not unit < WHOLE or not loss.size or not there.any(axis=1).all():
+        return None
+    whole = np.where(there, loss, 0.0)
+    if not np.array_equal(whole, np.rint(whole)):
+        return None
+    first = loss[np.arange(len(loss)), there.argmax(axis=1)].astype(np.int64)
+    steps = np.where(there, whole.astype(np.int64) - first[:, None], 0)
+    return Lattice(int(first.sum()), int(np.gcd.reduce(np.abs(steps), axis=None)) or 1)
 
 
 def _least_below(
-    choices: Choices, multipliers: Sequence[float], claim: float, lagrangian: float, reduced: Floats
+    choices: Choices, multipliers: Sequence[float], claim: float, known: tuple[float, float], reduced: Floats
 ) -> float:
     """Return the least loss below ``claim``, the claim where there is none, -inf where too many choices remain.
 
     Group by group the partial choices are listed that could still end below the claim: a choice loses the Lagrangian
     bound plus the reduced losses of its options, plus the multiplier of every unit that it leaves. Of partial choices
-    of the same groups one that neither uses nor loses more replaces another.
+    of the same groups one that neither uses nor loses more replaces another. ``known``: the Lagrangian bound, and up to
+    how far above it a choice is of interest.
     """
-    room = claim - lagrangian
+    lagrangian, room = known
     useful = reduced < room
     second = np.partition(reduced, 1, axis=1)[:, 1] if reduced.shape[1] > 1 else np.full(len(reduced), np.inf)
     order = np.argsort(np.where(np.count_nonzero(useful, axis=1) > 1, second, np.inf), kind="stable")
