@@ -162,9 +162,9 @@ def prune_transformer(
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
-        before = measure(model, texts)
+        dense = measure(model, texts)
         result = _learned(model, tokens, shape, method, pattern, run)
-        return replace(result, evaluation=compared(before, measure(result.model, texts)))
+        return replace(result, evaluation=compared(dense, measure(result.model, texts)))
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit)
     options = replace(options, damping=float(damping), shrinkage=float(rho))
@@ -184,7 +184,7 @@ def prune_transformer(
     journal = Journal(folder, digests) if folder is not None and first else None
     before = measure(work, texts) if source is None else None
     walk = LayerwisePruning(work, tokens, method, options, int(run.get("seed", 0)), journal, source)
-    with nullcontext() if source is None or not first else written(source, run["out"]) as finish:
+    with nullcontext() if source is None or not first else written(source) as finish:
         try:
             if plan is not None:
                 walk.structured(plan)

@@ -19,7 +19,7 @@ from prunopt.networks.transformers.families import blocks
 from prunopt.networks.transformers.streaming import StreamedModel
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer, write_tiny_model
 
-BOTH = {"sparsity": 0.3, "units": ("heads", "ffn")}
+BOTH: dict[str, Any] = {"sparsity": 0.3, "units": ("heads", "ffn")}
 TEXTS = {"calibration": tiny_tokens(3, 32, seed=5), "second_text": tiny_tokens(2, 24, seed=6)}
 
 
@@ -88,7 +88,7 @@ def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
 def test_a_block_at_a_time_is_in_memory(tmp_path: Path) -> None:
     folder = shards(tmp_path / "tiny")
     seen: list[list[str]] = []
-    streamed = StreamedModel(folder)
+    streamed = StreamedModel(folder, tmp_path / "out")
     loading = StreamedModel.block
 
     def look(done: int, of: int, row: Any) -> None:
@@ -154,15 +154,15 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     kept = (folder / gone).read_bytes()
     (folder / gone).unlink()
     with pytest.raises(ValueError, match=f"must hold {gone}, got none; its index names it"):
-        StreamedModel(folder)
+        StreamedModel(folder, tmp_path / "out")
     (folder / gone).write_bytes(kept[:50])
     with pytest.raises(ValueError, match="must be a whole file of safetensors"):
-        StreamedModel(folder)
+        StreamedModel(folder, tmp_path / "out")
     (folder / gone).write_bytes(kept)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
     with pytest.raises(ValueError, match=r"none named model.layers.3.*; leave streaming out"):
-        StreamedModel(folder)
+        StreamedModel(folder, tmp_path / "out")
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 63}))
     with pytest.raises(ValueError, match=r"mlp.* must have shape \(63, 32\), got \(64, 32\)"):
         prune_transformer(folder, tiny_tokens(4), out=tmp_path / "out")
