@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 import torch
 
 from prunopt.networks import PruneOptions, load, prune_transformer, read_model, verify_folder
+from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks
 from prunopt.networks.transformers.streaming import StreamedModel
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer, write_tiny_model
@@ -145,6 +146,23 @@ def test_what_needs_the_whole_model_is_refused(options: dict[str, Any], named: s
         options = options | {"out": tmp_path / options["out"]}
     with pytest.raises(ValueError, match=named):
         prune_transformer(folder, tiny_tokens(4), **options)
+
+
+def test_arguments_that_depend_on_earlier_blocks_are_refused(tmp_path: Path) -> None:
+    source = StreamedModel(shards(tmp_path / "tiny"), tmp_path / "out")
+    tokens = as_calibration(tiny_tokens(2))
+    with source.around():
+        Activations(source.model, source.blocks, tokens)
+
+    def mixed(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args, kwargs | {"attention_mask": args[0].mean()}
+
+    source.blocks[1].module.register_forward_pre_hook(mixed, with_kwargs=True)
+    with (
+        source.around(),
+        pytest.raises(ValueError, match=r"arguments of model.layers.1 must be those of the tokens alone"),
+    ):
+        Activations(source.model, source.blocks, tokens)
 
 
 def test_damaged_folders_are_named(tmp_path: Path) -> None:
