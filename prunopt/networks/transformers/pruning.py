@@ -41,7 +41,7 @@ from prunopt.networks.transformers.parameter_budget import (
 )
 from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.result import PruneResult, written
-from prunopt.networks.transformers.streaming import check_streamed, open_streamed
+from prunopt.networks.transformers.streaming import check_in_memory, check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
@@ -145,6 +145,8 @@ def prune_transformer(
     if not isinstance(model, nn.Module):
         source = open_streamed(model, device, run.get("out"))
         model = source.model
+    else:
+        check_in_memory(model, run.get("out"))
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
     method = _method(recipe.method if method is None else method, recipe)

@@ -217,6 +217,15 @@ def open_streamed(folder: str | os.PathLike[str], device: torch.device | None, o
     return StreamedModel(place, Path(out), device)
 
 
+def check_in_memory(model: nn.Module, out: Any) -> None:
+    """Refuse a model whose weights are elsewhere, as accelerate's offloaded ones are, and a folder beside one."""
+    away = sum(p.is_meta for p in model.parameters())
+    has = Shown(f"{type(model).__name__} with {away} tensors on the meta device")
+    require(not away, "model", "have its weights in memory", has, "pass its folder, and out, to stream it from there")
+    mend = "it is for a folder that is streamed; save this model by result.save"
+    require(out is None, "out", "be left out with a model in memory", str(out), mend)
+
+
 def check_streamed(method: str, allocation: Any) -> None:
     """Refuse what needs the whole model in memory."""
     require(method != "maskllm", "method", "be one that prunes block by block to be streamed", method, MEND)

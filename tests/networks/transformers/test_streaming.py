@@ -148,6 +148,17 @@ def test_what_needs_the_whole_model_is_refused(options: dict[str, Any], named: s
         prune_transformer(folder, tiny_tokens(4), **options)
 
 
+def test_models_whose_weights_are_elsewhere_are_refused(tmp_path: Path) -> None:
+    model = tiny_transformer()
+    with pytest.raises(ValueError, match="out must be left out with a model in memory"):
+        prune_transformer(model, tiny_tokens(4), out=tmp_path / "out")
+    model.get_submodule("model.layers.1.mlp").to("meta")  # as accelerate leaves offloaded ones
+    with pytest.raises(
+        ValueError, match=r"have its weights in memory, got LlamaForCausalLM with 3 tensors .* to stream"
+    ):
+        prune_transformer(model, tiny_tokens(4))
+
+
 def test_arguments_that_depend_on_earlier_blocks_are_refused(tmp_path: Path) -> None:
     source = StreamedModel(shards(tmp_path / "tiny"), tmp_path / "out")
     tokens = as_calibration(tiny_tokens(2))
