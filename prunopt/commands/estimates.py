@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunopt.core.memory import MI, require, room
+from prunopt.networks.transformers.recipes import PATTERNED
 
 FLOAT = 4.0
 LIBRARIES = {

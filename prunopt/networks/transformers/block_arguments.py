@@ -72,12 +72,33 @@ class BlockArguments:
 
         The model runs twice: first with other hidden states, which shows arguments that depend on what earlier blocks
         compute; then as it is, which shows a block that remembers. In training mode nothing is checked: dropout
-        differs from call to call.
+        differs from call to call. Blocks without weights (of a model that is streamed) hand on what enters them; of
+        these the arguments alone are compared.
         """
         if any(block.module.training for block in self._found):
             return
+        if any(p.is_meta for block in self._found for p in block.module.parameters()):
+            self._compare_arguments(model, given)
+            return
         for shifted in (True, False):
             self._compare(model, given, shifted)
+
+    @torch.no_grad()
+    def _compare_arguments(self, model: nn.Module, given: Mapping[str, torch.Tensor]) -> None:
+        """Raise where other hidden states in the first block give a later one other arguments."""
+        same: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+        def enter(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden, rest, named = split_call(block, args, kwargs)
+            again = self._kept(rest, same), self._kept(named, same)
+            why = Shown("others: they depend on what earlier blocks compute")
+            of_one = _identical(again, self._arguments[block.name][0])
+            require(of_one, f"arguments of {block.name}", "be those of the tokens alone to be streamed", why, MEND)
+            if block is self._found[-1]:
+                raise Stop
+            return ((hidden + hidden.roll(1, dims=-1), *rest), named) if block is self._found[0] else None
+
+        self._pass(model, given, enter)
 
     @torch.no_grad()
     def _compare(self, model: nn.Module, given: Mapping[str, torch.Tensor], shifted: bool) -> None:
@@ -204,6 +225,17 @@ def output_of(out: Any) -> torch.Tensor:
     """Return the hidden states that a block puts out, alone or first of several values."""
     found: torch.Tensor = out[0] if isinstance(out, tuple) else out
     return found
+
+
+def _identical(a: Any, b: Any) -> bool:
+    """Whether two arguments hold the same objects; equal tensors are one object once they are kept."""
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return a is b
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(map(_identical, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_identical(a[name], b[name]) for name in a)
+    return bool(a is b or a == b)
 
 
 def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -17,6 +17,7 @@ from prunopt.networks.io.journal import Journal
 from prunopt.networks.transformers import distributed
 from prunopt.networks.transformers.before_after import Measured
 from prunopt.networks.transformers.calibration import Activations, Calibration
+from prunopt.networks.transformers.device_solve import solve_on_device, solves
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import (
     LayerGoal,
@@ -179,16 +180,17 @@ class LayerwisePruning:
             solved = solve_by_norms(name, weight, inputs, self.method, goal, self.step)
         elif distributed.rank_and_size()[0] == 0:
             hessian, damping = mean_of(inputs), float(options.damping or 0.0)
-            auto = options.shrinkage == AUTO
-            rho = (
-                chosen_shrinkage(weight, inputs, goal, damping, seed=self.seed)
-                if auto
-                else float(options.shrinkage or 0.0)
-            )
-            value, new, row = solve_layer(
-                name, weight, hessian, self.method, goal, damping=damping, shrinkage=rho, refit=options.refit,
-                seed=self.seed,
-            )  # fmt: skip
+            rho = options.shrinkage or 0.0
+            if rho == AUTO:
+                rho = chosen_shrinkage(weight, inputs, goal, damping, seed=self.seed)
+            given: dict[str, float] = {"damping": damping, "shrinkage": float(rho)}
+            if options.refit and solves(old.device, self.method, goal):
+                solved = solve_on_device(name, weight, hessian, self.method, goal, **given, device=old.device)
+            else:
+                solved = solve_layer(
+                    name, weight, hessian, self.method, goal, **given, refit=options.refit, seed=self.seed
+                )
+            value, new, row = solved
             if dtype != old.dtype:
                 new = torch.from_numpy(new).to(dtype).double().numpy()
                 row = replace(row, error=relative_error(weight, new, hessian))

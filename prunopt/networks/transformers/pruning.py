@@ -42,7 +42,7 @@ from prunopt.networks.transformers.parameter_budget import (
 from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult, written
-from prunopt.networks.transformers.streaming import check_streamed, open_streamed
+from prunopt.networks.transformers.streaming import check_in_memory, check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of, write_config
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
@@ -151,6 +151,8 @@ def prune_transformer(
     if not isinstance(model, nn.Module):
         source = open_streamed(model, device, run.get("out"))
         model = source.model
+    else:
+        check_in_memory(model, run.get("out"))
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
     check_length(model, tokens.windows.shape[1])
     method = _method(_default(recipe, found) if method is None else method, recipe)
@@ -177,9 +179,9 @@ def prune_transformer(
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
-        before = measure(model, texts)
+        dense = measure(model, texts)
         result = _learned(model, tokens, shape, method, pattern, run)
-        return replace(result, evaluation=compared(before, measure(result.model, texts)))
+        return replace(result, evaluation=compared(dense, measure(result.model, texts)))
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
     options = replace(options, damping=float(damping), shrinkage=rho)
@@ -199,7 +201,7 @@ def prune_transformer(
     journal = Journal(folder, digests) if folder is not None and first else None
     before = measure(work, texts) if source is None else None
     walk = LayerwisePruning(work, tokens, method, options, seed, journal, source, repair)
-    with nullcontext() if source is None or not first else written(source, run["out"]) as finish:
+    with nullcontext() if source is None or not first else written(source) as finish:
         try:
             if plan is not None:
                 walk.structured(plan)

@@ -153,9 +153,9 @@ def save(
 
 
 @contextmanager
-def written(source: StreamedModel, out: str | os.PathLike[str]) -> Iterator[Callable[[PruneResult], PruneResult]]:
-    """Let blocks that leave memory be written to a folder; what is yielded completes it, or all of it is removed."""
-    with whole_folder(out) as place:
+def written(source: StreamedModel) -> Iterator[Callable[[PruneResult], PruneResult]]:
+    """Let blocks that leave memory be written; what is yielded completes their folder, or all of it is removed."""
+    with whole_folder(source.out) as place:
         source.write_to(place)
 
         def finish(result: PruneResult) -> PruneResult:
@@ -163,7 +163,7 @@ def written(source: StreamedModel, out: str | os.PathLike[str]) -> Iterator[Call
             copy_beside(source.folder, place)
             # `load` gives parameters the format that is said here: that of the files
             _describe(result, place, None, source.folder)
-            return replace(result, folder=Path(out))
+            return replace(result, folder=source.out)
 
         try:
             yield finish

@@ -80,7 +80,8 @@ def solve_by_norms(
         per_column = scores.sum(axis=0)
         totals = np.array([per_column[g].sum() for g in goal.groups])
         value = np.sort(np.argsort(totals, kind="stable")[: goal.remove])
-        new[:, np.concatenate([np.asarray(goal.groups[k]) for k in value])] = 0
+        for k in value:
+            new[:, np.asarray(goal.groups[k])] = 0
         total, gone = len(goal.groups), tuple(int(k) for k in value)
         kept = total - len(gone)
     else:

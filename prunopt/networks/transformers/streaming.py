@@ -35,6 +35,8 @@ class StreamedModel:
     ----------
     folder
         A Hugging Face folder with safetensors, in one file or several.
+    out
+        The folder that blocks are written to, by `prunopt.networks.transformers.result.written`.
     device
         Where a block is while it is in memory.
 
@@ -44,13 +46,13 @@ class StreamedModel:
         If the folder holds no such model, or its tensors have other names than the model's.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], device: torch.device | str | None = None) -> None:
-        self.folder, self.device = Path(folder), torch.device("cpu" if device is None else device)
+    def __init__(self, folder: Path, out: Path, device: torch.device | None = None) -> None:
+        self.folder, self.out, self.device = folder, out, torch.device("cpu") if device is None else device
         self.tensors = TensorFiles(folder)
         self.model = _without_weights(self.folder)
         self.blocks = blocks(self.model)
         self._sources = self._located()
-        self._out: GrowingFiles | None = None
+        self._files: GrowingFiles | None = None
         self._leaves: Callable[[torch.Tensor], Any] | None = None
         self.last: torch.Tensor | None = None  # what the last block hands on, in place of what enters it
 
@@ -86,14 +88,14 @@ class StreamedModel:
         """Write what leaves from now on to a folder, each tensor to a file of the name that it came from."""
         files = {name: self.tensors.files[source].name for name, source in self._sources.items()}
         alone = len(set(files.values())) == 1
-        self._out = GrowingFiles(folder, lambda name: WEIGHTS if alone else files[name])
+        self._files = GrowingFiles(folder, lambda name: WEIGHTS if alone else files[name])
 
     @contextmanager
     def block(self, block: Block) -> Iterator[None]:
         """Have the weights of a block in memory; after that they are written, in their checkpoint's number format."""
         self._load(block.module, f"{block.name}.")
         yield
-        if self._out is not None:
+        if self._files is not None:
             self._write(block.module.state_dict(), f"{block.name}.")
         release(*block.module.modules())
 
@@ -117,7 +119,7 @@ class StreamedModel:
 
     def finish(self) -> torch.dtype:
         """Write what is no block and the headers; return the format of most of the numbers."""
-        assert self._out is not None
+        assert self._files is not None
         inside, seen = tuple(f"{b.name}." for b in self.blocks), set[str]()
         for name, source in self._sources.items():
             if name.startswith(inside) or source in seen:
@@ -125,13 +127,13 @@ class StreamedModel:
             seen.add(source)
             for _, tensor in self.tensors.read({name: source}, torch.float32):
                 self._write({name: tensor}, "")
-        self._out.finish()
-        return max(self._out.dtypes, key=self._out.dtypes.__getitem__)
+        self._files.finish()
+        return max(self._files.dtypes, key=self._files.dtypes.__getitem__)
 
     def close(self) -> None:
         """Remove files that are not finished."""
-        if self._out is not None:
-            self._out.close()
+        if self._files is not None:
+            self._files.close()
 
     def _form_of_outputs(self) -> Callable[[torch.Tensor], Any]:
         """Return what makes a block's output of hidden states: run the first block by itself once."""
@@ -200,10 +202,10 @@ class StreamedModel:
                     setattr(owner, leaf, tensor.to(self.device))
 
     def _write(self, tensors: dict[str, torch.Tensor], prefix: str) -> None:
-        assert self._out is not None
+        assert self._files is not None
         declared: Any = getattr(self.model, "config", None)
         for name, tensor in tensors.items():
-            self._out.add(f"{prefix}{name}", tensor.to(stored_dtype(tensor, declared.dtype)))
+            self._files.add(f"{prefix}{name}", tensor.to(stored_dtype(tensor, declared.dtype)))
 
 
 def open_streamed(folder: str | os.PathLike[str], device: torch.device | None, out: Any) -> StreamedModel:
@@ -212,7 +214,16 @@ def open_streamed(folder: str | os.PathLike[str], device: torch.device | None, o
     place = folder_of(folder)
     require(place.absolute() != Path(out).absolute(), "out", "be another folder than the model's", str(out))
     check_target(out)
-    return StreamedModel(place, device)
+    return StreamedModel(place, Path(out), device)
+
+
+def check_in_memory(model: nn.Module, out: Any) -> None:
+    """Refuse a model whose weights are elsewhere, as accelerate's offloaded ones are, and a folder beside one."""
+    away = sum(p.is_meta for p in model.parameters())
+    has = Shown(f"{type(model).__name__} with {away} tensors on the meta device")
+    require(not away, "model", "have its weights in memory", has, "pass its folder, and out, to stream it from there")
+    mend = "it is for a folder that is streamed; save this model by result.save"
+    require(out is None, "out", "be left out with a model in memory", str(out), mend)
 
 
 def check_streamed(method: str, allocation: Any) -> None:

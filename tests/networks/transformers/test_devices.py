@@ -10,13 +10,16 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 from prunopt.networks import prune_transformer
-from prunopt.networks.transformers import calibration, scored
+from prunopt.networks.transformers import calibration, device_solve, layerwise, scored
 from prunopt.networks.transformers.calibration import Activations, as_calibration
+from prunopt.networks.transformers.device_solve import solve_on_device
 from prunopt.networks.transformers.families import blocks
+from prunopt.networks.transformers.layer import LayerGoal, solve_layer
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer, write_tiny_model
 
 
@@ -82,6 +85,50 @@ def test_a_device_that_is_not_there_is_one_line(device: Any) -> None:
     ) as found:
         prune_transformer(tiny_transformer(), tiny_tokens(4), device=device)
     assert len(str(found.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("method", ["wanda", "magnitude"])
+@pytest.mark.parametrize("goal", [LayerGoal([[k] for k in range(64)], 20, "neuron"),
+                                  LayerGoal([[k, k + 1] for k in range(0, 64, 2)], 0, "head group"),
+                                  LayerGoal([[k, k + 32] for k in range(32)], 32, "head group")])  # fmt: skip
+def test_a_solve_on_a_device_is_that_of_the_form(method: str, goal: LayerGoal) -> None:
+    rng = np.random.default_rng(0)
+    weight, inputs = rng.normal(size=(7, 64)), rng.normal(size=(40, 64)) * rng.random(64)
+    hessian = inputs.T @ inputs / 40  # singular: the damping has to go up where there is none
+    for damping in (0.1, 0.0):
+        options: dict[str, Any] = {"damping": damping, "shrinkage": 0.2 if damping else 0.0}
+        value, new, row = solve_layer("x", weight, hessian, method, goal, **options)
+        given = torch.device("cpu")
+        other, same, told = solve_on_device("x", weight, hessian, method, goal, **options, device=given)
+        assert np.array_equal(value, other)
+        if damping:  # elsewhere the form factors the whole Hessian, this the part that stays
+            assert told.damping_tried == row.damping_tried
+            assert np.allclose(new, same, atol=1e-10)
+            assert told.error == pytest.approx(row.error, abs=1e-10)
+            assert told.objective == pytest.approx(row.objective, abs=1e-10)
+        assert (told.kept, told.total, told.gone, told.refit) == (row.kept, row.total, row.gone, row.refit)
+
+
+def test_layers_are_solved_on_the_device_of_their_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def noted(*args: Any, device: torch.device, **options: Any) -> Any:
+        asked.append(device)
+        return solve_on_device(*args, device=device, **options)
+
+    monkeypatch.setattr(layerwise, "solves", lambda device, method, goal: goal.groups is not None)
+    monkeypatch.setattr(layerwise, "solve_on_device", noted)
+    model = tiny_transformer()
+    there = prune_transformer(model, tiny_tokens(8), sparsity=0.3)
+    monkeypatch.undo()
+    assert asked == [torch.device("cpu")] * len(there.report)
+    for a, b in zip(there.model.parameters(), prune_transformer(model, tiny_tokens(8), sparsity=0.3).model.parameters(),
+                    strict=True):  # fmt: skip
+        assert torch.allclose(a, b, atol=1e-6)
+    single = LayerGoal([[0]], 1, "neuron")
+    assert device_solve.solves(torch.device("cuda"), "wanda", single)
+    assert not device_solve.solves(torch.device("cpu"), "wanda", single)
+    assert not device_solve.solves(torch.device("cuda"), "obs-swap", single)
 
 
 @pytest.mark.slow

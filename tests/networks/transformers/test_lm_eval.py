@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,8 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
 
-import lm_eval
 import torch
 import transformers
 
@@ -40,21 +39,25 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 def test_the_harness_scores_a_pruned_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("HF_DATASETS_CACHE", str(tmp_path / "cache")), ("HF_HUB_OFFLINE", "1")):
         monkeypatch.setenv(name, value)
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    lm_eval: Any = pytest.importorskip("lm_eval")
+    hugging_face: Any = import_module("lm_eval.models.huggingface")
+    tasks: Any = import_module("lm_eval.tasks")
 
     write_tiny_model(tmp_path / "tiny")
     model, tokenizer = read_model(tmp_path / "tiny")
     prune_transformer(model, tiny_tokens(8), sparsity=0.3).save(tmp_path / "out", like=tmp_path / "tiny")
-    rows = [{"question": f"the fox no. {k} ", "answers": ["jumps", "sleeps"], "right": k % 2} for k in range(8)]
+    rows: list[dict[str, Any]] = [
+        {"question": f"the fox no. {k} ", "answers": ["jumps", "sleeps"], "right": k % 2} for k in range(8)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "choices.yaml").write_text(TASK.format(file=tmp_path / "rows.jsonl"))
     pruned: Any = load(tmp_path / "out")
     tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    wrapped = hugging_face.HFLM(pretrained=pruned, tokenizer=tokens, device="cpu")
     found = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=pruned, tokenizer=tokens, device="cpu"), tasks=["choices"], bootstrap_iters=0,
-        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+        model=wrapped, tasks=["choices"], bootstrap_iters=0,
+        task_manager=tasks.TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
     )  # fmt: skip
 
     def likelihood(question: str, answer: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,6 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("yaml")
 
-import yaml
 
 from prunopt.networks import PruneOptions, load, prune_transformer, read_model
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer, write_tiny_model
@@ -20,7 +20,7 @@ TEXTS = {"calibration": tiny_tokens(3, 32, seed=5), "second_text": tiny_tokens(2
 
 
 def front(card: str) -> dict[str, Any]:
-    return dict(yaml.safe_load(card.split("---\n")[1]))
+    return dict(import_module("yaml").safe_load(card.split("---\n")[1]))
 
 
 def test_the_card_says_what_was_done_and_whose_licence_holds(tmp_path: Path) -> None:

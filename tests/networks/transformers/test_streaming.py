@@ -15,11 +15,12 @@ pytest.importorskip("transformers")
 import torch
 
 from prunopt.networks import PruneOptions, load, prune_transformer, read_model, verify_folder
+from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import blocks
 from prunopt.networks.transformers.streaming import StreamedModel
 from prunopt.networks.transformers.tiny_models import tiny_tokens, tiny_transformer, write_tiny_model
 
-BOTH = {"sparsity": 0.3, "units": ("heads", "ffn")}
+BOTH: dict[str, Any] = {"sparsity": 0.3, "units": ("heads", "ffn")}
 TEXTS = {"calibration": tiny_tokens(3, 32, seed=5), "second_text": tiny_tokens(2, 24, seed=6)}
 
 
@@ -88,7 +89,7 @@ def test_files_beside_the_weights_are_kept(tmp_path: Path) -> None:
 def test_a_block_at_a_time_is_in_memory(tmp_path: Path) -> None:
     folder = shards(tmp_path / "tiny")
     seen: list[list[str]] = []
-    streamed = StreamedModel(folder)
+    streamed = StreamedModel(folder, tmp_path / "out")
     loading = StreamedModel.block
 
     def look(done: int, of: int, row: Any) -> None:
@@ -147,6 +148,34 @@ def test_what_needs_the_whole_model_is_refused(options: dict[str, Any], named: s
         prune_transformer(folder, tiny_tokens(4), **options)
 
 
+def test_models_whose_weights_are_elsewhere_are_refused(tmp_path: Path) -> None:
+    model = tiny_transformer()
+    with pytest.raises(ValueError, match="out must be left out with a model in memory"):
+        prune_transformer(model, tiny_tokens(4), out=tmp_path / "out")
+    model.get_submodule("model.layers.1.mlp").to("meta")  # as accelerate leaves offloaded ones
+    with pytest.raises(
+        ValueError, match=r"have its weights in memory, got LlamaForCausalLM with 3 tensors .* to stream"
+    ):
+        prune_transformer(model, tiny_tokens(4))
+
+
+def test_arguments_that_depend_on_earlier_blocks_are_refused(tmp_path: Path) -> None:
+    source = StreamedModel(shards(tmp_path / "tiny"), tmp_path / "out")
+    tokens = as_calibration(tiny_tokens(2))
+    with source.around():
+        Activations(source.model, source.blocks, tokens)
+
+    def mixed(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return args, kwargs | {"attention_mask": args[0].mean()}
+
+    source.blocks[1].module.register_forward_pre_hook(mixed, with_kwargs=True)
+    with (
+        source.around(),
+        pytest.raises(ValueError, match=r"arguments of model.layers.1 must be those of the tokens alone"),
+    ):
+        Activations(source.model, source.blocks, tokens)
+
+
 def test_damaged_folders_are_named(tmp_path: Path) -> None:
     folder = shards(tmp_path / "tiny")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -154,15 +183,15 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     kept = (folder / gone).read_bytes()
     (folder / gone).unlink()
     with pytest.raises(ValueError, match=f"must hold {gone}, got none; its index names it"):
-        StreamedModel(folder)
+        StreamedModel(folder, tmp_path / "out")
     (folder / gone).write_bytes(kept[:50])
     with pytest.raises(ValueError, match="must be a whole file of safetensors"):
-        StreamedModel(folder)
+        StreamedModel(folder, tmp_path / "out")
     (folder / gone).write_bytes(kept)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
     with pytest.raises(ValueError, match=r"none named model.layers.3.*; leave streaming out"):
-        StreamedModel(folder)
+        StreamedModel(folder, tmp_path / "out")
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 63}))
     with pytest.raises(ValueError, match=r"mlp.* must have shape \(63, 32\), got \(64, 32\)"):
         prune_transformer(folder, tiny_tokens(4), out=tmp_path / "out")
