@@ -56,7 +56,6 @@ class Tracer(torch.fx.Tracer):
         self.place = outside  # after an error the innermost name stays
         return out
 
-
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         """Return what stands for a value while the network's code runs."""
         if self.example is None:

@@ -13,7 +13,8 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Bools, Ints
-from prunopt.networks.cnn._following import Follower, varying
+from prunopt.networks.cnn._following import Follower
+from prunopt.networks.cnn._labels import varying
 from prunopt.networks.cnn._tracing import is_layer_norm
 from prunopt.networks.cnn.channel_groups import ChannelGroups, follow
 from prunopt.networks.cnn.inputs import Batch, Inputs, called, tensors_of
