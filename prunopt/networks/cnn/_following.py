@@ -20,6 +20,7 @@ from prunopt.networks.cnn._labels import (
     MOVES,
     REDUCTIONS,
     RESHAPES,
+    argument,
     close,
     compact,
     follows,
@@ -55,6 +56,7 @@ class Follower(torch.fx.Interpreter):
     def __init__(self, module: torch.fx.GraphModule, layout: Layout) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.layout = layout
+        self.numbers = bool(module.meta.get("numbers"))  # where shapes come from is left to the trial
         self.labels: dict[torch.fx.Node, Any] = {}
         self.shapes: dict[torch.fx.Node, torch.Size] = {}
         self.reduced: dict[torch.fx.Node, int] = {}  # the axis of channels that an operation reduces
@@ -148,7 +150,7 @@ class Follower(torch.fx.Interpreter):
         if name in REDUCTIONS and len(sources) == 1:
             return self._reduced(n, sources[0], out)
         if name == "glu":
-            dim = int(n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else -1))  # type: ignore[call-overload]
+            dim = int(argument(n, 1, "dim", -1))
             halves = self.channels(self.labels[sources[0]], dim).reshape(2, -1)
             self.layout.tie(halves[0], halves[1])
             return spread(torch.from_numpy(halves[0]), dim, out.shape)
@@ -195,9 +197,8 @@ class Follower(torch.fx.Interpreter):
                 self.layout.fix(np.unique(compact(labels).numpy()))
         first = wide[0]
         for other in wide[1:]:
-            both = [compact(t) for t in torch.broadcast_tensors(compact(first), compact(other))]
-            both = list(torch.broadcast_tensors(*both))
-            self.layout.tie(both[0].reshape(-1).numpy(), both[1].reshape(-1).numpy())
+            pair = np.broadcast_arrays(compact(first).numpy(), compact(other).numpy())
+            self.layout.tie(pair[0].ravel(), pair[1].ravel())
         return self._rooted(first)
 
     def _moved(self, n: torch.fx.Node, name: str, sources: list[torch.fx.Node], out: Any) -> Any:
@@ -215,9 +216,7 @@ class Follower(torch.fx.Interpreter):
         self._check_sizes(n, name, sources, before, found)
         if name == "channel_shuffle" or name == "native_channel_shuffle":
             self._tie_parts(self.labels[sources[0]], int(args[1]))
-        joined = (
-            n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0) if name in ("cat", "concat", "stack") else None
-        )
+        joined = argument(n, 1, "dim", 0) if name in ("cat", "concat", "concatenate", "stack") else None
         if isinstance(found, torch.Tensor):
             return self._one_axis(found, name, n, joined)
         return mapped(found, lambda t: t)
@@ -250,16 +249,16 @@ class Follower(torch.fx.Interpreter):
                 at += 1
         elif name in ("split", "narrow", "index_select", "unbind"):
             place = {"split": 2, "unbind": 1}.get(name, 1)
-            dim = int(n.kwargs.get("dim", n.args[place] if len(n.args) > place else 0))  # type: ignore[call-overload]
+            dim = int(argument(n, place, "dim", 0))
             dim %= self.labels[sources[0]].ndim
-            sizes = n.args[1] if len(n.args) > 1 else n.kwargs.get("split_size_or_sections", n.kwargs.get("split_size"))
-            known = not isinstance(sizes, torch.fx.Node) and not self.module.meta.get("numbers")
+            sizes = argument(n, 1, "split_size_or_sections", n.kwargs.get("split_size"))
+            known = not isinstance(sizes, torch.fx.Node) and not self.numbers
             if dim in before[0] and (name != "split" or known):
                 raise Unfollowed
             if dim in before[0]:
                 self._alike(found, dim)
         elif name in ("chunk", "tensor_split"):
-            dim = int(n.kwargs.get("dim", n.args[2] if len(n.args) > 2 else 0))  # type: ignore[call-overload]
+            dim = int(argument(n, 2, "dim", 0))
             if dim % self.labels[sources[0]].ndim in before[0]:
                 self._alike(found, dim)
 
@@ -281,9 +280,7 @@ class Follower(torch.fx.Interpreter):
         labels = self._rooted(labels)
         axes = varying(labels)
         if name in RESHAPES and axes:
-            axes = [
-                d for d in axes if self.module.meta.get("numbers") or follows(n, name, d, self.env)
-            ]  # numbers: left to the trial
+            axes = [d for d in axes if self.numbers or follows(n, name, d, self.env)]
             if not axes:
                 raise Unfollowed  # the size is written down
             if name == "expand" and len(axes) < len(varying(labels)):

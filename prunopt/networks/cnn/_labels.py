@@ -56,12 +56,17 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and bool(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True))
 
 
+def argument(n: torch.fx.Node, place: int, name: str, default: Any = None) -> Any:
+    """Return an argument of a node, given by its place or its name."""
+    return n.args[place] if len(n.args) > place else n.kwargs.get(name, default)
+
+
 def follows(n: torch.fx.Node, name: str, axis: int, env: dict[torch.fx.Node, Any]) -> bool:
     """Whether the size of an axis of a reshaped tensor comes from another tensor, or from what is left over."""
     sizes: Any = n.args[1:] if name != "unflatten" else None
     if name == "unflatten":
-        dim, given = int(n.args[1]), n.args[2]  # type: ignore[call-overload]
-        inside = axis - dim
+        given: Any = argument(n, 2, "sizes")
+        inside = axis - int(argument(n, 1, "dim"))
         return not 0 <= inside < len(given) or isinstance(given[inside], torch.fx.Node) or given[inside] == -1
     if not sizes:
         sizes = (n.kwargs.get("shape", n.kwargs.get("size")),)
@@ -69,4 +74,4 @@ def follows(n: torch.fx.Node, name: str, axis: int, env: dict[torch.fx.Node, Any
         sizes = sizes[0]
     if len(sizes) == 1 and isinstance(sizes[0], torch.fx.Node) and not isinstance(env[sizes[0]], int):
         return True  # the shape of another tensor
-    return axis < len(sizes) and (isinstance(sizes[axis], torch.fx.Node) or sizes[axis] == -1)
+    return axis < len(sizes) and (isinstance(sizes[axis], torch.fx.Node) or bool(sizes[axis] == -1))

@@ -104,7 +104,7 @@ class Replay:
                 return joined([called(self.model, x) for x in self.batches])
         self._advance(len(self.nodes) - 1)
         source = self.nodes[-1].args[0]
-        return joined([torch.fx.node.map_arg(source, lambda n, held=held: held[n]) for held in self.held])
+        return joined([torch.fx.node.map_arg(source, held.__getitem__) for held in self.held])
 
     def inputs(self, name: str) -> list[torch.Tensor]:
         """Return what the module ``name`` reads, batch by batch."""
