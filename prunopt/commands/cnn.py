@@ -15,6 +15,7 @@ from prunopt.core import validate
 from prunopt.core.budget import Budget
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 DEPTHWISE = ("deprune", "windows")
@@ -35,10 +36,16 @@ def cnn(
         ),
     ] = DEFAULT,
     images: Annotated[Path | None, typer.Option(help="A folder or .zip of pictures without labels.")] = None,
-    limit: Annotated[int, typer.Option(help="Pictures used.")] = 128,
+    limit: Annotated[int, typer.Option(help="Pictures used, at even distances in the order of their names.")] = 128,
     size: Annotated[int, typer.Option(help="Height and width of the input.")] = 224,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Channels, height and width of the input, such as 1,28,28; instead of --size.")
+    ] = None,
     loss: Annotated[str, typer.Option(help="measured on the network, or layers (quicker, worse).")] = "measured",
     taps: Annotated[bool, typer.Option("--taps", help="Offer windows of taps beside widths, in one choice.")] = False,
+    distill_minutes: Annotated[
+        float | None, typer.Option(help="Learn from the dense network for so long in the end, on --images; no labels.")
+    ] = None,
     runtime: Annotated[str, typer.Option(help="torch, onnxruntime or cuda, for milliseconds.")] = "torch",
     latency_table: Annotated[Path | None, typer.Option(help="JSON file that keeps measured milliseconds.")] = None,
     train: Annotated[
@@ -69,6 +76,12 @@ def cnn(
     validate.require(not taps or method in channels, "--taps", "go with an importance as --method", method)
     for option, value, least in (("--limit", limit, 2), ("--size", size, 8), ("--threads", threads, 1)):
         validate.whole_number(option, value, low=least)
+    shape = _shape(input_shape, size)
+    if distill_minutes is not None:
+        validate.number("--distill-minutes", distill_minutes, low=0, open_ends="(")
+        validate.require(images is not None, "--distill-minutes", "go with --images to learn from", distill_minutes)
+        validate.require(method in channels, "--distill-minutes", "go with an importance as --method", method)
+        validate.require(limit >= 10, "--limit", "be at least 10, for --distill-minutes", limit)
     wanted = Budget.parse(budget, RESOURCES)
     share = wanted.resource == "latency_ms" and wanted.share is not None and wanted.share <= 1
     what = "be a share of milliseconds for deprune and windows"
@@ -88,16 +101,18 @@ def cnn(
         estimates.cnn(weights, pictures=count, size=size, batch=batch if method == "s2h" else 1)
         pictures = None
         if images is not None:
-            from prunopt.networks.cnn.models import read_pictures
-
-            pictures = read_pictures(images, name or "mobilenetv2", limit=limit, size=size)[0]
-        example = torch.zeros(1, 3, size, size) if pictures is None else pictures
+            pictures = _pictures(images, name, limit, shape, dense)
+        example = torch.zeros(1, *shape) if pictures is None else pictures
+        first = next(dense.parameters(), example)
+        if first.is_floating_point() and first.dtype != example.dtype:  # a network in half precision
+            example = example.to(first.dtype)
+            pictures = None if pictures is None else example
         times = None
         if wanted.resource == "latency_ms" and method != "deprune":
             from prunopt.networks.cnn.latency import LatencyTable
 
             times = LatencyTable(runtime, latency_table, threads=threads)
-        job = Job(dense, name, pictures, example, times, tell, wanted, method, loss, taps, seed)
+        job = Job(dense, name, pictures, example, times, tell, wanted, method, loss, taps, seed, distill_minutes)
         if method == "s2h":
             from prunopt.commands.cnn_training import Schedule, learn_widths
 
@@ -115,6 +130,32 @@ def cnn(
             onnx_file(smaller, example[:1], onnx)
     report["files"] = [str(p) for p in (out, onnx) if p is not None]
     print_json(report) if as_json else _show(report)
+
+
+def _shape(text: str | None, size: int) -> tuple[int, int, int]:
+    if text is None:
+        return 3, size, size
+    parts = text.replace("x", ",").split(",")
+    good = len(parts) == 3 and all(p.strip().isdigit() and int(p) > 0 for p in parts)
+    validate.require(good, "--input-shape", "be channels, height and width, such as 3,224,224", text)
+    channels, height, width = (int(p) for p in parts)
+    return channels, height, width
+
+
+def _pictures(place: Path, name: str | None, limit: int, shape: tuple[int, int, int], dense: nn.Module) -> torch.Tensor:
+    """Return a sample of pictures; says how many of how many, and warns where they look like a few classes."""
+    from prunopt.networks.cnn.models import few_classes, picture_files, read_pictures
+    from prunopt.networks.cnn.repair import outputs_of
+
+    validate.require(shape[0] in (1, 3), "--input-shape", "have 1 or 3 channels, with --images", shape[0])
+    count = len(picture_files(place))
+    found = read_pictures(place, name or "mobilenetv2", limit=limit, size=shape[1:], channels=shape[0])[0]
+    note(f"{len(found)} of {count} pictures of {place}, at even distances in the order of their names")
+    kind = next(iter(dense.parameters()), found).dtype
+    warning = few_classes(outputs_of(dense, found[:: max(1, len(found) // 64)].to(kind))[0])
+    if warning is not None:
+        note(f"warning: {warning}")
+    return found
 
 
 def read(model: str) -> tuple[nn.Module, str | None]:
@@ -142,6 +183,7 @@ def read(model: str) -> tuple[nn.Module, str | None]:
 
 
 def _channels(job: Job) -> tuple[nn.Module, dict[str, Any]]:
+    from prunopt.networks.cnn.output_matching import OutputMatching
     from prunopt.networks.cnn.profile import Widths
     from prunopt.networks.cnn.pruning import prune_cnn
     from prunopt.networks.cnn.repair import Repair
@@ -160,6 +202,7 @@ def _channels(job: Job) -> tuple[nn.Module, dict[str, Any]]:
         importance=importance,
         widths=widths,
         repair=repair,
+        training=None if job.distill_minutes is None else OutputMatching(job.distill_minutes),
         table=job.times,
         seed=job.seed,
         progress=job.tell,

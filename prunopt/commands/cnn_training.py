@@ -35,6 +35,7 @@ class Job:
     loss: str
     taps: bool
     seed: int
+    distill_minutes: float | None = None
 
     def solved(self, solution: Any) -> dict[str, Any]:
         """Return what reports of all methods have in common."""

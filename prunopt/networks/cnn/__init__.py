@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from prunopt.networks.cnn.latency import LatencyTable as LatencyTable
     from prunopt.networks.cnn.models import read_cnn as read_cnn
     from prunopt.networks.cnn.models import read_pictures as read_pictures
+    from prunopt.networks.cnn.output_matching import OutputMatching as OutputMatching
+    from prunopt.networks.cnn.output_matching import match_outputs as match_outputs
     from prunopt.networks.cnn.profile import Widths as Widths
     from prunopt.networks.cnn.profile import profile_cnn as profile_cnn
     from prunopt.networks.cnn.pruning import CnnResult as CnnResult
@@ -37,6 +39,7 @@ _PLACES = {
     "prunopt.networks.cnn.importances": "Fisher Magnitude Obs Taylor",
     "prunopt.networks.cnn.latency": "LatencyTable",
     "prunopt.networks.cnn.models": "read_cnn read_pictures",
+    "prunopt.networks.cnn.output_matching": "OutputMatching match_outputs",
     "prunopt.networks.cnn.profile": "Widths profile_cnn",
     "prunopt.networks.cnn.pruning": "CnnResult parse_budget prune_cnn",
     "prunopt.networks.cnn.repair": "Repair",

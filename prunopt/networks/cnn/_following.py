@@ -7,33 +7,32 @@ pins the channels that it touches.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import numpy as np
 import torch
 import torch.fx
-import torch.nn.functional as F
 from torch import nn
 
 from prunopt.core.arrays import Ints
+from prunopt.networks.cnn._labels import (
+    ELEMENTWISE,
+    MOVES,
+    REDUCTIONS,
+    RESHAPES,
+    argument,
+    close,
+    compact,
+    follows,
+    name_of,
+    spread,
+    varying,
+)
 from prunopt.networks.cnn._tracing import Layout, is_layer_norm
 from prunopt.networks.cnn.inputs import Inputs, mapped, tensors_of
-from prunopt.networks.cnn.watching import CARRIERS, CONVOLUTIONS, INSTANCE_NORMS, NORMS, TRANSPOSED
+from prunopt.networks.cnn.watching import CARRIERS, CONVOLUTIONS, TRANSPOSED
 
-ELEMENTWISE = set(
-    "add iadd sub isub mul imul truediv div itruediv pow maximum minimum max min where lerp addcmul rsub add_ sub_ mul_ "
-    "div_ multiply subtract divide true_divide atan2 hypot fmax fmin masked_fill lt gt le ge eq ne".split()
-)
-RESHAPES = set("view reshape unflatten expand".split())
-MOVES = RESHAPES | set(
-    "flatten permute transpose swapaxes movedim moveaxis squeeze unsqueeze cat concat concatenate stack chunk split "
-    "tensor_split unbind getitem repeat narrow index_select contiguous clone detach float half double to t "
-    "expand_as view_as reshape_as pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle getattr type_as "
-    "cpu".split()
-)
 MOVING_MODULES = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Identity)
-REDUCTIONS = set("mean sum amax amin max min std var norm logsumexp prod argmax any all median var_mean".split())
 CONSTANT = "_tensor_constant"  # what torch.fx calls a tensor that belongs to no module
 LARGEST = 1 << 18  # numbers of a parameter whose channels are followed one by one
 
@@ -51,38 +50,13 @@ def followed(graph: torch.fx.GraphModule, example: Inputs, layout: Layout) -> Fo
     return run
 
 
-def name_of(n: torch.fx.Node) -> str:
-    """Return the plain name of a node's operation."""
-    return n.target if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
-
-
-def spread(row: torch.Tensor, axis: int, shape: Any) -> torch.Tensor:
-    """Return labels of an axis for a tensor of some shape."""
-    sizes = [1] * len(shape)
-    sizes[axis] = -1
-    return row.reshape(sizes).expand(tuple(shape))
-
-
-def varying(labels: torch.Tensor) -> list[int]:
-    """Return the axes along which labels differ."""
-    small = compact(labels)
-    return [d for d in range(small.ndim) if small.shape[d] > 1 and not bool((small == small.narrow(d, 0, 1)).all())]
-
-
-def compact(labels: torch.Tensor) -> torch.Tensor:
-    """Return labels without the axes that only repeat them in memory."""
-    for d in range(labels.ndim):
-        if labels.stride(d) == 0 and labels.shape[d] > 1:
-            labels = labels.narrow(d, 0, 1)
-    return labels
-
-
 class Follower(torch.fx.Interpreter):
     """Runs the network once and moves labels along with the tensors."""
 
     def __init__(self, module: torch.fx.GraphModule, layout: Layout) -> None:
         super().__init__(module, garbage_collect_values=False)
         self.layout = layout
+        self.numbers = bool(module.meta.get("numbers"))  # where shapes come from is left to the trial
         self.labels: dict[torch.fx.Node, Any] = {}
         self.shapes: dict[torch.fx.Node, torch.Size] = {}
         self.reduced: dict[torch.fx.Node, int] = {}  # the axis of channels that an operation reduces
@@ -176,7 +150,7 @@ class Follower(torch.fx.Interpreter):
         if name in REDUCTIONS and len(sources) == 1:
             return self._reduced(n, sources[0], out)
         if name == "glu":
-            dim = int(n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else -1))  # type: ignore[call-overload]
+            dim = int(argument(n, 1, "dim", -1))
             halves = self.channels(self.labels[sources[0]], dim).reshape(2, -1)
             self.layout.tie(halves[0], halves[1])
             return spread(torch.from_numpy(halves[0]), dim, out.shape)
@@ -223,16 +197,14 @@ class Follower(torch.fx.Interpreter):
                 self.layout.fix(np.unique(compact(labels).numpy()))
         first = wide[0]
         for other in wide[1:]:
-            both = [compact(t) for t in torch.broadcast_tensors(compact(first), compact(other))]
-            both = list(torch.broadcast_tensors(*both))
-            self.layout.tie(both[0].reshape(-1).numpy(), both[1].reshape(-1).numpy())
+            pair = np.broadcast_arrays(compact(first).numpy(), compact(other).numpy())
+            self.layout.tie(pair[0].ravel(), pair[1].ravel())
         return self._rooted(first)
 
     def _moved(self, n: torch.fx.Node, name: str, sources: list[torch.fx.Node], out: Any) -> Any:
         before = [varying(self._rooted(self.labels[m])) for m in sources]
-        if name == "getattr":
-            if n.args[1] not in ("T", "mT", "data"):
-                raise Unfollowed
+        if name == "getattr" and n.args[1] not in ("T", "mT", "data"):
+            raise Unfollowed
         if name == "to" or name == "type_as":
             return self.labels[sources[0]]
 
@@ -244,7 +216,7 @@ class Follower(torch.fx.Interpreter):
         self._check_sizes(n, name, sources, before, found)
         if name == "channel_shuffle" or name == "native_channel_shuffle":
             self._tie_parts(self.labels[sources[0]], int(args[1]))
-        joined = n.kwargs.get("dim", n.args[1] if len(n.args) > 1 else 0) if name in ("cat", "concat", "stack") else None
+        joined = argument(n, 1, "dim", 0) if name in ("cat", "concat", "concatenate", "stack") else None
         if isinstance(found, torch.Tensor):
             return self._one_axis(found, name, n, joined)
         return mapped(found, lambda t: t)
@@ -261,9 +233,7 @@ class Follower(torch.fx.Interpreter):
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             raise Unfollowed from error
 
-    def _check_sizes(
-        self, n: torch.fx.Node, name: str, sources: list[torch.fx.Node], before: Any, found: Any
-    ) -> None:
+    def _check_sizes(self, n: torch.fx.Node, name: str, sources: list[torch.fx.Node], before: Any, found: Any) -> None:
         """Pin what is cut or shaped by numbers that are written down."""
         if name == "getitem":
             index = n.args[1] if isinstance(n.args[1], tuple) else (n.args[1],)
@@ -279,16 +249,16 @@ class Follower(torch.fx.Interpreter):
                 at += 1
         elif name in ("split", "narrow", "index_select", "unbind"):
             place = {"split": 2, "unbind": 1}.get(name, 1)
-            dim = int(n.kwargs.get("dim", n.args[place] if len(n.args) > place else 0))  # type: ignore[call-overload]
+            dim = int(argument(n, place, "dim", 0))
             dim %= self.labels[sources[0]].ndim
-            sizes = n.args[1] if len(n.args) > 1 else n.kwargs.get("split_size_or_sections", n.kwargs.get("split_size"))
-            known = not isinstance(sizes, torch.fx.Node) and not self.module.meta.get("numbers")
+            sizes = argument(n, 1, "split_size_or_sections", n.kwargs.get("split_size"))
+            known = not isinstance(sizes, torch.fx.Node) and not self.numbers
             if dim in before[0] and (name != "split" or known):
                 raise Unfollowed
             if dim in before[0]:
                 self._alike(found, dim)
         elif name in ("chunk", "tensor_split"):
-            dim = int(n.kwargs.get("dim", n.args[2] if len(n.args) > 2 else 0))  # type: ignore[call-overload]
+            dim = int(argument(n, 2, "dim", 0))
             if dim % self.labels[sources[0]].ndim in before[0]:
                 self._alike(found, dim)
 
@@ -310,7 +280,7 @@ class Follower(torch.fx.Interpreter):
         labels = self._rooted(labels)
         axes = varying(labels)
         if name in RESHAPES and axes:
-            axes = [d for d in axes if self._follows(n, name, d)]
+            axes = [d for d in axes if self.numbers or follows(n, name, d, self.env)]
             if not axes:
                 raise Unfollowed  # the size is written down
             if name == "expand" and len(axes) < len(varying(labels)):
@@ -324,23 +294,6 @@ class Follower(torch.fx.Interpreter):
         for k in range(1, small.shape[1]):
             self.layout.tie(small[:, 0].numpy(), small[:, k].numpy())
         return self._rooted(labels)
-
-    def _follows(self, n: torch.fx.Node, name: str, axis: int) -> bool:
-        """Whether the size of an axis of a reshaped tensor comes from another tensor, or from what is left over."""
-        if self.module.meta.get("numbers"):
-            return True  # left to the trial
-        sizes: Any = n.args[1:] if name != "unflatten" else None
-        if name == "unflatten":
-            dim, given = int(n.args[1]), n.args[2]  # type: ignore[call-overload]
-            inside = axis - dim
-            return not 0 <= inside < len(given) or isinstance(given[inside], torch.fx.Node) or given[inside] == -1
-        if not sizes:
-            sizes = (n.kwargs.get("shape", n.kwargs.get("size")),)
-        if len(sizes) == 1 and not isinstance(sizes[0], int | torch.fx.Node):
-            sizes = sizes[0]
-        if len(sizes) == 1 and isinstance(sizes[0], torch.fx.Node) and not isinstance(self.env[sizes[0]], int):
-            return True  # the shape of another tensor
-        return axis < len(sizes) and (isinstance(sizes[axis], torch.fx.Node) or sizes[axis] == -1)
 
     def _reduced(self, n: torch.fx.Node, source: torch.fx.Node, out: Any) -> Any:
         labels = self._rooted(self.labels[source])
@@ -396,9 +349,9 @@ class Follower(torch.fx.Interpreter):
             raise Unfollowed from error
         rest = order[size // 2 :]
         good = isinstance(plain, torch.Tensor) and plain.shape == out.shape
-        if not good or not _close(plain.index_select(axis, order), moved):
+        if not good or not close(plain.index_select(axis, order), moved):
             raise Unfollowed
-        if not _close(plain.index_select(axis, rest), changed.index_select(axis, rest)):
+        if not close(plain.index_select(axis, rest), changed.index_select(axis, rest)):
             raise Unfollowed
         rows = [self.channels(self.labels[m], axis) for m in sources]
         for row in rows[1:]:
@@ -542,7 +495,3 @@ class Follower(torch.fx.Interpreter):
 def _plain(module: Any) -> bool:
     """Whether a layer's weight is a parameter, not computed before each run or by a parametrization."""
     return getattr(module, "weight", None) is None or "weight" in dict(module.named_parameters(recurse=False))
-
-
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and bool(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True))

@@ -32,7 +32,7 @@ class Tracer(torch.fx.Tracer):
     def __init__(
         self, opaque: frozenset[str] = frozenset(), example: Inputs | None = None, numbers: bool = False
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.opaque, self.example, self.numbers = opaque, example, numbers
         self._running = False  # a value is asked for: the modules run as they are
         self._values: dict[torch.fx.Node, Any] = {}
@@ -55,7 +55,6 @@ class Tracer(torch.fx.Tracer):
         out = super().call_module(m, forward, args, kwargs)
         self.place = outside  # after an error the innermost name stays
         return out
-
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         """Return what stands for a value while the network's code runs."""
@@ -130,7 +129,7 @@ class _Shaped(_Sized):
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "ndim", "dtype", "device", "size", "dim", "numel"):
             return getattr(self.tracer.value_of(self.node), name)  # type: ignore[attr-defined]
-        return super().__getattr__(name)  # type: ignore[no-untyped-call]
+        return super().__getattr__(name)
 
     def __len__(self) -> int:
         return len(self.tracer.value_of(self.node))  # type: ignore[attr-defined]

@@ -202,15 +202,15 @@ def follow(model: nn.Module, example: Inputs) -> tuple[ChannelGroups, Follower, 
         "groups=[[('conv1', 'out'), ('bn1', 'out'), ('conv2', 'in')], ...])))"
     )
     given = len(example.arguments) if isinstance(example, Batch) else 1
-    failed_first: list[Exception] = []
-    for how in ({}, {"example": example}, {"example": example, "numbers": True}):
+    errors: list[Exception] = []
+    for shapes, numbers in ((None, False), (example, False), (example, True)):
         try:
-            graph = traced(model, given, **how)  # type: ignore[arg-type]
+            graph = traced(model, given, shapes, numbers=numbers)
             break
-        except Exception as error:  # torch.fx raises whatever the model's own code does with a proxy
-            failed_first.append(error)
+        except Exception as raised:  # torch.fx raises whatever the model's own code does with a proxy
+            errors.append(raised)
     else:
-        error = failed_first[0]
+        error = errors[0]
         place = f" in {error.__notes__[-1]!r}" if getattr(error, "__notes__", [""])[-1] else ""
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         failed = f"{type(model).__name__}, which torch.fx cannot trace{place} ({why})"

@@ -91,8 +91,8 @@ def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: 
     if not isinstance(module, nn.Conv2d):  # timed as the layer of two dimensions with as many multiply-adds
         taps = (1, int(np.prod(module.kernel_size)))
         return LayerShape("conv", ins, outs, groups, taps, (1, 1), (1, max(slot.positions, taps[1])), batch)
-    kernel, stride = tuple(module.kernel_size), tuple(module.stride)
-    return LayerShape("conv", ins, outs, groups, kernel, stride, sizes[slot.name], batch)
+    (kh, kw), (sh, sw) = module.kernel_size, module.stride
+    return LayerShape("conv", ins, outs, groups, (kh, kw), (sh, sw), sizes[slot.name], batch)
 
 
 def layer_costs(

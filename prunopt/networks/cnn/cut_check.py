@@ -13,7 +13,8 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Bools, Ints
-from prunopt.networks.cnn._following import Follower, varying
+from prunopt.networks.cnn._following import Follower
+from prunopt.networks.cnn._labels import varying
 from prunopt.networks.cnn._tracing import is_layer_norm
 from prunopt.networks.cnn.channel_groups import ChannelGroups, follow
 from prunopt.networks.cnn.inputs import Batch, Inputs, called, tensors_of
@@ -46,8 +47,9 @@ class _Masked(torch.fx.Interpreter):
             labels = self._labels(n)
             axes = varying(self.channel[labels]) if labels is not None else []
             if len(axes) == 1 and len(self._kept(n, axes[0])) < labels.shape[axes[0]]:
-                groups = module.num_groups if grouped else 1
-                groups = len(self._kept(n, 1)) if grouped and groups == module.num_channels else groups
+                groups = int(module.num_groups) if isinstance(module, nn.GroupNorm) else 1
+                if isinstance(module, nn.GroupNorm) and groups == module.num_channels:
+                    groups = len(self._kept(n, 1))
                 return self._norm(module, n, axes[0], groups, grouped)
         return super().run_node(n)
 

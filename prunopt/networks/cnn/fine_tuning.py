@@ -16,7 +16,7 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.deprecation import moved_arguments
 from prunopt.core.files import read_json, write_atomically, write_json
-from prunopt.networks.cnn.replay import channels_last
+from prunopt.networks.cnn.replay import run_last
 from prunopt.networks.cnn.watching import silent
 
 STATE, PROGRESS = "tuning.safetensors", "tuning.json"
@@ -90,10 +90,10 @@ def fine_tune(
         student.eval()
         teacher.eval()
         for at in torch.split(order, training.batch):
-            x = channels_last(images[at])
+            x = images[at]
             with torch.no_grad():
-                wanted = F.log_softmax(teacher(x) / temperature, 1)
-            found = F.log_softmax(student(x) / temperature, 1)
+                wanted = F.log_softmax(run_last(teacher, x) / temperature, 1)
+            found = F.log_softmax(run_last(student, x) / temperature, 1)
             loss = temperature**2 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -13,8 +13,8 @@ from prunopt.core import validate
 from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.costs import layer_costs
 from prunopt.networks.cnn.importances.ranking import Progress
-from prunopt.networks.cnn.latency import LatencyTable
 from prunopt.networks.cnn.inputs import Inputs, split
+from prunopt.networks.cnn.latency import LatencyTable
 from prunopt.networks.cnn.repair import divergence_of, outputs_of, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.watching import silent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -103,63 +103,130 @@ def _file(package: str, inside: str) -> str:
     return os.path.join(spec.submodule_search_locations[0], inside)
 
 
-def picture(data: Any, name: str = "mobilenetv2", *, size: int = 224, resize: int = 256) -> torch.Tensor:
-    """Return a picture as the network ``name`` expects it: shorter side to ``resize``, the middle cut out, normalised.
+def picture(
+    data: Any,
+    name: str = "mobilenetv2",
+    *,
+    size: int | tuple[int, int] = 224,
+    resize: int | None = None,
+    channels: int = 3,
+) -> torch.Tensor:
+    """Return a picture as the network ``name`` expects it: scaled, the middle cut out, normalised.
 
     Parameters
     ----------
     data
         A path, or the bytes of a picture file.
+    size
+        Height and width.
+    resize
+        What a shorter side is scaled to, for a square picture; None: 8/7 of the size, either side.
+    channels
+        3, or 1 for shades of grey.
 
     Returns
     -------
-    (3, size, size) float tensor
+    (channels, height, width) float tensor
     """
     from PIL import Image, UnidentifiedImageError
 
     what = os.fspath(data) if isinstance(data, str | os.PathLike) else "the bytes given"
+    validate.one_of("channels", channels, (1, 3))
     try:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).convert("RGB")
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data).convert(
+            "RGB" if channels == 3 else "L"
+        )
     except (UnidentifiedImageError, OSError) as error:
         raise validate.invalid("data", "be a picture that can be decoded", what, f"leave it out ({error})") from error
+    rows, columns = (size, size) if isinstance(size, int) else size
     width, height = image.size
-    scale = resize / min(width, height)
+    larger = 8 / 7 if resize is None else resize / min(rows, columns)
+    scale = larger * max(columns / width, rows / height)
     image = image.resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    array = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+    left, top = (image.width - columns) // 2, (image.height - rows) // 2
+    array = np.asarray(image.crop((left, top, left + columns, top + rows)), np.float32).reshape(rows, columns, -1) / 255
     lite = name.startswith("efficientnet-lite")
     mean, std = (np.array(v, np.float32) for v in ((LITE_MEAN, LITE_STD) if lite else (MEAN, STD)))
+    if channels == 1:
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
     return torch.from_numpy(((array - mean) / std).transpose(2, 0, 1).copy())
 
 
 def read_pictures(
-    path: str | os.PathLike[str], name: str = "mobilenetv2", *, limit: int | None = None, size: int = 224
+    path: str | os.PathLike[str],
+    name: str = "mobilenetv2",
+    *,
+    limit: int | None = None,
+    size: int | tuple[int, int] = 224,
+    channels: int = 3,
+    seed: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the pictures of a folder or a .zip file, in the order of their names, and labels.
+    """Return pictures of a folder (and those inside of it) or a .zip file, in the order of their names, and labels.
 
     A label is the number that a file's name begins with, -1 where it begins with none.
+
+    Parameters
+    ----------
+    limit
+        At most so many: those at even distances in the order of the names, so that a folder sorted by class gives a
+        part of every class.
+    seed
+        Draw the ``limit`` pictures at random instead.
     """
-    place = Path(path)
-    if place.is_dir():
-        files: Iterable[tuple[str, Any]] = [(p.name, p) for p in sorted(place.iterdir()) if _is_picture(p.name)]
-    elif zipfile.is_zipfile(place):
-        archive = zipfile.ZipFile(place)
-        files = ((n, archive.read(n)) for n in sorted(archive.namelist()) if _is_picture(n))
-    else:
-        raise validate.invalid("path", "be a folder or a .zip file of pictures", str(path))
+    files = picture_files(path)
+    at = sample(len(files), limit, seed)
     found: list[torch.Tensor] = []
     labels: list[int] = []
-    for file, data in files:
-        if limit is not None and len(found) >= limit:
-            break
+    for file, read in (files[k] for k in at):
         try:
-            found.append(picture(data, name, size=size, resize=size * 8 // 7))
+            found.append(picture(read(), name, size=size, channels=channels))
         except ValueError as error:
             raise validate.invalid("path", "hold pictures that can be decoded", file, str(error)) from error
         head = Path(file).name.split("_")[0]
         labels.append(int(head) if head.isdigit() else -1)
-    validate.require(found, "path", "hold pictures (.jpg, .jpeg, .png)", str(path))
     return torch.stack(found), torch.tensor(labels)
+
+
+def picture_files(path: str | os.PathLike[str]) -> list[tuple[str, Callable[[], Any]]]:
+    """Return the names of a folder's or .zip file's pictures, in their order, and what reads each."""
+    place = Path(path)
+    files: list[tuple[str, Callable[[], Any]]]
+    if place.is_dir():
+        inside = sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if _is_picture(p.name))
+        files = [(n, lambda n=n: place / n) for n in inside]  # type: ignore[misc]
+    elif zipfile.is_zipfile(place):
+        archive = zipfile.ZipFile(place)
+        files = [(n, lambda n=n: archive.read(n)) for n in sorted(archive.namelist()) if _is_picture(n)]  # type: ignore[misc]
+    else:
+        raise validate.invalid("path", "be a folder or a .zip file of pictures", str(path))
+    validate.require(files, "path", "hold pictures (.jpg, .jpeg, .png)", str(path))
+    return files
+
+
+def sample(count: int, limit: int | None, seed: int | None = None) -> list[int]:
+    """Return which of ``count`` things are taken: ``limit`` at even distances, or drawn at random."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    if seed is None:
+        return [(2 * k + 1) * count // (2 * limit) for k in range(limit)]
+    return sorted(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
+
+
+def few_classes(logits: torch.Tensor) -> str | None:
+    """Return a warning where the predictions for a sample are of far fewer classes than so many pictures should show.
+
+    Of K classes, n pictures drawn at random show K (1 - (1 - 1/K)^n); a quarter of that is few.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 4 or len(logits) < 16:
+        return None
+    n, classes = logits.shape
+    shown, expected = len(set(logits.argmax(1).tolist())), classes * (1 - (1 - 1 / classes) ** n)
+    if shown >= expected / 4:
+        return None
+    return (
+        f"the {n} pictures look like {shown} of {classes} classes, about {expected:.0f} would be usual: pass "
+        "pictures of all classes, or the others suffer"
+    )
 
 
 def _is_picture(name: str) -> bool:

@@ -16,8 +16,8 @@ from prunopt.networks.cnn._old_keywords import old_keywords
 from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
 from prunopt.networks.cnn.importances import Importance, importance_of
 from prunopt.networks.cnn.importances.ranking import Candidates, Progress, Ranking
-from prunopt.networks.cnn.kernel_windows import BATCH, WindowOptions, window_options
 from prunopt.networks.cnn.inputs import Inputs, batch_of, split
+from prunopt.networks.cnn.kernel_windows import BATCH, WindowOptions, window_options
 from prunopt.networks.cnn.repair import divergence_of, outputs_of, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.surgery import remove_channels
@@ -109,7 +109,8 @@ def profile_cnn(
         "model",
         "have a group of channels that may be removed",
         validate.Shown(type(model).__name__),
-        "each is an input or output of the network, is added to one, or is fixed" + "".join(f"; not followed: {p}" for p in found.pinned[:3]),
+        "each is an input or output of the network, is added to one, or is fixed"
+        + "".join(f"; not followed: {p}" for p in found.pinned[:3]),
     )
     ranked = ranking.rank(Candidates(model, found, found.free, example, seed, progress or silent))
     offered = [widths.of(found, g) for g in found.free]

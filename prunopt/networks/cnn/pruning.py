@@ -21,13 +21,14 @@ from prunopt.networks.cnn._old_keywords import old_keywords
 from prunopt.networks.cnn._old_keywords import parse_budget as parse_budget
 from prunopt.networks.cnn.channel_groups import ChannelGroups
 from prunopt.networks.cnn.checkpoints import save_cnn
-from prunopt.networks.cnn.fine_tuning import FineTuning, fine_tune
 from prunopt.networks.cnn.cut_check import refuse_wrong
+from prunopt.networks.cnn.fine_tuning import FineTuning, fine_tune
 from prunopt.networks.cnn.importances import Importance
 from prunopt.networks.cnn.importances.ranking import Progress
 from prunopt.networks.cnn.inputs import Inputs, batch_of
 from prunopt.networks.cnn.kernel_windows import costs_with_windows
 from prunopt.networks.cnn.latency import LatencyTable, network_milliseconds
+from prunopt.networks.cnn.output_matching import OutputMatching, match_outputs
 from prunopt.networks.cnn.profile import CnnProfile, Widths, profile_cnn
 from prunopt.networks.cnn.repair import Repair, divergence, outputs_of, reestimated
 from prunopt.networks.cnn.repair import repair as refit
@@ -103,7 +104,7 @@ def prune_cnn(
     importance: str | Importance = "obs",
     widths: Widths | CnnProfile = Widths(),
     repair: Repair | None = Repair(),
-    training: FineTuning | None = None,
+    training: FineTuning | OutputMatching | None = None,
     table: LatencyTable | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -131,7 +132,8 @@ def prune_cnn(
     repair
         What is done after the cut; None: nothing.
     training
-        A short training with the dense network as the teacher (`fine_tune`); None: none.
+        A training with the dense network as the teacher, the last step: so many epochs (`fine_tune`), or for some time
+        and never worse than before on held-out pictures (`match_outputs`); None: none.
     table
         For a budget in milliseconds: those of layers; None measures them in torch.
 
@@ -184,7 +186,13 @@ def prune_cnn(
     smaller = with_windows(smaller, placed)
     if repair is not None:
         smaller = _repaired(model, smaller, example, found, keep, repair, seed, notes, progress)
-    if training is not None:
+    if isinstance(training, OutputMatching):
+        done = match_outputs(smaller, model, example, training, seed=seed, progress=progress)
+        notes.append(
+            f"distilled for {done.seconds:.0f} s, {done.steps} steps: divergence on held-out pictures "
+            f"{done.before:.4g} before, {done.after:.4g} after"
+        )
+    elif training is not None:
         losses = fine_tune(smaller, model, example, training=training, seed=seed, progress=progress)
         notes.append(f"trained for {len(losses)} epochs with the dense network as the teacher")
     if timed:

@@ -14,8 +14,8 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot
-from prunopt.networks.cnn.patches import patches, taps
 from prunopt.networks.cnn.inputs import Inputs, split
+from prunopt.networks.cnn.patches import patches, taps
 from prunopt.networks.cnn.replay import Replay, joined, run_last
 from prunopt.networks.cnn.watching import NORMS, silent
 

@@ -71,10 +71,8 @@ class Replay:
         self.graph: torch.fx.GraphModule | None = None
         self.nodes: list[torch.fx.Node] = []
         first = self.batches[0] if self.batches else None
-        try:
+        with suppress(Exception):  # torch.fx raises whatever a network's code does with a proxy
             self.graph = traced(model, len(first.arguments) if isinstance(first, Batch) else 1)
-        except Exception:  # torch.fx raises whatever a network's code does with a proxy
-            pass
         self.last_allowed = allows_last(model, first, self.graph) if last is None else last
         if self.last_allowed:
             self.batches = [channels_last(x) for x in batches]
@@ -106,7 +104,7 @@ class Replay:
                 return joined([called(self.model, x) for x in self.batches])
         self._advance(len(self.nodes) - 1)
         source = self.nodes[-1].args[0]
-        return joined([torch.fx.node.map_arg(source, lambda n, held=held: held[n]) for held in self.held])
+        return joined([torch.fx.node.map_arg(source, held.__getitem__) for held in self.held])
 
     def inputs(self, name: str) -> list[torch.Tensor]:
         """Return what the module ``name`` reads, batch by batch."""

@@ -67,7 +67,7 @@ def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools, shared: dict[int,
             cuts["weight"] += [(1, torch.from_numpy(np.flatnonzero(ins.reshape(module.groups, -1)[0])))]
         module.in_channels, module.out_channels = len(in_at), len(out_at)
     for name, parts in cuts.items():
-        old = getattr(module, name, None)
+        old: Any = getattr(module, name, None)
         done = shared.get(id(old)) if shared is not None else None
         if done is not None:
             setattr(module, name, done)

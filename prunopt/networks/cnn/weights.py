@@ -45,7 +45,7 @@ def _made_plain(module: nn.Module) -> bool:
         found = True
     for name in [n.removesuffix("_orig") for n, _ in module.named_parameters(recurse=False) if n.endswith("_orig")]:
         if f"{name}_mask" in dict(module.named_buffers(recurse=False)):
-            prune.remove(module, name)
+            prune.remove(module, name)  # type: ignore[no-untyped-call]
         else:
             remove_spectral_norm(module, name)
         found = True

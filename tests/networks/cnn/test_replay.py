@@ -78,7 +78,9 @@ def test_a_fork_does_not_touch_what_it_comes_from(model: Any, images: Any) -> No
         other.narrow.weight.zero_()
         wanted = other(images)
     torch.testing.assert_close(replay.fork(other).outputs()[0], wanted)
-    torch.testing.assert_close(replay.fork(model).outputs()[0], logits(model, images))  # the sum in place changed a copy
+    torch.testing.assert_close(
+        replay.fork(model).outputs()[0], logits(model, images)
+    )  # the sum in place changed a copy
 
 
 def test_networks_without_a_trace_run_from_the_start(images: Any) -> None:

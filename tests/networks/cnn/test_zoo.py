@@ -92,7 +92,9 @@ def test_pictures_with_their_channels_last_that_are_viewed() -> None:
     assert result.model(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["several_inputs", "dict_input", "feature_pyramid", "conv_1d", "conv_3d", "auto_encoder"])
+@pytest.mark.parametrize(
+    "name", ["several_inputs", "dict_input", "feature_pyramid", "conv_1d", "conv_3d", "auto_encoder"]
+)
 @pytest.mark.parametrize("importance", ["obs", "fisher", "taylor"])
 def test_importances_of_other_inputs_and_outputs(name: str, importance: str) -> None:
     model, x = ZOO[name]()

@@ -531,7 +531,9 @@ def several_inputs() -> Any:
 @entry
 def dict_input() -> Any:
     return (
-        Of(lambda s, x: s.f(F.relu(s.a(x["picture"]) + s.b(x["other"])).mean((2, 3))), a=c(3, 16), b=c(1, 16), f=head()),
+        Of(
+            lambda s, x: s.f(F.relu(s.a(x["picture"]) + s.b(x["other"])).mean((2, 3))), a=c(3, 16), b=c(1, 16), f=head()
+        ),
         {"picture": torch.randn(X), "other": torch.randn(2, 1, 16, 16)},
     )
 

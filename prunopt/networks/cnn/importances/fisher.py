@@ -78,5 +78,7 @@ def squared_slopes(at: Candidates) -> dict[str, Floats]:
 
 def noise_slope(outputs: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
     """Return the log-likelihood of outputs under normal errors of their own size, whose slope is the Fisher's draw."""
-    drawn = [torch.randn(t.shape, generator=generator).to(t) / t.detach().std(correction=0).clamp_min(1e-6) for t in outputs]
+    drawn = [
+        torch.randn(t.shape, generator=generator).to(t) / t.detach().std(correction=0).clamp_min(1e-6) for t in outputs
+    ]
     return torch.stack([(t * e).sum() for t, e in zip(outputs, drawn, strict=True)]).sum()

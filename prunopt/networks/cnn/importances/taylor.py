@@ -56,6 +56,7 @@ class Taylor:
 
 def with_slope(x: Inputs) -> Inputs:
     """Return a copy of a batch whose numbers have slopes."""
+
     def copied(t: torch.Tensor) -> torch.Tensor:
         return t.clone().requires_grad_(t.is_floating_point())
 
