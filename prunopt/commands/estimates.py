@@ -110,7 +110,14 @@ def _elements(file: Path) -> int:
 
 
 def prune(
-    model: str, *, windows: int, length: int, method: str, refit: bool, evaluated: int, stream: bool | None,
+    model: str,
+    *,
+    windows: int,
+    length: int,
+    method: str,
+    refit: bool,
+    evaluated: int,
+    stream: bool | None,
     repair: str | None = None,
 ) -> bool:
     """Refuse `prunopt prune` where there is too little memory for it; return whether the model is to be streamed.
@@ -150,7 +157,8 @@ def prune(
             "activations": FLOAT * (windows + 4 * evaluated) * length * found.hidden,
             "a window's pass": found.window(length),
         }
-        parts = through | {"a block": 1.5 * FLOAT * block, "a layer that is solved": _layer(found, by_norms, method in PATTERNED)}
+        solved = _layer(found, by_norms, method in PATTERNED)
+        parts = through | {"a block": 1.5 * FLOAT * block, "a layer that is solved": solved}
         first = through | {"the embedding, and the head": 2 * ends, "a window's logits": found.logits(length)}
         parts = max(parts, first, key=lambda p: sum(p.values()))
     _hold("prune", parts, mend, "torch", "transformers")
