@@ -178,9 +178,10 @@ def test_false_claims_on_whole_losses_prove_nothing() -> None:
         loss = rng.integers(-9, 9, (groups, levels)).astype(float) * int(rng.integers(1, 3))
         problem = MultipleChoiceKnapsack(loss, rng.integers(0, 9, (groups, levels)), int(rng.integers(0, 5 * groups)))
         best = brute_force_choice(problem)
-        for penalty in (0.0, 0.3, 0.5, 0.77, 1.0, 2.1) if best is not None else ():
+        if best is None:
+            continue
+        for penalty in (0.0, 0.3, 0.5, 0.77, 1.0, 2.1):
             for more in (0.5, 1.0, 2.0, 5.0):
-                assert best is not None
                 assert problem.bound({"penalty": penalty, "claim": best + more}) <= best
             assert problem.bound({"penalty": penalty, "claim": best}) <= best
 

@@ -97,8 +97,6 @@ class Booster(ABC):
         left, right, feature = (np.concatenate(part).astype(np.int64) for part in zip(*place, strict=True))
         threshold = np.concatenate([tree.threshold[order] for tree, (order, _) in zip(trees, parts, strict=True)])
         missing = np.concatenate([tree.missing_left[order] for tree, (order, _) in zip(trees, parts, strict=True)])
-        fits = bool(np.all(feature < model.n_features))
-        require(fits, "a tree", f"test features below {model.n_features}", int(feature.max()))
         self.value: Floats = np.concatenate(value)  # (n_nodes,) of each node, were it a leaf
         n, C = model.n_features, len(model.base)
         tests = np.all((feature[left >= 0] >= 0) & (feature[left >= 0] < n))

@@ -35,7 +35,9 @@ def library(model: Any) -> Alternatives:
 def test_costs_are_those_of_the_model(model: Any, library: Alternatives) -> None:
     assert library.total("parameters") == sum(p.numel() for p in model.parameters())
     assert library.total("memory") == 4 * library.total("parameters")
-    assert library.costs["kv_cache"][0, 0] == 2 * blocks(model)[0].attention.n_groups * 4 * 4
+    attention = blocks(model)[0].attention
+    assert attention is not None
+    assert library.costs["kv_cache"][0, 0] == 2 * attention.n_groups * 4 * 4
     assert (library.loss[:, 0] == 0).all()
     assert (library.loss[:, 1:] > 0).all()
     assert not library.about["whole passes"]
@@ -50,7 +52,7 @@ def test_the_loss_of_a_dropped_block_is_the_models(model: Any, library: Alternat
 
 
 def test_the_choice_is_the_best_of_all(library: Alternatives) -> None:
-    budgets = [po.Budget("parameters", share=0.7), "kv_cache=0.7"]
+    budgets: list[po.Budget | str] = [po.Budget("parameters", share=0.7), "kv_cache=0.7"]
     chosen = library.choose(budgets)
     form = library.form(library.limits(budgets))
     values = np.stack(np.meshgrid(*[range(form.n_levels)] * 3, [0], indexing="ij"), -1).reshape(-1, 4)
@@ -102,7 +104,8 @@ def test_whole_blocks_leave_a_stock_configuration(tmp_path: Path) -> None:
     assert result.stock
     assert len(result.options["parts"]["blocks"]) == 1
     result.save(tmp_path / "x")
-    stock = LlamaForCausalLM.from_pretrained(tmp_path / "x").eval()
+    stock: Any = LlamaForCausalLM.from_pretrained(tmp_path / "x")
+    stock.eval()
     assert stock.config.num_hidden_layers == 2
     assert torch.allclose(stock(input_ids=IDS).logits, result.model(input_ids=IDS).logits, atol=1e-5)
     generated = stock.generate(IDS[:1], max_new_tokens=3, do_sample=False)  # the cache knows the blocks' new numbers

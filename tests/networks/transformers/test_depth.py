@@ -34,8 +34,9 @@ def model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(**(SHARED | {"num_hidden_layers": 6, "num_key_value_heads": 4, "initializer_range": 0.1}))
-    return LlamaForCausalLM(config).eval()
+    asked: dict[str, Any] = SHARED | {"num_hidden_layers": 6, "num_key_value_heads": 4, "initializer_range": 0.1}
+    made: Any = LlamaForCausalLM(LlamaConfig(**asked))
+    return made.eval()
 
 
 def smaller(model: Any, dropped: list[int]) -> Any:
@@ -88,7 +89,8 @@ def test_the_repair_is_the_least_squares_solution(model: Any) -> None:
             out = other.model(input_ids=IDS, output_hidden_states=True).hidden_states[3]
             errors.append(float(((out - dense) ** 2).sum()))
         inputs: list[Any] = []
-        hook = small.model.layers[2].mlp.down_proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        down: Any = small.model.layers[2].mlp.down_proj
+        hook = down.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         before = small.model(input_ids=IDS, output_hidden_states=True).hidden_states[3]
         hook.remove()
     x, lacking = inputs[0].reshape(-1, 64).double().numpy(), (dense - before).reshape(-1, 32).double().numpy()
