@@ -198,9 +198,11 @@ class Booster(ABC):
             first, second = model.loss.derivatives(scores, target)
             c, h = int(self.output[e.offsets[t]]), leaves[:, t].astype(np.int64)
             parts = np.stack([weight * first[:, c] * model.slope, weight * second[:, c] * model.slope**2, nothing])
+            start, end = e.offsets[t], e.offsets[t + 1]
             while len(h):  # up the paths of all rows, a level at a time
                 v = value[h]
-                out += np.bincount(h, parts[0] * v + 0.5 * parts[1] * v * v + parts[2], e.n_nodes)
+                losses = parts[0] * v + 0.5 * parts[1] * v * v + parts[2]
+                out[start:end] += np.bincount(h - start, losses, end - start)
                 above = e.parent[h]
                 parts, h = parts[:, above >= 0], above[above >= 0]
             scores[:, c] += model.slope * value[leaves[:, t]]
