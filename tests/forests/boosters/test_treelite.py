@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,6 @@ def test_treelite_predicts_the_same_of_a_pruned_file(name: str, tmp_path: Path) 
     assert len(small.ensemble.internal) < len(model.ensemble.internal)
     small.save(tmp_path / name)
     read = treelite.frontend.load_xgboost_model if name.endswith(".json") else treelite.frontend.load_lightgbm_model
-    rows = ROWS.astype(model.ensemble.precision)
+    rows: Any = ROWS.astype(model.ensemble.precision)
     found = np.squeeze(treelite.gtil.predict(read(tmp_path / name), rows, nthread=1))
     np.testing.assert_allclose(found, predicted(small), rtol=1e-5, atol=1e-6)
