@@ -89,15 +89,9 @@ def pruned(split: Split, library: str) -> tuple[list[dict[str, Any]], float, int
     shares = PENALTIES if library == "lightgbm" else (0.0,)
 
     def small(X: Floats, y: Ints, shape: Any, tradeoff: float, levels: Floats) -> list[Predictor]:
-        model = grown(library, X, y, split, shape, tradeoff)
-        path = budget_path(model, X, y, split.costs)
+        path = budget_path(booster_of(grown(library, X, y, split, shape, tradeoff)), X, y, split.costs)
         gaps.append(max(p.gap for p in path.points))
-        out = []
-        for level in levels:
-            found = booster_of(path.at(budget=float(level)))
-            assert found is not None
-            out.append(predictor_of(found, features))
-        return out
+        return [predictor_of(path.at(budget=float(level)), features) for level in levels]
 
     def again(shape: Any, tradeoff: float, level: float, X: Floats, y: Ints) -> Predictor:
         return small(X, y, shape, tradeoff, np.array([level]))[0]

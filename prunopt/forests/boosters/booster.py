@@ -97,13 +97,14 @@ class Booster(ABC):
         left, right, feature = (np.concatenate(part).astype(np.int64) for part in zip(*place, strict=True))
         threshold = np.concatenate([tree.threshold[order] for tree, (order, _) in zip(trees, parts, strict=True)])
         missing = np.concatenate([tree.missing_left[order] for tree, (order, _) in zip(trees, parts, strict=True)])
+        fits = bool(np.all(feature < model.n_features))
+        require(fits, "a tree", f"test features below {model.n_features}", int(feature.max()))
         self.value: Floats = np.concatenate(value)  # (n_nodes,) of each node, were it a leaf
-        n, C = model.n_features, len(model.base)
-        tests = np.all((feature[left >= 0] >= 0) & (feature[left >= 0] < n))
-        require(tests, "a tree", f"test one of {n} features", Shown("another one"))
+        require(np.all(feature[left >= 0] >= 0), "a tree", "test a feature at each split", Shown("another thing"))
         require(np.all(np.isfinite(self.value)), "model", "have finite leaves", Shown("one that is not"))
-        fits = model.output.shape == (len(trees),) and np.all((model.output >= 0) & (model.output < C))
-        require(fits, "each tree", f"add to one of {C} scores", Shown(model.output.tolist()[:5]))
+        outputs, C = model.output, len(model.base)
+        known = outputs.shape == (len(trees),) and np.all((outputs >= 0) & (outputs < C))
+        require(known, "each tree", f"add to one of {C} scores", Shown(outputs.tolist()[:5]))
         tree_of = np.repeat(np.arange(len(trees)), sizes)
         self.output: Ints = model.output[tree_of]
         self.ensemble = TreeEnsemble(
@@ -217,9 +218,11 @@ class Booster(ABC):
             first, second = model.loss.derivatives(scores, target)
             c, h = int(self.output[e.offsets[t]]), leaves[:, t].astype(np.int64)
             parts = np.stack([weight * first[:, c] * model.slope, weight * second[:, c] * model.slope**2, nothing])
+            start, end = e.offsets[t], e.offsets[t + 1]
             while len(h):  # up the paths of all rows, a level at a time
                 v = value[h]
-                out += np.bincount(h, parts[0] * v + 0.5 * parts[1] * v * v + parts[2], e.n_nodes)
+                losses = parts[0] * v + 0.5 * parts[1] * v * v + parts[2]
+                out[start:end] += np.bincount(h - start, losses, end - start)
                 above = e.parent[h]
                 parts, h = parts[:, above >= 0], above[above >= 0]
             scores[:, c] += model.slope * value[leaves[:, t]]
