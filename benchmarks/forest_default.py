@@ -81,6 +81,8 @@ def run(splits: int, seconds: float) -> None:
 def table() -> None:
     """Print the table."""
     results = [result for seed, result in sorted(load(TABLE).items()) if int(seed) >= FIRST]
+    if len(results) < 2:
+        raise SystemExit(f"{len(results)} splits from seed {FIRST} on are on file; run more")
     base = np.array([r["default"] for r in results])
     taken = np.median([r["cpu_seconds"] for r in results])
     print(f"heart, {len(results)} splits; scikit-learn's default forest: {_mean(100 * base)} %")
