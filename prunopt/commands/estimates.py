@@ -102,7 +102,7 @@ def _elements(file: Path) -> int:
     return total
 
 
-def prune(model: str, *, windows: int, length: int, method: str | None, check: bool, repair: str | None = None) -> None:
+def prune(model: str, *, windows: int, length: int, method: str | None, check: bool, folds: bool, repair: bool) -> None:
     """Refuse `prunopt prune` where there is too little memory for it."""
     if (found := model_sizes(model)) is None:
         return
@@ -110,10 +110,10 @@ def prune(model: str, *, windows: int, length: int, method: str | None, check: b
     parts = {
         "weights, twice while they are read or written": 2 * found.weights,
         "activations of a block": 2 * FLOAT * windows * length * found.hidden,
-        "Hessians, folds and factors": 8 * d * d * 11,
+        "Hessians and factors": 8 * d * d * (11 if folds else 6),
         "a window's pass": found.window(length),
     }
-    if repair is not None:
+    if repair:
         parts["repair of a block"] = parts["activations of a block"] / 2 + 6 * found.weights / max(found.layers, 1)
         parts["gradients"] = 2 * found.window(length)
     if method == "maskllm":

@@ -111,7 +111,11 @@ def prune(
             "--out", "be free", str(out), f"{work} holds an unfinished run: give --resume, or remove it"
         )
     other: dict[str, Any] = {}
-    estimates.prune(model, windows=windows, length=length, method=method, check=check is not None, repair=repair)
+    folds = shrinkage == "auto" or (shrinkage is None and pattern is not None)
+    estimates.prune(
+        model, windows=windows, length=length, method=method, check=check is not None, folds=folds,
+        repair=repair is not None,
+    )  # fmt: skip
     with progress("prune") as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
