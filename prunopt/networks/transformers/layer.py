@@ -139,11 +139,12 @@ def solve_layer(
                 raise ValueError(f"{name}: {error}") from None
             tried.append(damping)
             damping = higher
+    new: Floats
     if called == TRANSPOSABLE:
         solution, new = _transposable(name, form, method, refit)
     elif refit or called not in PUBLISHED:
         solution = solve(form, method, seed=seed)
-        new: Floats = form.lift(solution.value)
+        new = form.lift(solution.value)
     else:  # the form's objective, of re-solved weights, would cost more than the method itself
         value, new = PUBLISHED[called](form)
         message = "the published weights, not re-solved: no objective of the form, no bound"
