@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunopt.core.memory import MI, require, room
-from prunopt.networks.transformers.recipes import PATTERNED
 
 FLOAT = 4.0
 LIBRARIES = {
@@ -118,7 +117,8 @@ def prune(
     refit: bool,
     evaluated: int,
     stream: bool | None,
-    repair: str | None = None,
+    folds: bool = False,
+    repair: bool = False,
 ) -> bool:
     """Refuse `prunopt prune` where there is too little memory for it; return whether the model is to be streamed.
 
@@ -128,6 +128,8 @@ def prune(
         Windows of each of two texts that are scored before and after.
     stream
         None: where the whole model would not fit.
+    folds
+        Whether the shrinkage of a layer is chosen by folds of its windows.
     """
     if (found := model_sizes(model)) is None:
         return bool(stream)
@@ -135,10 +137,10 @@ def prune(
     parts = {
         "weights, twice while they are read or written": 2 * found.weights,
         "activations of a block": 2 * FLOAT * windows * length * found.hidden,
-        "a layer that is solved": _layer(found, by_norms, method in PATTERNED),
+        "a layer that is solved": _layer(found, by_norms, folds),
         "a window's pass": found.window(length),
     }
-    if repair is not None:
+    if repair:
         parts["repair of a block"] = parts["activations of a block"] / 2 + 6 * found.weights / max(found.layers, 1)
         parts["gradients"] = 2 * found.window(length)
     if method == "maskllm":
@@ -157,7 +159,7 @@ def prune(
             "activations": FLOAT * (windows + 4 * evaluated) * length * found.hidden,
             "a window's pass": found.window(length),
         }
-        solved = _layer(found, by_norms, method in PATTERNED)
+        solved = _layer(found, by_norms, folds)
         parts = through | {"a block": 1.5 * FLOAT * block, "a layer that is solved": solved}
         first = through | {"the embedding, and the head": 2 * ends, "a window's logits": found.logits(length)}
         parts = max(parts, first, key=lambda p: sum(p.values()))

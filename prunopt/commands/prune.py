@@ -140,9 +140,10 @@ def prune(
         )  # fmt: skip
     check_target(out)
     work = out.with_name(f"{out.name}.work")
+    folds = shrinkage == "auto" or (shrinkage is None and pattern is not None)
     streamed = estimates.prune(
         model, windows=windows, length=length, method=method or (U if pattern is None else P).method, refit=refit,
-        evaluated=SCORED if evaluate else 0, stream=stream, repair=repair,
+        evaluated=SCORED if evaluate else 0, stream=stream, folds=folds, repair=repair is not None,
     )  # fmt: skip
     with joined_ranks() as rank, progress("prune") as tell:
         if rank == 0:

@@ -13,12 +13,13 @@ from prunopt.api import solve
 from prunopt.core.arrays import Floats
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Solver
-from prunopt.forms import MaskBlocks, QuadraticSubset
+from prunopt.forms import MaskBlocks, QuadraticSubset, TransposableMask
 from prunopt.solvers.layer.magnitude import magnitude_choice
 from prunopt.solvers.layer.sparsegpt import sparsegpt_weights
 from prunopt.solvers.layer.wanda import wanda_choice
 
 HIGHEST_DAMPING = 1.0
+TRANSPOSABLE = "tile-flow"
 Method = str | Solver[Any]
 
 
@@ -138,9 +139,12 @@ def solve_layer(
                 raise ValueError(f"{name}: {error}") from None
             tried.append(damping)
             damping = higher
-    if refit or called not in PUBLISHED:
+    new: Floats
+    if called == TRANSPOSABLE:
+        solution, new = _transposable(name, form, method, refit)
+    elif refit or called not in PUBLISHED:
         solution = solve(form, method, seed=seed)
-        new: Floats = form.lift(solution.value)
+        new = form.lift(solution.value)
     else:  # the form's objective, of re-solved weights, would cost more than the method itself
         value, new = PUBLISHED[called](form)
         message = "the published weights, not re-solved: no objective of the form, no bound"
@@ -158,6 +162,20 @@ def solve_layer(
         shrinkage,
     )  # fmt: skip
     return solution.value, new, report
+
+
+def _transposable(name: str, form: Any, method: Method, refit: bool) -> tuple[Solution[Any], Floats]:
+    """Return the N:M mask of which the transpose is N:M too and that removes least :math:`w^2 / C_{jj}`."""
+    try:
+        scores = TransposableMask(form.weight**2 / np.diagonal(form.inverse), form.pattern)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    found = solve(scores, method)
+    new = form.lift(found.value) if refit else form.masked(found.value)
+    message = "transposable: best by scores of single weights, no bound of the layer's error"
+    return Solution(
+        Status.FEASIBLE, found.value, form.error(new, damped=True), solver=TRANSPOSABLE, message=message
+    ), new
 
 
 def shrunk(hessian: Floats, shrinkage: float) -> Floats:

@@ -111,7 +111,8 @@ def prune_transformer(
     method
         A solver, by name or as an instance with options of its own. For units wanda, obs-swap, obs-greedy, slimgpt,
         magnitude or obs-branch-and-bound; for patterns obc, sparsegpt, mask-descent, mask-enumeration, wanda or
-        magnitude, and maskllm, which learns N:M masks by the model's own loss.
+        magnitude; tile-flow, for N:M masks of which the transpose is N:M too; and maskllm, which learns N:M masks by
+        the model's own loss.
     allocation
         The sparsity of each block: a rule (uniform, log, owl, atp, als, als-row, or mckp, an exact knapsack on measured
         curves), a JSON file, a number for each block, or a callable rule.
@@ -164,6 +165,10 @@ def prune_transformer(
         same = isinstance(allocation, str) and allocation == "uniform"
         validate.require(
             same, "allocation", f"be 'uniform' with pattern {pattern}", allocation, "it removes as much everywhere"
+        )
+    if name_of(method) == "tile-flow":
+        validate.require(
+            shape is not None, "pattern", "be N:M with the method tile-flow", pattern, "pass one such as 2:4"
         )
     sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
     repair, seed = repair_of(run.get("repair")), int(run.get("seed", 0))

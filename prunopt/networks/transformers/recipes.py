@@ -12,7 +12,7 @@ from prunopt.core.deprecation import say
 SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 UNITS = ("heads", "ffn")
 STRUCTURED = ("wanda", "obs-swap", "obs-greedy", "slimgpt", "magnitude", "obs-branch-and-bound")
-PATTERNED = ("sparsegpt", "obc", "mask-descent", "mask-enumeration", "wanda", "magnitude", "maskllm")
+PATTERNED = ("sparsegpt", "obc", "mask-descent", "mask-enumeration", "wanda", "magnitude", "tile-flow", "maskllm")
 
 REMOVED = {  # options that measurements rejected
     "rarity": "weights of rare tokens made perplexity worse at 2:4, in the calibration's domain and outside it",

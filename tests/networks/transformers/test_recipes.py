@@ -14,6 +14,7 @@ pytest.importorskip("transformers")
 from prunopt.core.budget import Budget  # noqa: E402
 from prunopt.networks import PruneOptions, load, prune_transformer, read_model, verify_folder  # noqa: E402
 from prunopt.networks.transformers.block_allocation import resolved  # noqa: E402
+from prunopt.networks.transformers.families import blocks, weight_of  # noqa: E402
 from prunopt.networks.transformers.text import token_losses  # noqa: E402
 from prunopt.networks.transformers.tiny_models import outputs, tiny_tokens, tiny_transformer  # noqa: E402
 from prunopt.solvers.layer.slimgpt import SlimGpt  # noqa: E402
@@ -58,6 +59,22 @@ def test_the_default_is_the_recipe_that_measured_best() -> None:
     heads = prune_transformer(model, ids, units=("heads",), sparsity=0.1)
     assert heads.options["method"] == "obs-branch-and-bound"
     assert all(row.gap <= 1e-9 for row in heads.report)
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_transposable_masks_are_n_of_m_both_ways(refit: bool, tmp_path: Path) -> None:
+    model, ids = tiny_transformer(), tiny_tokens()
+    options = PruneOptions(refit=refit)
+    result = prune_transformer(model, ids, pattern="2:4", method="tile-flow", options=options)
+    for block in blocks(result.model):
+        for name in block.layers:
+            kept = weight_of(block.module.get_submodule(name)) != 0
+            for way in (kept, kept.T):
+                assert bool((way.reshape(-1, 4).sum(1) <= 2).all())
+    result.save(tmp_path / "out")
+    verify_folder(tmp_path / "out", model, ids)
+    with pytest.raises(ValueError, match="pattern must be N:M with the method tile-flow, got 'unstructured'"):
+        prune_transformer(model, ids, pattern="unstructured", sparsity=0.5, method="tile-flow")
 
 
 def test_a_solver_with_options_of_its_own_and_a_rule_of_ones_own() -> None:
