@@ -53,6 +53,7 @@ class TileDp(Solver[TileColumns]):
         best = _Best(problem, run)
         if problem.limited:
             best.relax()
+            best.whole_tiles()
         if not best.within(limits.gap):
             chosen, weights, complete = optimum(problem.choices, run, best.objective)
             if chosen is None and complete and best.value is None:
@@ -115,6 +116,20 @@ class _Best:
             if high <= low * (1 + 1e-9) or high == 0:
                 return
             at = (low + high) / 2 if math.isfinite(high) else max(2 * low, 1e-9 * self.problem.objective_unit)
+
+    def whole_tiles(self) -> None:
+        """Offer the best answer of whole tiles, which are few enough for both limits at once."""
+        options, choices = self.problem.options, self.problem.choices
+        fullest = np.zeros_like(options.kept, np.bool_)
+        for a, tiles in enumerate(options.tiles):
+            for t in np.unique(tiles[tiles >= 0]):
+                of_t = np.flatnonzero(tiles == t)
+                fullest[a, of_t[np.argmax(options.kept[a, of_t])]] = True
+        whole = choices._replace(loss=np.where(fullest, choices.loss, np.inf))
+        if np.isfinite(whole.loss).any(axis=1).all():
+            chosen, _, _ = optimum(whole, self.run, self.objective)
+            if chosen is not None:
+                self.offer(chosen)
 
     def _at(self, multiplier: float) -> float | None:
         """Vectors kept by the best tiles at a multiplier of each vector; None where there are no tiles, or no time."""
