@@ -215,7 +215,7 @@ class Follower(torch.fx.Interpreter):
         found = self._apply(n, args, kwargs)
         self._check_sizes(n, name, sources, before, found)
         if name == "channel_shuffle" or name == "native_channel_shuffle":
-            self._tie_parts(self.labels[sources[0]], int(args[1]))
+            self._tie_parts(self.labels[sources[0]], int(argument(n, 1, "groups")))
         joined = argument(n, 1, "dim", 0) if name in ("cat", "concat", "concatenate", "stack") else None
         if isinstance(found, torch.Tensor):
             return self._one_axis(found, name, n, joined)
