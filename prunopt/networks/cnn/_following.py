@@ -255,7 +255,7 @@ class Follower(torch.fx.Interpreter):
             known = not isinstance(sizes, torch.fx.Node) and not self.numbers
             if dim in before[0] and (name != "split" or known):
                 raise Unfollowed
-            if dim in before[0]:
+            if dim in before[0] and isinstance(sizes, int | torch.fx.Node):
                 self._alike(found, dim)
         elif name in ("chunk", "tensor_split"):
             dim = int(argument(n, 2, "dim", 0))
@@ -289,7 +289,8 @@ class Follower(torch.fx.Interpreter):
             axes = [d for d in axes if d != int(joined) % labels.ndim] or axes
         if len(varying(labels)) < 2:
             return labels
-        axis = axes[-1] if name in RESHAPES else axes[0]
+        # of (n, parts, channels, height, width) the channels, of (n, channels, height, width) those
+        axis = axes[-1] if name in RESHAPES and labels.ndim != 4 else axes[0]
         small = compact(labels).movedim(axis, 0).flatten(1)
         for k in range(1, small.shape[1]):
             self.layout.tie(small[:, 0].numpy(), small[:, k].numpy())
