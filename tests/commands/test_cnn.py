@@ -119,3 +119,28 @@ def test_models_that_are_none(model: str) -> None:
     done = RUN.invoke(app, ["cnn", model.replace(":build", ":number")])
     assert done.exit_code == 1
     assert "int" in done.stderr
+
+
+def test_grey_pictures_and_the_last_step(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    (tmp_path / "nets.py").write_text(SOURCE.replace("nn.Conv2d(3,", "nn.Conv2d(1,"))
+    (tmp_path / "p").mkdir()
+    for k in range(20):
+        image.effect_noise((30, 40), 60 + k).save(tmp_path / "p" / f"{k:02}.png")
+    line = ["cnn", f"{tmp_path / 'nets.py'}:build", "--budget", "macs=0.7", "--images", str(tmp_path / "p"), "--limit"]
+    line += ["12", "--input-shape", "1,24,32", "--distill-minutes", "0.02", "--json"]
+    done = RUN.invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert "12 of 20 pictures" in done.stderr
+    assert any("distilled for" in n for n in json.loads(done.stdout)["notes"])
+
+
+def test_shapes_and_minutes_that_are_none(model: str) -> None:
+    for more, says in (
+        (["--input-shape", "3,32"], "channels, height and width"),
+        (["--distill-minutes", "1"], "go with --images"),
+        (["--distill-minutes", "-1", "--images", "x"], "--distill-minutes"),
+    ):
+        done = RUN.invoke(app, ["cnn", model, *more])
+        assert done.exit_code == 1
+        assert says in done.stderr

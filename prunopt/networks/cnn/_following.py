@@ -215,7 +215,7 @@ class Follower(torch.fx.Interpreter):
         found = self._apply(n, args, kwargs)
         self._check_sizes(n, name, sources, before, found)
         if name == "channel_shuffle" or name == "native_channel_shuffle":
-            self._tie_parts(self.labels[sources[0]], int(args[1]))
+            self._tie_parts(self.labels[sources[0]], int(argument(n, 1, "groups")))
         joined = argument(n, 1, "dim", 0) if name in ("cat", "concat", "concatenate", "stack") else None
         if isinstance(found, torch.Tensor):
             return self._one_axis(found, name, n, joined)
@@ -255,7 +255,7 @@ class Follower(torch.fx.Interpreter):
             known = not isinstance(sizes, torch.fx.Node) and not self.numbers
             if dim in before[0] and (name != "split" or known):
                 raise Unfollowed
-            if dim in before[0]:
+            if dim in before[0] and isinstance(sizes, int | torch.fx.Node):
                 self._alike(found, dim)
         elif name in ("chunk", "tensor_split"):
             dim = int(argument(n, 2, "dim", 0))
@@ -289,7 +289,8 @@ class Follower(torch.fx.Interpreter):
             axes = [d for d in axes if d != int(joined) % labels.ndim] or axes
         if len(varying(labels)) < 2:
             return labels
-        axis = axes[-1] if name in RESHAPES else axes[0]
+        # of (n, parts, channels, height, width) the channels, of (n, channels, height, width) those
+        axis = axes[-1] if name in RESHAPES and labels.ndim != 4 else axes[0]
         small = compact(labels).movedim(axis, 0).flatten(1)
         for k in range(1, small.shape[1]):
             self.layout.tie(small[:, 0].numpy(), small[:, k].numpy())

@@ -93,6 +93,8 @@ class Tracer(torch.fx.Tracer):
         if node.op == "placeholder":
             given = self.example.arguments if isinstance(self.example, Batch) else (self.example,)
             at = [n for n in self.graph.nodes if n.op == "placeholder"].index(node)
+            if str(target).startswith("*"):
+                return tuple(given[at:]) if not str(target).startswith("**") else {}
             return given[at] if at < len(given) else node.args[0]
         if node.op == "get_attr":
             return operator.attrgetter(target)(self.root)

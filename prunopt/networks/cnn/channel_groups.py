@@ -79,6 +79,8 @@ class ChannelGroups:
         Parameters outside of these layers that are cut with their channels, such as a layer scale.
     pinned
         Operations that are not followed: the channels that they touch are fixed.
+    by_numbers
+        Sizes that are written as numbers were taken to follow the cut, as those read from a layer do; a trial says so.
     """
 
     slots: tuple[Slot, ...]
@@ -86,6 +88,7 @@ class ChannelGroups:
     fixed: Bools
     tensors: tuple[TensorSlot, ...] = ()
     pinned: tuple[str, ...] = ()
+    by_numbers: bool = False
 
     @property
     def n_channels(self) -> int:
@@ -189,13 +192,17 @@ def channel_groups(
             return _by_hand(model, inputs, groups)
         from prunopt.networks.cnn.cut_check import tried
 
-        return tried(model, follow(model, inputs)[0], inputs)
+        found = tried(model, follow(model, inputs)[0], inputs)
+        if not found.pinned:
+            return found
+        other = tried(model, follow(model, inputs, by_numbers=True)[0], inputs)
+        return other if np.sum(~other.fixed) > np.sum(~found.fixed) else found
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def follow(model: nn.Module, example: Inputs) -> tuple[ChannelGroups, Follower, Ints]:
+def follow(model: nn.Module, example: Inputs, *, by_numbers: bool = False) -> tuple[ChannelGroups, Follower, Ints]:
     """Trace a network without a trial; return the channels, what followed them, and the channel of every label."""
     by_hand = (
         "pass groups by hand, in Python: prune_cnn(..., widths=Widths(groups=channel_groups(model, example, "
@@ -216,8 +223,9 @@ def follow(model: nn.Module, example: Inputs) -> tuple[ChannelGroups, Follower, 
         failed = f"{type(model).__name__}, which torch.fx cannot trace{place} ({why})"
         raise ValueError(f"model must be traceable, got {failed}; {by_hand}") from error
     layout = Layout()
+    graph.meta["numbers"] = by_numbers or graph.meta["numbers"]
     run = followed(graph, example, layout)
-    groups = _collected(layout)
+    groups = replace(_collected(layout), by_numbers=by_numbers)
     return groups, run, layout.settled()[0]
 
 

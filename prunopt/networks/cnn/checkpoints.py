@@ -12,8 +12,11 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.files import digest, write_json
+from prunopt.networks.cnn._tracing import is_layer_norm
 from prunopt.networks.cnn.models import read_cnn
-from prunopt.networks.cnn.watching import NORMS, set_module
+from prunopt.networks.cnn.surgery import norm_width, resize_norm
+from prunopt.networks.cnn.watching import CARRIERS, CONVOLUTIONS, set_module
+from prunopt.networks.cnn.weights import with_plain_weights
 from prunopt.networks.cnn.windowed_conv import Window, WindowedConv2d
 from prunopt.networks.io.folders import MANIFEST, WEIGHTS, read_manifest, versions, whole_folder
 
@@ -70,13 +73,14 @@ def load_cnn(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> 
     validate.require(whole, f"{place / WEIGHTS}", f"be the file that {MANIFEST} describes", validate.Shown("another"))
     named = dense is not None or manifest.get("dense") is not None
     validate.require(named, "dense", "be the network as it was before pruning, for it was saved without a name", None)
-    model = read_cnn(str(manifest["dense"])) if dense is None else copy.deepcopy(dense)
+    model = read_cnn(str(manifest["dense"])) if dense is None else copy.deepcopy(with_plain_weights(dense)[0])
     state = load_file(place / WEIGHTS)
     modules = dict(model.named_modules())
     for name, shape in manifest["layers"].items():
         fits = name in modules and _has_shape(modules[name])
         validate.require(fits, "dense", "be the network that was pruned", validate.Shown(f"one without {name}"))
-        _reshape(model, name, shape, state)
+        _reshape(model, name, shape)
+    _resized(model, state)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -85,11 +89,11 @@ def load_cnn(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> 
 
 
 def _has_shape(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Conv2d, nn.Linear, *NORMS))
+    return isinstance(module, (*CONVOLUTIONS, nn.Linear, *CARRIERS)) or is_layer_norm(module)
 
 
 def _shape(module: Any) -> dict[str, Any]:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         shape: dict[str, Any] = {
             "in": module.in_channels,
             "out": module.out_channels,
@@ -102,27 +106,37 @@ def _shape(module: Any) -> dict[str, Any]:
         return shape
     if isinstance(module, nn.Linear):
         return {"in": module.in_features, "out": module.out_features, "bias": module.bias is not None}
-    return {"features": module.num_features}
+    return {"features": norm_width(module)}
 
 
-def _reshape(model: nn.Module, name: str, shape: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+def _reshape(model: nn.Module, name: str, shape: dict[str, Any]) -> None:
     module: Any = model.get_submodule(name)
     if "window" in shape and not isinstance(module, WindowedConv2d):
         module = WindowedConv2d(module, Window(*map(int, shape["window"])))
         set_module(model, name, module)
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         module.in_channels, module.out_channels, module.groups = shape["in"], shape["out"], shape["groups"]
     elif isinstance(module, nn.Linear):
         module.in_features, module.out_features = shape["in"], shape["out"]
     else:
-        module.num_features = shape["features"]
+        resize_norm(module, int(shape["features"]))
     if shape.get("bias") and module.bias is None:
         module.bias = nn.Parameter(torch.zeros(shape["out"]))
-    for part in ("weight", "bias", "running_mean", "running_var"):
-        tensor, saved = getattr(module, part, None), state.get(f"{name}.{part}")
-        if tensor is None or saved is None:
+
+
+def _resized(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Give parameters and buffers the shapes that were saved; what is shared stays shared."""
+    done: dict[int, tuple[Any, Any]] = {}
+    for name, saved in state.items():
+        where, _, part = name.rpartition(".")
+        try:
+            module = model.get_submodule(where)
+        except AttributeError:  # load_state_dict says so
             continue
-        if isinstance(tensor, nn.Parameter):
-            setattr(module, part, nn.Parameter(saved.clone(), requires_grad=tensor.requires_grad))
-        else:
-            setattr(module, part, saved.clone())
+        old = getattr(module, part, None)
+        if not isinstance(old, torch.Tensor) or old.shape == saved.shape:
+            continue
+        if id(old) not in done:
+            new = saved.clone().to(old.dtype)
+            done[id(old)] = old, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+        setattr(module, part, done[id(old)][1])

@@ -78,7 +78,7 @@ class _Masked(torch.fx.Interpreter):
         return torch.zeros_like(x).index_copy(axis, at, normed.movedim(1, axis))
 
 
-def deviation(model: nn.Module, smaller: nn.Module, keep: Bools, example: Inputs) -> str | None:
+def deviation(model: nn.Module, smaller: nn.Module, groups: ChannelGroups, keep: Bools, example: Inputs) -> str | None:
     """Return what is wrong with a cut, None if nothing is: it does not run, or not as the masked network does.
 
     Both run in double precision where they can. The user's networks stay as they are.
@@ -99,7 +99,7 @@ def deviation(model: nn.Module, smaller: nn.Module, keep: Bools, example: Inputs
         except Exception as error:  # whatever the network's own code does with another width
             return f"{where[-1] if where else 'the network'} does not run: {str(error).splitlines()[0]}"
         try:
-            _, run, channel = follow(dense, x)
+            _, run, channel = follow(dense, x, by_numbers=groups.by_numbers)
         except ValueError:
             return None
         if len(channel) == 0 or channel.max() + 1 != len(keep):
@@ -116,12 +116,12 @@ def deviation(model: nn.Module, smaller: nn.Module, keep: Bools, example: Inputs
     return None
 
 
-def refuse_wrong(model: nn.Module, smaller: nn.Module, keep: Bools, example: Inputs) -> None:
+def refuse_wrong(model: nn.Module, smaller: nn.Module, groups: ChannelGroups, keep: Bools, example: Inputs) -> None:
     """Refuse a cut after which the network does not run, or not as the masked one does.
 
     A network whose code cannot be traced, cut by hand, only has to run.
     """
-    wrong = deviation(model, smaller, keep, example)
+    wrong = deviation(model, smaller, groups, keep, example)
     if wrong is not None:
         mend = "fix the layers around it: Widths(groups=channel_groups(model, example).only(...))"
         raise validate.invalid("model", "give the masked network's outputs after the cut", validate.Shown(wrong), mend)
@@ -151,7 +151,7 @@ def _trial(model: nn.Module, groups: ChannelGroups, chosen: list[int], example: 
             keep[free[: 1 if len(free) < len(members) else min(1, len(free) - 1)]] = False
     if keep.all():
         return None
-    return deviation(model, remove_channels(model, groups, keep), keep, example)
+    return deviation(model, remove_channels(model, groups, keep), groups, keep, example)
 
 
 def _copied(value: Any, wide: bool) -> Any:

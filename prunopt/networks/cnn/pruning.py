@@ -182,7 +182,7 @@ def prune_cnn(
     keep = _kept(profile, value)
     placed = {o.name: o.windows[int(k)] for o, k in zip(taps, value[len(profile.chosen) :], strict=True)}
     smaller = remove_channels(model, found, keep)
-    refuse_wrong(model, smaller, keep, example[:2])
+    refuse_wrong(model, smaller, found, keep, example[:2])
     smaller = with_windows(smaller, placed)
     if repair is not None:
         smaller = _repaired(model, smaller, example, found, keep, repair, seed, notes, progress)

@@ -51,7 +51,7 @@ def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools, shared: dict[int,
     cuts: dict[str, list[tuple[int, torch.Tensor]]] = {"weight": [(0, out_at)], "bias": [(0, out_at)]}
     if slot.kind == "norm":
         cuts |= {name: [(0, out_at)] for name in ("running_mean", "running_var")}
-        _resize_norm(module, len(out_at))
+        resize_norm(module, len(out_at))
     elif slot.kind == "linear":
         cuts["weight"] += [(1, in_at)]
         module.in_features, module.out_features = len(in_at), len(out_at)
@@ -80,7 +80,17 @@ def cut_slot(module: Any, slot: Slot, ins: Bools, outs: Bools, shared: dict[int,
             shared[-id(old)] = old  # held, so that nothing else gets its number
 
 
-def _resize_norm(module: Any, width: int) -> None:
+def norm_width(module: Any) -> int:
+    """Return the number of channels that a norm, or another layer with numbers for each of them, is made for."""
+    names = ("num_features", "num_channels", "num_parameters")
+    sizes = [getattr(module, name) for name in names if hasattr(module, name)]
+    return int(sizes[0] if sizes else module.normalized_shape[-1])
+
+
+def resize_norm(module: Any, width: int) -> None:
+    """Say for how many channels a norm is."""
+    if norm_width(module) == width:
+        return
     if getattr(module, "num_groups", None) == getattr(module, "num_channels", 0):
         module.num_groups = width
     for name in ("num_features", "num_channels", "num_parameters"):

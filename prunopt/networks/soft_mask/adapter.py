@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from prunopt.core.budget import Budget
 from prunopt.core.deprecation import moved_arguments
 from prunopt.forms.knapsack.coupled_knapsack import CoupledKnapsack
 from prunopt.forms.relaxed.trained_mask import Lesson
-from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups
+from prunopt.networks.cnn.channel_groups import ChannelGroups, channel_groups, modules_of
 from prunopt.networks.cnn.costs import layer_costs
 from prunopt.networks.cnn.latency import LatencyTable
 from prunopt.networks.cnn.pruning import RESOURCES
@@ -375,6 +376,19 @@ def soft_mask(
         masks.network.close()
 
 
+def _gateable(model: nn.Module, groups: ChannelGroups) -> ChannelGroups:
+    """Fix what gates are not made for: all but plain convolutions, linear layers and batch norms that run once."""
+    odd = [t.channels for t in groups.tensors]
+    modules = modules_of(model, groups)
+    owners = Counter(id(m.weight) for m in modules.values() if m.weight is not None)
+    for slot in groups.slots:
+        module: Any = modules[slot.name]
+        plain = isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d) and slot.runs == 1
+        if not plain or owners[id(module.weight)] > 1:
+            odd += [slot.ins, slot.outs]
+    return groups.only(set(groups.free) - set(groups.group[np.concatenate(odd)].tolist())) if odd else groups
+
+
 def make_masks(
     model: nn.Module,
     example: Tensor,
@@ -387,6 +401,7 @@ def make_masks(
     wanted = Budget.of(budget, RESOURCES)
     was_training = model.training
     found = channel_groups(model, example) if gates.groups is None else gates.groups
+    found = _gateable(model, found)
     chosen = found.free
     shown = validate.Shown(type(model).__name__)
     validate.require(chosen, "model", "have a group of channels that may be removed", shown)

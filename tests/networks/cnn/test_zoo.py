@@ -67,13 +67,13 @@ def test_a_wrong_cut_is_noticed() -> None:
     keep = np.ones(groups.n_channels, np.bool_)
     keep[groups.members(groups.free[0])[:3]] = False
     good: Any = remove_channels(model, groups, keep)
-    assert deviation(model, good, keep, x) is None
+    assert deviation(model, good, groups, keep, x) is None
     broken = copy.deepcopy(good)
     with torch.no_grad():
         broken[2].weight[0, 0] += 1e-3
-    assert "off by" in str(deviation(model, broken, keep, x))
+    assert "off by" in str(deviation(model, broken, groups, keep, x))
     broken[2] = nn.Conv2d(8, 2, 1)
-    assert "module '2' (Conv2d) does not run" in str(deviation(model, broken, keep, x))
+    assert "module '2' (Conv2d) does not run" in str(deviation(model, broken, groups, keep, x))
 
 
 def test_pictures_with_their_channels_last_that_are_viewed() -> None:

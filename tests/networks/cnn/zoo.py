@@ -798,3 +798,24 @@ def ghost_module() -> Any:
 @entry
 def gated_linear_unit() -> Any:
     return between(lambda s, x: F.glu(s.p(x), dim=1), p=c(16, 32))
+
+
+@entry
+def sizes_of_layers() -> Any:
+    def run(s: Any, x: Any) -> Any:
+        x = F.relu(s.a(x))
+        one, two = torch.split(s.b(x), (s.p.in_channels, s.q.in_channels), dim=1)
+        return s.f(F.avg_pool2d(s.p(one) + s.q(two), 8).view(-1, s.f.in_features))
+
+    return Of(run, a=c(3, 16), b=c(16, 24), p=c(8, 8), q=c(16, 8), f=head(32))
+
+
+@entry
+def joined_rows() -> Any:
+    def run(s: Any, x: Any) -> Any:
+        one, two = s.p(x), s.q(x)
+        x = s.r(torch.cat([one, two], dim=2))
+        one, two = torch.split(x, [one.shape[2], two.shape[2]], dim=2)
+        return one + two
+
+    return between(run, p=c(16, 16), q=c(16, 16), r=c(16, 16))
