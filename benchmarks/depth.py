@@ -27,7 +27,7 @@ from prunopt.networks.transformers.depth import DepthOptions, DropLosses, choose
 from prunopt.networks.transformers.reading import read_model
 from prunopt.networks.transformers.text import TokenLosses, read_text, token_losses, token_windows
 
-LENGTH, CALIBRATION, TEST, CANDIDATES, EXCHANGES, SEED = 256, 20, 20, 14, 24, 0
+LENGTH, CALIBRATION, TEST, CANDIDATES, EXCHANGES, SEED = 256, 20, 20, 12, 12, 0
 OPTIONS = DepthOptions(candidates=CANDIDATES, windows=2, judges=4, exchanges=EXCHANGES)
 EVALUATIONS = CANDIDATES * (CANDIDATES + 1) // 2 + EXCHANGES
 

@@ -86,9 +86,10 @@ def forged(form: str, times: int, seconds: float, before: dict[str, Any]) -> Ite
     """Forge answers to every instance, by the best exact and the best other solver."""
     kind = next(f for f in testing.INSTANCES if f.__name__ == form)
     until, count, through = _spent() + seconds, Counter[str](), []
-    able = [s for s in solvers_for(kind) if not s.why_not() and s.name not in SLOW]
+    there = [s for s in solvers_for(kind) if not s.why_not() and s.name not in SLOW]
     stale: Any = {}
     for instance in testing.instances_of(kind):
+        able = [s for s in there if not s.why_not_on(instance.problem)]
         for solver in [s for s in able if s.exact][:1] + [s for s in able if not s.exact][:1]:
             if instance.optimum is None or _spent() > until:
                 continue
@@ -129,7 +130,7 @@ def _passes(instance: testing.Instance, forgery: Any, wrong: str, honest: Soluti
 
 def random(form: str, times: int, seconds: float, before: dict[str, Any], *, rough: bool) -> Iterator[dict[str, Any]]:
     """Hold every solver against brute force on the random problems of the seeds up to ``times``."""
-    kind, until = getattr(prunopt.forms, form), _spent() + seconds
+    kind, until = getattr(prunopt.forms, form.partition(" ")[0]), _spent() + seconds
     count = Counter({k: v for k, v in before.items() if isinstance(v, int)})
     solved, ends = Counter(before.get("solved", {})), list(before.get("examples", []))
     able = [s for s in solvers_for(kind) if not s.why_not()]

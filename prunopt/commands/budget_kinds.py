@@ -20,10 +20,16 @@ def together(budget: Sequence[str] | None, granularity: str | None) -> list[Budg
         mend = "give --budget parameters=0.8 with it"
         validate.require(granularity is None, "--granularity", "come with a budget", granularity, mend)
         return []
-    from prunopt.networks.transformers.alternatives import RESOURCES
+    from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES
 
+    for part in _parts(granularity):
+        validate.one_of("--granularity", part, GRANULARITY)
     found = Budget.several(list(budget), RESOURCES)
     return found if granularity is not None or any(b.resource != "parameters" for b in found) else []
+
+
+def _parts(granularity: str | None) -> list[str]:
+    return [part.strip() for part in (granularity or "").split(",") if part.strip()]
 
 
 def refuse_others(**options: Any) -> None:
@@ -38,10 +44,11 @@ def pruned(
     resume_dir: Path, seed: int, tell: Callable[[str], None],
 ) -> PruneResult:  # fmt: skip
     """Measure, choose, and prune."""
-    from prunopt.networks.transformers.alternative_measuring import GRANULARITY, MeasureOptions
+    from prunopt.networks.transformers.alternative_measuring import MeasureOptions
+    from prunopt.networks.transformers.alternatives import GRANULARITY
     from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets
 
-    parts = GRANULARITY if granularity is None else [p.strip() for p in granularity.split(",") if p.strip()]
+    parts = _parts(granularity) or GRANULARITY
     measuring = MeasureOptions(progress=lambda done, of: tell(f"measured {done} of {of} blocks"))
     return prune_to_budgets(
         model, sources, budgets, granularity=parts, measuring=measuring, options=options, resume_dir=resume_dir,

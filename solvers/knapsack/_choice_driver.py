@@ -42,14 +42,15 @@ class Search:
             loss = np.where(there, 0.0, np.inf)
         finite = np.where(there, loss, 0.0)
         unit = float(np.abs(finite).max(axis=1).sum())
+        self.factor = unit or 1.0  # losses are searched in shares of it
         self.program = Program(
-            np.ascontiguousarray(loss), costs / scale, options.limits / scale, costs, options.limits.astype(np.int64),
-            options.first, options.last, options.n_levels, np.full(len(scale), 1.0 if elastic else np.inf),
-            1.0 if elastic else unit,
+            np.ascontiguousarray(loss / self.factor), costs / scale, options.limits / scale, costs,
+            options.limits.astype(np.int64), options.first, options.last, options.n_levels,
+            np.full(len(scale), 1.0 if elastic else np.inf), 1.0,
         )  # fmt: skip
         self.elastic, self.scale, self.note = elastic, scale, ""
         self.whole = not elastic and unit < 2.0**50 and np.array_equal(loss[there], np.rint(loss[there]))
-        absolute = 1e-12 if elastic else 1.0 - 1e-6 if self.whole else 0.0
+        absolute = 1e-12 if elastic else max(0.99 * gap, 1.0 - 1e-6 if self.whole else 0.0) / self.factor
         self.best = Best(
             np.array([math.inf, 0.99 * gap, absolute]), known.copy(), np.zeros((POOL, len(loss)), np.int64)
         )
@@ -106,7 +107,7 @@ class Search:
     @property
     def objective(self) -> float:
         """What the best choice comes to."""
-        return float(self.best.value[0])
+        return float(self.best.value[0]) * self.factor
 
     @property
     def choice(self) -> Ints:
@@ -118,7 +119,7 @@ class Search:
     def bound(self) -> float:
         """The least bound of open nodes, or what closes nodes."""
         open_ones = self.tree.bound[self.tree.heap[0]] if self.tree.counts[2] else math.inf
-        found = min(float(open_ones), float(target_of(self.best)))
+        found = min(float(open_ones), float(target_of(self.best))) * self.factor
         return float(math.ceil(found - 1e-9)) if self.whole else found
 
     @property
@@ -168,6 +169,6 @@ class Search:
         levels = np.zeros((n, self.shape[1]), np.bool_)
         np.put_along_axis(levels, self.columns[group], t.levels[above] & (parent >= 0)[:, None], axis=1)
         levels[parent == 0] = True
-        penalties: Floats = t.penalties[:n] / self.scale
+        penalties: Floats = t.penalties[:n] * (self.factor / self.scale)
         out = {"penalties": penalties, "parent": parent, "second": t.second[:n].copy(), "group": group}
-        return out | {"levels": levels, "claim": float(target_of(self.best))}
+        return out | {"levels": levels, "claim": float(target_of(self.best)) * self.factor}

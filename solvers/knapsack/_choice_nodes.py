@@ -45,7 +45,7 @@ class Best(NamedTuple):
 def target_of(best: Best) -> float:
     """Return the bound that closes a node."""
     least = float(best.value[0])
-    return least - max(float(best.value[1]) * max(1.0, abs(least)), float(best.value[2]))
+    return least - max(float(best.value[1]) * abs(least), float(best.value[2]))
 
 
 @njit

@@ -73,6 +73,9 @@ def make(program: Program, tree: Tree, best: Best, parent: int, second: bool, al
         tree.bound[node] = np.inf
         tree.penalties[node] = start
         return -1
+    single = True
+    for g in range(len(alive)):
+        single = single and alive[g].sum() == 1
     bound = relax(program, alive, start, best, tree.counts, columns, weight, tree.penalties[node])
     tree.bound[node], target = bound, target_of(best)
     if bound - slack_of(program, alive, tree.penalties[node]) >= target:
@@ -80,8 +83,11 @@ def make(program: Program, tree: Tree, best: Best, parent: int, second: bool, al
     if not reduce(program, alive, tree.penalties[node], target):
         return -1
     if not _split(program, tree, node, alive, columns, weight):
-        _close(program, tree, node, alive, target)
-        return -1
+        if single:
+            _close(program, tree, node, alive, target)
+            return -1
+        # One choice is left by this node's multipliers: a child needs others, that prove what it loses.
+        tree.group[node], tree.levels[node] = 0, alive[0]
     tree.counts[1] -= 1
     slot = tree.free[tree.counts[1]]
     tree.slot[node] = slot

@@ -81,7 +81,7 @@ class ChoiceBranchAndBound(Solver[MultipleChoiceKnapsack]):
             bound=run.bound,
             duals=found.duals(),
             trace=run.trace,
-            stats={"nodes": found.n_nodes, "penalties": (found.root / found.scale).tolist()},
+            stats={"nodes": found.n_nodes, "penalties": (found.root * found.factor / found.scale).tolist()},
             solver=self.name,
             message="" if run.solved else found.note or "stopped by its limits",
         )

@@ -20,7 +20,7 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.forms import QuadraticSubset
 from prunopt.networks.io.journal import Journal, model_digest
-from prunopt.networks.transformers.alternatives import RESOURCES, TIMES, Alternatives
+from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, TIMES, Alternatives
 from prunopt.networks.transformers.block_arguments import BlockArguments
 from prunopt.networks.transformers.block_removal import only
 from prunopt.networks.transformers.calibration import Activations, as_calibration
@@ -30,7 +30,6 @@ from prunopt.networks.transformers.recipes import SHRINKAGE, WHOLE_UNITS
 from prunopt.networks.transformers.surgery import group_columns, parameters_of, remove_groups, remove_neurons
 from prunopt.networks.transformers.text import logits_of
 
-GRANULARITY = ("blocks", "attention", "mlp", "heads", "ffn")
 WIDTHS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)  # of neurons, that may stay
 RUNS = 3  # of a timed pass; the fastest counts
 

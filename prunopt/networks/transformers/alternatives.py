@@ -20,6 +20,7 @@ from prunopt.core.files import read_json
 from prunopt.forms import MultipleChoiceKnapsack
 
 RESOURCES = ("parameters", "memory", "kv_cache", "latency_ms", "decode_ms")  # that budgets may name
+GRANULARITY = ("blocks", "attention", "mlp", "heads", "ffn")  # what may be removed
 TIMES = ("latency_ms", "decode_ms")
 NANO = 1e6  # nanoseconds of a millisecond: costs of the knapsack are whole numbers
 FORMAT = "prunopt-alternatives-1"

@@ -17,8 +17,8 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.budget import Budget
 from prunopt.networks.io.journal import Journal, model_digest
-from prunopt.networks.transformers.alternative_measuring import GRANULARITY, MeasureOptions, measure_alternatives
-from prunopt.networks.transformers.alternatives import RESOURCES, Alternatives, BudgetUse, Chosen
+from prunopt.networks.transformers.alternative_measuring import MeasureOptions, measure_alternatives
+from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, Alternatives, BudgetUse, Chosen
 from prunopt.networks.transformers.before_after import compared, measure
 from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration
