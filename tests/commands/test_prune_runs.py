@@ -141,9 +141,10 @@ def test_bad_recipes_are_one_line(text: str, named: str, place: Path, tmp_path: 
 
 def test_a_run_that_crashed_does_not_block_the_corrected_call(place: Path, tmp_path: Path) -> None:
     out, work = tmp_path / "out", tmp_path / "out.work"
-    status, _, _ = run(*words(place, out, "--method", "magic"))
-    assert status == 1
-    assert not work.exists()  # nothing was done
+    for bad in (["--method", "magic"], ["--calibration", "nowhere.txt"], ["--device", "nope"]):
+        status, _, _ = run(*words(place, out, *bad))
+        assert status == 1
+        assert not work.exists()  # nothing was done
     status, _, errors = run(*words(place, tmp_path / "done"))
     assert status == 0, errors
     work.mkdir()
