@@ -202,5 +202,5 @@ def test_two_processes_give_the_model_of_one(more: list[str], place: Path, tmp_p
     bad = subprocess.run([*launcher, *words(place, tmp_path / "bad", "--sparsity", 3)], **ask)
     assert bad.returncode == 1
     assert "prunopt: sparsity must be a finite number" in bad.stderr
-    assert "Traceback" not in bad.stderr
-    assert not list(tmp_path.glob("bad*"))
+    assert "prunopt/commands/prune.py" not in bad.stderr  # torchrun shows its own traceback, and none of ours
+    assert not (tmp_path / "bad").exists()
