@@ -269,9 +269,8 @@ class _Lines:
         now = time.monotonic()
         if done == 1:
             self.counted = now  # what came before the first step says nothing about the others
-        if now - self.said < EVERY and done != of:
-            return
-        if now - self.start < EVERY:
+        last = done is not None and done == of
+        if now - (self.start if last else self.said) < EVERY:
             return
         self.said = now
         line = f"{self.label}: {text}, {_span(now - self.start)}"

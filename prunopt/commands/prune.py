@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -128,6 +130,7 @@ def prune(
     """
     recipe = recipe_of(locals())
     from prunopt.networks.io.folders import check_target
+    from prunopt.networks.transformers._hugging_face import folder_of
     from prunopt.networks.transformers.distributed import joined_ranks
     from prunopt.networks.transformers.pruning import prune_transformer
 
@@ -141,13 +144,16 @@ def prune(
     check_target(out)
     work = out.with_name(f"{out.name}.work")
     folds = shrinkage == "auto" or (shrinkage is None and pattern is not None)
+    named = model in estimates.KNOWN
+    mend = "models of packages are read whole"
+    validate.require(not (named and stream), "--stream", f"be left out for {model}", stream, mend)
+    if not named:
+        model = str(folder_of(model, names=f", or one of {', '.join(estimates.KNOWN)}"))
     streamed = estimates.prune(
         model, windows=windows, length=length, method=method or (U if pattern is None else P).method, refit=refit,
         evaluated=SCORED if evaluate else 0, stream=stream, folds=folds, repair=repair is not None,
     )  # fmt: skip
-    with joined_ranks() as rank, progress("prune") as tell:
-        if rank == 0:
-            _make_room(work, recipe, resume)
+    with joined_ranks() as rank, progress("prune") as tell, _work(work, recipe, resume, rank):
         tell("reading the model")
         network, tokenizer, folder = _read(model, streamed)
         sources = _windows(tokenizer, calibration, length, windows, seed)
@@ -162,19 +168,13 @@ def prune(
             refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), uniform=uniform, in_place=True,
             evaluation=texts, progress=lambda done, of, row: tell(row.name, done, of),
         )  # fmt: skip
-        try:
-            result = budget_kinds.pruned(
-                network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
-            ) if several else prune_transformer(
-                network, sources, sparsity=sparsity, budget=budget or None,
-                units=None if units is None else _parts(units), method=solver, allocation=allocation, pattern=pattern,
-                options=options, resume_dir=work, seed=seed, device=device, out=out if streamed else None,
-                repair=repair,
-            )  # fmt: skip
-        except (ValueError, TypeError):  # the corrected call is not to be kept waiting by what holds no work
-            if rank == 0 and work.is_dir() and {p.name for p in work.iterdir()} <= UNSTARTED:
-                shutil.rmtree(work)
-            raise
+        result = budget_kinds.pruned(
+            network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
+        ) if several else prune_transformer(
+            network, sources, sparsity=sparsity, budget=budget or None,
+            units=None if units is None else _parts(units), method=solver, allocation=allocation, pattern=pattern,
+            options=options, resume_dir=work, seed=seed, device=device, out=out if streamed else None, repair=repair,
+        )  # fmt: skip
         if rank:
             return
         tell("writing")
@@ -203,6 +203,19 @@ def _shrinkage(text: str | None) -> float | str | None:
         return text  # a name, which the options check
 
 
+@contextmanager
+def _work(work: Path, recipe: dict[str, Any], resume: bool, rank: int) -> Iterator[None]:
+    """Have a folder of finished layers; where a request is refused before there is one, the folder goes again."""
+    if rank == 0:
+        _make_room(work, recipe, resume)
+    try:
+        yield
+    except (ValueError, TypeError, ImportError, MemoryError):
+        if rank == 0 and work.is_dir() and {p.name for p in work.iterdir()} <= UNSTARTED:
+            shutil.rmtree(work)
+        raise
+
+
 def _make_room(work: Path, recipe: dict[str, Any], resume: bool) -> None:
     """Make the folder of finished layers; one of a run with other options is replaced, one of the same is refused."""
     held = {p.name for p in work.iterdir()} if work.is_dir() else set()
@@ -223,14 +236,13 @@ def _make_room(work: Path, recipe: dict[str, Any], resume: bool) -> None:
 
 def _read(model: str, streamed: bool) -> tuple[Any, Any, Path | None]:
     """Return the model (its folder, if it is streamed), its tokenizer, and its folder where it has one."""
-    from prunopt.networks.transformers._hugging_face import folder_of, read_tokenizer
-    from prunopt.networks.transformers.reading import PACKAGES, read_model
+    from prunopt.networks.transformers._hugging_face import read_tokenizer
+    from prunopt.networks.transformers.reading import read_model
 
     if streamed:
-        folder = folder_of(model)
-        return folder, read_tokenizer(folder), folder
+        return Path(model), read_tokenizer(model), Path(model)
     network, tokenizer = read_model(model)
-    return network, tokenizer, None if model in PACKAGES else folder_of(model)
+    return network, tokenizer, None if model in estimates.KNOWN else Path(model)
 
 
 def _windows(tokenizer: Any, texts: list[str], length: int, count: int, seed: int) -> Any:

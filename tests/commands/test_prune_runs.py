@@ -141,9 +141,10 @@ def test_bad_recipes_are_one_line(text: str, named: str, place: Path, tmp_path: 
 
 def test_a_run_that_crashed_does_not_block_the_corrected_call(place: Path, tmp_path: Path) -> None:
     out, work = tmp_path / "out", tmp_path / "out.work"
-    status, _, _ = run(*words(place, out, "--method", "magic"))
-    assert status == 1
-    assert not work.exists()  # nothing was done
+    for bad in (["--method", "magic"], ["--calibration", "nowhere.txt"], ["--device", "nope"]):
+        status, _, _ = run(*words(place, out, *bad))
+        assert status == 1
+        assert not work.exists()  # nothing was done
     status, _, errors = run(*words(place, tmp_path / "done"))
     assert status == 0, errors
     work.mkdir()
@@ -201,5 +202,5 @@ def test_two_processes_give_the_model_of_one(more: list[str], place: Path, tmp_p
     bad = subprocess.run([*launcher, *words(place, tmp_path / "bad", "--sparsity", 3)], **ask)
     assert bad.returncode == 1
     assert "prunopt: sparsity must be a finite number" in bad.stderr
-    assert "Traceback" not in bad.stderr
-    assert not list(tmp_path.glob("bad*"))
+    assert "prunopt/commands/prune.py" not in bad.stderr  # torchrun shows its own traceback, and none of ours
+    assert not (tmp_path / "bad").exists()

@@ -184,6 +184,8 @@ def prune_transformer(
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
+        one = distributed.rank_and_size()[1] == 1
+        validate.require(one, "method", "be one of layers in several processes", "maskllm", "start it without torchrun")
         dense = measure(model, texts)
         result = _learned(model, tokens, shape, method, pattern, run)
         return replace(result, evaluation=compared(dense, measure(result.model, texts)))
