@@ -24,7 +24,7 @@ from prunopt.forests.datasets import CostedDataset, load_heart
 
 TABLE = "forest_default"
 BUDGETS = (10.0, 60.0, 110.0, 210.0)
-FIRST, TEST_ROWS = 20000, 60
+FIRST, TEST_ROWS = 30000, 60
 
 
 def cost_of(heart: CostedDataset, acquired: Any) -> float:

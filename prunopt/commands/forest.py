@@ -93,7 +93,8 @@ def forest(
     has the group's common part in its cost, other ones do not. Every candidate is judged by repeated cross-fitting on
     all rows, the chosen one is fitted on all of them, and what the whole rule reaches is measured on rows that neither
     fit nor choice has seen, against scikit-learn's default forest. Without a budget: the cheapest model that is not
-    surely worse than the best, by two paired standard errors. prunopt predict reads the folder that --out names.
+    surely worse than the best, by two paired standard errors or two points. prunopt predict reads the
+    folder that --out names.
 
     With --forest: every optimal pruning of a forest or booster that exists, on rows that it has not seen; the pruned
     one is written in its own format.

@@ -308,7 +308,8 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         Features that are acquired together; see `prunopt.problems.forest.feature_costs.FeatureCosts.of`.
     budget
         Greatest mean cost of a row. None = the cheapest candidate that is not surely
-        worse than the best one: by no more than two paired standard errors.
+        worse than the best one: by no more than two paired standard errors, nor (of accuracies and areas under curves)
+        by more than two points.
     budgets
         Other budgets to choose and fit models for in the same run, see `at`.
     budget_per_row

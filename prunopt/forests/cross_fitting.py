@@ -92,6 +92,7 @@ class Table(NamedTuple):
     fold: Ints
     weight: Floats
     in_money: bool = False
+    tolerance: float = np.inf  # what the cheapest model may lose to the best, however uncertain the difference is
 
     @property
     def gain(self) -> Floats:
@@ -148,7 +149,7 @@ def cross_fit(
     """
     n_folds = int(folds.max()) + 1
     none = np.zeros((len(recipes), 0, len(data.y)))
-    table = Table(recipes, none, none, none, folds[:0], data.weight, scoring.in_money)
+    table = Table(recipes, none, none, none, folds[:0], data.weight, scoring.in_money, scoring.tolerance)
     for r in range(len(folds)):
         shape = len(table.recipes), len(data.y)
         new = np.full((3, *shape), np.nan)
@@ -227,8 +228,8 @@ def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> 
     """Return the recipe for a budget, by (some of the) judged rows.
 
     Within a budget, the one of greatest utility whose rows cost no more on average. Without one, the cheapest that is
-    not surely worse than the best: by no more than `SURELY_WORSE` paired standard errors of the utility. Where
-    utilities are money, costs are in them, and the best is taken.
+    not surely worse than the best: by no more than `SURELY_WORSE` paired standard errors of the utility, nor by more
+    than the table's tolerance. Where utilities are money, costs are in them, and the best is taken.
     """
     utility, cost = table.mean(table.gain, rows), table.mean(table.cost, rows)
     if budget is not None:
@@ -240,7 +241,7 @@ def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> 
     if table.in_money:
         return best
     error = np.array([table.error_of(table.gain[best] - other) for other in table.gain])
-    inside = np.flatnonzero(utility >= utility[best] - SURELY_WORSE * error)
+    inside = np.flatnonzero(utility >= utility[best] - np.minimum(SURELY_WORSE * error, table.tolerance))
     return int(inside[np.lexsort((-utility[inside], cost[inside]))[0]])
 
 

@@ -22,6 +22,7 @@ WORDS = {
     "misclassification_costs": "cost of features and mistakes",
     "neg_mean_squared_error": "squared error",
 }
+POINTS = 0.02
 RARE = 0.03  # share of rows of the rarest class below which accuracy says nothing
 LOSS_SHARE = 0.3  # of the squared error of the probabilities in what is chosen by: accuracy alone is coarse
 LEAST_CHANCE = 1e-4  # that probabilities count as, so that one row does not decide a log loss
@@ -56,6 +57,11 @@ class Scoring:
     def in_money(self) -> bool:
         """Whether a score is in the currency of the features, so that the two can be added."""
         return self.costs is not None
+
+    @property
+    def tolerance(self) -> float:
+        """What the cheapest model may lose to the best: `POINTS` where scores are shares of 1."""
+        return POINTS if self.name in ("accuracy", "balanced_accuracy", "roc_auc") else np.inf
 
     @property
     def words(self) -> str:

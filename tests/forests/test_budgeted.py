@@ -91,6 +91,7 @@ def test_the_choice() -> None:
     assert choose(table, 4.9) == 2
     assert choose(table, 0) == 3
     assert choose(table, None) == 2  # cheaper than the best, and not surely worse; none right of four is
+    assert choose(table._replace(tolerance=0.1), None) == 1  # however uncertain, half is too much
     assert choose(table._replace(in_money=True), None) == 3  # 0 right for 0 is more than 1/4 for 2
     rows = np.array([[True, False, False, False]])
     assert choose(table, 100, rows) == 2  # equals cost less
