@@ -14,7 +14,7 @@ R = TypeVar("R")
 NOTE = "compiling kernels, once: later runs load them from the cache (`prunopt warm-up` compiles all of them)"
 
 
-class _FirstCompilation(event.Listener):  # type: ignore[misc]
+class _FirstCompilation(event.Listener):
     """Says on a terminal, once in a process, that a kernel of prunopt is compiled rather than loaded."""
 
     told = False

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from prunopt.core.registry import dispatch
 from prunopt.core.validate import invalid, require, whole_number
@@ -19,6 +19,13 @@ from prunopt.study.results import SearchRun, read
 from prunopt.study.storages import close, hidden, open_search
 
 
+class Opening(TypedDict, total=False):
+    """How a storage is opened."""
+
+    repair: bool
+    wait: float
+
+
 def search(
     task: Any,
     *,
@@ -28,10 +35,9 @@ def search(
     workers: int = 1,
     solver: str | SearchSolver | None = None,
     name: str | None = None,
-    repair: bool = False,
-    wait: float = WAIT,
     callback: Callable[[Any], Any] | None = None,
     launcher: Any = "processes",
+    **opening: Unpack[Opening],
 ) -> SearchRun:
     """Search a black-box task; the same call again resumes.
 
@@ -81,6 +87,10 @@ def search(
     """
     trials, workers = whole_number("trials", trials, low=1), whole_number("workers", workers, low=1)
     check(launcher)
+    for name_of_option in opening:
+        if name_of_option not in Opening.__annotations__:
+            raise TypeError(f"search() got an unexpected keyword argument {name_of_option!r}")
+    repair, wait = opening.get("repair", False), opening.get("wait", WAIT)
     together = (workers == 1 and launcher == "processes") or storage is not None
     require(together, "workers", "be 1 without a storage", workers, "name a journal file or a database to meet in")
     chosen = _solver(task, solver)

@@ -17,7 +17,7 @@ from prunopt.solvers.subset._split_bound import ascend, partners_in_order, split
 
 PROOF_LEAVES = 50_000  # a search tree with more is not handed over as a proof
 NODES_PER_SECOND = 2_000  # a careful guess for the first pass, to keep to a limit of time
-PASSES = (0.03, 0.01, 0.003, 0.001)  # gaps that are proven first, relative to the objective
+PASSES = (0.1, 0.06, 0.03, 0.01, 0.003, 0.001)  # gaps that are proven first, relative to the objective
 STEPS, WORK = 600, 6e8  # of the subgradient method, and how many shares they may look at in all
 STAKED = 200  # items up to which the branching order looks at the bound of every single decision
 NOISE = 0.2  # of the densities of other greedy starts
