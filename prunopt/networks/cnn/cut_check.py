@@ -16,9 +16,10 @@ from prunopt.core.arrays import Bools, Ints
 from prunopt.networks.cnn._following import Follower
 from prunopt.networks.cnn._labels import varying
 from prunopt.networks.cnn._tracing import is_layer_norm
-from prunopt.networks.cnn.channel_groups import ChannelGroups, follow
+from prunopt.networks.cnn.channels import ChannelGroups
 from prunopt.networks.cnn.inputs import Batch, Inputs, called, tensors_of
 from prunopt.networks.cnn.surgery import remove_channels
+from prunopt.networks.cnn.traced_groups import follow
 from prunopt.networks.cnn.watching import CONVOLUTIONS
 
 TOLERANCE = 1e-5

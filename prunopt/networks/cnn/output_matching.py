@@ -38,7 +38,8 @@ class OutputMatching:
         At most so many steps; None: as the time allows. With steps that end before the time does, the same seed gives
         the same network.
     batch, learning_rate
-        Pictures of a step, and the rate of Adam at the start; it falls to 0 along a cosine.
+        Pictures of a step, and the rate of Adam at the start; it falls to 0 along a cosine. After two judgments without
+        a better one the best weights are taken up again at a third of the rate.
     held_out
         The share of the pictures that judges, and is not learned from.
     patience
@@ -114,10 +115,10 @@ def match_outputs(
     before = best = divergence_of(wanted, outputs_of(student, held))
     kept = copy.deepcopy(student.state_dict())
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], how.learning_rate)
-    step, since, part = 0, 0, 0.0
+    step, since, part, rate = 0, 0, 0.0, how.learning_rate
     while part < 1 and since < how.patience:
         for group in optimizer.param_groups:
-            group["lr"] = how.learning_rate * 0.5 * (1 + math.cos(math.pi * part))
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * part))
         at = learned[torch.randint(len(learned), (min(how.batch, len(learned)),), generator=generator)]
         x = _varied(images[at], generator) if how.varied else images[at]
         loss = _loss(student, teacher, x)
@@ -132,6 +133,10 @@ def match_outputs(
             since = since + 1
             if found < best:
                 best, since, kept = found, 0, copy.deepcopy(student.state_dict())
+            elif since % 2 == 0:  # the rate is too high for this network
+                student.load_state_dict(kept)
+                optimizer.state.clear()
+                rate /= 3
             tell(f"distillation, step {step}: divergence {found:.4g}, {before:.4g} before")
     student.load_state_dict(kept)
     return Matched(before, best, step, time.perf_counter() - start)

@@ -69,7 +69,10 @@ class Widths:
         members = groups.members(group)
         full, fixed = len(members), int(np.count_nonzero(groups.fixed[members]))
         low = max(1, fixed, math.ceil(self.least * full))
-        rounded = [w for w in range(full - 1, low - 1, -1) if w % self.round_to == 0]
+        # a channel may stand for several features of its layer, as behind a group norm
+        counts = [int(np.count_nonzero(groups.group[s.outs] == group)) for s in groups.producers(group)]
+        each = max(1, max(counts, default=full) // full)
+        rounded = [w for w in range(full - 1, low - 1, -1) if w * each % self.round_to == 0]
         if len(rounded) > self.levels - 1:
             at = np.unique(np.linspace(0, len(rounded) - 1, self.levels - 1).round().astype(int))
             rounded = [rounded[i] for i in at]

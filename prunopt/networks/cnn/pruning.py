@@ -153,7 +153,7 @@ def prune_cnn(
         profile = widths
     found, taps, notes = profile.groups, profile.windows, [computed] if computed else list[str]()
     if found.pinned:
-        notes.append(f"channels left whole at {len(found.pinned)} places: {', '.join(found.pinned)}")
+        notes.append(f"channels left whole at {', '.join(found.pinned)}")
     measured: dict[str, float] = {}
     timed = wanted.resource == "latency_ms"
     table = table or (LatencyTable() if timed else None)

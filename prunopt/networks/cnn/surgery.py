@@ -14,7 +14,7 @@ from torch import nn
 from prunopt.core.arrays import Bools
 from prunopt.core.extras import require
 from prunopt.core.files import write_atomically
-from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot, modules_of
+from prunopt.networks.cnn.channels import ChannelGroups, Slot, modules_of
 from prunopt.networks.cnn.watching import TRANSPOSED
 
 
