@@ -70,6 +70,7 @@ def prune(
     steps: Annotated[int, typer.Option(help="Steps of --method maskllm.")] = 2000,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    family: Annotated[str | None, typer.Option(help="FILE.py:reader, a family of your own; the file is run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Remove neurons and heads (or single weights) of a transformer, block by block, re-solving what stays.
@@ -79,6 +80,7 @@ def prune(
     killed run goes on from there and ends with the same bytes.
     """
     from prunopt.networks.io.folders import check_target
+    from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.pruning import prune_transformer
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.text import (
@@ -91,6 +93,8 @@ def prune(
 
     refuse_removed({name: x for name, x in (("rarity", rarity), ("correction", correction)) if x is not None})
     check_target(out)
+    if family is not None:
+        use_family(family)
     work = out.with_name(f"{out.name}.work")
     if work.exists() and not resume:
         raise validate.invalid(

@@ -68,10 +68,10 @@ class LayerwisePruning:
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
             if groups and block.attention is not None:
                 goal = LayerGoal(group_columns(block.attention), groups, "head group")
-                self._remove(block, block.stages[1][0], goal)
+                self._remove(block, block.layer_of(block.attention), goal)
             if neurons and block.feed_forward is not None:
                 single = list(np.arange(block.feed_forward.width)[:, None])
-                self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
+                self._remove(block, block.layer_of(block.feed_forward), LayerGoal(single, neurons, "neuron"))
             self.stream.advance(block)
 
     def patterned(self, pattern: tuple[int, int] | None, allocation: Floats) -> None:
@@ -153,7 +153,7 @@ class LayerwisePruning:
             layer, what = key.rsplit(".", 1)
             if what == "weight":
                 replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
-        fit_attention(block)
+        fit_attention(block, row["gone"] if row["unit"] == "head group" else ())
         self.report.append(report_from(row))
         self._tell(self.report[-1])
         return True

@@ -37,7 +37,8 @@ from prunopt.networks.transformers.parameter_budget import (
 )
 from prunopt.networks.transformers.recipes import PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.result import PruneResult
-from prunopt.networks.transformers.surgery import parameters_of, write_config
+from prunopt.networks.transformers.stock_configs import write_config
+from prunopt.networks.transformers.surgery import parameters_of
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
 Pattern = str | tuple[int, int]
