@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import runpy
 from collections.abc import Callable
@@ -366,7 +367,8 @@ def _why_fixed(model: nn.Module, attention: nn.Module, width: int, n_heads: int,
         apart = all(p.dim() == 2 and p.shape[0] in (n_heads, n_groups) for p in norm.parameters())
         if sum(p.numel() for p in norm.parameters()) > width and not apart:
             return f"the {name} of {{}} spans all heads"
-    if getattr(getattr(model, "config", None), "alibi", False):
+    takes = "alibi" in inspect.signature(attention.forward).parameters  # BLOOM always, Falcon where configured
+    if takes and getattr(getattr(model, "config", None), "alibi", True):
         return "the position bias (ALiBi) of {} is one for all blocks"
     return "all heads of {} share one key-value head" if n_groups == 1 and n_heads > 1 else ""
 

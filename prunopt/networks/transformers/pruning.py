@@ -289,6 +289,9 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float) -> list[str]
     notes = [
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
+    missing = [b.missing for b in walk.blocks if b.missing]
+    if missing:
+        notes.append(f"left as they are in {len(missing)} of {len(walk.blocks)} blocks: {missing[0]}")
     if rho:
         notes.append(
             f"Hessians shrunk towards their diagonals by {rho:g} (shrinkage=0: as measured): "
