@@ -117,6 +117,7 @@ def prune(
             is_eager=True,
         ),
     ] = None,
+    family: Annotated[str | None, typer.Option(help="FILE.py:reader, a family of your own; the file is run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Remove neurons and heads (or single weights) of a transformer, block by block, re-solving what stays.
@@ -132,6 +133,7 @@ def prune(
     from prunopt.networks.io.folders import check_target
     from prunopt.networks.transformers._hugging_face import folder_of
     from prunopt.networks.transformers.distributed import joined_ranks
+    from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.pruning import prune_transformer
 
     refuse_removed({name: x for name, x in (("rarity", rarity), ("correction", correction)) if x is not None})
@@ -142,6 +144,8 @@ def prune(
             repair=repair, stream=stream, device=device,
         )  # fmt: skip
     check_target(out)
+    if family is not None:
+        use_family(family)
     work = out.with_name(f"{out.name}.work")
     folds = shrinkage == "auto" or (shrinkage is None and pattern is not None)
     named = model in estimates.KNOWN

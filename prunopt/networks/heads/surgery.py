@@ -25,7 +25,8 @@ from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers.families import Attention, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import LayerReport
 from prunopt.networks.transformers.result import PruneResult
-from prunopt.networks.transformers.surgery import note_shapes, remove_groups, write_config
+from prunopt.networks.transformers.stock_configs import write_config
+from prunopt.networks.transformers.surgery import note_shapes, remove_groups
 
 
 class _Stop(Exception):

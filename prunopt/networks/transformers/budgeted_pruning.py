@@ -28,7 +28,8 @@ from prunopt.networks.transformers.number_formats import restore, to_single
 from prunopt.networks.transformers.parameter_budget import Plan
 from prunopt.networks.transformers.recipes import WHOLE_UNITS, PruneOptions, shrinkage_of
 from prunopt.networks.transformers.result import PruneResult
-from prunopt.networks.transformers.surgery import parameters_of, write_config
+from prunopt.networks.transformers.stock_configs import write_config
+from prunopt.networks.transformers.surgery import parameters_of
 
 COUNTED = ("parameters", "memory", "kv_cache")  # always known
 

@@ -155,6 +155,10 @@ class Activations:
         if isinstance(found, Block):
             names = [block.name for block in blocks(model)]
             found = blocks(model)[names.index(found.name) :]
+        takes = getattr(model, "main_input_name", "input_ids")
+        kind = Shown(f"{type(model).__name__}, which takes {takes}")
+        mend = "remove its heads with prunopt.networks.heads, by batches of its own inputs"
+        require(takes == "input_ids", "model", "take token ids, as the calibration holds them", kind, mend)
         check_length(model, calibration.windows.shape[1])
         self.calibration = calibration
         self._store: torch.Tensor | None = None

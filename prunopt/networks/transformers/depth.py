@@ -22,7 +22,8 @@ from prunopt.networks.transformers.calibration import Activations, Calibration, 
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.number_formats import restore, to_single
 from prunopt.networks.transformers.result import PruneResult
-from prunopt.networks.transformers.surgery import parameters_of, write_config
+from prunopt.networks.transformers.stock_configs import write_config
+from prunopt.networks.transformers.surgery import parameters_of
 from prunopt.networks.transformers.text import logits_of
 from prunopt.problems import DepthSelection
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
+import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from prunopt.core import validate
 
+GROUP = "prunopt.families"
 TEACH = "teach prunopt its blocks with prunopt.networks.register_family(name, reader)"
 
 
@@ -25,7 +31,7 @@ class Attention:
     module
         Holds the projections.
     query, key, value
-        Names of the projections inside ``module``; all three the same where they are fused (GPT-2).
+        Names of the projections inside ``module``; those that are fused into one have the same name.
     output_owner, output
         The module that holds the output projection, and its name there.
     head_dim
@@ -34,6 +40,9 @@ class Attention:
         Query heads, and the key-value heads that they share in equal parts.
     fixed
         Why heads cannot be removed; empty where they can.
+    parts
+        Rows of a projection of all three: all queries, all keys, all values (GPT-2); False: those of each group
+        together (GPT-NeoX). Projections of one or two of them always hold group after group.
     """
 
     name: str
@@ -47,11 +56,17 @@ class Attention:
     n_heads: int
     n_groups: int
     fixed: str = ""
+    parts: bool = True
 
     @property
     def fused(self) -> bool:
         """Whether query, key and value are one projection."""
-        return self.query == self.key
+        return self.query == self.key == self.value
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the projections of query, key and value, each once."""
+        return tuple(dict.fromkeys((self.query, self.key, self.value)))
 
     @property
     def projection(self) -> nn.Module:
@@ -61,12 +76,15 @@ class Attention:
     @property
     def heads_per_group(self) -> int:
         """Number of query heads that share a key-value head."""
-        return self.n_heads // self.n_groups
+        return self.n_heads // max(1, self.n_groups)
 
 
 @dataclass(frozen=True, eq=False)
 class FeedForward:
-    """The feed-forward part of a block: ``down(act(gate(x)) * up(x))``, or ``down(act(up(x)))`` without a gate."""
+    """The feed-forward part of a block: ``down(act(gate(x)) * up(x))``, or ``down(act(up(x)))`` without a gate.
+
+    Where ``gate`` and ``up`` have the same name, one projection holds both, a half each.
+    """
 
     name: str
     up_owner: nn.Module
@@ -88,13 +106,21 @@ class FeedForward:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A block: ``layers`` are the names, inside it, of its prunable linear layers, in the order they are used."""
+    """A block: ``layers`` are the names, inside it, of its prunable linear layers, in the order they are used.
+
+    ``missing`` says what of it is not understood and stays as it is; empty where nothing is.
+    """
 
     name: str
     module: nn.Module
     attention: Attention | None
     feed_forward: FeedForward | None
     stages: tuple[tuple[str, ...], ...]
+    missing: str = ""
+
+    def layer_of(self, part: Attention | FeedForward) -> str:
+        """Return the name, inside the block, of the projection out of its heads or neurons."""
+        return next(name for name in self.layers if self.module.get_submodule(name) is part.projection)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -125,7 +151,29 @@ def family_of(model: nn.Module) -> str:
     return _read(model)[0]
 
 
+def use_family(text: str) -> None:
+    """Register the reader that ``FILE.py:reader`` names: a function of the model, or a `Family`; the file is run."""
+    path, _, name = text.rpartition(":")
+    must = "be FILE.py:reader, a file and the name of a reader in it"
+    validate.require(path.endswith(".py") and name.isidentifier(), "family", must, text)
+    validate.require(os.path.isfile(path), "family", "name a file that exists", path)
+    try:
+        reader = runpy.run_path(path).get(name)
+    except Exception as error:  # it is the user's code: it may raise anything
+        raise validate.invalid("family", "be a file that runs", path, f"{type(error).__name__}: {error}") from error
+    validate.require(callable(reader), "family", must, text, f"{path} has no function {name}")
+    register_family(name, cast("Reader", reader))
+
+
+@functools.cache
+def _installed() -> None:
+    """Register the readers of other packages: entry points of the group ``prunopt.families``."""
+    for point in entry_points(group=GROUP):
+        register_family(point.name, point.load())
+
+
 def _read(model: nn.Module) -> tuple[str, list[Block]]:
+    _installed()
     for name in reversed(_FAMILIES):
         found = _FAMILIES[name](model)
         if found is not None:
@@ -179,17 +227,6 @@ def replace_weight(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | 
         old.nf, old.nx = weight.shape
 
 
-def _layers(model: nn.Module, *paths: str) -> tuple[str, nn.ModuleList] | None:
-    for path in paths:
-        try:
-            found = model.get_submodule(path)
-        except AttributeError:
-            continue
-        if isinstance(found, nn.ModuleList) and len(found):
-            return path, found
-    return None
-
-
 def _has(module: nn.Module, *names: str) -> bool:
     try:
         return all(is_linear(module.get_submodule(name)) for name in names)
@@ -197,100 +234,175 @@ def _has(module: nn.Module, *names: str) -> bool:
         return False
 
 
-def _config(module: nn.Module) -> Any:
-    return getattr(module, "config", None)
+@dataclass(frozen=True)
+class Family:
+    """What a family calls the parts of its blocks: all that prunopt has to know of most of them.
 
+    Parameters
+    ----------
+    name
+        Of the family.
+    attention
+        Where the attention is, inside a block.
+    inputs
+        Names, inside it, of the projections of query, key and value, or of the one of all three.
+    output
+        Where the projection out of the heads is, inside a block.
+    up, gate, down
+        Where those of the feed-forward part are; no gate: None. One projection of both: the same name.
+    parts
+        See `Attention`.
+    before
+        Linear layers of the attention that others are applied to, in their order: low-rank factors.
+    fixed
+        Why heads of the family cannot be removed, {} standing for the model's class; empty where they can.
+    experts
+        Where experts are; they stay as they are.
+    """
 
-LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    name: str
+    attention: str
+    inputs: tuple[str, ...]
+    output: str
+    up: str
+    gate: str | None
+    down: str
+    parts: bool = True
+    before: tuple[str, ...] = ()
+    fixed: str = ""
+    experts: tuple[str, ...] = ("mlp.experts", "block_sparse_moe.experts", "moe.experts")
 
+    def __call__(self, model: nn.Module) -> list[Block] | None:
+        """Return the blocks of a model, or None if it is another family's."""
+        lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+        towers = [(path, m) for path, m in lists if any(self._has_attention(block) for block in m)]
+        if not any(self._fits(block) for _, m in towers for block in m):
+            return None
+        text = [(path, m) for path, m in towers if "language_model" in path.split(".")]
+        if len(towers) > 1 and len(text) != 1:
+            several = validate.Shown(f"{type(model).__name__}, which has {' and '.join(path for path, _ in towers)}")
+            mend = "pass one of them as a model of its own, such as model.get_encoder()"
+            raise validate.invalid("model", "have one sequence of blocks", several, mend)
+        path, modules = text[0] if len(text) == 1 else towers[0]
+        return [self._block(model, f"{path}.{k}" if path else str(k), m) for k, m in enumerate(modules)]
 
-def llama_blocks(model: nn.Module) -> list[Block] | None:
-    """Llama, Mistral, Qwen2, Qwen3, SmolLM2 and their kin: separate projections, grouped queries, a gate."""
-    found = _layers(model, "model.layers", "layers")
-    if found is None or not any(_has(m, "self_attn.o_proj") for m in found[1]):
+    def _fits(self, module: nn.Module) -> bool:
+        whole = self._has_attention(module)
+        return whole and (_has(module, self.down, self.up) or self._experts(module) is not None)
+
+    def _has_attention(self, module: nn.Module) -> bool:
+        return _has(module, self.output, *(f"{self.attention}.{name}" for name in self.inputs))
+
+    def _experts(self, module: nn.Module) -> str | None:
+        for path in self.experts:
+            try:
+                module.get_submodule(path)
+            except AttributeError:
+                continue
+            return path
         return None
-    out = []
-    for k, module in enumerate(found[1]):
-        name = f"{found[0]}.{k}"
-        missing = [part for part in (*LLAMA, *GATED) if not _has(module, part)]
-        if missing:
-            kind = validate.Shown(f"{type(model).__name__}, whose {name} has no linear layer {missing[0]}")
-            raise validate.invalid("model", "have the same layers as Llama in every block", kind, TEACH)
-        attention, mlp = module.get_submodule("self_attn"), module.get_submodule("mlp")
-        q, k_proj = weight_of(child(attention, "q_proj")), weight_of(child(attention, "k_proj"))
-        width = int(getattr(attention, "head_dim", 0)) or q.shape[0] // _config(model).num_attention_heads
-        names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-        heads = Attention(
-            f"{name}.self_attn", attention, **names, output_owner=attention, head_dim=width,
-            n_heads=q.shape[0] // width, n_groups=k_proj.shape[0] // width, fixed=_why_fixed(model, attention, width),
+
+    def _block(self, model: nn.Module, name: str, module: nn.Module) -> Block:
+        kind, missing = type(model).__name__, []
+        heads = neurons = None
+        stages: list[tuple[str, ...]] = []
+        if self._has_attention(module):
+            heads = self._heads(model, name, module)
+            stages += [(f"{self.attention}.{layer}",) for layer in self.before if _has(heads.module, layer)]
+            inputs = tuple(f"{self.attention}.{layer}" for layer in heads.inputs)
+            stages += [(layer,) for layer in inputs] if self.before else [inputs]
+            stages.append((self.output,))
+        else:
+            gone = next(n for n in self.inputs if not _has(module, f"{self.attention}.{n}"))
+            missing.append(f"{name} of {kind} has no linear layer {self.attention}.{gone}")
+        up = tuple(dict.fromkeys(part for part in (self.gate, self.up) if part is not None))
+        if _has(module, *up, self.down):
+            (owner, first), (down_owner, down) = _parted(module, self.up), _parted(module, self.down)
+            gate = None if self.gate is None else _parted(module, self.gate)[1]
+            where = self.down.rpartition(".")[0]
+            neurons = FeedForward(f"{name}.{where}" if where else name, owner, first, gate, down_owner, down)
+            stages += [up, (self.down,)]
+        else:
+            experts = self._experts(module)
+            no = f"has no linear layer {next(n for n in (*up, self.down) if not _has(module, n))}"
+            missing.append(f"{name} of {kind} {no if experts is None else 'has experts, which stay as they are'}")
+        return Block(name, module, heads, neurons, tuple(stages), "; ".join(missing))
+
+    def _heads(self, model: nn.Module, name: str, module: nn.Module) -> Attention:
+        attention = module.get_submodule(self.attention)
+        (owner, output), width = _parted(module, self.output), _head_dim(model, attention)
+        n_heads = weight_of(child(owner, output)).shape[1] // width
+        query, key, value = self.inputs if len(self.inputs) == 3 else (self.inputs[0],) + 2 * (self.inputs[-1],)
+        rows = weight_of(child(attention, key)).shape[0] // width
+        n_groups = (rows - n_heads) // 2 if query == key else n_heads if key == value else rows
+        fixed = self.fixed or _why_fixed(model, attention, width, n_heads, n_groups)
+        return Attention(
+            f"{name}.{self.attention}", attention, query, key, value, owner, output, width, n_heads, n_groups,
+            fixed.format(type(model).__name__), self.parts,
         )  # fmt: skip
-        neurons = FeedForward(f"{name}.mlp", mlp, "up_proj", "gate_proj", mlp, "down_proj")
-        out.append(Block(name, module, heads, neurons, (LLAMA[:3], LLAMA[3:], GATED[:2], GATED[2:])))
-    return out
 
 
-def _why_fixed(model: nn.Module, attention: nn.Module, width: int) -> str:
-    """Say why heads cannot be removed: a norm over all heads, a norm for each, or code that counts them itself."""
-    kind = type(model).__name__
-    for name in ("q_norm", "k_norm", "q_layernorm", "k_layernorm"):
+def _parted(module: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Return the module that holds a layer, and the layer's name there."""
+    owner, _, name = path.rpartition(".")
+    return module.get_submodule(owner), name
+
+
+def _head_dim(model: nn.Module, attention: nn.Module) -> int:
+    """Return the width that a head puts out."""
+    for name in ("v_head_dim", "head_dim", "head_size", "attention_head_size", "key_value_proj_dim"):
+        found = getattr(attention, name, None)
+        if isinstance(found, int) and found > 0:
+            return found
+    config: Any = getattr(model, "config", None)
+    return int(config.hidden_size // config.num_attention_heads)
+
+
+def _why_fixed(model: nn.Module, attention: nn.Module, width: int, n_heads: int, n_groups: int) -> str:
+    """Say what keeps heads from being removed: norms over all heads, positions that count them, one group for all."""
+    for name in ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "layernorm_q", "layernorm_k"):
         norm = getattr(attention, name, None)
-        if norm is not None and sum(p.numel() for p in norm.parameters()) > width:
-            return f"the {name} of {kind} spans all heads"
-    if getattr(attention, "hidden_size", None) is not None and getattr(attention, "num_key_value_heads", None):
-        return f"the attention of {kind} keeps the numbers of its heads"
-    return ""
+        if norm is None:
+            continue
+        apart = all(p.dim() == 2 and p.shape[0] in (n_heads, n_groups) for p in norm.parameters())
+        if sum(p.numel() for p in norm.parameters()) > width and not apart:
+            return f"the {name} of {{}} spans all heads"
+    takes = "alibi" in inspect.signature(attention.forward).parameters  # BLOOM always, Falcon where configured
+    if takes and getattr(getattr(model, "config", None), "alibi", True):
+        return "the position bias (ALiBi) of {} is one for all blocks"
+    return "all heads of {} share one key-value head" if n_groups == 1 and n_heads > 1 else ""
 
 
-def gpt2_blocks(model: nn.Module) -> list[Block] | None:
-    """GPT-2: query, key and value in one projection, weights stored as (in, out), no gate."""
-    found = _layers(model, "transformer.h", "h")
-    if found is None or not _has(found[1][0], "attn.c_attn", "mlp.c_fc"):
-        return None
-    out = []
-    for k, module in enumerate(found[1]):
-        name, attention = f"{found[0]}.{k}", module.get_submodule("attn")
-        width = int(attention.head_dim)  # type: ignore[arg-type]
-        n_heads = weight_of(child(attention, "c_attn")).shape[0] // (3 * width)
-        names = {"query": "c_attn", "key": "c_attn", "value": "c_attn", "output": "c_proj"}
-        heads = Attention(
-            f"{name}.attn",
-            attention,
-            **names,
-            output_owner=attention,
-            head_dim=width,
-            n_heads=n_heads,
-            n_groups=n_heads,
-        )
-        mlp = module.get_submodule("mlp")
-        neurons = FeedForward(f"{name}.mlp", mlp, "c_fc", None, mlp, "c_proj")
-        stages = (("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",))
-        out.append(Block(name, module, heads, neurons, stages))
-    return out
-
-
-def bert_blocks(model: nn.Module) -> list[Block] | None:
-    """BERT and RoBERTa encoders, MiniLM among them."""
-    found = _layers(model, "bert.encoder.layer", "roberta.encoder.layer", "encoder.layer")
-    if found is None or not _has(found[1][0], "attention.self.query", "intermediate.dense"):
-        return None
-    out = []
-    for k, module in enumerate(found[1]):
-        name, attention = f"{found[0]}.{k}", module.get_submodule("attention.self")
-        width = int(attention.attention_head_size)  # type: ignore[arg-type]
-        n_heads = weight_of(child(attention, "query")).shape[0] // width
-        heads = Attention(
-            f"{name}.attention", attention, "query", "key", "value", module.get_submodule("attention.output"), "dense",
-            head_dim=width, n_heads=n_heads, n_groups=n_heads,
-        )  # fmt: skip
-        up, down = module.get_submodule("intermediate"), module.get_submodule("output")
-        neurons = FeedForward(f"{name}.output", up, "dense", None, down, "dense")
-        qkv = tuple(f"attention.self.{n}" for n in ("query", "key", "value"))
-        stages = (qkv, ("attention.output.dense",), ("intermediate.dense",), ("output.dense",))
-        out.append(Block(name, module, heads, neurons, stages))
-    return out
-
-
-register_family("bert", bert_blocks)
-register_family("gpt2", gpt2_blocks)
-register_family("llama", llama_blocks)
+SEPARATE = ("q_proj", "k_proj", "v_proj")
+GATED = ("mlp.up_proj", "mlp.gate_proj", "mlp.down_proj")
+HALVES = ("mlp.gate_up_proj", "mlp.gate_up_proj", "mlp.down_proj")
+WIDE = ("mlp.dense_h_to_4h", None, "mlp.dense_4h_to_h")
+FC = ("mlp.fc1", None, "mlp.fc2")
+BERT = ("intermediate.dense", None, "output.dense")
+T5, DENSE = "layer.0.SelfAttention", "layer.1.DenseReluDense"
+BIAS = "the position bias of {} is one for all blocks"
+LOW_RANK = ("q_a_proj", "kv_a_proj_with_mqa")
+KNOWN = (
+    # Llama, Mistral, Qwen, SmolLM3, Granite, Gemma, OLMo, StableLM, Cohere, EXAONE; Mixtral, Qwen-MoE, GPT-OSS: experts
+    Family("llama", "self_attn", SEPARATE, "self_attn.o_proj", *GATED),
+    Family("glm4", "self_attn", SEPARATE, "self_attn.o_proj", *HALVES, experts=()),
+    Family("starcoder2", "self_attn", SEPARATE, "self_attn.o_proj", "mlp.c_fc", None, "mlp.c_proj", experts=()),
+    Family("phi3", "self_attn", ("qkv_proj",), "self_attn.o_proj", *HALVES),
+    Family("phi", "self_attn", SEPARATE, "self_attn.dense", *FC),
+    Family("opt", "self_attn", SEPARATE, "self_attn.out_proj", "fc1", None, "fc2"),  # and BART, Marian, Whisper
+    Family("gpt2", "attn", ("c_attn",), "attn.c_proj", "mlp.c_fc", None, "mlp.c_proj"),
+    Family("gpt-neox", "attention", ("query_key_value",), "attention.dense", *WIDE, parts=False),
+    Family("falcon", "self_attention", ("query_key_value",), "self_attention.dense", *WIDE, parts=False),
+    Family("deepseek", "self_attn", ("q_b_proj", "kv_b_proj"), "self_attn.o_proj", *GATED, before=LOW_RANK),
+    Family("deepseek-lite", "self_attn", ("q_proj", "kv_b_proj"), "self_attn.o_proj", *GATED, before=LOW_RANK[1:]),
+    Family("bert", "attention.self", ("query", "key", "value"), "attention.output.dense", *BERT),
+    Family("distilbert", "attention", ("q_lin", "k_lin", "v_lin"), "attention.out_lin", "ffn.lin1", None, "ffn.lin2"),
+    Family("modernbert", "attn", ("Wqkv",), "attn.Wo", "mlp.Wi", "mlp.Wi", "mlp.Wo"),
+    Family("mpnet", "attention.attn", ("q", "k", "v"), "attention.attn.o", *BERT, fixed=BIAS),
+    Family("vit", "attention", SEPARATE, "attention.o_proj", *FC),
+    Family("clip", "self_attn", SEPARATE, "self_attn.out_proj", *FC),
+    Family("t5", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi", None, f"{DENSE}.wo", fixed=BIAS),
+    Family("t5-gated", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi_1", f"{DENSE}.wi_0", f"{DENSE}.wo", fixed=BIAS),
+)
+for _family in reversed(KNOWN):  # those registered later are asked first
+    register_family(_family.name, _family)

@@ -93,10 +93,10 @@ class LayerwisePruning:
             with self._in_memory(block):
                 if groups and block.attention is not None:
                     goal = LayerGoal(group_columns(block.attention), groups, "head group")
-                    self._remove(block, block.stages[1][0], goal)
+                    self._remove(block, block.layer_of(block.attention), goal)
                 if neurons and block.feed_forward is not None:
                     single = list(np.arange(block.feed_forward.width)[:, None])
-                    self._remove(block, block.stages[-1][0], LayerGoal(single, neurons, "neuron"))
+                    self._remove(block, block.layer_of(block.feed_forward), LayerGoal(single, neurons, "neuron"))
                 self._repaired(block, dense)
                 self.stream.advance(block)
 
@@ -246,7 +246,7 @@ class LayerwisePruning:
             layer, what = key.rsplit(".", 1)
             if what == "weight":
                 replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
-        fit_attention(block)
+        fit_attention(block, row["gone"] if row.get("unit") == "head group" else ())
         found: dict[str, Any] = row
         return found
 

@@ -14,7 +14,8 @@ from prunopt.core.arrays import Floats
 from prunopt.core.budget import Budget
 from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.recipes import UNITS
-from prunopt.networks.transformers.surgery import config_takes, parameters_of
+from prunopt.networks.transformers.stock_configs import config_takes
+from prunopt.networks.transformers.surgery import parameters_of
 
 RESOURCES = ("parameters",)  # what a budget of a transformer may name
 WIDTH_STEPS = (64, 8, 1)  # uniform widths: multiples of the first of these that the dense width is, at least 8 times
@@ -128,6 +129,10 @@ def structured_plan(
     validate.require(units, "units", f"name some of {', '.join(UNITS)}", tuple(units))
     validate.unique("units", units)
     sizes, ffn, n = _Sizes.of(blocks), "ffn" in units, len(blocks)
+    left = next((b.missing for b in blocks if b.missing), "")
+    for unit_name, counts, what in (("heads", sizes.groups, "attention"), ("ffn", sizes.width, "feed-forward layers")):
+        there = unit_name not in units or any(counts)
+        validate.require(there, "units", f"leave out {unit_name!r}", tuple(units), left or f"there are no {what}")
     flat = not uniform or np.ptp(allocation) == 0
     validate.require(flat, "allocation", "be 'uniform' with uniform=True", validate.Shown("blocks that differ"))
     groups, neurons = [0] * n, [0] * n
@@ -137,7 +142,8 @@ def structured_plan(
                 validate.require(
                     not block.attention.fixed, "units", "leave out 'heads'", tuple(units), block.attention.fixed
                 )
-                wanted = allocation[k] * sizes.groups[k]
+                # alone, groups have to make up for what neurons do not give
+                wanted = allocation[k] * (sizes.groups[k] if ffn else sizes.whole[k] / max(1, sizes.group[k]))
                 groups[k] = min(sizes.groups[k] - 1, math.floor(wanted + 0.5))
                 if uniform and stock_groups is not None:
                     stay = [g for g in range(1, sizes.groups[k] + 1) if g in stock_groups or g == sizes.groups[k]]
@@ -148,8 +154,10 @@ def structured_plan(
             neurons[k] = int(np.clip(round(rest / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
     step = 1
     if uniform:
-        step = next(s for s in WIDTH_STEPS if all(w % s == 0 and w >= 8 * s for w in sizes.width) or s == 1)
-        neurons = [int(min(w - step, round(c / step) * step)) for c, w in zip(neurons, sizes.width, strict=True)]
+        step = next(s for s in WIDTH_STEPS if all(w % s == 0 and w >= 8 * s for w in sizes.width if w) or s == 1)
+        neurons = [
+            int(min(max(0, w - step), round(c / step) * step)) for c, w in zip(neurons, sizes.width, strict=True)
+        ]
     if ffn and not uniform:
         neurons = _settled(sizes, groups, neurons, target)
     while (
@@ -165,7 +173,7 @@ def structured_plan(
             "sparsity",
             f"be {removed / total:.3f} or less: {' and '.join(units)} can give up {removed:,} of {total:,} parameters",
             validate.Shown(f"{target / total:.3f}"),
-            "ask for less, or for more units",
+            f"ask for less, or for more units{f' ({left})' if left else ''}",
         )
     return Plan(tuple(groups), tuple(neurons), removed, target, total, unit)
 

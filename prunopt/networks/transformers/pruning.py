@@ -42,8 +42,9 @@ from prunopt.networks.transformers.parameter_budget import (
 from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult, written
+from prunopt.networks.transformers.stock_configs import write_config
 from prunopt.networks.transformers.streaming import check_in_memory, check_streamed, open_streamed
-from prunopt.networks.transformers.surgery import parameters_of, write_config
+from prunopt.networks.transformers.surgery import parameters_of
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
 Pattern = str | tuple[int, int]
@@ -357,6 +358,9 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> lis
     notes = [
         f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
     ]
+    missing = [b.missing for b in walk.blocks if b.missing]
+    if missing:
+        notes.append(f"left as they are in {len(missing)} of {len(walk.blocks)} blocks: {missing[0]}")
     if rho:
         found = [r.shrinkage for r in walk.report] or [0.0]
         said = f"{min(found):g} to {max(found):g}, layer by layer" if isinstance(rho, str) else f"{rho:g}"

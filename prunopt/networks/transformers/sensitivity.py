@@ -98,7 +98,7 @@ def _measure(
     dense: Sequence[torch.Tensor], windows: torch.Tensor,
 ) -> tuple[Floats, float]:  # fmt: skip
     assert block.feed_forward is not None
-    layer, name = block.feed_forward.projection, block.stages[-1][0]
+    layer, name = block.feed_forward.projection, block.layer_of(block.feed_forward)
     weight = weight_of(layer).detach().double().cpu().numpy()
     hessian = stream.hessians(block, [name])[name]
     order = np.argsort((weight**2).sum(axis=0) * np.diagonal(hessian), kind="stable")

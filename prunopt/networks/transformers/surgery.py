@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,6 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Ints
-from prunopt.networks.transformers._hugging_face import config_errors
 from prunopt.networks.transformers.families import Attention, Block, FeedForward, child, replace_weight, weight_of
 
 
@@ -44,22 +44,40 @@ def remove_groups(attention: Attention, removed: Sequence[int] | Ints) -> None:
     In models without grouped queries a group is a head. All of them may go: what stays is the output's bias.
     """
     keep = _kept(attention.n_groups, removed, "removed groups")
-    width, per = attention.head_dim, attention.heads_per_group
-    inside = torch.arange(width)
-    shared = (keep[:, None] * width + inside).flatten()
-    heads = (keep[:, None] * per + torch.arange(per)).flatten()
-    queries = (heads[:, None] * width + inside).flatten()
-    module: Any = attention.module
-    if attention.fused:
-        whole = attention.n_heads * width
-        _rows(child(module, attention.query), torch.cat([k * whole + queries for k in range(3)]))
-    else:
-        _rows(child(module, attention.query), queries)
-        for name in (attention.key, attention.value):
-            _rows(child(module, name), shared)
-    _columns(attention.projection, queries)
+    width, per, module = attention.head_dim, attention.heads_per_group, attention.module
+    for name in attention.inputs:
+        layer = child(module, name)
+        if attention.fused and attention.parts:
+            counts, start, rows = (per, 1, 1), 0, []
+            for count in counts:
+                rows.append(start + _within(keep, count * width))
+                start += attention.n_groups * count * width
+            _rows(layer, torch.cat(rows))
+        else:
+            _rows(layer, _within(keep, weight_of(layer).shape[0] // max(1, attention.n_groups)))
+    _columns(attention.projection, _within(keep, per * width))
+    keep_per_head(attention, keep)
     without_inputs(attention)
-    note_shapes(module, len(heads), width)
+    note_shapes(module, len(keep) * per, width, len(keep))
+
+
+def _within(keep: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the numbers of all entries of some groups of a size."""
+    return (keep[:, None] * size + torch.arange(size)).flatten()
+
+
+def keep_per_head(attention: Attention, keep: torch.Tensor) -> None:
+    """Leave only those of some groups of what an attention holds for each head: sinks (GPT-OSS), norms (Cohere)."""
+    heads = _within(keep, attention.heads_per_group)
+    for path, values in list(attention.module.named_parameters()):
+        name = path.split(".")[0]
+        rows = {"sinks": heads, "q_norm": heads, "k_norm": keep}.get(name)
+        count = attention.n_groups if name == "k_norm" else attention.n_heads
+        if rows is None or values.dim() != (1 if name == "sinks" else 2) or len(values) != count:
+            continue
+        owner, _, last = path.rpartition(".")
+        new = nn.Parameter(values.detach()[rows.to(values.device)].clone(), requires_grad=values.requires_grad)
+        setattr(attention.module.get_submodule(owner), last, new)
 
 
 def without_inputs(attention: Attention) -> None:
@@ -75,31 +93,43 @@ def without_inputs(attention: Attention) -> None:
     setattr(attention.output_owner, attention.output, new)
 
 
-def note_shapes(module: Any, n_heads: int, width: int) -> None:
+def note_shapes(module: Any, n_heads: int, width: int, n_groups: int | None = None) -> None:
     """Tell an attention module what its projections now hold, where it keeps such numbers."""
+    groups = n_heads if n_groups is None else n_groups
     for name, value in (
-        ("num_heads", n_heads), ("num_attention_heads", n_heads), ("split_size", n_heads * width),
-        ("all_head_size", n_heads * width),
+        ("num_heads", n_heads), ("num_attention_heads", n_heads), ("n_heads", n_heads), ("split_size", n_heads * width),
+        ("all_head_size", n_heads * width), ("inner_dim", n_heads * width), ("num_key_value_heads", groups),
+        ("num_kv_heads", groups),
     ):  # fmt: skip
         if isinstance(getattr(module, name, None), int | list):
             # GPT-2 splits a projection into three: of no width at all there are three parts only where it is told so.
             setattr(module, name, [0, 0, 0] if name == "split_size" and value == 0 else value)
+    config: Any = getattr(module, "config", None)
+    if hasattr(module, "qkv_proj") and config is not None and config.num_attention_heads != n_heads:
+        module.config = copy.copy(config)  # Phi-3 counts its heads there, and blocks may differ
+        module.config.num_attention_heads = n_heads
 
 
-def fit_attention(block: Block) -> None:
-    """Tell a block's attention what its projections now hold."""
-    if block.attention is not None:
-        without_inputs(block.attention)
-        width = weight_of(block.attention.projection).shape[1]
-        note_shapes(block.attention.module, width // block.attention.head_dim, block.attention.head_dim)
+def fit_attention(block: Block, gone: Sequence[int] = ()) -> None:
+    """Tell an attention what its projections now hold; without ``gone``, values for each head are to be loaded."""
+    attention = block.attention
+    if attention is not None:
+        without_inputs(attention)
+        n_heads = weight_of(attention.projection).shape[1] // attention.head_dim
+        n_groups = n_heads // attention.heads_per_group
+        keep_per_head(attention, _kept(attention.n_groups, gone, "removed groups")[:n_groups])
+        note_shapes(attention.module, n_heads, attention.head_dim, n_groups)
 
 
 def remove_neurons(feed_forward: FeedForward, removed: Sequence[int] | Ints) -> None:
     """Remove neurons: rows of the projections up and gate, columns of the projection down."""
     keep = _kept(feed_forward.width, removed, "removed neurons")
-    for name in (feed_forward.up, feed_forward.gate):
-        if name is not None:
-            _rows(child(feed_forward.up_owner, name), keep)
+    if feed_forward.up == feed_forward.gate:
+        _rows(child(feed_forward.up_owner, feed_forward.up), torch.cat([keep, feed_forward.width + keep]))
+    else:
+        for name in (feed_forward.up, feed_forward.gate):
+            if name is not None:
+                _rows(child(feed_forward.up_owner, name), keep)
     _columns(feed_forward.projection, keep)
 
 
@@ -107,63 +137,23 @@ def parameters_of(block: Block) -> dict[str, int]:
     """Return the parameters of a block's linear layers by part, and of one head group and one neuron."""
     out = {"attention": 0, "group": 0, "feed_forward": 0, "neuron": 0}
     attention, ffn = block.attention, block.feed_forward
-    if attention is not None:
-        names = dict.fromkeys((attention.query, attention.key, attention.value))
-        layers = [child(attention.module, n) for n in names] + [attention.projection]
-        out["attention"] = sum(p.numel() for layer in layers for p in layer.parameters())
-        bias: Any = attention.projection.bias
-        fixed = 0 if bias is None else bias.numel()
-        out["group"] = (out["attention"] - fixed) // max(1, attention.n_groups)
+    neurons: list[nn.Module] = []
     if ffn is not None:
-        layers = [child(ffn.up_owner, n) for n in (ffn.up, ffn.gate) if n is not None] + [ffn.projection]
-        out["feed_forward"] = sum(p.numel() for layer in layers for p in layer.parameters())
-        bias = ffn.projection.bias
-        fixed = 0 if bias is None else bias.numel()
-        out["neuron"] = (out["feed_forward"] - fixed) // max(1, ffn.width)
+        neurons = [child(ffn.up_owner, n) for n in dict.fromkeys((ffn.up, ffn.gate)) if n is not None]
+        neurons.append(ffn.projection)
+        out["feed_forward"] = _count(neurons)
+        out["neuron"] = (out["feed_forward"] - _bias(ffn.projection)) // max(1, ffn.width)
+    if attention is not None:
+        layers = [block.module.get_submodule(name) for name in block.layers]
+        out["attention"] = _count([layer for layer in layers if not any(layer is n for n in neurons)])
+        of_heads = _count([*(child(attention.module, n) for n in attention.inputs), attention.projection])
+        out["group"] = (of_heads - _bias(attention.projection)) // max(1, attention.n_groups)
     return out
 
 
-def write_config(model: nn.Module, found: Sequence[Block]) -> bool:
-    """Put equal shapes of all blocks into the model's configuration; return whether stock code can rebuild it."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
-        return False
-    shapes = {
-        (None if b.attention is None else (b.attention.n_heads, b.attention.n_groups, b.attention.head_dim),
-         None if b.feed_forward is None else b.feed_forward.width)
-        for b in found
-    }  # fmt: skip
-    if len(shapes) != 1:
-        return False
-    heads, width = shapes.pop()
-    if width is not None:
-        name = "n_inner" if hasattr(config, "n_inner") else "intermediate_size"
-        if getattr(config, name, None) is not None or name == "n_inner":
-            setattr(config, name, width)
-    return heads is None or config_takes(model, *heads, keep=True)
+def _count(layers: Sequence[nn.Module]) -> int:
+    return sum(p.numel() for layer in layers for p in layer.parameters())
 
 
-def config_takes(model: nn.Module, n_heads: int, n_groups: int, head_dim: int, *, keep: bool = False) -> bool:
-    """Whether a model's configuration can state so many heads, groups and their width; with ``keep`` it then does."""
-    config: Any = getattr(model, "config", None)
-    if config is None or n_heads == 0:
-        return False
-    if n_heads == config.num_attention_heads:
-        return True
-    if not hasattr(config, "num_key_value_heads"):
-        return False  # such families derive the width of a head from the number of heads
-    names = ("head_dim", "num_attention_heads", "num_key_value_heads")
-    before = {name: getattr(config, name, None) for name in names}
-    kept = False
-    try:
-        for name, new in zip(names, (head_dim, n_heads, n_groups), strict=True):
-            setattr(config, name, new)
-        config.validate()
-        kept = keep
-    except config_errors():  # Llama's wants the hidden size to be a multiple of the number of heads; its code does not
-        return False
-    finally:
-        if not kept:
-            for name, old in before.items():
-                setattr(config, name, old)
-    return True
+def _bias(layer: Any) -> int:
+    return 0 if layer.bias is None else int(layer.bias.numel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,18 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from prunopt.networks import prune_transformer  # noqa: E402
-from prunopt.networks.transformers.families import Block, blocks, family_of, register_family, weight_of  # noqa: E402
+from prunopt.networks.transformers import families  # noqa: E402
+from prunopt.networks.transformers.families import (  # noqa: E402
+    Block,
+    blocks,
+    family_of,
+    register_family,
+    use_family,
+    weight_of,
+)
 from prunopt.networks.transformers.surgery import group_columns, parameters_of, remove_groups, remove_neurons  # noqa: E402
 from prunopt.networks.transformers.tiny_models import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
+from tests.networks.transformers.tiny_families import CASES, PAGE, Case, outcomes, row  # noqa: E402
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,8 +92,6 @@ def test_an_unknown_model_is_named_and_can_be_taught() -> None:
         assert family_of(Odd()) == "odd"
         assert blocks(Odd())[0].name == "trunk"
     finally:
-        from prunopt.networks.transformers import families
-
         del families._FAMILIES["odd"]
 
 
@@ -101,15 +109,6 @@ BASE = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 8,
     "num_key_value_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-EXPERTS = {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "decoder_sparse_step": 2}
-LATENT = {
-    "q_lora_rank": None, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
-    "first_k_dense_replace": 4,
-}  # fmt: skip
-MIXED = {
-    "num_hidden_layers": 6, "num_kv_shared_layers": 2, "head_dim": 8,
-    "layer_types": ["sliding_attention", "full_attention"] * 3,
-}  # fmt: skip
 SHARED_KEYS = {"num_kv_shared_layers": 2, "head_dim": 8, "layer_types": ["full_attention"] * 4}
 
 
@@ -118,35 +117,50 @@ def other(config: str, kind: str, more: dict[str, Any]) -> Any:
     return getattr(transformers, kind)(getattr(transformers, config)(**BASE | more)).eval()
 
 
-@pytest.mark.parametrize(
-    ("config", "kind", "more", "where"),
-    [
-        ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", EXPERTS, r"model\.layers\.1 has no linear layer mlp\.gate_proj"),
-        ("DeepseekV2Config", "DeepseekV2ForCausalLM", LATENT, r"layers\.0 has no linear layer self_attn\.k_proj"),
-        ("Gemma4TextConfig", "Gemma4ForCausalLM", MIXED, r"layers\.4 has no linear layer self_attn\.k_proj"),
-        ("Gemma3nTextConfig", "Gemma3nForCausalLM", SHARED_KEYS, r"layers\.2 has no linear layer self_attn\.k_proj"),
-    ],
-)
-def test_families_that_are_half_known_are_refused_by_name(
-    config: str, kind: str, more: dict[str, Any], where: str
-) -> None:
-    with pytest.raises(ValueError, match=f"got {kind}, whose .*{where}; teach prunopt"):
-        blocks(other(config, kind, more))
+def test_blocks_that_use_keys_of_others_are_refused_by_name() -> None:
+    model = other("Gemma3nTextConfig", "Gemma3nForCausalLM", SHARED_KEYS)
+    assert "layers.2 of Gemma3nForCausalLM has no linear layer self_attn.k_proj" in blocks(model)[2].missing
+    with pytest.raises(ValueError, match=r"model\.layers\.\d must|first argument of"):
+        prune_transformer(model, tiny_tokens(4))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_family_does_what_the_documentation_says(case: Case) -> None:
+    found = outcomes(case)
+    assert not [word for word in found.values() if word.startswith(("WRONG", "TRACEBACK"))], found
+    assert row(case, found) in PAGE.read_text("utf-8")
+
+
+def test_the_table_has_a_row_for_each_family() -> None:
+    rows = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in rows[1:]] == [case.name for case in CASES]
+
+
+def test_neurons_of_experts_are_refused_and_the_reason_is_said() -> None:
+    case = next(c for c in CASES if c.name == "Mixtral")
+    with pytest.raises(
+        ValueError, match=r"units must leave out 'ffn', got .*MixtralForCausalLM has experts, which stay"
+    ):
+        prune_transformer(case.model(), tiny_tokens(2, 16), units="ffn", sparsity=0.2)
+
+
+def test_a_family_in_a_file_is_used(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from prunopt.networks.transformers.families import Family\n"
+        "mine = Family('mine', 'self_attn', ('q_proj', 'k_proj', 'v_proj'), 'self_attn.o_proj',\n"
+        "              'mlp.up_proj', 'mlp.gate_proj', 'mlp.down_proj')\n"
+    )
+    use_family(f"{tmp_path / 'mine.py'}:mine")
+    try:
+        assert family_of(tiny_transformer()) == "mine"
+    finally:
+        del families._FAMILIES["mine"]
 
 
 @pytest.mark.parametrize(
-    ("config", "kind", "why"),
-    [
-        ("Olmo2Config", "Olmo2ForCausalLM", "the q_norm of Olmo2ForCausalLM spans all heads"),
-        (
-            "StableLmConfig",
-            "StableLmForCausalLM",
-            "the attention of StableLmForCausalLM keeps the numbers of its heads",
-        ),
-    ],
+    ("text", "why"),
+    [("mine", "family must be FILE.py:reader"), ("none.py:mine", "family must name a file that exists, got 'none.py'")],
 )
-def test_heads_that_cannot_be_removed_are_refused_and_neurons_go(config: str, kind: str, why: str) -> None:
-    model = other(config, kind, {})
-    with pytest.raises(ValueError, match=f"units must leave out 'heads', got .*; {why}"):
-        prune_transformer(model, tiny_tokens(4), units=("heads", "ffn"), sparsity=0.3)
-    assert prune_transformer(model, tiny_tokens(4)).removed
+def test_a_family_that_is_no_file_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        use_family(text)
