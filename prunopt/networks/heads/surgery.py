@@ -367,7 +367,7 @@ def _with_idle_heads(model: nn.Module) -> nn.Module:
             names = layer.attention.query, layer.attention.key, layer.attention.value
             query, key, value = (module.get_submodule(n) for n in names)
             projection, fused = layer.attention.projection, layer.attention.fused
-            note_shapes(module, groups, width)
+            note_shapes(module, groups, width, 1)
         for linear, rows in ((query, 3 * width),) if fused else ((query, groups * width), (key, width), (value, width)):
             bias: Any = linear.bias
             empty = weight_of(linear)
