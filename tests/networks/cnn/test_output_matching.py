@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 def pair(seed: int = 0) -> tuple[Any, Any, Any]:
     torch.manual_seed(seed)
-    teacher = nn.Sequential(
+    teacher: Any = nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(8, 5),
     ).eval()  # fmt: skip

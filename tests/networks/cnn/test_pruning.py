@@ -444,7 +444,7 @@ def test_bad_input(images: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='did you mean "taylor"'):
         prune_cnn(network(), images, importance="tailor")
     with pytest.raises(TypeError, match="example must be a tensor"):
-        prune_cnn(network(), [1])  # type: ignore[arg-type]
+        prune_cnn(network(), [1])
     for wrong in ({"levels": 1}, {"round_to": 0}, {"least": 2.0}, {"loss": "guess"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Widths(**wrong)

@@ -9,7 +9,7 @@ import torch.nn.utils.prune
 from torch import nn
 from torch.nn import functional as F
 
-from tests.networks.cnn.zoo_parts import PARTLY, ZOO, Lambda, Of, X, between, c, entry, head, pooled, simple
+from tests.networks.cnn.zoo_parts import PARTLY, Lambda, Of, between, c, entry, entry_of, head, pooled, simple
 
 for _name, _make in {
     "group_norm": lambda: nn.GroupNorm(4, 16),
@@ -35,7 +35,7 @@ for _name, _make in {
     "max_pool_indices_off": lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True),
     "bilinear_lazy": lambda: nn.LPPool2d(2, 2),
 }.items():
-    ZOO[_name] = lambda make=_make: (torch.manual_seed(0), simple(make()).eval(), torch.randn(X))[1:]
+    entry_of(_name, _make)
 
 for _name, _make in {
     "local_response": lambda: nn.LocalResponseNorm(3),
@@ -44,7 +44,7 @@ for _name, _make in {
     "channel_shuffle_module": lambda: nn.ChannelShuffle(4),
     "batch_norm_none": lambda: nn.BatchNorm2d(16, affine=False),
 }.items():
-    ZOO[_name] = lambda make=_make: (torch.manual_seed(0), simple(make()).eval(), torch.randn(X))[1:]
+    entry_of(_name, _make)
 PARTLY |= {"local_response", "softmax_channels"}
 
 

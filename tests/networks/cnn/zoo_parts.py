@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 import torch.nn.utils.prune
@@ -16,6 +16,13 @@ PARTLY: set[str] = set()  # something in it has to be pinned
 X = (2, 3, 16, 16)
 
 
+M = TypeVar("M", bound=Callable[[], Any])
+
+
+@overload
+def entry(make: M) -> M: ...
+@overload
+def entry(*, partly: bool) -> Callable[[M], M]: ...
 def entry(make: Callable[[], Any] | None = None, *, partly: bool = False) -> Any:
     """Register a network: a function that returns it, or it and its input."""
 
@@ -38,6 +45,16 @@ def entry(make: Callable[[], Any] | None = None, *, partly: bool = False) -> Any
         return make
 
     return register if make is None else register(make)
+
+
+def entry_of(name: str, make: Callable[[], nn.Module]) -> None:
+    """Register a layer in the middle of a simple network."""
+
+    def build() -> Net:
+        torch.manual_seed(0)
+        return simple(make()).eval(), torch.randn(X)
+
+    ZOO[name] = build
 
 
 class Of(nn.Module):
@@ -68,7 +85,7 @@ def pooled(s: Any, x: Any) -> Any:
     return s.f(x.mean((2, 3)))
 
 
-def simple(middle: nn.Module) -> nn.Module:
+def simple(middle: nn.Module) -> Any:
     return nn.Sequential(c(3, 16), middle, c(16, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head())
 
 

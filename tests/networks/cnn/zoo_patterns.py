@@ -6,12 +6,14 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.utils.prune
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.nn.utils import prune as pruning
 
 from tests.networks.cnn.zoo_parts import Lambda, Of, X, between, c, entry, head, pooled, simple
+
+prune: Any = pruning  # which has no types
 
 
 @entry
@@ -56,7 +58,7 @@ def data_parallel() -> Any:
 @entry
 def pruned_weights() -> Any:
     model = simple(nn.ReLU())
-    torch.nn.utils.prune.l1_unstructured(model[0], "weight", amount=0.3)
+    prune.l1_unstructured(model[0], "weight", amount=0.3)
     model(torch.zeros(X))
     return model
 
@@ -64,8 +66,8 @@ def pruned_weights() -> Any:
 @entry
 def pruned_structured() -> Any:
     model = simple(nn.ReLU())
-    torch.nn.utils.prune.ln_structured(model[2], "weight", amount=0.3, n=2, dim=0)
-    torch.nn.utils.prune.l1_unstructured(model[2], "bias", amount=0.3)
+    prune.ln_structured(model[2], "weight", amount=0.3, n=2, dim=0)
+    prune.l1_unstructured(model[2], "bias", amount=0.3)
     return model
 
 
@@ -310,7 +312,8 @@ def shape_control_flow() -> Any:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if x.shape[1] != 16:
                 raise ValueError("16 channels are expected")
-            return self.k(x)
+            out: torch.Tensor = self.k(x)
+            return out
 
     return simple(Checked())
 
@@ -442,7 +445,7 @@ def gated_linear_unit() -> Any:
 def sizes_of_layers() -> Any:
     def run(s: Any, x: Any) -> Any:
         x = F.relu(s.a(x))
-        one, two = torch.split(s.b(x), (s.p.in_channels, s.q.in_channels), dim=1)
+        one, two = torch.split(s.b(x), [s.p.in_channels, s.q.in_channels], dim=1)
         return s.f(F.avg_pool2d(s.p(one) + s.q(two), 8).view(-1, s.f.in_features))
 
     return Of(run, a=c(3, 16), b=c(16, 24), p=c(8, 8), q=c(16, 8), f=head(32))

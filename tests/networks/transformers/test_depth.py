@@ -91,7 +91,8 @@ def test_the_repair_is_the_least_squares_solution(model: Any) -> None:
         inputs: list[Any] = []
         down: Any = small.model.layers[2].mlp.down_proj
         hook = down.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        before = small.model(input_ids=IDS, output_hidden_states=True).hidden_states[3]
+        body: Any = small.model
+        before = body(input_ids=IDS, output_hidden_states=True).hidden_states[3]
         hook.remove()
     x, lacking = inputs[0].reshape(-1, 64).double().numpy(), (dense - before).reshape(-1, 32).double().numpy()
     best = np.linalg.lstsq(x, lacking, rcond=None)[0]
