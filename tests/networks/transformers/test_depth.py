@@ -40,7 +40,7 @@ def model() -> Any:
 
 
 def smaller(model: Any, dropped: list[int]) -> Any:
-    other = copy.deepcopy(model)
+    other: Any = copy.deepcopy(model)
     drop_blocks(other, dropped)
     return other
 
@@ -81,7 +81,7 @@ def test_the_choice_is_judged_on_other_windows(model: Any) -> None:
 def test_the_repair_is_the_least_squares_solution(model: Any) -> None:
     dropped = [3]
     small = smaller(model, dropped)
-    repaired = repair_gaps(model, small, dropped, IDS, damping=1e-6)
+    repaired: Any = repair_gaps(model, small, dropped, IDS, damping=1e-6)
     with torch.no_grad():
         dense = model.model(input_ids=IDS, output_hidden_states=True).hidden_states[4]
         errors = []

@@ -169,7 +169,7 @@ def removal(case: Case, job: str) -> float:
     masked, cut = case.model(), case.model()
     for model in (masked, cut):
         for block in blocks(model):
-            part = block.attention if job == "heads" else block.feed_forward
+            part: Any = block.attention if job == "heads" else block.feed_forward
             if part is None:
                 continue
             if job == "heads":
@@ -228,7 +228,7 @@ def run(case: Case, job: str) -> str:
             result = prune_transformer(model, ids, **asked)  # stock code has no such shape: it is loaded by prunopt
     else:
         result = prune_transformer(model, ids, **asked)
-    pruned = result.model
+    pruned: Any = result.model
     out = values(pruned, given)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
@@ -244,9 +244,9 @@ def run(case: Case, job: str) -> str:
             if far(values(stock, given), out) > 1e-6:
                 return f"WRONG stock {far(values(stock, given), out):.1e}"
     if job in ("heads", "ffn"):
-        error = removal(case, job)
-        if error > 2e-6:
-            return f"WRONG removal {error:.1e}"
+        distance = removal(case, job)
+        if distance > 2e-6:
+            return f"WRONG removal {distance:.1e}"
     if hasattr(pruned, "generate") and pruned.can_generate() and "input_ids" in given:
         settings: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
         cached, plain = (again.generate(**inputs(model), use_cache=c, **settings) for c in (True, False))
@@ -299,7 +299,8 @@ if __name__ == "__main__":
     import warnings
 
     warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
+    said: Any = transformers.logging
+    said.set_verbosity_error()
     wanted, rows = [word for word in sys.argv[1:] if word != "--write"], ""
     for case in CASES:
         if wanted and not any(w.lower() in case.name.lower() for w in wanted):
