@@ -7,7 +7,7 @@ for its two methods. LightGBM's own means is cost-effective boosting (CEGB), XGB
 of the best features by gain that fit into the budget. The splits are those of `forest_accuracy` with other seeds.
 
 Pruned: models of a few shapes (LightGBM's also with a few of its own penalties), their exact paths with profits on the
-training rows; the path's dearest point within each of a dozen costs is a candidate. Every method chooses on the same
+training rows; the path's costliest point within each of a dozen costs is a candidate. Every method chooses on the same
 validation rows and fits its choice again on training and validation rows together.
 """
 

@@ -38,7 +38,7 @@ def verify_model(folder: Path) -> dict[str, Any]:
     from prunopt.commands.forest import read_case
 
     model, report = read_model(folder)
-    mend = "write it anew with --out"
+    mend = "write it again with --out"
     require(isinstance(report.get("inputs"), dict), str(folder / PAGE), "name its inputs", Shown("none"), mend)
     given: dict[str, Any] = report["inputs"]
     costs = None if given["costs"] is None else Path(given["costs"])

@@ -295,7 +295,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
 
     (or another measure, see ``scoring``) is approached by whatever works best on the data: a forest on the best
     features within the budget (search over groups, several leaf sizes), stages of features of which only rows in doubt
-    acquire the dear ones, scikit-learn's default forest and one of full-feature trees, pruned exactly, with and without
+    acquire the rest, scikit-learn's default forest and one of full-feature trees, pruned exactly, with and without
     refitted leaves, and `BudgetedBoostingClassifier`. Every candidate, its search included, is judged by repeated
     cross-fitting on all rows; the chosen one is fitted on all of them.
 

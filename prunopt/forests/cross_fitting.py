@@ -144,7 +144,7 @@ def cross_fit(
 ) -> Table:
     """Fit the recipes on the other folds, and judge them on each.
 
-    After the first repeat those leave the race that another one, no dearer, surpasses by more than `RACE` paired
+    After the first repeat those leave the race that another one, no costlier, surpasses by more than `RACE` paired
     standard errors.
     """
     n_folds = int(folds.max()) + 1

@@ -1,4 +1,4 @@
-"""Models that acquire in stages: cheap features for every row, dear ones only where the answer is still in doubt."""
+"""Models that acquire in stages: cheap features for every row, costly ones only where the answer is in doubt."""
 
 from __future__ import annotations
 

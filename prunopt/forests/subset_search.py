@@ -19,8 +19,8 @@ LEAST_GAIN = 1e-4  # of the error without features
 FEW_GROUPS = 8  # up to which every set is tried
 ADDITIVE_ROWS = 2000  # up to which additive models are searched by, above forests
 RIDGE = 10.0  # of additive models, whose columns have variance 1
-CHEAP, BUNDLES = 0.05, 3  # share of the cost of everything; how many dear bundles stages are made of
-APART, MOST_PREFIXES = 1.3, 8  # how much dearer the next set of stages is, and how many there are
+CHEAP, BUNDLES = 0.05, 3  # share of the cost of everything; how many costly bundles stages are made of
+APART, MOST_PREFIXES = 1.3, 8  # how much costlier the next set of stages is, and how many there are
 BINS = 4  # of a feature in an additive model
 
 
@@ -179,7 +179,7 @@ class SubsetSearch:
     def _exchanged(self, groups: Bools, budget: float) -> Bools:
         """A set within the budget that no exchange of one of its groups for another one makes better."""
         if not self.additive:
-            return groups  # a forest's errors are too noisy, and too dear, to be compared so often
+            return groups  # a forest's errors are too noisy, and too costly, to be compared so often
         while True:
             inside, outside = np.flatnonzero(groups & ~self._free()), np.flatnonzero(self._screened & ~groups)
             best, least = groups, self.error(groups) - LEAST_GAIN * self.error(np.zeros_like(groups))

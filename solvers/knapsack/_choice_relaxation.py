@@ -58,7 +58,7 @@ def relax(
     for r in range(n):
         amount[r] *= 1.0 + 0.37 * r
     amount[n] = 1.0
-    price[n] = target + 4.0 * program.unit  # giving up: dearer than what is looked for
+    price[n] = target + 4.0 * program.unit  # giving up: costlier than what is looked for
     dual = np.empty(m)
     for _ in range(ROUNDS):
         for i in range(m):

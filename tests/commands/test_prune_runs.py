@@ -157,7 +157,7 @@ def test_a_run_that_crashed_does_not_block_the_corrected_call(place: Path, tmp_p
     assert len(errors.strip().splitlines()) == 1
     status, _, errors = run(*words(place, out, "--sparsity", 0.3))
     assert status == 0, errors
-    assert "had other options (sparsity); this one starts anew" in errors
+    assert "had other options (sparsity); this one starts from nothing" in errors
     assert not work.exists()
 
 

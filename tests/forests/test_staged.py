@@ -128,10 +128,10 @@ def test_scores_are_the_measures() -> None:
 
 
 def test_mistakes_in_money() -> None:
-    dear = {"ill": {"well": 5000.0}, "well": {"ill": 500.0}}
+    costly = {"ill": {"well": 5000.0}, "well": {"ill": 500.0}}
     new = pd.DataFrame(np.random.default_rng(5).normal(size=(800, 4)), columns=X.columns)
     truth = np.where(1.5 * new.age + new.lab + 0.8 * new.scan > 0, "ill", "well")
-    model = BudgetedClassifier(misclassification_costs=dear, candidates=("staged",), **QUICK).fit(X, Y)
+    model = BudgetedClassifier(misclassification_costs=costly, candidates=("staged",), **QUICK).fit(X, Y)
     plain = BudgetedClassifier(candidates=("staged",), **QUICK).fit(X, Y)
 
     def total(m: Any) -> float:

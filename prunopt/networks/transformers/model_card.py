@@ -15,7 +15,7 @@ from prunopt.networks.io.folders import MANIFEST
 from prunopt.networks.transformers.figures import figure_rows
 
 CARD = "README.md"
-# Of the model before, not of the one that is written: weights in any form, what is written anew, the base's own card.
+# Of the model before, not of the one that is written: weights in any form, what is rewritten, the base's own card.
 NOT_COPIED = re.compile(
     r"\..*|.*\.(safetensors|bin|pt|pth|h5|msgpack|onnx|gguf|index\.json|py)|(config|generation_config|prunopt)\.json"
     rf"|{re.escape(CARD)}|recipe\.yaml|report\.html|training_args.*",
