@@ -231,9 +231,8 @@ def _make_room(work: Path, recipe: dict[str, Any], resume: bool) -> None:
                 "--out", "be free", str(work), "it holds an unfinished run: give --resume, or remove it"
             )
         if not held <= UNSTARTED:
-            note(
-                f"{work}: the unfinished run there had other options ({', '.join(changed)}); this one starts from nothing"
-            )
+            names = ", ".join(changed)
+            note(f"{work}: the unfinished run there had other options ({names}); this one starts from nothing")
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     if not (work / RECIPE).exists():
