@@ -8,11 +8,8 @@ from prunopt.core.extras import lazy
 
 if TYPE_CHECKING:
     from prunopt.networks.cnn.costs import measure as measure
-    from prunopt.networks.cnn.latency import LatencyTable as LatencyTable
     from prunopt.networks.cnn.pruning import CnnResult as CnnResult
     from prunopt.networks.cnn.pruning import prune_cnn as prune_cnn
-    from prunopt.networks.transformers.alternative_measuring import measure_alternatives as measure_alternatives
-    from prunopt.networks.transformers.alternatives import Alternatives as Alternatives
     from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets as prune_to_budgets
     from prunopt.networks.transformers.checkpoints import load as load
     from prunopt.networks.transformers.families import blocks as blocks
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.pruning import prune_transformer as prune_transformer
     from prunopt.networks.transformers.reading import read_model as read_model
     from prunopt.networks.transformers.recipes import PruneOptions as PruneOptions
-    from prunopt.networks.transformers.repair import BlockRepair as BlockRepair
     from prunopt.networks.transformers.result import PruneResult as PruneResult
     from prunopt.networks.transformers.result import save as save
     from prunopt.networks.transformers.text import read_text as read_text
@@ -30,10 +26,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "prunopt.networks.cnn.costs": "measure",
-    "prunopt.networks.cnn.latency": "LatencyTable",
     "prunopt.networks.cnn.pruning": "CnnResult prune_cnn",
-    "prunopt.networks.transformers.alternative_measuring": "measure_alternatives",
-    "prunopt.networks.transformers.alternatives": "Alternatives",
     "prunopt.networks.transformers.budgeted_pruning": "prune_to_budgets",
     "prunopt.networks.transformers.checkpoints": "load",
     "prunopt.networks.transformers.families": "blocks register_family",
@@ -41,14 +34,13 @@ _PLACES = {
     "prunopt.networks.transformers.pruning": "prune_transformer",
     "prunopt.networks.transformers.reading": "read_model",
     "prunopt.networks.transformers.recipes": "PruneOptions",
-    "prunopt.networks.transformers.repair": "BlockRepair",
     "prunopt.networks.transformers.result": "PruneResult save",
     "prunopt.networks.transformers.text": "read_text token_windows",
     "prunopt.networks.transformers.verification": "verify_folder",
 }
 _MOVED = {
     "prunopt.networks.cnn": (
-        "choose_windows deprune fine_tune load_cnn onnx_file profile_cnn read_cnn "
+        "LatencyTable choose_windows deprune fine_tune load_cnn onnx_file profile_cnn read_cnn "
         "read_pictures remove_channels save_cnn with_windows"
     ),
     "prunopt.networks.cnn.channel_groups": "ChannelGroups channel_groups",

@@ -146,19 +146,21 @@ class Search:
 
     def _grow(self) -> bool:
         """Double what is full; False where there is no memory for it."""
-        t, (nodes, slots) = self.tree, (int(self.tree.counts[0]), len(self.tree.alive))
-        if t.counts[1] < 2:
-            if t.alive.nbytes * 2 > MEMORY:
+        tree, (nodes, slots) = self.tree, (int(self.tree.counts[0]), len(self.tree.alive))
+        if tree.counts[1] < 2:
+            if tree.alive.nbytes * 2 > MEMORY:
                 return False
             free = np.concatenate(
-                [t.free[: t.counts[1]], np.arange(slots, 2 * slots), np.zeros(slots - t.counts[1], np.int64)]
+                [tree.free[: tree.counts[1]], np.arange(slots, 2 * slots), np.zeros(slots - tree.counts[1], np.int64)]
             )
-            t.counts[1] += slots
-            t = t._replace(alive=np.concatenate([t.alive, np.zeros_like(t.alive)]), free=free)
-        if nodes + 2 > len(t.parent):
+            tree.counts[1] += slots
+            tree = tree._replace(alive=np.concatenate([tree.alive, np.zeros_like(tree.alive)]), free=free)
+        if nodes + 2 > len(tree.parent):
             names = ("parent", "second", "group", "slot", "levels", "bound", "penalties", "heap")
-            t = t._replace(**{k: np.concatenate([getattr(t, k), np.zeros_like(getattr(t, k))]) for k in names})
-        self.tree = t
+            tree = tree._replace(
+                **{k: np.concatenate([getattr(tree, k), np.zeros_like(getattr(tree, k))]) for k in names}
+            )
+        self.tree = tree
         return True
 
     def duals(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def test_the_first_block_is_what_pruning_gives(tmp_path: Path) -> None:
         sparsity=0.5,
         allocation="uniform",
         pattern="unstructured",
+        method="sparsegpt",
         options=PruneOptions(refit=False),
     ).model
     with held([0.5] + [0.0] * (n - 1)) as masked:

@@ -64,7 +64,7 @@ COMMANDS = {
     "cnn": ["mobilenetv2", "--budget", "macs=0.5"],
     "lottery": [],
 }  # fmt: skip
-ALONE = {"forest", "predict", "solve", "solvers", "report", "bench"}  # need no extra
+ALONE = {"forest", "predict", "solve", "solvers", "report", "bench", "warm-up"}  # need no extra
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -36,6 +36,7 @@ VARY = (
     "took",
     "milliseconds",
     "speed_up",
+    "tokens_per_second",
 )  # what two equal runs may differ in: times, and where they ran
 
 

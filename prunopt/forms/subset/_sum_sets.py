@@ -44,10 +44,7 @@ def least_size(row: Ints, target: int, epsilon: int, most: int) -> int | None:
         for k in range(min(used, most), 0, -1):
             before = reach[k - 1]
             reach[k] |= before << a if a > 0 else before >> -a
-    low, high = low + least, high + least
-    if high < 0 or high < low:
-        return None
-    window = ((1 << (high - max(low, 0) + 1)) - 1) << max(low, 0)
+    window = _window(low + least, high + least, numbers, least)
     return next((k for k, sums in enumerate(reach) if sums & window), None)
 
 
@@ -60,7 +57,10 @@ def unreached(row: Ints, target: int, epsilon: int) -> bool:
         if is_over():
             return False
         sums |= sums << a if a > 0 else sums >> -a
-    low, high = low + least, high + least
-    if high < 0 or high < low:
-        return True
-    return not sums & (((1 << (high - max(low, 0) + 1)) - 1) << max(low, 0))
+    return not sums & _window(low + least, high + least, numbers, least)
+
+
+def _window(low: int, high: int, numbers: list[int], least: int) -> int:
+    """Return the bits from ``low`` to ``high``, as far as there are sums."""
+    low, high = max(low, 0), min(high, least + sum(a for a in numbers if a > 0))
+    return 0 if high < low else ((1 << (high - low + 1)) - 1) << low

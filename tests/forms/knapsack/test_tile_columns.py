@@ -101,6 +101,7 @@ def test_that_whole_tiles_alone_are_not_enough_is_caught(monkeypatch: pytest.Mon
     monkeypatch.setattr(TileColumns, "value_of", TileColumns.filled)
     fresh = [c for c in conformance_cases("tile-dp") if c.instance.name.startswith("part of a tile")]
     for case in fresh:
+        case.instance.problem.__dict__.pop("choices", None)  # of the options as they were
         with pytest.raises((AssertionError, CertificateError, SolveError)):
             check(case)
 

@@ -83,7 +83,9 @@ def test_infeasible_by_one_target() -> None:
     assert problem.nearest(1) == 5.5
     many = SubsetSum([100.0, 0.3], np.full(60, 0.5), 0.1)
     assert many.is_infeasible_by(0), "by size alone"
-    assert not many.is_infeasible_by(1), "too many subsets to look at: not proven"
+    assert many.is_infeasible_by(1), "by the table of all sums"
+    fine = SubsetSum([100.0, 0.3], np.random.default_rng(0).normal(size=60), 1e-8)
+    assert not fine.is_infeasible_by(1), "too many subsets to look at: not proven"
     with pytest.raises(ValueError, match="look at every subset, got 60"):
         many.nearest(1)
 

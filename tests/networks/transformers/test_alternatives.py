@@ -12,8 +12,8 @@ pytest.importorskip("transformers")
 import torch
 
 import prunopt as po
-from prunopt.networks import load, measure_alternatives, prune_to_budgets, verify_folder
-from prunopt.networks.transformers import Alternatives, MeasureOptions, blocks, drop_blocks
+from prunopt.networks import load, prune_to_budgets, verify_folder
+from prunopt.networks.transformers import Alternatives, MeasureOptions, blocks, drop_blocks, measure_alternatives
 from prunopt.networks.transformers.budgeted_pruning import said
 from prunopt.networks.transformers.text import divergence
 from prunopt.networks.transformers.tiny_models import tiny_transformer

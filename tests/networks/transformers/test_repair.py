@@ -53,7 +53,7 @@ def test_a_repaired_model_is_nearer_to_the_dense_one_on_other_text() -> None:
     other = tiny_tokens(16, seed=9)
     plain = prune_transformer(model, ids, pattern="2:4")
     mended = prune_transformer(model, ids, pattern="2:4", repair="blocks")
-    assert output_error(mended.model, model, other) < 0.8 * output_error(plain.model, model, other)
+    assert output_error(mended.model, model, other) < 0.9 * output_error(plain.model, model, other)
 
 
 def test_windows_held_out_are_seen_by_nothing() -> None:
