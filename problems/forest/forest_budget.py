@@ -251,11 +251,12 @@ class ForestBudget:
             return PathClosure(exact, exact.unit / self.cost_factor, 0.0, 0.0)
         indptr, indices, cost = self._requirements
         step = max(float(np.abs(self._profits).sum()), 1e-300) / PATH_GRID
-        grain = max(float(cost.sum()), 1e-300) / PATH_GRID
+        exact_costs = float(cost.sum()) < 2**53 and np.array_equal(cost, np.rint(cost))
+        grain = 1.0 if exact_costs else max(float(cost.sum()), 1e-300) / PATH_GRID
         profit, whole = np.rint(self._profits / step).astype(np.int64), np.rint(cost / grain).astype(np.int64)
         closure = Closure(profit, self._parents, indptr, indices, whole, unit=Fraction(step))
         per_cost = Fraction(grain) * self.cost_factor
-        slack = len(cost) / 2 * float(per_cost)
+        slack = 0.0 if exact_costs else len(cost) / 2 * float(per_cost)
         return PathClosure(closure, Fraction(step) / per_cost, len(profit) * step / 2, slack)
 
     def _integer_closure(self) -> Closure | None:

@@ -48,16 +48,27 @@ class ForestWithin:
         return self.task.error(kept)
 
     def violation(self, kept: ArrayLike, /) -> float:
-        """Return the number of broken precedences, plus by how much the mean cost is over the budget."""
+        """Return the number of broken precedences, plus by how much the mean cost is over the budget.
+
+        Mean costs are sums of rounded numbers: what rounding may add counts as within the budget.
+        """
         over = self.task.cost(kept) - self.budget
-        return self.task.violation(kept) + (over if over > 1e-12 * max(1.0, self.budget) else 0.0)
+        return self.task.violation(kept) + (over if over > 1.001 * self._rounding + self._open.cost_slack else 0.0)
+
+    @property
+    def _rounding(self) -> float:
+        return 1e-12 * max(1.0, self.budget) + self._open.cost_slack
 
     def reduce(self, to: type | None = None) -> Reduced[Bools]:
-        """Return the task as a `BudgetedClosure`; rounded costs are held against a budget that is safely lower."""
+        """Return the task as a `BudgetedClosure`.
+
+        Costs are held against a budget that is higher by what rounding may add: a lower one would shut out prunings
+        that cost just the budget, and its bound would not hold for them.
+        """
         require(to is None or issubclass(BudgetedClosure, to), "to", "be BudgetedClosure", to)
-        closure, penalty_unit, error_slack, cost_slack = self._open
-        safe = Fraction(repr(float(self.budget))) - Fraction(cost_slack)
-        form = BudgetedClosure(replace(closure, cost_unit=closure.unit / penalty_unit), max(safe, 0))
+        closure, penalty_unit, error_slack, _ = self._open
+        within = Fraction(repr(float(self.budget))) + Fraction(self._rounding)
+        form = BudgetedClosure(replace(closure, cost_unit=closure.unit / penalty_unit), within)
         shift = self.task.error(np.zeros(closure.n_items, np.bool_))
         return Reduced(form, lambda x: x, shift=shift, slack=error_slack)
 

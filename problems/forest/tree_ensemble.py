@@ -151,7 +151,9 @@ class TreeEnsemble:
         found = getattr(X, "columns", None)
         if found is not None and self.feature_names is not None and tuple(map(str, found)) != self.feature_names:
             unlike = [str(c) for c in found if str(c) not in self.feature_names][:3]
-            raise invalid(name, "have the columns of the forest, in order", Shown(f"{unlike or 'another order'}"))
+            missing = [c for c in self.feature_names if c not in set(map(str, found))][:3]
+            given = f"{unlike}" if unlike else f"none called {missing[0]!r}" if missing else "another order"
+            raise invalid(name, "have the columns of the forest, in order", Shown(given))
         try:
             # Nullable columns of pandas hold NA, which numpy alone makes no number of.
             table = X.to_numpy(self.precision, na_value=np.nan) if hasattr(X, "columns") else X

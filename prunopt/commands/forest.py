@@ -111,7 +111,18 @@ def forest(
     if given is not None:
         require(trees is None and splits is None, "--forest", "be given without --trees and --splits", given)
         splits = 0
+        both = Shown(f"--penalty {penalty} and --budget {budget}")
+        require(penalty is None or budget is None, "--penalty", "be given, or --budget, not both", both)
     path = path or trees is not None or splits is not None or penalty is not None
+    for name, value in (
+        ("--budget-per-row", budget_per_row),
+        ("--scoring", scoring),
+        ("--misclassification-costs", misclassification_costs),
+        ("--class-weight", class_weight),
+        ("--cost-scope", None if cost_scope == "row" else cost_scope),
+    ):
+        mend = "they are for the model that is chosen from all kinds"
+        require(value is None or not path, name, "be left out with --forest and --path", value, mend)
     trees = 40 if trees is None else whole_number("--trees", trees, low=1)
     if budget is not None:
         number("--budget", budget, low=0, mend="leave it out for no limit")

@@ -46,8 +46,14 @@ def _made(file: Path, function: str, given: str) -> Any:
         raise invalid("--forest", "name a file that Python can load", given)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    require(callable(getattr(module, function, None)), "--forest", "name a function of the file", given)
-    return getattr(module, function)()
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise invalid("--forest", "name a function of the file", given)
+    try:
+        return make()
+    except Exception as error:  # the user's own code: any of Python's
+        kind = Shown(f"{given} ({type(error).__name__}: {error})")
+        raise invalid("--forest", "name a function that takes nothing and returns a forest", kind) from error
 
 
 def fitted_to(case: Case, forest: Any) -> Any:
@@ -76,6 +82,10 @@ def fitted_to(case: Case, forest: Any) -> Any:
     if ensemble.classes is None:
         require(not case.is_classification, "--target", "hold numbers, as the forest predicts", Shown("labels"))
         return forest if booster is None else booster
+    if case.y.dtype.kind in "US" and ensemble.classes.dtype.kind in "iufb":  # a table's labels are texts
+        numbers = {str(label): label for label in ensemble.classes.tolist()}
+        if set(case.y.tolist()) <= set(numbers):
+            case.y = np.array([numbers[label] for label in case.y.tolist()])
     strange = sorted(set(np.unique(case.y).tolist()) - set(ensemble.classes.tolist()), key=str)
     coded = booster is not None and ensemble.classes.tolist() == list(range(len(ensemble.classes)))
     if strange and coded and len(np.unique(case.y)) == len(ensemble.classes):

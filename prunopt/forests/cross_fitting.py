@@ -92,6 +92,7 @@ class Table(NamedTuple):
     fold: Ints
     weight: Floats
     in_money: bool = False
+    cap: float = np.inf  # what a single row may cost
     tolerance: float = np.inf  # what the cheapest model may lose to the best, however uncertain the difference is
 
     @property
@@ -149,7 +150,7 @@ def cross_fit(
     """
     n_folds = int(folds.max()) + 1
     none = np.zeros((len(recipes), 0, len(data.y)))
-    table = Table(recipes, none, none, none, folds[:0], data.weight, scoring.in_money, scoring.tolerance)
+    table = Table(recipes, none, none, none, folds[:0], data.weight, scoring.in_money, data.cap, scoring.tolerance)
     for r in range(len(folds)):
         shape = len(table.recipes), len(data.y)
         new = np.full((3, *shape), np.nan)
@@ -232,6 +233,8 @@ def choose(table: Table, budget: float | None, rows: AnyArray | None = None) -> 
     than the table's tolerance. Where utilities are money, costs are in them, and the best is taken.
     """
     utility, cost = table.mean(table.gain, rows), table.mean(table.cost, rows)
+    over = table.cost.max(axis=(1, 2), initial=0.0) > table.cap * (1 + 1e-9)  # rows that cost more than one may
+    utility, cost = np.where(over, -np.inf, utility), np.where(over, np.inf, cost)
     if budget is not None:
         inside = np.flatnonzero(cost <= budget * (1 + 1e-9))
         if not len(inside):
