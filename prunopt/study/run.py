@@ -65,10 +65,6 @@ def search(
         A solver's name, an instance with options, or None for the best of the task's form.
     name
         The search's name in the storage; needed where that holds other searches as well.
-    repair
-        Set the torn last line of a truncated journal aside, instead of refusing the file.
-    wait
-        Seconds to wait for a locked journal or database.
     callback
         Called after each trial of this process (one worker).
     launcher
@@ -77,6 +73,9 @@ def search(
         ``"submitit"``, jobs of a Slurm cluster, or local ones where there is none; or any executor with ``submit``,
         such as ``distributed.Client`` or a configured ``submitit.AutoExecutor``. Workers elsewhere need a storage that
         they reach.
+    **opening
+        ``repair``: set the torn last line of a truncated journal aside, instead of refusing the file. ``wait``: seconds
+        to wait for a locked journal or database.
 
     Raises
     ------

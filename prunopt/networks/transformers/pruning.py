@@ -128,13 +128,15 @@ def prune_transformer(
         ``repair``: ``"blocks"`` trains what stays of each block, once it is pruned, towards what the dense block puts
         out, with a quarter of the windows held out; a `BlockRepair` says how; None: not at all.
 
-    In processes that torchrun started each takes a part of the calibration; all end with the same weights.
-
     Returns
     -------
     PruneResult
         The model, a report of every layer, figures before and after, and what it takes to save them. Of a folder, the
         model is a skeleton on torch's meta device, and ``folder`` is where it was written.
+
+    Notes
+    -----
+    In processes that torchrun started each takes a part of the calibration; all end with the same weights.
 
     References
     ----------
