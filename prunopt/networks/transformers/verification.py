@@ -14,7 +14,7 @@ from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers._recomputed import recomputed_errors, recomputed_repairs
-from prunopt.networks.transformers.block_removal import drop_blocks
+from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.families import Block, blocks, weight_of
@@ -98,7 +98,7 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
         raise CertificateError("the calibration is not the one that was used: their digests differ")
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
-    drop_blocks(before, manifest["options"].get("parts", {}).get("blocks", ()))
+    remove_parts(before, manifest["options"].get("parts", {}))
     repaired = manifest.get("repair")
     recomputed = recomputed_repairs if repaired else recomputed_errors
     for name, error, claim in recomputed(before, after, tokens, manifest):

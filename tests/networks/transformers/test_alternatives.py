@@ -147,3 +147,11 @@ def test_bad_input(model: Any, asked: dict[str, Any], words: str) -> None:
 def test_empty_projections_are_refused_where_code_cannot_do_without() -> None:
     with pytest.raises(ValueError, match="leave attention and mlp out of the granularity"):
         prune_to_budgets(tiny_transformer("gpt2"), IDS, "kv_cache=0.01", granularity=["attention"], measuring=FEW)
+
+
+def test_errors_are_recomputed_without_the_parts_that_went(model: Any, tmp_path: Path) -> None:
+    budgets: list[po.Budget | str] = ["kv_cache=0.4", "parameters=0.6"]
+    result = prune_to_budgets(model, IDS, budgets, granularity=["attention", "ffn"], measuring=FEW)
+    assert result.options["parts"]["attention"]
+    result.save(tmp_path / "x")
+    assert "errors" in verify_folder(tmp_path / "x", model, IDS)
