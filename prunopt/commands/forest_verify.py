@@ -66,20 +66,8 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     n_trees = saved.ensemble.n_trees
     path = fit_forest(case, rows.train, None, 0.0, n_trees, report["seed"]).path_
     _same_points(path, report)
-    error = saved.error(whole)
     grown = ForestBudget.from_forest(path.forest, X, y, case.feature_costs, 0, errors="oob")
-    objective, bound = _proven(path, grown, report, error, saved.cost(whole))
-    return {
-        "folder": str(folder),
-        "cost": saved.cost(whole),
-        "tree error": error,
-        "test score": score,
-        "objective": objective,
-        "bound": bound,
-        "gap": relative_gap(objective, bound),
-        "points": len(path.points),
-        "largest gap on the path": max(p.gap for p in path.points),
-    }
+    return _found(folder, path, grown, report, saved.error(whole), saved.cost(whole), score)
 
 
 def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
@@ -119,11 +107,17 @@ def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     _same("the mean cost of the saved forest", task.cost(kept), chosen["cost"])
     _same("its number of tests", int(kept.sum()), chosen["nodes"])
     _same("its score on the test rows", score, chosen["test score"], tolerance)
-    error = task.error(kept)
-    objective, bound = _proven(path, task, report, error, task.cost(kept))
+    return _found(folder, path, task, report, task.error(kept), task.cost(kept), score)
+
+
+def _found(
+    folder: Path, path: Any, task: Any, report: dict[str, Any], error: float, cost: float, score: float
+) -> dict[str, Any]:
+    """Return what was checked, once the objective and the bound are confirmed."""
+    objective, bound = _proven(path, task, report, error, cost)
     return {
         "folder": str(folder),
-        "cost": task.cost(kept),
+        "cost": cost,
         "tree error": error,
         "test score": score,
         "objective": objective,

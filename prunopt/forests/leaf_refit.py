@@ -116,7 +116,7 @@ def refit_leaves(
     Raises
     ------
     ValueError
-        For a forest or rows that do not fit together, a label that is no class of the forest, a ridge <= 0, or a forest
+        For a forest or rows that do not fit together, a label that the forest does not know, a ridge <= 0, or a forest
         with ``monotonic_cst``: leaves fitted jointly need not be monotonic.
     """
     ensemble = TreeEnsemble.from_sklearn(forest)

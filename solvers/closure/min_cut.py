@@ -16,7 +16,7 @@ from prunopt.core.validate import require
 from prunopt.forms.closure.closure import INT64_SAFE, Closure, exact_sum
 from prunopt.solvers.closure import _push_relabel as kernel
 
-SLICE = 20_000_000  # arc scans between two looks at the clock where there is no limit of time
+SLICE = 20_000_000  # arc scans between two looks at the clock, without a time limit
 FIRST, LOOK = 1_000_000, 0.05  # the first slice under a limit; how long the others shall take, in seconds
 NO_GUESS = np.zeros(0, np.float32)
 

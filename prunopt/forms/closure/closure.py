@@ -296,7 +296,7 @@ class Closure:
         if scale <= 0:
             raise CertificateError(f"denominator {scale}: a positive integer is needed")
         if scale % self.penalty.denominator:
-            raise OverflowError(f"denominator {scale} is no multiple of the penalty's, {self.penalty.denominator}")
+            raise OverflowError(f"denominator {scale} must be a multiple of the penalty's, {self.penalty.denominator}")
         edge = _multipliers("requirements", duals.get("requirements", ()), self.n_edges)
         arc = _multipliers("arcs", duals.get("arcs", ()), len(self.arcs))
         factor = self.penalty.numerator * (scale // self.penalty.denominator)
