@@ -29,20 +29,30 @@ WORTH = 1e-9  # share of a row's cost that an exchange has to gain
 
 @njit
 def eliminate(
-    w: Floats, C: Floats, free: Bools, block: int, quota: int, count: int, batch: int, pool: int
+    w: Floats, C: Floats, free: Bools, block: int, quota: int, count: int, batch: int, pool: int, reach: float
 ) -> tuple[Ints, Floats, Floats, Floats, Ints, Floats, Floats, Floats]:
     """Remove ``count`` of the ``free`` weights of a row, at most ``quota`` of each ``block`` consecutive ones.
+
+    Without blocks only the cheapest by their first costs are looked at: ``count`` and the share ``reach`` of the others.
+    The rest of the row costs as much work for each removal, and is hardly ever removed.
 
     Returns the weights removed, what each cost, R, z = R^-1 w_S; the columns that stay, their L, v and q.
     """
     d = len(w)
-    cols, v, q = np.arange(d), w.copy(), np.diag(C).copy()
+    cols = np.arange(d)
+    if block == d and reach < 1:
+        first, n_free = w * w / np.diag(C), np.count_nonzero(free)
+        if n_free < d:
+            first[free] = -1.0
+        n_looked = max(n_free if n_free < d else 0, count + int(np.ceil(reach * (d - count))))
+        cols = np.sort(np.argsort(first, kind="mergesort")[:n_looked])
+    v, q = w[cols], np.diag(C)[cols]
     own = np.diag(C) * (LEAST * _precision(C))
     left = np.full(d // block, quota)
     may = free.copy()
     order, costs, z = np.empty(count, np.int64), np.empty(count, C.dtype), np.empty(count, C.dtype)
-    R, L = np.zeros((count, count), C.dtype), np.empty((count, d), C.dtype)
-    s = 0
+    R, L = np.zeros((count, count), C.dtype), np.empty((count, len(cols)), C.dtype)
+    s = packed_at = 0
     while s < count:
         score = np.full(len(cols), np.inf, C.dtype)
         n_free = 0
@@ -94,7 +104,8 @@ def eliminate(
             R[s + i, :s] = part[:, taken[i]]
             for k in range(i + 1):
                 R[s + i, s + k] = rows[k, taken[i]]
-        if 4 * (len(cols) + s + b - d) > len(cols) or s + b == count:
+        if 4 * (s + b - packed_at) > len(cols) or s + b == count:
+            packed_at = s + b
             gone = np.zeros(d, np.bool_)
             gone[order[: s + b]] = True
             keep = np.flatnonzero(~gone[cols])
@@ -144,26 +155,24 @@ def exchange(
     d, k = len(C), len(order)
     removed = np.zeros(d, np.bool_)
     removed[order] = True
-    inverse = _lower_inverse(R)
-    gain, a, cost = np.empty(k, C.dtype), np.empty(k, C.dtype), np.empty(len(cols), C.dtype)
     floor = LEAST * _precision(C)
-    for i in range(k):
-        gain[i], a[i] = 0.0, 0.0
-    for j in range(k):
-        step = z[j]
-        for i in range(j + 1):
-            gain[i] += inverse[j, i] * inverse[j, i]
-            a[i] += inverse[j, i] * step
-    for i in range(k):
-        gain[i] = a[i] * a[i] / gain[i]
+    a, cost = _transposed_solve(R, z), np.empty(len(cols), C.dtype)
     for j in range(len(cols)):
         cost[j] = v[j] * v[j] / max(q[j], floor * C[cols[j], cols[j]])
-    out, stay = _pool(order, gain, cols, cost, block, d // block, pool)
+    looked = np.arange(k)
+    if block == d:  # taking i back gains a_i^2 / A_ii, no more than a_i^2 C_ii: not all columns of R^-1 are needed
+        looked = np.argsort(-(a * a * np.diag(C)[order]), kind="mergesort")[: 2 * pool]
+    inverse = _inverse_columns(R, looked)
+    gain = np.empty(len(looked), C.dtype)
+    for i in range(len(looked)):
+        gain[i] = a[looked[i]] ** 2 / np.dot(inverse[i], inverse[i])
+    some, stay = _pool(order[looked], gain, cols, cost, block, d // block, pool)
+    out = looked[some]
     r, n = len(out), len(out) + len(stay)
     M, x, number = np.empty((n, n), C.dtype), np.empty(n, C.dtype), np.empty(n, np.int64)
     half, side = np.empty((k, r), C.dtype), np.empty((k, n - r), C.dtype)
     for i in range(r):
-        half[:, i] = inverse[:, out[i]]
+        half[:, i] = inverse[some[i]]
         x[i], number[i] = a[out[i]], order[out[i]]
     for i in range(n - r):
         side[:, i] = L[:, stay[i]]
@@ -218,18 +227,30 @@ def _pool(
 
 
 @njit
-def _lower_inverse(R: Floats) -> Floats:
-    """Return the inverse of a lower triangle, some rows at a time."""
-    n = len(R)
-    out = np.zeros((n, n), R.dtype)
+def _transposed_solve(R: Floats, z: Floats) -> Floats:
+    """Return R^-T z for a lower triangle."""
+    a = z.copy()
+    for i in range(len(R) - 1, -1, -1):
+        a[i] /= R[i, i]
+        for j in range(i):
+            a[j] -= R[i, j] * a[i]
+    return a
+
+
+@njit
+def _inverse_columns(R: Floats, chosen: Ints) -> Floats:
+    """Return columns of the inverse of a lower triangle, as rows; some rows of the triangle at a time."""
+    n, m = len(R), len(chosen)
+    out = np.zeros((n, m), R.dtype)
+    for i in range(m):
+        out[chosen[i], i] = 1.0
     for s in range(0, n, BLOCK):
         e = min(s + BLOCK, n)
-        own = _small_inverse(R[s:e, s:e])
-        out[s:e, s:e] = own
+        right = out[s:e].copy()
         if s:
-            left = np.dot(own, np.ascontiguousarray(R[s:e, :s]))
-            out[s:e, :s] = -np.dot(left, np.ascontiguousarray(out[:s, :s]))
-    return out
+            right -= np.dot(np.ascontiguousarray(R[s:e, :s]), out[:s])
+        out[s:e] = np.dot(_small_inverse(R[s:e, s:e]), right)
+    return np.ascontiguousarray(out.T)
 
 
 @njit
@@ -263,17 +284,18 @@ def _pivot(M: Floats, x: Floats, p: int, sign: float) -> None:
 
 @njit
 def _solve_row(
-    w: Floats, C: Floats, start: Bools, block: int, quota: int, count: int, batch: int, pool: int, swaps: int
-) -> tuple[Bools, int]:
+    w: Floats, C: Floats, start: Bools, block: int, quota: int, count: int, batch: int, pool: int, reach: float,
+    swaps: int,
+) -> tuple[Bools, int]:  # fmt: skip
     """Return which weights of a row are removed: ``count`` of ``start``, after ``swaps`` rounds of exchanges."""
     removed, total = start, 0
     for _ in range(max(swaps, 1)):
-        order, costs, R, z, cols, L, v, q = eliminate(w, C, removed, block, quota, count, batch, pool)
+        order, costs, R, z, cols, L, v, q = eliminate(w, C, removed, block, quota, count, batch, pool, reach)
         if swaps == 0:
             removed = np.zeros(len(w), np.bool_)
             removed[order] = True
             break
-        removed, moved = exchange(C, order, costs, R, z, cols, L, v, q, block, pool // 2)
+        removed, moved = exchange(C, order, costs, R, z, cols, L, v, q, block, pool // 2 if block == len(w) else pool)
         total += moved
         if moved == 0:
             break
@@ -282,23 +304,23 @@ def _solve_row(
 
 @njit
 def solve_rows(
-    W: Floats, C: Floats, counts: Ints, block: int, quota: int, batch: int, pool: int, swaps: int,
-    removed: Bools, moved: Ints,
+    W: Floats, C: Floats, counts: Ints, block: int, quota: int, batch: int, pool: int, reach: float,
+    swaps: int, removed: Bools, moved: Ints,
 ) -> None:  # fmt: skip
     """Fill ``removed`` and the numbers of exchanges for some rows."""
     every = np.ones(len(C), np.bool_)
     for r in range(len(W)):
-        removed[r], moved[r] = _solve_row(W[r], C, every, block, quota, counts[r], batch, pool, swaps)
+        removed[r], moved[r] = _solve_row(W[r], C, every, block, quota, counts[r], batch, pool, reach, swaps)
 
 
 @njit
 def exchange_rows(
-    W: Floats, C: Floats, block: int, batch: int, pool: int, swaps: int, removed: Bools, moved: Ints
+    W: Floats, C: Floats, block: int, batch: int, pool: int, reach: float, swaps: int, removed: Bools, moved: Ints
 ) -> None:
     """Exchange weights within the blocks of rows whose masks are given, in place."""
     for r in range(len(W)):
         count = np.count_nonzero(removed[r])
-        removed[r], moved[r] = _solve_row(W[r], C, removed[r].copy(), block, block, count, batch, pool, swaps)
+        removed[r], moved[r] = _solve_row(W[r], C, removed[r].copy(), block, block, count, batch, pool, reach, swaps)
 
 
 @njit
@@ -306,4 +328,4 @@ def trace_rows(W: Floats, C: Floats, batch: int, pool: int, costs: Floats) -> No
     """Fill ``costs`` with what every removal costs when all weights of a row go one after the other."""
     d = len(C)
     for r in range(len(W)):
-        costs[r] = eliminate(W[r], C, np.ones(d, np.bool_), d, d, d, batch, pool)[1]
+        costs[r] = eliminate(W[r], C, np.ones(d, np.bool_), d, d, d, batch, pool, 1.0)[1]

@@ -15,7 +15,7 @@ from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._obc_kernel import exchange_rows
 
 ROWS = 4  # rows that a thread takes at a time
-BATCH, POOL = 64, 128
+BATCH, POOL, REACH = 32, 64, 0.4
 SINGLE = 1e3  # condition, once columns have one size, up to which masks are chosen in single precision
 
 
@@ -56,7 +56,7 @@ def exchanged(problem: MaskBlocks, mask: Bools, swaps: int, run: Run) -> int:
     removed, moved = ~mask, np.zeros(len(mask), np.int64)
 
     def work(at: slice) -> None:
-        exchange_rows(W[at], C, block, BATCH, POOL, swaps, removed[at], moved[at])
+        exchange_rows(W[at], C, block, BATCH, POOL, REACH, swaps, removed[at], moved[at])
 
     with threadpool_limits(1, "blas"):
         over_rows(work, len(mask), -1, run)

@@ -11,13 +11,13 @@ from threadpoolctl import threadpool_limits
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.solution import Solution
 from prunopt.core.solver import Limits, Run, Solver
-from prunopt.core.validate import require, whole_number
+from prunopt.core.validate import number, require, whole_number
 from prunopt.forms.layer.mask_blocks import MaskBlocks
 from prunopt.solvers.layer._answer import answer
 from prunopt.solvers.layer._mask_proof import prove
 from prunopt.solvers.layer._obc_allocation import allocate
 from prunopt.solvers.layer._obc_kernel import solve_rows, trace_rows
-from prunopt.solvers.layer._obc_rows import BATCH, POOL, over_rows, tables
+from prunopt.solvers.layer._obc_rows import BATCH, POOL, REACH, over_rows, tables
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,11 @@ class Obc(Solver[MaskBlocks]):
     batch
         Weights chosen from one pool, >= 1; 1 is plain greedy.
     pool
-        Candidates of a batch, >= ``batch``; half as many on either side of an exchange.
+        Candidates of a batch, >= ``batch``; half as many on either side of an exchange, which looks for those to take
+        back among as many as ``pool`` with the greatest bounds on their gain. N:M: as many in the blocks looked at.
+    reach
+        In [0, 1]: of the weights beyond the number to remove, the share that is looked at, the cheapest by their first
+        costs; 1 for all. Without blocks only.
     proof
         Sweeps for a lower bound, >= 0; 0 for none. A diagonal :math:`D \preceq H` and a point for each row prove it,
         see `MaskBlocks.bound`: the points by coordinate descent on the convex relaxation, D by an interior point
@@ -69,6 +73,7 @@ class Obc(Solver[MaskBlocks]):
     swaps: int = 1
     batch: int = BATCH
     pool: int = POOL
+    reach: float = REACH
     proof: int = 20
     n_jobs: int = -1
 
@@ -76,6 +81,7 @@ class Obc(Solver[MaskBlocks]):
         whole_number("swaps", self.swaps, low=0)
         whole_number("batch", self.batch, low=1)
         whole_number("pool", self.pool, low=self.batch, mend="pass no less than batch")
+        number("reach", self.reach, low=0, high=1)
         whole_number("proof", self.proof, low=0)
         whole_number("n_jobs", self.n_jobs, low=-1)
         require(self.n_jobs != 0, "n_jobs", "be a number of threads, or -1 for all processors", self.n_jobs)
@@ -100,7 +106,7 @@ class Obc(Solver[MaskBlocks]):
                     removed = np.argsort(np.argsort(scores, axis=1, kind="stable"), axis=1) < counts[:, None]
             moved = np.zeros(rows, np.int64)
             block, quota = (d, d) if problem.pattern is None else (problem.pattern[1], problem.n_removed)
-            options = (block, quota, self.batch, self.pool, self.swaps)
+            options = (block, quota, self.batch, self.pool, self.reach, self.swaps)
 
             def work(at: slice) -> None:
                 assert counts is not None

@@ -12,7 +12,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.solver import Limits
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.solvers.layer._obc_allocation import allocate
-from prunopt.solvers.layer._obc_kernel import eliminate, exchange
+from prunopt.solvers.layer._obc_kernel import _inverse_columns, _transposed_solve, eliminate, exchange
 from prunopt.solvers.layer.mask_descent import MaskDescent
 from prunopt.solvers.layer.obc import Obc
 from prunopt.solvers.layer.obs_greedy import ObsGreedy
@@ -46,7 +46,7 @@ def row_errors(form: MaskBlocks, weights: Floats) -> Floats:
 def test_costs_weights_and_diagonal_are_those_of_the_inverse(seed: int) -> None:
     W, H = layer(seed, 1, 40)
     C = np.linalg.inv(H)
-    order, costs, R, z, cols, L, v, q = eliminate(W[0], C, np.ones(40, np.bool_), 40, 40, 23, 5, 12)
+    order, costs, R, z, cols, L, v, q = eliminate(W[0], C, np.ones(40, np.bool_), 40, 40, 23, 5, 12, 1.0)
     inner = np.linalg.inv(C[np.ix_(order, order)])
     assert costs.sum() == pytest.approx(W[0, order] @ inner @ W[0, order], rel=1e-9)
     for k in range(1, 23):
@@ -64,14 +64,35 @@ def test_costs_weights_and_diagonal_are_those_of_the_inverse(seed: int) -> None:
 def test_greedy_is_obs_greedy_and_exchanges_reach_obs_swap() -> None:
     W, H = layer(0, 8, 64)
     form = MaskBlocks(W, H, sparsity=0.5, damping=0.01)
-    plain = po.solve(form, Obc(batch=1, swaps=0))
+    plain = po.solve(form, Obc(batch=1, swaps=0, reach=1))
     np.testing.assert_allclose(
         row_errors(form, form.refit(plain.value)), row_by_row(form, ObsGreedy(batch=1)), rtol=1e-9
     )
-    swapped = po.solve(form, Obc(batch=1, swaps=8))
+    swapped = po.solve(form, Obc(batch=1, swaps=8, reach=1))
     np.testing.assert_allclose(row_errors(form, form.refit(swapped.value)), row_by_row(form, "obs-swap"), rtol=1e-9)
     assert swapped.objective < plain.objective
     assert swapped.objective < po.solve(form, "mask-descent").objective
+
+
+def test_triangular_solves_are_those_of_the_inverse() -> None:
+    rng = np.random.default_rng(5)
+    R = np.tril(rng.standard_normal((150, 150))) + 12 * np.eye(150)
+    inner, chosen = np.linalg.inv(R), np.array([3, 149, 64, 0])
+    np.testing.assert_allclose(_inverse_columns(R, chosen), inner[:, chosen].T, rtol=1e-9, atol=1e-12)
+    z = rng.standard_normal(150)
+    np.testing.assert_allclose(_transposed_solve(R, z), inner.T @ z, rtol=1e-9, atol=1e-12)
+
+
+def test_looking_at_fewer_weights_removes_as_many_and_costs_little() -> None:
+    W, H = layer(1, 8, 128)
+    form = MaskBlocks(W, H, sparsity=0.5, damping=0.01)
+    every = po.solve(form, Obc(reach=1))
+    some = po.solve(form, Obc(reach=0.4))
+    assert form.violation(some.value) == 0
+    assert some.objective <= 1.01 * every.objective
+    # with no reach only the cheapest by first costs may go, before exchanges
+    first = form.cheapest(W**2 / np.diagonal(form.inverse))
+    np.testing.assert_array_equal(po.solve(form, Obc(reach=0, swaps=0)).value, first)
 
 
 @pytest.mark.parametrize("block", [32, 4])
@@ -82,14 +103,14 @@ def test_an_exchange_never_leaves_its_block_and_gains_what_is_measured(block: in
     before, after = np.ones(W.shape, np.bool_), np.ones(W.shape, np.bool_)
     moved = 0
     for r in range(6):
-        state = eliminate(W[r], C, free, block, block // 2, 16, 1, 32)
+        state = eliminate(W[r], C, free, block, block // 2, 16, 1, 32, 1.0)
         before[r, state[0]] = False
         removed, n = exchange(C, *state, block, 32)
         after[r], moved = ~removed, moved + n
     assert moved > 0
     assert form.violation(before) == form.violation(after) == 0
     assert form.objective(after) < form.objective(before)
-    assert form.objective(after) == pytest.approx(po.solve(form, Obc(batch=1, swaps=1)).objective, rel=1e-9)
+    assert form.objective(after) == pytest.approx(po.solve(form, Obc(batch=1, swaps=1, reach=1)).objective, rel=1e-9)
 
 
 def least_total(costs: Floats, count: int) -> float:
@@ -197,7 +218,8 @@ def test_mask_descent_takes_exchanges_and_a_proof_when_asked() -> None:
     [
         (lambda: Obc(swaps=-1), "swaps must be a whole number >= 0, got -1"),
         (lambda: Obc(batch=0), "batch must be a whole number >= 1, got 0"),
-        (lambda: Obc(pool=8), "pool must be a whole number >= 64, got 8; pass no less than batch"),
+        (lambda: Obc(pool=8), "pool must be a whole number >= 32, got 8; pass no less than batch"),
+        (lambda: Obc(reach=2), "reach must be a finite number"),
         (lambda: Obc(n_jobs=0), "n_jobs must be a number of threads, or -1 for all processors, got 0"),
     ],
 )
