@@ -41,7 +41,7 @@ def eliminate(
     d = len(w)
     cols = np.arange(d)
     if block == d and reach < 1:
-        first, n_free = w * w / np.diag(C), np.count_nonzero(free)
+        first, n_free = w * w / np.diag(C), int(np.count_nonzero(free))
         if n_free < d:
             first[free] = -1.0
         n_looked = max(n_free if n_free < d else 0, count + int(np.ceil(reach * (d - count))))
