@@ -13,6 +13,7 @@ import torch.fx
 from torch import nn
 
 from prunopt.core.arrays import Bools, Ints
+from prunopt.networks.cnn.dropped_branches import Skipped, Through
 from prunopt.networks.cnn.inputs import Batch, Inputs
 from prunopt.networks.cnn.watching import CARRIERS, CONVOLUTIONS
 
@@ -41,7 +42,7 @@ class Tracer(torch.fx.Tracer):
         """Whether a module is one operation."""
         if module_qualified_name in self.opaque or isinstance(m, torch.jit.ScriptModule):
             return True
-        if isinstance(m, (*CONVOLUTIONS, nn.Linear, *CARRIERS, *RECURRENT)) or is_layer_norm(m):
+        if isinstance(m, (*CONVOLUTIONS, nn.Linear, *CARRIERS, *RECURRENT, Skipped, Through)) or is_layer_norm(m):
             return True
         return m.__module__.startswith(OWN) and not any(True for _ in m.children())
 

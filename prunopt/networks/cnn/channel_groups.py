@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from prunopt.networks.cnn.channels import Slot as Slot
 from prunopt.networks.cnn.channels import TensorSlot as TensorSlot
 from prunopt.networks.cnn.channels import modules_of as modules_of
 from prunopt.networks.cnn.cut_check import tried
+from prunopt.networks.cnn.dropped_branches import branches
 from prunopt.networks.cnn.inputs import Inputs, batch_of, called
 from prunopt.networks.cnn.traced_groups import collected, follow
 from prunopt.networks.cnn.watching import NORMS, names_of, watching
@@ -60,10 +62,10 @@ def channel_groups(
         if groups is not None:
             return _by_hand(model, inputs, groups)
         found = tried(model, follow(model, inputs)[0], inputs)
-        if not found.pinned:
-            return found
-        other = tried(model, follow(model, inputs, by_numbers=True)[0], inputs)
-        return other if np.sum(~other.fixed) > np.sum(~found.fixed) else found
+        if found.pinned:
+            other = tried(model, follow(model, inputs, by_numbers=True)[0], inputs)
+            found = other if np.sum(~other.fixed) > np.sum(~found.fixed) else found
+        return replace(found, branches=branches(model, found))
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -74,6 +74,8 @@ class ChannelGroups:
         Parameters outside of these layers that are cut with their channels, such as a layer scale.
     pinned
         Operations that are not followed: the channels that they touch are fixed.
+    branches
+        Groups that are branches of a residual sum: all of their channels may go.
     by_numbers
         Sizes that are written as numbers were taken to follow the cut, as those read from a layer do; a trial says so.
     """
@@ -83,6 +85,7 @@ class ChannelGroups:
     fixed: Bools
     tensors: tuple[TensorSlot, ...] = ()
     pinned: tuple[str, ...] = ()
+    branches: tuple[int, ...] = ()
     by_numbers: bool = False
 
     @property
@@ -137,13 +140,13 @@ class ChannelGroups:
         return graph
 
     def checked(self, keep: Any) -> Bools:
-        """Return ``keep``, a bool for every channel, after a check that fixed channels and one of each group stay."""
+        """Return ``keep``, a bool for every channel, checked: fixed channels stay, one of each group but branches."""
         mask = validate.bools("keep", keep, self.group.shape)
         for channel in np.flatnonzero(self.fixed & ~mask)[:1]:
             where = validate.Shown(f"channel {channel} of {self.name_of(int(self.group[channel]))!r} removed")
             validate.refuse("keep", "keep the fixed channels", where)
         for g in sorted(set(self.group.tolist())):
-            kept = mask[self.members(g)].any()
+            kept = mask[self.members(g)].any() or g in self.branches
             validate.require(kept, "keep", "keep a channel of every group", f"none of {self.name_of(g)}")
         return mask
 

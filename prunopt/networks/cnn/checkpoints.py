@@ -13,6 +13,7 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.files import digest, write_json
 from prunopt.networks.cnn._tracing import is_layer_norm
+from prunopt.networks.cnn.dropped_branches import description, from_description
 from prunopt.networks.cnn.models import read_cnn
 from prunopt.networks.cnn.surgery import norm_width, resize_norm
 from prunopt.networks.cnn.watching import CARRIERS, CONVOLUTIONS, set_module
@@ -89,10 +90,14 @@ def load_cnn(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> 
 
 
 def _has_shape(module: nn.Module) -> bool:
-    return isinstance(module, (*CONVOLUTIONS, nn.Linear, *CARRIERS)) or is_layer_norm(module)
+    known = isinstance(module, (*CONVOLUTIONS, nn.Linear, *CARRIERS)) or is_layer_norm(module)
+    return known or description(module) is not None
 
 
 def _shape(module: Any) -> dict[str, Any]:
+    dropped = description(module)
+    if dropped is not None:
+        return dropped
     if isinstance(module, CONVOLUTIONS):
         shape: dict[str, Any] = {
             "in": module.in_channels,
@@ -111,6 +116,9 @@ def _shape(module: Any) -> dict[str, Any]:
 
 def _reshape(model: nn.Module, name: str, shape: dict[str, Any]) -> None:
     module: Any = model.get_submodule(name)
+    if "dropped" in shape:
+        set_module(model, name, from_description(shape))
+        return
     if "window" in shape and not isinstance(module, WindowedConv2d):
         module = WindowedConv2d(module, Window(*map(int, shape["window"])))
         set_module(model, name, module)

@@ -82,8 +82,8 @@ def slot_macs(module: Any, slot: Slot, ins: int, outs: int) -> int:
 
 
 def shape_of(module: Any, slot: Slot, ins: int, outs: int, sizes: Sizes, batch: int) -> LayerShape | None:
-    """Return what a layer's time depends on; None for norms, which are folded."""
-    if slot.kind == "norm":
+    """Return what a layer's time depends on; None for norms, which are folded, and for layers without channels."""
+    if slot.kind == "norm" or ins == 0 or outs == 0:
         return None
     if slot.kind == "linear":
         return LayerShape("linear", ins, outs, 1, (1, 1), (1, 1), (1, 1), batch * slot.positions)

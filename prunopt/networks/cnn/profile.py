@@ -35,6 +35,8 @@ class Widths:
     ----------
     levels, round_to, least
         Widths of a group: so many at most, multiples of ``round_to``, no less than this share of the group.
+    branches
+        Offer to remove branches of residual sums whole, in the same knapsack.
     windows
         Offer rectangular windows of taps for depthwise layers, too, in the same knapsack (`window_options`).
     loss
@@ -51,6 +53,7 @@ class Widths:
     levels: int = 8
     round_to: int = 8
     least: float = 0.125
+    branches: bool = False
     windows: bool = False
     loss: str = "layers"
     probe: int = 48
@@ -76,7 +79,7 @@ class Widths:
         if len(rounded) > self.levels - 1:
             at = np.unique(np.linspace(0, len(rounded) - 1, self.levels - 1).round().astype(int))
             rounded = [rounded[i] for i in at]
-        return [full, *rounded]
+        return [full, *rounded, *([0] if self.branches and group in groups.branches else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +159,7 @@ def _measured_losses(
             replay.inputs(groups.slots[first[r.group]].name)
         full = len(groups.members(r.group))
         points = [(0.0, 0.0)]
-        for part in PROBED:
+        for part in (*PROBED, *([1.0] if w[-1] == 0 else [])):
             k = min(range(len(w)), key=lambda i: abs((full - w[i]) / max(full - w[-1], 1) - part))
             if k == 0 or own[k] <= points[-1][0]:
                 continue

@@ -14,6 +14,7 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.networks.cnn.channel_groups import ChannelGroups, Slot
+from prunopt.networks.cnn.dropped_branches import Constant
 from prunopt.networks.cnn.inputs import Inputs, split
 from prunopt.networks.cnn.patches import patches, taps
 from prunopt.networks.cnn.replay import Replay, joined, run_last
@@ -114,6 +115,8 @@ def repair_on(
     done, tell = 0, progress or silent
     for number, slot in enumerate(todo):
         outs = torch.from_numpy(np.flatnonzero(mask[slot.outs]))
+        if len(outs) == 0:
+            continue
         if slot.kind != "depthwise" or len(slot.ins) == len(slot.outs):
             done += _repair_layer(before, after, slot.name, slot.kind == "depthwise", outs, damping, seed)
         tell(f"{number + 1} of {len(todo)} layers repaired")
@@ -147,7 +150,9 @@ def _repair_layer(
     scale = _scale(norm, len(outs))
     W = before.weight.detach().double().flatten(1)[outs]
     bias = torch.zeros(len(outs)).double() if before.bias is None else before.bias.detach().double()[outs]
-    start = F.pad(after.weight.detach().double().flatten(1), [0, 1])
+    constant = isinstance(after, Constant)  # no input is left: the bias alone is to be found
+    left_over = W.new_zeros(len(outs), 0) if constant else after.weight.detach().double().flatten(1)
+    start = F.pad(left_over, [0, 1])
     start[:, -1] = bias
     if depthwise:  # a problem of its own for every channel
         W, bias, start = W[:, None], bias[:, None], start[:, None]
@@ -156,7 +161,8 @@ def _repair_layer(
             X, Y = (taps(m, z, _places(seed + number)).double() for m, z in ((before, x[:, outs]), (after, y)))
             target = X @ W.mT + bias[:, None]
         else:
-            X, Y = (patches(m, z, _places(seed + number)).double() for m, z in ((before, x), (after, y)))
+            X = patches(before, x, _places(seed + number)).double()
+            Y = X[:, :0] if constant else patches(after, y, _places(seed + number)).double()
             target = X @ W.T + bias
             if added is not None and left is not None and scale is not None:
                 missing = added[number][:, outs] - left[number]
@@ -171,7 +177,8 @@ def _repair_layer(
     solved = (parts[0] + parts[1]).solved(start, DAMPINGS[len(DAMPINGS) // 2] if best is None else best)
     solved = solved.reshape(len(outs), -1)
     with torch.no_grad():
-        after.weight.copy_(solved[:, :-1].reshape(after.weight.shape))
+        if not constant:
+            after.weight.copy_(solved[:, :-1].reshape(after.weight.shape))
         if after.bias is not None:
             after.bias.copy_(solved[:, -1])
         elif norm is not None and norm.running_mean is not None and norm.num_features == len(outs):

@@ -15,14 +15,16 @@ from prunopt.core.arrays import Bools
 from prunopt.core.extras import require
 from prunopt.core.files import write_atomically
 from prunopt.networks.cnn.channels import ChannelGroups, Slot, modules_of
-from prunopt.networks.cnn.watching import TRANSPOSED
+from prunopt.networks.cnn.dropped_branches import replacement
+from prunopt.networks.cnn.watching import TRANSPOSED, set_module
 
 
 def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) -> nn.Module:
     """Return a copy of the network without the channels that ``keep`` does not keep: smaller weights, no masks.
 
     A removed channel gives nothing to the layers that read it: the network equals the one whose activations are
-    multiplied by 0 there, after the nonlinearity, batch norm's bias included.
+    multiplied by 0 there, after the nonlinearity, batch norm's bias included. Of a branch without channels the bias of
+    its last layer stays.
 
     Parameters
     ----------
@@ -35,6 +37,10 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, keep: ArrayLike) ->
     smaller = copy.deepcopy(model)
     modules, shared = modules_of(smaller, groups), dict[int, nn.Parameter]()
     for slot in groups.slots:
+        other = replacement(modules[slot.name], slot, mask)
+        if other is not None:
+            set_module(smaller, slot.name, other.train(modules[slot.name].training))
+            continue
         cut_slot(modules[slot.name], slot, mask[slot.ins], mask[slot.outs], shared)
     for tensor in groups.tensors:
         where, _, name = tensor.name.rpartition(".")

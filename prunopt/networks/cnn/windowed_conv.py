@@ -203,6 +203,6 @@ def with_windows(model: nn.Module, choice: dict[str, Window]) -> nn.Module:
     smaller = copy.deepcopy(model)
     for name, window in choice.items():
         conv: Any = smaller.get_submodule(name)
-        if window.shape != tuple(conv.kernel_size):
+        if isinstance(conv, nn.Conv2d) and window.shape != tuple(conv.kernel_size):
             set_module(smaller, name, WindowedConv2d(conv, window))
     return smaller
