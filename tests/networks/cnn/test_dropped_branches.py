@@ -96,7 +96,8 @@ def test_a_gate_is_a_branch_and_streams_and_groups_with_gates_are_none() -> None
             h = torch.relu(self.a(x))
             h = h * torch.sigmoid(self.excite(torch.relu(self.squeeze(h.mean((2, 3), keepdim=True)))))
             x = x + self.b(h)
-            return x + self.back(torch.relu(self.unpadded(x)))
+            out: torch.Tensor = x + self.back(torch.relu(self.unpadded(x)))
+            return out
 
     model = Gated().eval()
     groups = channel_groups(model, torch.randn(2, 4, 8, 8))
