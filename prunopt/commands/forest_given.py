@@ -17,6 +17,7 @@ from prunopt.core.validate import Shown, invalid, require
 ENDINGS = "FILE.skops, FILE.py:function, XGBoost's FILE.json or LightGBM's FILE.txt"
 PICKLES = ".pkl", ".pickle", ".joblib"
 COSTS = "costs.json"
+EMBEDDED = "heart", "hypothyroid"
 
 
 def load_forest(given: str) -> Any:
@@ -129,7 +130,7 @@ def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
     The model predicts on demand: `predict_on_demand(rows)`, `predict_proba`, `classes_`, `feature_costs_`.
     """
     from prunopt.forests.boosters import Booster
-    from prunopt.forests.datasets import read_costs
+    from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs
 
     files = [folder / name for name in ("forest.skops", "forest.json", "forest.txt") if (folder / name).is_file()]
     if not files or not (folder / "report.json").is_file():
@@ -139,7 +140,11 @@ def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
     require(isinstance(spec, dict), "table", "say how the table is read", None, "run prunopt forest again")
     model, names = load_saved(files[0], spec), tuple(spec["names"])
     listed: Any = report["costs"]
-    if listed is None:
+    data = report.get("inputs", {}).get("data")
+    if listed is None and data in EMBEDDED and not (folder / COSTS).is_file():
+        found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
+        listed = found.costs()
+    elif listed is None:
         require((folder / COSTS).is_file(), f"{folder}", f"hold {COSTS}", Shown("none"), "run prunopt forest again")
         listed = read_costs(folder / COSTS, names, left_out=spec.get("left_out", ()))
     case = Case("", None, None, names, {}, report["currency"], listed=listed, known=tuple(report["known"]))
