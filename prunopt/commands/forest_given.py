@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prunopt.commands.forest_report import Case, Choice, Rows
-from prunopt.core.arrays import Bools, Floats
+from prunopt.core.arrays import Floats
 from prunopt.core.files import read_json, write_atomically
 from prunopt.core.validate import Shown, invalid, require
 
@@ -129,7 +129,6 @@ def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
 
     The model predicts on demand: `predict_on_demand(rows)`, `predict_proba`, `classes_`, `feature_costs_`.
     """
-    from prunopt.forests.boosters import Booster
     from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs
 
     files = [folder / name for name in ("forest.skops", "forest.json", "forest.txt") if (folder / name).is_file()]
@@ -148,8 +147,7 @@ def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
         require((folder / COSTS).is_file(), f"{folder}", f"hold {COSTS}", Shown("none"), "run prunopt forest again")
         listed = read_costs(folder / COSTS, names, left_out=spec.get("left_out", ()))
     case = Case("", None, None, names, {}, report["currency"], listed=listed, known=tuple(report["known"]))
-    kind = _PrunedBooster if isinstance(model, Booster) else _PrunedForest
-    return kind(model, case.feature_costs), report
+    return _Pruned(model, case.feature_costs), report
 
 
 def load_saved(file: Path, spec: dict[str, Any]) -> Any:
@@ -165,46 +163,26 @@ def load_saved(file: Path, spec: dict[str, Any]) -> Any:
     return booster
 
 
-class _PrunedForest:
-    """A scikit-learn forest and its costs, as `prunopt predict` asks for them."""
+class _Pruned:
+    """A scikit-learn forest or a booster, and its costs, as `prunopt predict` asks for them."""
 
     def __init__(self, forest: Any, costs: Any) -> None:
         self.forest, self.feature_costs_ = forest, costs
-        if hasattr(forest, "classes_"):
-            self.classes_ = np.asarray(forest.classes_)
+        classes = forest.model.classes if hasattr(forest, "model") else getattr(forest, "classes_", None)
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
 
-    def predict_on_demand(self, rows: Any) -> Any:
+    def predict_on_demand(self, rows: Any, **options: Any) -> Any:
         """Return predictions, acquisitions and costs."""
         from prunopt.forests.on_demand import predict_on_demand
 
-        return predict_on_demand(self.forest, rows, feature_costs=self.feature_costs_)
+        return predict_on_demand(self.forest, rows, feature_costs=self.feature_costs_, **options)
 
     def predict_proba(self, rows: Any) -> Floats:
         """Return class probabilities."""
         with warnings.catch_warnings():  # the columns were matched by name already
             warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
             return np.asarray(self.forest.predict_proba(rows), np.float64)
-
-
-class _PrunedBooster:
-    """A booster and its costs: a row acquires what the nodes on its paths test, in the order of the columns."""
-
-    def __init__(self, booster: Any, costs: Any) -> None:
-        self.booster, self.feature_costs_ = booster, costs
-        if booster.model.classes is not None:
-            self.classes_ = booster.model.classes
-
-    def predict_on_demand(self, rows: Any) -> Any:
-        """Return predictions, acquisitions and costs."""
-        from prunopt.forests.acquisitions import OnDemand
-
-        acquired: Bools = self.booster.acquired(rows, self.feature_costs_)
-        turn = np.where(acquired, np.cumsum(acquired, axis=1), 0).astype(np.int16)
-        return OnDemand.of(self.booster.predict(rows), turn, self.feature_costs_)
-
-    def predict_proba(self, rows: Any) -> Floats:
-        """Return class probabilities."""
-        return np.asarray(self.booster.predict_proba(rows), np.float64)
 
 
 def resolved(given: str) -> str:

@@ -17,8 +17,9 @@ from prunopt.core.arrays import AnyArray, Floats
 from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
-from prunopt.forests.recipes import KINDS, NOTHING, Data, Recipe, all_recipes, fitted
+from prunopt.forests.recipes import KINDS, NOTHING, Data, ForestModel, Recipe, all_recipes, fitted
 from prunopt.forests.scoring import Scoring, scoring_of
+from prunopt.forests.stopping_rule import rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
@@ -127,6 +128,9 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         models = fitted(data, list(dict.fromkeys(wanted.values())), self.n_trees, seed)
         self.path_ = {b: models[recipe] for b, recipe in wanted.items() if b is not None}
         self.recipe_, self.model_ = wanted[self.budget], models[wanted[self.budget]]
+        self.votes_ = None
+        if isinstance(self.model_, ForestModel):
+            self.votes_ = votes_of_training(self.model_.forest, rows, costs)
         self.comparison_ = compared(self.table_, self.budget)
         self.expected_cost_ = float(self.table_.mean(self.table_.cost)[self.table_.recipes.index(self.recipe_)])
         self.remarks_ = self._remarks(data)
@@ -149,6 +153,8 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         acquire_or_X: Any,
         *,
         n_rows: int | None = None,
+        stop_early: bool | str = False,
+        disagreement: float | None = None,
         batch: bool = False,
         feature_costs: Any = None,
         known: Any = None,
@@ -163,6 +169,12 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             same acquisitions are counted.
         n_rows
             Number of rows, needed with a function.
+        stop_early
+            Stop acquiring for a row as soon as its prediction cannot change; with ``"probable"``, as soon as it is
+            likely enough, by the votes out of bag (two classes). Both need a chosen model that is one forest: stages
+            and boosting have rules of their own when to stop.
+        disagreement
+            With ``"probable"``, the share of labels that may change, in expectation; None = 0.001.
         batch
             ``acquire(rows, group)`` takes many rows at once.
         feature_costs, known, known_values
@@ -185,6 +197,11 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             n = checked_count(n_rows) if callable(acquire_or_X) else len(source)
             own = of_rows(feature_costs, acquire_or_X)
             given["feature_costs"] = self.feature_costs_.for_other_rows(n, own, known, names)
+        if stop_early is not False or disagreement is not None:
+            forest = isinstance(self.model_, ForestModel)
+            mend = "its stages, or its boosting, stop by a rule of their own"
+            require(forest, "stop_early", f"be left out for the chosen model, {self.recipe_.words}", stop_early, mend)
+            given["stop_early"] = rule_for(stop_early, disagreement, lambda: self.votes_)
         found = self.model_.on_demand(source, n_rows, batch=batch, **given)
         labels = self.classes_[found.predictions.astype(np.int64)] if hasattr(self, "classes_") else found.predictions
         return OnDemand(labels, found.acquired, found.cost, found.acquisitions)

@@ -27,6 +27,7 @@ from prunopt.forests.mixture import mixture
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
 from prunopt.forests.selection import Judged, choose
 from prunopt.forests.sklearn_trees import compacted
+from prunopt.forests.stopping_rule import MOST_ROWS, VoteTotals, rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.forest_budget import ForestBudget
@@ -147,6 +148,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
                 warnings.warn(self._constant(task), stacklevel=2)
             if refit:
                 self.estimator_, self.temperature_ = fit_rows(self.estimator_)
+        self.votes_ = self._votes(task, costs)
         if is_classifier(self):
             self.classes_ = self.estimator_.classes_
         return self
@@ -163,7 +165,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         acquire_or_X: Any,
         *,
         n_rows: int | None = None,
-        stop_early: bool = False,
+        stop_early: bool | str = False,
+        disagreement: float | None = None,
         batch: bool = False,
         feature_costs: Any = None,
         known: Any = None,
@@ -179,7 +182,10 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         n_rows
             Number of rows, needed with a function.
         stop_early
-            Stop acquiring for a row as soon as its prediction cannot change.
+            Stop acquiring for a row as soon as its prediction cannot change; with ``"probable"``, as soon as it is
+            likely enough, by the votes of the rows that the model was judged on (two classes).
+        disagreement
+            With ``"probable"``, the share of labels that may change, in expectation; None = 0.001.
         batch
             ``acquire(rows, group)`` takes many rows at once.
         feature_costs
@@ -204,7 +210,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         n = n_rows if callable(acquire_or_X) else len_of(acquire_or_X)
         costs = self.path_.costs_for(checked_count(n), feature_costs, known)
-        options: dict[str, Any] = {"known_values": known_values, "stop_early": stop_early, "batch": batch}
+        options: dict[str, Any] = {"known_values": known_values, "batch": batch}
+        options["stop_early"] = rule_for(stop_early, disagreement, lambda: self.votes_)
         if self.mixture_ is not None:
             return self.mixture_.on_demand(acquire_or_X, costs, checked_count(n), self.random_state, **options)
         return predict_on_demand(self.estimator_, acquire_or_X, feature_costs=costs, n_rows=n_rows, **options)
@@ -214,6 +221,14 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = get_tags(self._forest()).input_tags.allow_nan
         tags.input_tags.sparse = False
         return tags
+
+    def _votes(self, task: ForestBudget, costs: FeatureCosts) -> VoteTotals | None:
+        """The votes of the rows that prunings were judged on, for `predict_on_demand` to stop by."""
+        if self.mixture_ is not None or len(getattr(self.estimator_, "classes_", ())) != 2:
+            return None
+        if self.errors == "holdout":
+            return VoteTotals.seen(self.estimator_, task.X[:MOST_ROWS], costs.take(slice(MOST_ROWS)))
+        return votes_of_training(self.estimator_, task.X, costs)
 
     def _forest(self) -> Any:
         return type(self)._default(**DEFAULTS) if self.estimator is None else self.estimator

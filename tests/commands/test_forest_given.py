@@ -62,6 +62,30 @@ def test_a_forest_is_pruned_predicts_and_is_proven(desk: Path, given: str, budge
     assert status == 0, err
 
 
+def test_rows_stop_early(desk: Path) -> None:
+    ask = ("forest", "--data", "table.csv", "--target", "diagnosis", "--costs", "costs.json", "--penalty", "0.0001")
+    for given in ("forest.skops", "hist.skops"):
+        assert run(*ask, "--forest", given, "--out", "out")[0] == 0
+        cost = {}
+        for how in ((), ("--stop-early", "certain"), ("--stop-early", "probable", "--disagreement", "0.02")):
+            status, out, err = run("predict", "out", "--data", "table.csv", "--json", *how)
+            if "probable" in how and given == "hist.skops":
+                assert status == 1
+                assert "it stops votes of two classes" in err
+                continue
+            assert status == 0, err
+            cost[how[1] if how else ""] = json.loads(out)["mean_cost"]
+        assert cost["certain"] < cost[""]
+        if given == "forest.skops":
+            assert cost["probable"] <= cost["certain"]
+    status, _, err = run("predict", "out", "--data", "table.csv", "--stop-early", "maybe")
+    assert status == 1
+    assert "--stop-early must be one of 'certain', 'probable', got 'maybe'" in err
+    status, _, err = run("predict", "out", "--data", "table.csv", "--disagreement", "0.1")
+    assert status == 1
+    assert "--disagreement must be left out here, got 0.1; give --stop-early probable with it" in err
+
+
 def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
     ask = ("forest", "--forest", "forest.skops", "--data", "table.csv", "--target", "diagnosis")
     assert run(*ask, "--budget", "2", "--out", "out")[0] == 0

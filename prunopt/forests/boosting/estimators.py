@@ -196,7 +196,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         known: Any = None,
         known_values: Any = None,
     ) -> OnDemand:
-        """Predict, and ask for the values of a group only when the policy acquires it.
+        """Predict, and ask for the values of a group only when the policy acquires it: that is when it stops.
 
         Parameters
         ----------
