@@ -127,6 +127,10 @@ def forest(
         require(penalty is None or most is None, "--penalty", "be given, or --budget, not both", both)
     if sizes:
         path, splits = True, 0
+    one_of("--cost-scope", cost_scope, ("row", "model"))
+    if class_weight is not None:
+        one_of("--class-weight", class_weight, ("balanced",))
+    whole_number("--seed", seed, low=0, high=2**32 - 1)
     path = path or trees is not None or splits is not None or penalty is not None
     for name, value in (
         ("--budget-per-row", budget_per_row),
@@ -236,6 +240,7 @@ def read_case(data: str, target: str | None, costs: Path | None, keep: tuple[str
     left_out: tuple[str, ...] = ()
     if data in EMBEDDED:
         require(target is None, "--target", f"be left out with --data {data}", target, "the data set has its own")
+        require(not keep, "--keep", f"be left out with --data {data}", list(keep), "it has neither dates nor names")
         found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
         case = Case(data, found.X, found.y, found.feature_names, dict(found.feature_costs), found.currency)
         case.listed = found.costs()

@@ -35,9 +35,27 @@ def load_forest(given: str) -> Any:
     require(path.is_file(), "--forest", "be a file that exists", given)
     if path.suffix == ".skops":
         return read_forest(path)
+    if path.suffix == ".json":
+        _refuse_costs(path)
     if path.suffix in (".json", ".txt", ".ubj"):
-        return read_booster(path)
-    raise invalid("--forest", f"be {ENDINGS}", given)
+        try:
+            return read_booster(path)
+        except ValueError as error:
+            raise ValueError(f"--forest {given}: {error}") from None
+    mend = "name the function that returns the forest, FILE.py:function" if path.suffix == ".py" else ""
+    raise invalid("--forest", f"be {ENDINGS}", given, mend)
+
+
+def _refuse_costs(path: Path) -> None:
+    """Refuse a JSON file that is no model: most likely the cost list."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        return  # the reader of models says what is wrong
+    model = isinstance(found, dict) and "learner" in found
+    mend = "write it by save_model('model.json') of XGBoost; costs are given by --costs"
+    held = f"{path} with {', '.join(map(repr, list(found)[:3]))}" if isinstance(found, dict) else str(path)
+    require(model, "--forest", "be XGBoost's JSON of a model", Shown(held), mend)
 
 
 def _made(file: Path, function: str, given: str) -> Any:
@@ -46,7 +64,11 @@ def _made(file: Path, function: str, given: str) -> Any:
     if spec is None or spec.loader is None:
         raise invalid("--forest", "name a file that Python can load", given)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code: any of Python's
+        text = Shown(f"{file} ({type(error).__name__}: {error})")
+        raise invalid("--forest", "name a file that Python can run", text) from error
     make = getattr(module, function, None)
     if not callable(make):
         raise invalid("--forest", "name a function of the file", given)

@@ -13,7 +13,7 @@ import typer
 from prunopt.commands.forest_best import read_model
 from prunopt.commands.forest_given import read_pruned
 from prunopt.commands.output import guarded, note, print_json
-from prunopt.core.validate import invalid, number, one_of, require
+from prunopt.core.validate import Shown, invalid, number, one_of, require
 
 
 @guarded
@@ -51,6 +51,8 @@ def predict(
     require(probable or disagreement is None, "--disagreement", "be left out here", disagreement, mend)
     if disagreement is not None:
         number("--disagreement", disagreement, low=0, high=1)
+    require(folder.is_dir(), "DIR", "be a folder that prunopt forest wrote with --out", str(folder))
+    require(out is None or not out.is_dir(), "--out", "be a file to write", Shown(out), "it is a folder")
     model, report = read_pruned(folder) or read_model(folder)
     spec = report["table"]
     rows, absent, notes = read_rows(data, spec["names"], spec["categories"], spec["styles"])

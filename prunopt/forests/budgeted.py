@@ -133,7 +133,14 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             self.votes_ = votes_of_training(self.model_.forest, rows, costs)
         self.comparison_ = compared(self.table_, self.budget)
         self.expected_cost_ = float(self.table_.mean(self.table_.cost)[self.table_.recipes.index(self.recipe_)])
-        self.remarks_ = self._remarks(data)
+        found = self.model_.on_demand(rows, None)
+        paid = (
+            costs.of_rows(np.broadcast_to(self.model_.used, (len(rows), len(self.model_.used))))
+            if data.one_price
+            else found.cost
+        )
+        self.training_cost_ = float(np.average(paid, weights=weight))
+        self.remarks_ = self._remarks(data, found)
         for remark in self.remarks_:
             warnings.warn(remark, stacklevel=2)
         return self
@@ -141,6 +148,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
     def at(self, budget: float) -> Any:
         """Return the model for one of the ``budgets``, which predicts codes of ``classes_``."""
         check_is_fitted(self)
+        require(self.path_, "budget", "be one that was fitted for", budget, "name it in budgets=")
         one_of("budget", float(budget), tuple(self.path_), "name it in budgets=")
         return self.path_[float(budget)]
 
@@ -279,11 +287,10 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
     def _scoring(self, target: AnyArray) -> Scoring:
         raise NotImplementedError
 
-    def _remarks(self, data: Data) -> tuple[str, ...]:
+    def _remarks(self, data: Data, found: OnDemand) -> tuple[str, ...]:
         """What a user should know before using the model."""
         if not data.n_classes or data.n_classes < 2:
             return ()
-        found = self.model_.on_demand(data.X, None)
         labels, spent = np.unique(found.predictions), float(found.cost.mean())
         within = "" if self.budget is None else f" within budget={self.budget:g}"
         mend = f"no candidate{within} is better by {self.scoring_.words}"
@@ -340,8 +347,9 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         None = accuracy, or the area under the curve where less than 3 % of the rows have the rarest label.
     misclassification_costs
         Cost of every wrong label in the currency of the features: a matrix (C, C) in the order of the sorted labels,
-        lines the true ones, or ``{true: {said: cost}}``. Then features and mistakes together shall cost least, and
-        labels are those of least expected cost (by weights of the classes in the fits, exact for two classes).
+        lines the true ones, or ``{true: {said: cost}}`` with every pair of different labels. Then features and
+        mistakes together shall cost least, and labels are those of least expected cost (by weights of the classes in
+        the fits, exact for two classes).
     class_weight
         ``"balanced"`` or weights by label, as in scikit-learn: they multiply the weights of rows in fits, not in costs.
         Probabilities are those of the weighted rows.
@@ -367,7 +375,11 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     recipe_ : Recipe
         How it was made.
     expected_cost_ : float
-        Its mean cost of a row, cross-fitted.
+        What a row is expected to cost: the mean over rows, each judged by models of the same recipe that were fitted
+        without it. The budget is held against it. It is an estimate, no limit: new rows may pay more on average
+        (``comparison_`` has the interval of the whole rule; ``budget_per_row`` limits every row).
+    training_cost_ : float
+        What the rows of the fit pay on average, by ``model_`` itself; may be above the budget.
     comparison_ : Comparison
         What the rule reaches on rows that neither fit nor choice has seen, against scikit-learn's default forest.
     candidates_ : tuple of Judged
@@ -397,7 +409,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         check_classification_targets(labels)
         self.classes_, code = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_[0]!r}"))
+            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_.tolist()[0]!r}"))
         return rows, code.astype(np.int64), len(self.classes_)
 
     def _decoded(self, values: Floats) -> AnyArray:

@@ -25,7 +25,7 @@ from prunopt.forests.breakpoints import path_of
 from prunopt.forests.leaf_refit import Refit, refuse_monotonic
 from prunopt.forests.mixture import mixture
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
-from prunopt.forests.selection import Judged, choose
+from prunopt.forests.selection import Judged, choose, has_rare_label
 from prunopt.forests.sklearn_trees import compacted
 from prunopt.forests.stopping_rule import MOST_ROWS, VoteTotals, rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
@@ -37,6 +37,11 @@ from prunopt.problems.forest.tree_ensemble import refuse_strangers
 # Trees that see all features at every split test few different ones, which makes a row cheap; 40 trees of depth 10
 # are within noise of larger forests up to half of the full cost (measured on digits, satimage, magic and spambase).
 DEFAULTS: dict[str, Any] = {"n_estimators": 40, "max_depth": 10, "max_features": None, "bootstrap": True}
+
+NOTHING = (
+    "no pruning is surely better than asking for nothing, so every row gets the same prediction: a label is rare; "
+    'pass loss="gini", or take BudgetedClassifier, which chooses by the area under the curve'
+)
 
 
 @renamed_attributes(price_="penalty_")
@@ -146,6 +151,9 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
             self.estimator_ = compacted(forest, task.ensemble, self.solution_.value)
             if self.budget and not self.solution_.value.any():
                 warnings.warn(self._constant(task), stacklevel=2)
+            unasked = penalty is None and self.budget is None and not self.solution_.value.any()
+            if unasked and is_classifier(self) and has_rare_label(judged_y, task.weight):
+                warnings.warn(NOTHING, stacklevel=2)
             if refit:
                 self.estimator_, self.temperature_ = fit_rows(self.estimator_)
         self.votes_ = self._votes(task, costs)
@@ -302,7 +310,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         for k in np.flatnonzero(np.nanmax(np.abs(rows), axis=0, initial=0) >= 2**24):
             before, after = len(np.unique(exact[:, k])), len(np.unique(rows[:, k]))
             if after < before:
-                name = self.feature_names_in_[k] if hasattr(self, "feature_names_in_") else k
+                name = self.feature_names_in_[k] if hasattr(self, "feature_names_in_") else int(k)
                 mend = "subtract its least value"
                 warnings.warn(f"X: {before} values of column {name!r} are {after} as float32; {mend}", stacklevel=4)
 

@@ -99,6 +99,17 @@ def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
     ("words", "message"),
     [
         (("--forest", "forest.pkl", "--data", "table.csv", "--target", "diagnosis"), "skops.io.dump"),
+        (("--forest", "costs.json", "--data", "table.csv", "--target", "diagnosis"), "costs are given by --costs"),
+        (("--forest", "broken.py:f", "--data", "table.csv", "--target", "diagnosis"), "(SyntaxError:"),
+        (("--forest", "mine.py", "--data", "table.csv", "--target", "diagnosis"), "name the function that returns"),
+        (
+            ("--forest", "words.txt", "--data", "table.csv", "--target", "diagnosis"),
+            "--forest words.txt: model must be",
+        ),
+        (("--seed", "-1"), "--seed must be a whole number >= 0"),
+        (("--class-weight", "zz"), "--class-weight must be one of 'balanced', got 'zz'"),
+        (("--data", "table.csv", "--target", "diagnosis", "--keep", "test"), "keep must name columns of table.csv"),
+        (("--keep", "age"), "--keep must be left out with --data heart"),
         (("--forest", "none.skops", "--data", "table.csv", "--target", "diagnosis"), "exists"),
         (("--forest", "mine.py:nothing", "--data", "table.csv", "--target", "diagnosis"), "function"),
         (("--forest", "forest.skops"), "columns of the forest"),
@@ -108,7 +119,21 @@ def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
 )
 def test_bad_input_is_one_line(desk: Path, words: tuple[str, ...], message: str) -> None:
     (desk / "forest.pkl").write_bytes(b"x")
+    (desk / "broken.py").write_text("def f(:")
+    (desk / "words.txt").write_text("hello")
     status, _, err = run("forest", *words)
     assert status == 1
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_folders_that_are_none(desk: Path) -> None:
+    for words, message in (
+        (("predict", "nowhere", "--data", "new.csv"), "DIR must be a folder that prunopt forest wrote"),
+        (("predict", ".", "--data", "new.csv", "--out", "."), "--out must be a file to write"),
+        (("verify", "."), "or what prunopt forest writes: model.json, or report.json beside a forest"),
+    ):
+        status, _, err = run(*words)
+        assert status == 1
+        assert message in err
+        assert len(err.strip().splitlines()) == 1

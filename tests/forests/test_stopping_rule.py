@@ -173,11 +173,12 @@ def test_estimators_stop_by_the_votes_that_they_were_judged_by(kind: str) -> Non
     for seed in range(4):
         X, y = load_breast_cancer(return_X_y=True)
         X, new, y, _ = train_test_split(X, y, test_size=0.5, random_state=seed)
-        model: Any = {
+        kinds: dict[str, Any] = {
             "pruned": BudgetedForestClassifier(penalty=1e-4, random_state=0),
             "held out": BudgetedForestClassifier(penalty=1e-4, errors="holdout", random_state=0),
             "chosen": BudgetedClassifier(candidates=("features",), cv=(2, 1), n_trees=40, random_state=0),
-        }[kind].fit(X, y)
+        }
+        model = kinds[kind].fit(X, y)
         assert isinstance(model.votes_, VoteTotals)
         found = [model.predict_on_demand(new, **how) for how in ({}, {"stop_early": True})]
         found.append(model.predict_on_demand(new, stop_early="probable", disagreement=0.005))

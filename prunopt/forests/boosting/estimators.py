@@ -389,7 +389,8 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     classes_ : (C,) array
         The labels.
     expected_cost_ : float
-        Mean cost of a row on the validation rows; that of new rows differs by chance.
+        Mean cost of a row on the validation rows, which chose the model: an estimate, no limit. New rows may pay more
+        on average; ``randomised`` meets the budget on these rows alone.
     model_ : BudgetedModel
         Policy and predictors within ``budget``.
     mixture_ : ModelMixture or None
@@ -425,7 +426,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         check_classification_targets(labels)
         self.classes_, code = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_[0]!r}"))
+            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_.tolist()[0]!r}"))
         return rows, code.astype(np.float64), Classification(len(self.classes_))
 
 
