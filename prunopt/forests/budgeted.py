@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from prunopt.core.arrays import AnyArray, Floats
-from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
+from prunopt.core.validate import Shown, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
+from prunopt.forests.estimator_rows import EstimatorOfRows, keep
 from prunopt.forests.recipes import KINDS, NOTHING, Data, ForestModel, Recipe, all_recipes, fitted
 from prunopt.forests.scoring import Scoring, scoring_of
 from prunopt.forests.stopping_rule import rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
-from prunopt.problems.forest.feature_costs import FeatureCosts
 
 STAGE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.18, 0.25, 0.33, 0.41, 0.5, 0.64, 0.8, 1.0)
 SHARES = (0.05, 0.18, 0.33, 0.64, 1.0)  # levels of cost without a budget, as shares of the cost of everything
@@ -31,7 +30,7 @@ SCOPES = "row", "model"
 CAPPED = "features", "staged"  # kinds whose greatest cost of a row is known before there is a row
 
 
-class _Budgeted(BaseEstimator):  # type: ignore[misc]
+class _Budgeted(EstimatorOfRows):
     """What classifier and regressor share."""
 
     def __init__(
@@ -53,21 +52,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         callback: Callable[[str], Any] | None = None,
     ) -> None:
-        self.feature_costs = feature_costs
-        self.feature_groups = feature_groups
-        self.budget = budget
-        self.budgets = budgets
-        self.budget_per_row = budget_per_row
-        self.cost_scope = cost_scope
-        self.scoring = scoring
-        self.misclassification_costs = misclassification_costs
-        self.class_weight = class_weight
-        self.candidates = candidates
-        self.cv = cv
-        self.n_trees = n_trees
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.callback = callback
+        keep(self, locals())
 
     def fit(
         self,
@@ -105,10 +90,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
             used = np.flatnonzero(weight)
             require(len(used) == len(rows), "sample_weight", "be positive", Shown("a zero"), "leave those rows out")
-        names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
-        given = of_rows(self.feature_costs if feature_costs is None else feature_costs, X)
-        costs = FeatureCosts.of(given, rows.shape[1], names, self.feature_groups, known).for_rows(len(rows))
-        self.feature_costs_ = costs
+        self.feature_costs_ = costs = self._costs(X, rows, feature_costs, known)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.scoring_ = self._scoring(target)
         cap = np.inf if self.budget_per_row is None else float(self.budget_per_row)
@@ -201,10 +183,9 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         source = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
         given: dict[str, Any] = {"known_values": known_values}
         if feature_costs is not None or known is not None:
-            names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
             n = checked_count(n_rows) if callable(acquire_or_X) else len(source)
             own = of_rows(feature_costs, acquire_or_X)
-            given["feature_costs"] = self.feature_costs_.for_other_rows(n, own, known, names)
+            given["feature_costs"] = self.feature_costs_.for_other_rows(n, own, known, self._names)
         if stop_early is not False or disagreement is not None:
             forest = isinstance(self.model_, ForestModel)
             mend = "its stages, or its boosting, stop by a rule of their own"
@@ -218,12 +199,6 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         """Return what each row costs, shape (n,)."""
         return self.predict_on_demand(X).cost
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.sparse = False
-        return tags
-
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
         raise NotImplementedError
 
@@ -236,9 +211,6 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         n_classes = len(self.classes_) if hasattr(self, "classes_") else 0
         blank = Data(rows, np.zeros(len(rows), np.int64), np.ones(len(rows)), self.feature_costs_, n_classes)
         return values_of(self.model_, blank)
-
-    def _new_rows(self, X: Any) -> Floats:
-        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan"))
 
     def _recipes(self, total: float) -> list[Recipe]:
         """The candidates, at the costs that they are made for."""
@@ -405,12 +377,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         return self._values(X)
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
-        rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)
-        check_classification_targets(labels)
-        self.classes_, code = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_.tolist()[0]!r}"))
-        return rows, code.astype(np.int64), len(self.classes_)
+        return *self._labeled(X, y), len(self.classes_)
 
     def _decoded(self, values: Floats) -> AnyArray:
         return np.asarray(self.classes_[values.argmax(axis=1)])
@@ -433,10 +400,7 @@ class BudgetedRegressor(RegressorMixin, _Budgeted):  # type: ignore[misc]
         return Scoring("neg_mean_squared_error", np.zeros(0))
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
-        rows, numbers = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2, y_numeric=True
-        )
-        return rows, np.asarray(numbers, np.float64), 0
+        return *self._numbered(X, y), 0
 
     def _decoded(self, values: Floats) -> AnyArray:
         return np.asarray(values[:, 0])

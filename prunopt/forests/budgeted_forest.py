@@ -22,6 +22,7 @@ from prunopt.core.validate import Shown, number, one_of, require
 from prunopt.forests._votes import len_of
 from prunopt.forests.acquisitions import checked_count
 from prunopt.forests.breakpoints import path_of
+from prunopt.forests.estimator_rows import keep
 from prunopt.forests.leaf_refit import Refit, refuse_monotonic
 from prunopt.forests.mixture import mixture
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
@@ -68,20 +69,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         price: Any = "deprecated",
     ) -> None:
-        self.estimator = estimator
-        self.feature_costs = feature_costs
-        self.feature_groups = feature_groups
-        self.budget = budget
-        self.penalty = penalty
-        self.errors = errors
-        self.loss = loss
-        self.solver = solver
-        self.refit_leaves = refit_leaves
-        self.randomised = randomised
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.price = price
+        keep(self, locals())
 
     def fit(
         self,
