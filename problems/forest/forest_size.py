@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -149,3 +150,66 @@ class ForestSize(ForestBudget):
                 model.addConstraint(w[j] + pulp.lpSum(z[u] for u in above[h]) >= 1)
         model.setObjective(pulp.LpAffineExpression(terms) + float(self.penalty) * self.fixed_cost)
         return model
+
+
+@dataclass(frozen=True, eq=False)
+class ForestUses(ForestSize):
+    r"""Prune a forest so that its trees err little, and little is used of several resources together.
+
+    .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} + \lambda \sum_j w_j c_j
+
+    with the costs :math:`c_j` of other tasks for the same forest. Their closures have the same items, so the sum is
+    the closure of all their requirements.
+
+    Parameters
+    ----------
+    parts
+        Tasks for one forest and its rows: `ForestBudget` or `ForestSize`.
+    factors
+        The weights w_j >= 0.
+    """
+
+    parts: tuple[ForestBudget, ...] = ()
+    factors: tuple[float, ...] = ()
+
+    @classmethod
+    def summed(cls, parts: Sequence[ForestBudget], factors: ArrayLike) -> ForestUses:
+        """Return the sum of tasks for the same forest."""
+        shared = {f.name: getattr(parts[0], f.name) for f in fields(ForestBudget)}
+        factors = tuple(np.asarray(factors, np.float64).tolist())
+        return cls(**shared, resource="sum", parts=tuple(parts), factors=factors)
+
+    def _sum(self, of_parts: Sequence[float]) -> float:
+        return float(sum(w * c for w, c in zip(self.factors, of_parts, strict=True)))
+
+    @property
+    def fixed_cost(self) -> float:
+        """What the forest costs when it is all leaves."""
+        return self._sum([part.fixed_cost for part in self.parts])
+
+    def cost(self, kept: ArrayLike) -> float:
+        """Return the weighted sum of the costs."""
+        return self._sum([part.cost(kept) for part in self.parts])
+
+    @property
+    def cost_factor(self) -> Fraction:
+        """Cost for one unit of the closures' requirement costs."""
+        return Fraction(1)
+
+    @cached_property
+    def _cost_unit(self) -> Fraction | None:
+        return None
+
+    @cached_property
+    def _requirements(self) -> tuple[Ints, Ints32, Floats]:
+        m = len(self.ensemble.internal)
+        owners, needed, costs, shift = [], [], [], 0
+        for part, factor in zip(self.parts, self.factors, strict=True):
+            indptr, indices, cost = part._requirements
+            owners.append(np.repeat(np.arange(m), np.diff(indptr)))
+            needed.append(indices + shift)
+            costs.append(factor * float(part.cost_factor) * cost)
+            shift += len(cost)
+        owner = np.concatenate(owners)
+        ends = np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=m))]).astype(np.int64)
+        return ends, np.concatenate(needed)[np.argsort(owner, kind="stable")].astype(np.int32), np.concatenate(costs)

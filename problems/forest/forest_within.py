@@ -41,7 +41,8 @@ class ForestWithin:
     budget: float
 
     def __post_init__(self) -> None:
-        number("budget", self.budget, low=0, mend="keeping nothing costs 0")
+        least = self.task.fixed_cost
+        number("budget", self.budget, low=least, mend=f"keeping nothing costs {least:g}")
 
     def objective(self, kept: ArrayLike, /) -> float:
         """Return the mean error of the trees."""
@@ -67,7 +68,8 @@ class ForestWithin:
         """
         require(to is None or issubclass(BudgetedClosure, to), "to", "be BudgetedClosure", to)
         closure, penalty_unit, error_slack, _ = self._open
-        within = Fraction(repr(float(self.budget))) + Fraction(self._rounding)
+        left = Fraction(repr(float(self.budget))) - Fraction(self.task.fixed_cost)
+        within = left + Fraction(self._rounding)
         form = BudgetedClosure(replace(closure, cost_unit=closure.unit / penalty_unit), within)
         shift = self.task.error(np.zeros(closure.n_items, np.bool_))
         return Reduced(form, lambda x: x, shift=shift, slack=error_slack)

@@ -13,17 +13,17 @@ from prunopt.commands import estimates
 from prunopt.commands.forest_best import best, misclassified
 from prunopt.commands.forest_best import show as show_best
 from prunopt.commands.forest_best import write as write_model
-from prunopt.commands.forest_given import choose, copy_costs, describe, fitted_to, load_forest, resolved
+from prunopt.commands.forest_given import EMBEDDED, choose, copy_costs, describe, fitted_to, load_forest, resolved
 from prunopt.commands.forest_report import Analysis, Case, Choice, Rows, build_report, show, write
+from prunopt.commands.forest_sizes import read_budgets, sized
 from prunopt.commands.forest_splits import Splits, default_splits, repeated
 from prunopt.commands.output import INTERRUPTED, fail, guarded, note, print_json, progress
 from prunopt.core.files import written_together
-from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
+from prunopt.core.validate import Shown, invalid, one_of, require, whole_number
 
 if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath
 
-EMBEDDED = "heart", "hypothyroid"
 SHARES = 0.6, 0.2, 0.2  # of the rows: training, validation, test
 
 
@@ -36,7 +36,13 @@ def forest(
         typer.Option(help='JSON: {"feature": cost, ...}, or with groups and their common part, or several currencies.'),
     ] = None,
     known: Annotated[str | None, typer.Option(help="Features known already, hence free: age,sex")] = None,
-    budget: Annotated[float | None, typer.Option(help="Greatest mean cost of a row.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Greatest mean cost of a row; or, with --forest and --path, a size of the model: nodes=500, trees=20, "
+            "bytes=100kB, features=5 (their costs, each paid once); nodes=0.2x is a share. Several may be given."
+        ),
+    ] = None,
     budget_per_row: Annotated[
         float | None, typer.Option("--budget-per-row", help="Greatest cost of any single row.")
     ] = None,
@@ -99,6 +105,8 @@ def forest(
     With --forest: every optimal pruning of a forest or booster that exists, on rows that it has not seen; the pruned
     one is written in its own format.
 
+    A --budget for nodes, trees, bytes or features prunes that forest, or one that is grown, to this size.
+
     With --path: grows a forest on 60 % of the rows, finds every
     optimal pruning on their out-of-bag errors, measures each on two times 20 % of the rows (validation, test), and
     chooses the cheapest one whose validation error is within one standard error of the least, unless a budget or a
@@ -108,11 +116,21 @@ def forest(
         note("--price is deprecated and goes with the next release; use --penalty")
         require(penalty is None, "--price", "be given without --penalty", price, "it is the old name of --penalty")
         penalty = price
+    most, sizes = read_budgets(budget)
+    if sizes:
+        require(penalty is None, "--penalty", "be left out with a budget for a size", penalty)
+        require(not splits, "--splits", "be left out with a budget for a size", splits, "one split is shown")
     if given is not None:
         require(trees is None and splits is None, "--forest", "be given without --trees and --splits", given)
         splits = 0
-        both = Shown(f"--penalty {penalty} and --budget {budget}")
-        require(penalty is None or budget is None, "--penalty", "be given, or --budget, not both", both)
+        both = Shown(f"--penalty {penalty} and --budget {most}")
+        require(penalty is None or most is None, "--penalty", "be given, or --budget, not both", both)
+    if sizes:
+        path, splits = True, 0
+    one_of("--cost-scope", cost_scope, ("row", "model"))
+    if class_weight is not None:
+        one_of("--class-weight", class_weight, ("balanced",))
+    whole_number("--seed", seed, low=0, high=2**32 - 1)
     path = path or trees is not None or splits is not None or penalty is not None
     for name, value in (
         ("--budget-per-row", budget_per_row),
@@ -124,8 +142,6 @@ def forest(
         mend = "they are for the model that is chosen from all kinds"
         require(value is None or not path, name, "be left out with --forest and --path", value, mend)
     trees = 40 if trees is None else whole_number("--trees", trees, low=1)
-    if budget is not None:
-        number("--budget", budget, low=0, mend="leave it out for no limit")
     whole_number("--splits", splits or 0, low=0)
     if out is not None:  # what cannot be written is better known before the work than after it
         require(out.is_dir() or not out.exists(), "--out", "be a folder", Shown(f"the file {out}"))
@@ -133,7 +149,14 @@ def forest(
     with progress("forest", total=5) as tell:
         tell("reading the table")
         estimates.table(data, trees)
-        case = read_case(data, target, costs, tuple(name.strip() for name in keep.split(",")) if keep else ())
+        kept = [name.strip() for name in keep.split(",")] if keep else []
+        inputs: dict[str, Any] = {
+            "data": data if data in EMBEDDED else str(Path(data).resolve()),
+            "target": target,
+            "costs": None if costs is None else str(costs.resolve()),
+            "keep": kept,
+        }
+        case = read_case(data, target, costs, tuple(kept))
         case.known = tuple(name.strip() for name in known.split(",")) if known else ()
         for name in case.known:
             one_of("--known", name, case.names)
@@ -147,12 +170,8 @@ def forest(
                 "misclassification_costs": misclassified(misclassification_costs),
                 "class_weight": class_weight,
             }
-            model, told = best(case, budget, seed, tell, wishes)
-            told["inputs"] = {
-                "data": data if data in EMBEDDED else str(Path(data).resolve()),
-                "target": target,
-                "costs": None if costs is None else str(costs.resolve()),
-                "keep": [name.strip() for name in keep.split(",")] if keep else [],
+            model, told = best(case, most, seed, tell, wishes)
+            told["inputs"] = inputs | {
                 "misclassification_costs": (
                     None if misclassification_costs is None else str(misclassification_costs.resolve())
                 ),
@@ -176,30 +195,26 @@ def forest(
     with progress("forest", total=4) as tell:
         rows = split_rows(case, seed)
         tell("growing and pruning the forest" if forest is None else "pruning the forest")
-        choice = (
-            _choose(case, rows, budget, penalty, trees, seed)
-            if forest is None
-            else choose(case, rows, forest, budget, penalty)
-        )
+        if sizes:
+            grown = fit_forest(case, rows.train, None, 0.0, trees, seed).path_.forest if forest is None else forest
+            choice = sized(case, rows, grown, sizes, "oob" if forest is None else "holdout")
+        elif forest is None:
+            choice = _choose(case, rows, most, penalty, trees, seed)
+        else:
+            choice = choose(case, rows, forest, most, penalty)
         tell("the same on other splits")
         n_splits = default_splits(len(case.X)) if splits is None else splits
         many = _repeat(case, choice.path, n_splits, trees, seed)
         tell("measuring every pruning")
-        analysis = Analysis(case, choice, rows, budget, many, seed)
+        analysis = Analysis(case, choice, rows, most, many, seed)
         report = build_report(analysis)
-        report["inputs"] = {
-            "data": data if data in EMBEDDED else str(Path(data).resolve()),
-            "target": target,
-            "costs": None if costs is None else str(costs.resolve()),
-            **({} if given is None else {"forest": resolved(given)}),
-        }
-        if forest is not None:
-            describe(report, case, choice)
+        report["inputs"] = inputs | ({} if given is None else {"forest": resolved(given)})
+        describe(report, case, choice)
         report["chosen"]["penalty"] = penalty
         if out is not None:
             tell("writing")
             with written_together():
-                if costs is not None and given is not None:
+                if costs is not None:
                     copy_costs(costs, out)
                 write(out, report, analysis)
     if as_json:
@@ -213,8 +228,7 @@ def forest(
             if given is None:
                 file = str(out / "forest.skops")
                 print(f"Load the forest: skops.io.load({file!r}, trusted=['sklearn.tree._tree.Tree'])")
-            else:
-                print(f"New rows: prunopt predict {out} --data NEW.csv")
+            print(f"New rows: prunopt predict {out} --data NEW.csv")
     if n_splits and (many is None or many.stopped):
         done = 0 if many is None else len(many.scores)
         fail(f"interrupted after {done} of {n_splits} splits; everything else is done", INTERRUPTED)
@@ -226,6 +240,7 @@ def read_case(data: str, target: str | None, costs: Path | None, keep: tuple[str
     left_out: tuple[str, ...] = ()
     if data in EMBEDDED:
         require(target is None, "--target", f"be left out with --data {data}", target, "the data set has its own")
+        require(not keep, "--keep", f"be left out with --data {data}", list(keep), "it has neither dates nor names")
         found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
         case = Case(data, found.X, found.y, found.feature_names, dict(found.feature_costs), found.currency)
         case.listed = found.costs()

@@ -61,7 +61,12 @@ def best(
         "budget": budget,
         "wishes": {name: wish for name, wish in (wishes or {}).items() if wish is not None},
         "score": model.scoring_.name,
-        "chosen": {"name": model.recipe_.words, "cost": model.expected_cost_, "stages": stages(model, case)},
+        "chosen": {
+            "name": model.recipe_.words,
+            "cost": model.expected_cost_,
+            "training_cost": model.training_cost_,
+            "stages": stages(model, case),
+        },
         "unseen_rows": asdict(model.comparison_),
         "candidates": [asdict(judged) for judged in model.candidates_],
         "remarks": list(model.remarks_),
@@ -125,6 +130,10 @@ def show(report: dict[str, Any], who: str) -> None:
     for k, stage in enumerate(report["chosen"]["stages"]):
         share = f"every {who}" if k == 0 else f"for {100 * stage['share_of_rows']:.0f} % of them"
         print(f"  {'first' if k == 0 else 'then'}, {share}: {', '.join(stage['acquires']) or 'nothing'}")
+    print(
+        f"Expected cost, cross-fitted: {report['chosen']['cost']:.2f} {unit} per {who}; the rows that the model is "
+        f"fitted on pay {report['chosen']['training_cost']:.2f}. New rows may pay more."
+    )
     print(
         f"On rows that neither fit nor choice saw ({found['folds']} folds, repeated {found['repeats']} times, "
         f"{found['rows']} rows): {score} {found['score']:.3f} (95 %: {found['score_low']:.3f} to "

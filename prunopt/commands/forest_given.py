@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from prunopt.commands.forest_report import Case, Choice, Rows
-from prunopt.core.arrays import Bools, Floats
+from prunopt.core.arrays import Floats
 from prunopt.core.files import read_json, write_atomically
 from prunopt.core.validate import Shown, invalid, require
 
 ENDINGS = "FILE.skops, FILE.py:function, XGBoost's FILE.json or LightGBM's FILE.txt"
 PICKLES = ".pkl", ".pickle", ".joblib"
 COSTS = "costs.json"
+EMBEDDED = "heart", "hypothyroid"
 
 
 def load_forest(given: str) -> Any:
@@ -34,9 +35,27 @@ def load_forest(given: str) -> Any:
     require(path.is_file(), "--forest", "be a file that exists", given)
     if path.suffix == ".skops":
         return read_forest(path)
+    if path.suffix == ".json":
+        _refuse_costs(path)
     if path.suffix in (".json", ".txt", ".ubj"):
-        return read_booster(path)
-    raise invalid("--forest", f"be {ENDINGS}", given)
+        try:
+            return read_booster(path)
+        except ValueError as error:
+            raise ValueError(f"--forest {given}: {error}") from None
+    mend = "name the function that returns the forest, FILE.py:function" if path.suffix == ".py" else ""
+    raise invalid("--forest", f"be {ENDINGS}", given, mend)
+
+
+def _refuse_costs(path: Path) -> None:
+    """Refuse a JSON file that is no model: most likely the cost list."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        return  # the reader of models says what is wrong
+    model = isinstance(found, dict) and "learner" in found
+    mend = "write it by save_model('model.json') of XGBoost; costs are given by --costs"
+    held = f"{path} with {', '.join(map(repr, list(found)[:3]))}" if isinstance(found, dict) else str(path)
+    require(model, "--forest", "be XGBoost's JSON of a model", Shown(held), mend)
 
 
 def _made(file: Path, function: str, given: str) -> Any:
@@ -45,7 +64,11 @@ def _made(file: Path, function: str, given: str) -> Any:
     if spec is None or spec.loader is None:
         raise invalid("--forest", "name a file that Python can load", given)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code: any of Python's
+        text = Shown(f"{file} ({type(error).__name__}: {error})")
+        raise invalid("--forest", "name a file that Python can run", text) from error
     make = getattr(module, function, None)
     if not callable(make):
         raise invalid("--forest", "name a function of the file", given)
@@ -128,8 +151,7 @@ def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
 
     The model predicts on demand: `predict_on_demand(rows)`, `predict_proba`, `classes_`, `feature_costs_`.
     """
-    from prunopt.forests.boosters import Booster
-    from prunopt.forests.datasets import read_costs
+    from prunopt.forests.datasets import load_heart, load_hypothyroid, read_costs
 
     files = [folder / name for name in ("forest.skops", "forest.json", "forest.txt") if (folder / name).is_file()]
     if not files or not (folder / "report.json").is_file():
@@ -139,12 +161,15 @@ def read_pruned(folder: Path) -> tuple[Any, dict[str, Any]] | None:
     require(isinstance(spec, dict), "table", "say how the table is read", None, "run prunopt forest again")
     model, names = load_saved(files[0], spec), tuple(spec["names"])
     listed: Any = report["costs"]
-    if listed is None:
+    data = report.get("inputs", {}).get("data")
+    if listed is None and data in EMBEDDED and not (folder / COSTS).is_file():
+        found = load_heart() if data == "heart" else load_hypothyroid(measured_flags=False)
+        listed = found.costs()
+    elif listed is None:
         require((folder / COSTS).is_file(), f"{folder}", f"hold {COSTS}", Shown("none"), "run prunopt forest again")
         listed = read_costs(folder / COSTS, names, left_out=spec.get("left_out", ()))
     case = Case("", None, None, names, {}, report["currency"], listed=listed, known=tuple(report["known"]))
-    kind = _PrunedBooster if isinstance(model, Booster) else _PrunedForest
-    return kind(model, case.feature_costs), report
+    return _Pruned(model, case.feature_costs), report
 
 
 def load_saved(file: Path, spec: dict[str, Any]) -> Any:
@@ -160,46 +185,26 @@ def load_saved(file: Path, spec: dict[str, Any]) -> Any:
     return booster
 
 
-class _PrunedForest:
-    """A scikit-learn forest and its costs, as `prunopt predict` asks for them."""
+class _Pruned:
+    """A scikit-learn forest or a booster, and its costs, as `prunopt predict` asks for them."""
 
     def __init__(self, forest: Any, costs: Any) -> None:
         self.forest, self.feature_costs_ = forest, costs
-        if hasattr(forest, "classes_"):
-            self.classes_ = np.asarray(forest.classes_)
+        classes = forest.model.classes if hasattr(forest, "model") else getattr(forest, "classes_", None)
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
 
-    def predict_on_demand(self, rows: Any) -> Any:
+    def predict_on_demand(self, rows: Any, **options: Any) -> Any:
         """Return predictions, acquisitions and costs."""
         from prunopt.forests.on_demand import predict_on_demand
 
-        return predict_on_demand(self.forest, rows, feature_costs=self.feature_costs_)
+        return predict_on_demand(self.forest, rows, feature_costs=self.feature_costs_, **options)
 
     def predict_proba(self, rows: Any) -> Floats:
         """Return class probabilities."""
         with warnings.catch_warnings():  # the columns were matched by name already
             warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
             return np.asarray(self.forest.predict_proba(rows), np.float64)
-
-
-class _PrunedBooster:
-    """A booster and its costs: a row acquires what the nodes on its paths test, in the order of the columns."""
-
-    def __init__(self, booster: Any, costs: Any) -> None:
-        self.booster, self.feature_costs_ = booster, costs
-        if booster.model.classes is not None:
-            self.classes_ = booster.model.classes
-
-    def predict_on_demand(self, rows: Any) -> Any:
-        """Return predictions, acquisitions and costs."""
-        from prunopt.forests.acquisitions import OnDemand
-
-        acquired: Bools = self.booster.acquired(rows, self.feature_costs_)
-        turn = np.where(acquired, np.cumsum(acquired, axis=1), 0).astype(np.int16)
-        return OnDemand.of(self.booster.predict(rows), turn, self.feature_costs_)
-
-    def predict_proba(self, rows: Any) -> Floats:
-        """Return class probabilities."""
-        return np.asarray(self.booster.predict_proba(rows), np.float64)
 
 
 def resolved(given: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,7 @@ class Choice:
     solution: Solution[NDArray[np.bool_]]
     forest: Any
     cost: float
+    sizes: tuple[dict[str, Any], ...] = ()  # resource, limit, used, unpruned of each size that was limited
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def build_report(a: Analysis) -> dict[str, Any]:
     """Return everything that is to be told, in JSON's own types."""
     case, path, solution = a.case, a.choice.path, a.choice.solution
     valid, test = a.curves(path)
+    costs = [p.expected_cost for p in path.points]
+    if a.choice.sizes:  # the points' costs are sizes
+        costs = path.curve(case.X[a.rows.train], case.y[a.rows.train]).expected_cost.tolist()
     whole = path.unpruned(case.X[a.rows.test], case.y[a.rows.test])
     column = {f"x{k}": name for k, name in enumerate(case.names)}
 
@@ -114,7 +119,8 @@ def build_report(a: Analysis) -> dict[str, Any]:
     rows = [
         {
             "penalty": p.penalty,
-            **row(valid, test, k, p.expected_cost),
+            **row(valid, test, k, costs[k]),
+            **({"size": p.expected_cost} if a.choice.sizes else {}),
             "tree error": p.training_error,
             "nodes": p.n_nodes,
             "gap": p.gap,
@@ -155,6 +161,7 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "known": list(case.known),
             "score": "accuracy" if case.is_classification else "R^2",
             "budget": a.budget,
+            **({"sizes": list(a.choice.sizes), "size": size_of(a.choice.sizes)} if a.choice.sizes else {}),
             "unpruned": {
                 "cost": float(whole.expected_cost[0]),
                 "test score": float(whole.score[0]),
@@ -169,6 +176,11 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "files": [],
         }
     )
+
+
+def size_of(sizes: Sequence[dict[str, Any]]) -> str:
+    """Return what the size of a point counts."""
+    return str(sizes[0]["resource"]) if len(sizes) == 1 else "share of the budgets"
 
 
 def with_penalties(report: Any) -> Any:
@@ -192,7 +204,8 @@ def show(report: dict[str, Any], who: str) -> None:
         mean = (f"{row['mean test score over splits']:.3f}",) if splits else ()
         scores = (f"{row['validation score']:.3f}", f"{row['test score']:.3f}", *mean)
         gap = number(row["gap"], 2) if row["gap"] else "0"
-        return (mark, penalty, f"{row['cost']:.2f}", *scores, str(row["nodes"]), gap)
+        size = (number(row["size"], 4) if "size" in row else "",) if "size" in report else ()
+        return (mark, penalty, *size, f"{row['cost']:.2f}", *scores, str(row["nodes"]), gap)
 
     means = (f"{splits['unpruned mean test score']:.3f}",) if splits else ()
     head = (f"{splits['number']} splits",) if splits else ()
@@ -202,6 +215,7 @@ def show(report: dict[str, Any], who: str) -> None:
     unpruned = (
         "",
         "unpruned",
+        *(("",) if "size" in report else ()),
         f"{whole['cost']:.2f}",
         "",
         f"{whole['test score']:.3f}",
@@ -209,7 +223,9 @@ def show(report: dict[str, Any], who: str) -> None:
         str(whole["nodes"]),
         "",
     )
-    heads = ("", "penalty", f"{unit} per {who}", f"validation {score}", f"test {score}", *head, "nodes", "gap")
+    size = (report["size"],) if "size" in report else ()
+    nodes = "internal nodes" if size else "nodes"
+    heads = ("", "penalty", *size, f"{unit} per {who}", f"validation {score}", f"test {score}", *head, nodes, "gap")
     print(table(heads, [unpruned, *(line for _, line in sorted(lines, key=lambda pair: -pair[0]))]))
     if len(shown) < len(rows):
         print(f"({len(shown)} of {len(rows)} optimal prunings shown)")
@@ -228,6 +244,8 @@ def show(report: dict[str, Any], who: str) -> None:
             f"{splits['standard deviation at the chosen cost']:.3f}) instead of "
             f"{splits['unpruned mean test score']:.3f}; {report['rows']['test']} test rows decide little on their own."
         )
+    for line in size_lines(report, unit, who):
+        print(line)
     print(proof(report, unit, who))
 
 
@@ -238,16 +256,35 @@ def proof(report: dict[str, Any], unit: str, who: str) -> str:
     stopped = "" if report["complete"] else " The search was stopped: the path is coarser than it could be."
     what = report.get("minimized", "mean tree error")
     text = (
-        f"Proven: at its penalty, no pruning of this forest has a lower {what} plus penalty times cost on the "
-        f"training rows than the line shown, {exactly}, for every line of the path.{stopped}"
+        f"Proven: at its penalty, no pruning of this forest has a lower {what} plus penalty times "
+        f"{report.get('size', 'cost')} on the training rows than the line shown, {exactly}, for every line of the "
+        f"path.{stopped}"
     )
-    if report["budget"] is None:
+    if report["budget"] is None and "sizes" not in report:
         return text
-    chosen = report["chosen"]
+    chosen, within = report["chosen"], "these budgets" if len(report.get("sizes", ())) > 1 else "this budget"
+    if report["budget"] is not None:
+        within = f"{report['budget']:g} {unit} per {who}"
     return (
-        f"{text} Within {report['budget']:g} {unit} per {who}, none has a {what} below "
+        f"{text} Within {within}, none has a {what} below "
         f"{number(chosen['bound'], 4)}; the chosen one has {number(chosen['objective'], 4)}."
     )
+
+
+def size_lines(report: dict[str, Any], unit: str, who: str) -> list[str]:
+    """One line for each size that was limited: what is measured, used, and allowed."""
+    words = {
+        "cost": f"{unit} per {who}",
+        "nodes": "nodes, leaves included",
+        "trees": "trees that split",
+        "bytes": "bytes of scikit-learn's nodes",
+        "features": f"{unit} for features, each paid once for the whole model",
+    }
+    return [
+        f"Budget of {use['resource']}: {use['used']:g} used of {use['limit']:g} {words[use['resource']]}; "
+        f"unpruned {use['unpruned']:g}."
+        for use in report.get("sizes", ())
+    ]
 
 
 def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
@@ -302,7 +339,9 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     ax = figure.add_subplot()
     X, y = case.X[a.rows.test], case.y[a.rows.test]
-    if case.is_classification and a.many is not None:
+    if a.choice.sizes:
+        _draw_sizes(ax, report)
+    elif case.is_classification and a.many is not None:
         test = path.curve(X, y)
         curves = {
             f"vote of the pruned forest, mean of {len(a.many.scores)} random splits (±1 standard deviation)": (
@@ -320,11 +359,11 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     else:
         path.plot(X, y, ax=ax, unit=case.currency)
         ax.set_xlabel(f"mean cost per {case.who} [{case.currency or 'unit of the feature costs'}]")
-    if case.is_classification:
+    if case.is_classification and not a.choice.sizes:
         place = (report["chosen"]["test cost"], 1 - report["chosen"]["test score"])
         ax.plot(*place, "o", markersize=13, fillstyle="none", color=COLOURS[3])
         ax.annotate("chosen", place, (-9, 9), textcoords="offset points", ha="right")
-    ax.set_title(f"{case.name}: every optimal pruning, by what it costs")
+    ax.set_title(f"{case.name}: every optimal pruning, by {report.get('size', 'what it costs')}")
     with write_atomically(out / "pareto.png") as temporary:
         figure.savefig(temporary, dpi=150)
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
@@ -335,7 +374,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     ax.set_title(f"{case.name}: the trees, before and after pruning")
     with write_atomically(out / "trees.png") as temporary:
         figure.savefig(temporary, dpi=150)
-    if len(case.names) > 60:  # more rows than a page has lines
+    if len(case.names) > 60 or a.choice.sizes:  # more rows than a page has lines; features by cost, not by size
         return ["pareto.png", "trees.png"]
     figure = Figure(figsize=(7.2, 1.2 + 0.28 * len(case.names)), layout="constrained")
     names = dict(zip((f"x{k}" for k in range(len(case.names))), case.names, strict=True))
@@ -344,3 +383,20 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     with write_atomically(out / "features.png") as temporary:
         figure.savefig(temporary, dpi=150)
     return ["pareto.png", "trees.png", "features.png"]
+
+
+def _draw_sizes(ax: Any, report: dict[str, Any]) -> None:
+    """The score on test rows over the size of the model."""
+    from prunopt.plots import COLOURS
+
+    rows, chosen = report["path"], report["chosen"]
+    marker = "o" if len(rows) < 40 else ""
+    ax.plot([r["size"] for r in rows], [r["test score"] for r in rows], marker=marker, color=COLOURS[0], label="path")
+    whole = report["unpruned"]["test score"]
+    ax.axhline(whole, linestyle="--", color=COLOURS[1], label="unpruned forest")
+    if len(report["sizes"]) == 1:
+        at = report["sizes"][0]["used"]
+        ax.plot(at, chosen["test score"], "o", markersize=13, fillstyle="none", color=COLOURS[3], label="chosen")
+    ax.set_xlabel(report["size"])
+    ax.set_ylabel(f"test {report['score']}")
+    ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")

@@ -51,7 +51,7 @@ def verify_forest(folder: Path) -> dict[str, Any]:
         return _verify_given(folder, report)
     forest = read_forest(folder / "forest.skops")
     costs = None if inputs["costs"] is None else Path(inputs["costs"])
-    case = read_case(inputs["data"], inputs["target"], costs)
+    case = read_case(inputs["data"], inputs["target"], costs, tuple(inputs.get("keep") or ()))
     case.known = tuple(report["known"])
     rows = split_rows(case, report["seed"])
     X, y = case.X[rows.train], case.y[rows.train]
@@ -65,8 +65,11 @@ def verify_forest(folder: Path) -> dict[str, Any]:
 
     n_trees = saved.ensemble.n_trees
     path = fit_forest(case, rows.train, None, 0.0, n_trees, report["seed"]).path_
-    _same_points(path, report)
     grown = ForestBudget.from_forest(path.forest, X, y, case.feature_costs, 0, errors="oob")
+    if report.get("sizes"):
+        kept = _kept(grown.ensemble, saved.ensemble)
+        return _within_sizes(folder, path.forest, grown, report, kept, score)
+    _same_points(path, report)
     return _found(folder, path, grown, report, saved.error(whole), saved.cost(whole), score)
 
 
@@ -80,13 +83,11 @@ def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
 
     inputs, chosen = report["inputs"], report["chosen"]
     costs = None if inputs["costs"] is None else Path(inputs["costs"])
-    case = read_case(inputs["data"], inputs["target"], costs)
+    case = read_case(inputs["data"], inputs["target"], costs, tuple(inputs.get("keep") or ()))
     case.known = tuple(report["known"])
     forest = fitted_to(case, load_forest(inputs["forest"]))
     rows = split_rows(case, report["seed"])
     X, y, prices = case.X[rows.train], case.y[rows.train], case.feature_costs
-    path = budget_path(forest, X, y, prices)
-    _same_points(path, report)
     saved = load_saved(next(folder / name for name in FORESTS if (folder / name).is_file()), report["table"])
     booster = isinstance(saved, Booster)
     task = forest.task(X, y, prices) if booster else ForestBudget.from_forest(forest, X, y, prices, 0)
@@ -107,14 +108,48 @@ def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     _same("the mean cost of the saved forest", task.cost(kept), chosen["cost"])
     _same("its number of tests", int(kept.sum()), chosen["nodes"])
     _same("its score on the test rows", score, chosen["test score"], tolerance)
+    if report.get("sizes"):
+        return _within_sizes(folder, forest, task, report, kept, score)
+    path = budget_path(forest, X, y, prices)
+    _same_points(path, report)
     return _found(folder, path, task, report, task.error(kept), task.cost(kept), score)
+
+
+def _within_sizes(
+    folder: Path, forest: Any, task: Any, report: dict[str, Any], kept: Bools, score: float
+) -> dict[str, Any]:
+    """Check a pruning within sizes: what it uses of them, and the bound, by the same search again."""
+    from prunopt.core.budget import Budget
+    from prunopt.forests.size_budgets import uses_of, within_sizes
+
+    chosen, stated = report["chosen"], report["sizes"]
+    budgets = [Budget(use["resource"], limit=use["limit"]) for use in stated]
+    for use, said in zip(uses_of(task, budgets, kept), stated, strict=True):
+        _same(f"the use of {use.resource}", use.used, said["used"])
+        _same(f"the {use.resource} of the unpruned forest", use.unpruned, said["unpruned"])
+        if use.used > use.limit * (1 + TOLERANCE):
+            raise CertificateError(f"the budget of {use.resource} is {use.limit:g}, the saved forest uses {use.used:g}")
+    error = task.error(kept)
+    _same("the objective", error, chosen["objective"])
+    again = within_sizes(forest, task, budgets)
+    _same_points(again.path, report, "size")
+    bound = float(again.solution.bound)
+    _confirm(chosen["bound"], bound)
+    found = error, task.cost(kept), score
+    return _checked(folder, again.path, found, error, min(bound, error, float(chosen["bound"])))
 
 
 def _found(
     folder: Path, path: Any, task: Any, report: dict[str, Any], error: float, cost: float, score: float
 ) -> dict[str, Any]:
     """Return what was checked, once the objective and the bound are confirmed."""
-    objective, bound = _proven(path, task, report, error, cost)
+    return _checked(folder, path, (error, cost, score), *_proven(path, task, report, error, cost))
+
+
+def _checked(
+    folder: Path, path: Any, found: tuple[float, float, float], objective: float, bound: float
+) -> dict[str, Any]:
+    error, cost, score = found
     return {
         "folder": str(folder),
         "cost": cost,
@@ -141,9 +176,13 @@ def _proven(path: Any, task: Any, report: dict[str, Any], error: float, cost: fl
         penalty = report["path"][chosen["point"]]["penalty"] if chosen["penalty"] is None else chosen["penalty"]
         objective, bound = error + penalty * cost, float(path.solution(penalty=penalty).bound)
     _same("the objective", objective, chosen["objective"])
-    if chosen["bound"] > bound + TOLERANCE * max(1.0, abs(bound)):
-        raise CertificateError(f"the bound: the report states {chosen['bound']:g}, only {bound:g} is confirmed")
+    _confirm(chosen["bound"], bound)
     return objective, min(bound, objective, float(chosen["bound"]))
+
+
+def _confirm(stated: float, bound: float) -> None:
+    if stated > bound + TOLERANCE * max(1.0, abs(bound)):
+        raise CertificateError(f"the bound: the report states {stated:g}, only {bound:g} is confirmed")
 
 
 def _kept(whole: TreeEnsemble, pruned: TreeEnsemble) -> Bools:
@@ -165,12 +204,12 @@ def _kept(whole: TreeEnsemble, pruned: TreeEnsemble) -> Bools:
     return split[whole.internal]
 
 
-def _same_points(path: Any, report: dict[str, Any]) -> None:
+def _same_points(path: Any, report: dict[str, Any], cost: str = "cost") -> None:
     _same("the number of points of the path", len(path.points), len(report["path"]))
     for k, (point, stated) in enumerate(zip(path.points, report["path"], strict=True)):
         for name, found in (
             ("penalty", point.penalty),
-            ("cost", point.expected_cost),
+            (cost, point.expected_cost),
             ("tree error", point.training_error),
         ):
             _same(f"the {name} of point {k}", found, stated[name])
@@ -191,6 +230,9 @@ def _read_report(path: Path) -> dict[str, Any]:
         numbers = [report["budget"], *(report["chosen"][key] for key in ("cost", "nodes", "test score", "objective"))]
         numbers += [report["chosen"][key] for key in ("bound", "penalty", "point")]
         numbers += [point[key] for point in report["path"] for key in ("penalty", "cost", "tree error")]
+        sizes = report.get("sizes") or []
+        numbers += [use[key] for use in sizes for key in ("limit", "used", "unpruned")]
+        numbers += [point["size"] for point in report["path"]] if sizes else []
         for number in numbers:
             require(isinstance(number, int | float | None), "the report", "hold numbers", number)
         return dict(report)

@@ -327,6 +327,8 @@ def verify(
             for name, text in found.items():
                 print(f"{name}: {text}")
         return
+    held = "hold prunopt.json, or what prunopt forest writes: model.json, or report.json beside a forest"
+    validate.require((folder / "prunopt.json").is_file(), "folder", held, str(folder))
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.text import source_windows
     from prunopt.networks.transformers.verification import verify_folder

@@ -108,7 +108,7 @@ def _model(folder: Path, r: dict[str, Any]) -> Page:
 
 
 def _forest(folder: Path, r: dict[str, Any]) -> Page:
-    from prunopt.commands.forest_report import proof, with_penalties
+    from prunopt.commands.forest_report import proof, size_lines, with_penalties
 
     r = with_penalties(r)
     unit, score, chosen, whole = r["currency"] or "units", r["score"], r["chosen"], r["unpruned"]
@@ -118,12 +118,13 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     def ending(f: dict[str, Any]) -> str:
         return f"{f['cost']:.2f} {unit} per {who}, test {score} {f['test score']:.3f}, {f['nodes']} internal nodes"
 
+    within = "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"
     page = Page(f"A forest under a feature budget: {r['data']}", "prunopt forest")
     page.facts = [
         ("rows", ", ".join(f"{n} {part}" for part, n in r["rows"].items())),
         ("chosen", ending(chosen)),
         ("unpruned", ending(whole)),
-        ("budget", "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"),
+        ("budget", " ".join(size_lines(r, unit, who)) or within),
         ("all features", f"{r['cost of all features']:g} {unit}"),
         ("seed", str(r["seed"])),
     ]
@@ -131,14 +132,15 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     columns: dict[str, Column] = {
         "": lambda p: "chosen" if k is not None and p is rows[k] else "",
         "penalty": lambda p: _number(p["penalty"], 3),
+        **({r["size"]: lambda p: _number(p["size"], 4)} if "size" in r else {}),
         f"{unit} per {who}": lambda p: f"{p['cost']:.2f}",
         f"validation {score}": lambda p: f"{p['validation score']:.3f}",
         f"test {score}": lambda p: f"{p['test score']:.3f}",
-        "tests": "nodes",
+        "internal nodes": "nodes",
         "gap": lambda p: f"{p['gap']:.1e}" if p["gap"] else "0",
         "features acquired": lambda p: ", ".join(p["features"]),
     }
-    page.sheets = [Sheet.of("Every optimal pruning", rows, columns, (0, 7), () if k is None else (k,))]
+    page.sheets = [Sheet.of("Every optimal pruning", rows, columns, (0, len(columns) - 1), () if k is None else (k,))]
     lines = {f"test {score}": ([p["test cost"] for p in rows], [p["test score"] for p in rows])}
     curve = _plot("pareto", lines, unit=unit, who=who, measure=score)
     page.picture(folder, "pareto.png", "Cost against error: every optimal pruning", curve)

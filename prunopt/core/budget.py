@@ -86,7 +86,8 @@ class Budget:
             If it cannot be read; the message shows how budgets are written.
         """
         name, sign, rest = (*(part.strip() for part in re.split("(<=|=)", text, maxsplit=1)), "", "")[:3]
-        example = f"write RESOURCE=NUMBER, as in {next(iter(resources), 'macs')}=0.5 or latency_ms=0.7x"
+        other = "latency_ms" if not resources or "latency_ms" in resources else next(iter(resources))
+        example = f"write RESOURCE=NUMBER, as in {next(iter(resources), 'macs')}=0.5 or {other}=0.7x"
         found = WRITTEN.fullmatch(rest)
         if found is None or not name:
             raise validate.invalid("budget", "name a resource and a number above 0", text, example)

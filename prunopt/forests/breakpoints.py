@@ -129,7 +129,7 @@ def size_path(
 ) -> BudgetPath:
     r"""Return every optimal pruning of a fitted forest over the penalty of its size, exactly.
 
-    .. math:: \min_{	ext{prunings}} \; 	ext{mean error of the trees} + \lambda \cdot 	ext{size of the model}
+    .. math:: \min_{\text{prunings}} \; \text{mean error of the trees} + \lambda \cdot \text{size of the model}
 
     for all :math:`\lambda \ge 0` at once (`ForestSize`). ``expected_cost`` of the points, and ``budget`` of
     ``path.at(budget=...)``, are in units of the resource; ``path.curve`` still says what rows cost.

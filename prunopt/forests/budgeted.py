@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from prunopt.core.arrays import AnyArray, Floats
-from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
+from prunopt.core.validate import Shown, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
-from prunopt.forests.recipes import KINDS, NOTHING, Data, Recipe, all_recipes, fitted
+from prunopt.forests.estimator_rows import EstimatorOfRows, keep
+from prunopt.forests.recipes import KINDS, NOTHING, Data, ForestModel, Recipe, all_recipes, fitted
 from prunopt.forests.scoring import Scoring, scoring_of
+from prunopt.forests.stopping_rule import rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
-from prunopt.problems.forest.feature_costs import FeatureCosts
 
 STAGE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.18, 0.25, 0.33, 0.41, 0.5, 0.64, 0.8, 1.0)
 SHARES = (0.05, 0.18, 0.33, 0.64, 1.0)  # levels of cost without a budget, as shares of the cost of everything
@@ -30,7 +30,7 @@ SCOPES = "row", "model"
 CAPPED = "features", "staged"  # kinds whose greatest cost of a row is known before there is a row
 
 
-class _Budgeted(BaseEstimator):  # type: ignore[misc]
+class _Budgeted(EstimatorOfRows):
     """What classifier and regressor share."""
 
     def __init__(
@@ -52,21 +52,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         callback: Callable[[str], Any] | None = None,
     ) -> None:
-        self.feature_costs = feature_costs
-        self.feature_groups = feature_groups
-        self.budget = budget
-        self.budgets = budgets
-        self.budget_per_row = budget_per_row
-        self.cost_scope = cost_scope
-        self.scoring = scoring
-        self.misclassification_costs = misclassification_costs
-        self.class_weight = class_weight
-        self.candidates = candidates
-        self.cv = cv
-        self.n_trees = n_trees
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.callback = callback
+        keep(self, locals())
 
     def fit(
         self,
@@ -104,10 +90,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
             used = np.flatnonzero(weight)
             require(len(used) == len(rows), "sample_weight", "be positive", Shown("a zero"), "leave those rows out")
-        names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
-        given = of_rows(self.feature_costs if feature_costs is None else feature_costs, X)
-        costs = FeatureCosts.of(given, rows.shape[1], names, self.feature_groups, known).for_rows(len(rows))
-        self.feature_costs_ = costs
+        self.feature_costs_ = costs = self._costs(X, rows, feature_costs, known)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.scoring_ = self._scoring(target)
         cap = np.inf if self.budget_per_row is None else float(self.budget_per_row)
@@ -127,9 +110,19 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         models = fitted(data, list(dict.fromkeys(wanted.values())), self.n_trees, seed)
         self.path_ = {b: models[recipe] for b, recipe in wanted.items() if b is not None}
         self.recipe_, self.model_ = wanted[self.budget], models[wanted[self.budget]]
+        self.votes_ = None
+        if isinstance(self.model_, ForestModel):
+            self.votes_ = votes_of_training(self.model_.forest, rows, costs)
         self.comparison_ = compared(self.table_, self.budget)
         self.expected_cost_ = float(self.table_.mean(self.table_.cost)[self.table_.recipes.index(self.recipe_)])
-        self.remarks_ = self._remarks(data)
+        found = self.model_.on_demand(rows, None)
+        paid = (
+            costs.of_rows(np.broadcast_to(self.model_.used, (len(rows), len(self.model_.used))))
+            if data.one_price
+            else found.cost
+        )
+        self.training_cost_ = float(np.average(paid, weights=weight))
+        self.remarks_ = self._remarks(data, found)
         for remark in self.remarks_:
             warnings.warn(remark, stacklevel=2)
         return self
@@ -137,6 +130,7 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
     def at(self, budget: float) -> Any:
         """Return the model for one of the ``budgets``, which predicts codes of ``classes_``."""
         check_is_fitted(self)
+        require(self.path_, "budget", "be one that was fitted for", budget, "name it in budgets=")
         one_of("budget", float(budget), tuple(self.path_), "name it in budgets=")
         return self.path_[float(budget)]
 
@@ -149,6 +143,8 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         acquire_or_X: Any,
         *,
         n_rows: int | None = None,
+        stop_early: bool | str = False,
+        disagreement: float | None = None,
         batch: bool = False,
         feature_costs: Any = None,
         known: Any = None,
@@ -163,6 +159,12 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
             same acquisitions are counted.
         n_rows
             Number of rows, needed with a function.
+        stop_early
+            Stop acquiring for a row as soon as its prediction cannot change; with ``"probable"``, as soon as it is
+            likely enough, by the votes out of bag (two classes). Both need a chosen model that is one forest: stages
+            and boosting have rules of their own when to stop.
+        disagreement
+            With ``"probable"``, the share of labels that may change, in expectation; None = 0.001.
         batch
             ``acquire(rows, group)`` takes many rows at once.
         feature_costs, known, known_values
@@ -181,10 +183,14 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         source = acquire_or_X if callable(acquire_or_X) else self._new_rows(acquire_or_X)
         given: dict[str, Any] = {"known_values": known_values}
         if feature_costs is not None or known is not None:
-            names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
             n = checked_count(n_rows) if callable(acquire_or_X) else len(source)
             own = of_rows(feature_costs, acquire_or_X)
-            given["feature_costs"] = self.feature_costs_.for_other_rows(n, own, known, names)
+            given["feature_costs"] = self.feature_costs_.for_other_rows(n, own, known, self._names)
+        if stop_early is not False or disagreement is not None:
+            forest = isinstance(self.model_, ForestModel)
+            mend = "its stages, or its boosting, stop by a rule of their own"
+            require(forest, "stop_early", f"be left out for the chosen model, {self.recipe_.words}", stop_early, mend)
+            given["stop_early"] = rule_for(stop_early, disagreement, lambda: self.votes_)
         found = self.model_.on_demand(source, n_rows, batch=batch, **given)
         labels = self.classes_[found.predictions.astype(np.int64)] if hasattr(self, "classes_") else found.predictions
         return OnDemand(labels, found.acquired, found.cost, found.acquisitions)
@@ -192,12 +198,6 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
     def cost_per_row(self, X: Any) -> Floats:
         """Return what each row costs, shape (n,)."""
         return self.predict_on_demand(X).cost
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.sparse = False
-        return tags
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
         raise NotImplementedError
@@ -211,9 +211,6 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         n_classes = len(self.classes_) if hasattr(self, "classes_") else 0
         blank = Data(rows, np.zeros(len(rows), np.int64), np.ones(len(rows)), self.feature_costs_, n_classes)
         return values_of(self.model_, blank)
-
-    def _new_rows(self, X: Any) -> Floats:
-        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan"))
 
     def _recipes(self, total: float) -> list[Recipe]:
         """The candidates, at the costs that they are made for."""
@@ -262,11 +259,10 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
     def _scoring(self, target: AnyArray) -> Scoring:
         raise NotImplementedError
 
-    def _remarks(self, data: Data) -> tuple[str, ...]:
+    def _remarks(self, data: Data, found: OnDemand) -> tuple[str, ...]:
         """What a user should know before using the model."""
         if not data.n_classes or data.n_classes < 2:
             return ()
-        found = self.model_.on_demand(data.X, None)
         labels, spent = np.unique(found.predictions), float(found.cost.mean())
         within = "" if self.budget is None else f" within budget={self.budget:g}"
         mend = f"no candidate{within} is better by {self.scoring_.words}"
@@ -323,8 +319,9 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         None = accuracy, or the area under the curve where less than 3 % of the rows have the rarest label.
     misclassification_costs
         Cost of every wrong label in the currency of the features: a matrix (C, C) in the order of the sorted labels,
-        lines the true ones, or ``{true: {said: cost}}``. Then features and mistakes together shall cost least, and
-        labels are those of least expected cost (by weights of the classes in the fits, exact for two classes).
+        lines the true ones, or ``{true: {said: cost}}`` with every pair of different labels. Then features and
+        mistakes together shall cost least, and labels are those of least expected cost (by weights of the classes in
+        the fits, exact for two classes).
     class_weight
         ``"balanced"`` or weights by label, as in scikit-learn: they multiply the weights of rows in fits, not in costs.
         Probabilities are those of the weighted rows.
@@ -350,7 +347,11 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
     recipe_ : Recipe
         How it was made.
     expected_cost_ : float
-        Its mean cost of a row, cross-fitted.
+        What a row is expected to cost: the mean over rows, each judged by models of the same recipe that were fitted
+        without it. The budget is held against it. It is an estimate, no limit: new rows may pay more on average
+        (``comparison_`` has the interval of the whole rule; ``budget_per_row`` limits every row).
+    training_cost_ : float
+        What the rows of the fit pay on average, by ``model_`` itself; may be above the budget.
     comparison_ : Comparison
         What the rule reaches on rows that neither fit nor choice has seen, against scikit-learn's default forest.
     candidates_ : tuple of Judged
@@ -376,12 +377,7 @@ class BudgetedClassifier(ClassifierMixin, _Budgeted):  # type: ignore[misc]
         return self._values(X)
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
-        rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)
-        check_classification_targets(labels)
-        self.classes_, code = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_[0]!r}"))
-        return rows, code.astype(np.int64), len(self.classes_)
+        return *self._labeled(X, y), len(self.classes_)
 
     def _decoded(self, values: Floats) -> AnyArray:
         return np.asarray(self.classes_[values.argmax(axis=1)])
@@ -404,10 +400,7 @@ class BudgetedRegressor(RegressorMixin, _Budgeted):  # type: ignore[misc]
         return Scoring("neg_mean_squared_error", np.zeros(0))
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, AnyArray, int]:
-        rows, numbers = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2, y_numeric=True
-        )
-        return rows, np.asarray(numbers, np.float64), 0
+        return *self._numbered(X, y), 0
 
     def _decoded(self, values: Floats) -> AnyArray:
         return np.asarray(values[:, 0])

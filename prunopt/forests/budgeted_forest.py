@@ -22,11 +22,13 @@ from prunopt.core.validate import Shown, number, one_of, require
 from prunopt.forests._votes import len_of
 from prunopt.forests.acquisitions import checked_count
 from prunopt.forests.breakpoints import path_of
+from prunopt.forests.estimator_rows import keep
 from prunopt.forests.leaf_refit import Refit, refuse_monotonic
 from prunopt.forests.mixture import mixture
 from prunopt.forests.on_demand import OnDemand, predict_on_demand
-from prunopt.forests.selection import Judged, choose
+from prunopt.forests.selection import Judged, choose, has_rare_label
 from prunopt.forests.sklearn_trees import compacted
+from prunopt.forests.stopping_rule import MOST_ROWS, VoteTotals, rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest.feature_costs import FeatureCosts
 from prunopt.problems.forest.forest_budget import ForestBudget
@@ -36,6 +38,11 @@ from prunopt.problems.forest.tree_ensemble import refuse_strangers
 # Trees that see all features at every split test few different ones, which makes a row cheap; 40 trees of depth 10
 # are within noise of larger forests up to half of the full cost (measured on digits, satimage, magic and spambase).
 DEFAULTS: dict[str, Any] = {"n_estimators": 40, "max_depth": 10, "max_features": None, "bootstrap": True}
+
+NOTHING = (
+    "no pruning is surely better than asking for nothing, so every row gets the same prediction: a label is rare; "
+    'pass loss="gini", or take BudgetedClassifier, which chooses by the area under the curve'
+)
 
 
 @renamed_attributes(price_="penalty_")
@@ -62,20 +69,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         price: Any = "deprecated",
     ) -> None:
-        self.estimator = estimator
-        self.feature_costs = feature_costs
-        self.feature_groups = feature_groups
-        self.budget = budget
-        self.penalty = penalty
-        self.errors = errors
-        self.loss = loss
-        self.solver = solver
-        self.refit_leaves = refit_leaves
-        self.randomised = randomised
-        self.validation_fraction = validation_fraction
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.price = price
+        keep(self, locals())
 
     def fit(
         self,
@@ -145,8 +139,12 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
             self.estimator_ = compacted(forest, task.ensemble, self.solution_.value)
             if self.budget and not self.solution_.value.any():
                 warnings.warn(self._constant(task), stacklevel=2)
+            unasked = penalty is None and self.budget is None and not self.solution_.value.any()
+            if unasked and is_classifier(self) and has_rare_label(judged_y, task.weight):
+                warnings.warn(NOTHING, stacklevel=2)
             if refit:
                 self.estimator_, self.temperature_ = fit_rows(self.estimator_)
+        self.votes_ = self._votes(task, costs)
         if is_classifier(self):
             self.classes_ = self.estimator_.classes_
         return self
@@ -163,7 +161,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         acquire_or_X: Any,
         *,
         n_rows: int | None = None,
-        stop_early: bool = False,
+        stop_early: bool | str = False,
+        disagreement: float | None = None,
         batch: bool = False,
         feature_costs: Any = None,
         known: Any = None,
@@ -179,7 +178,10 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         n_rows
             Number of rows, needed with a function.
         stop_early
-            Stop acquiring for a row as soon as its prediction cannot change.
+            Stop acquiring for a row as soon as its prediction cannot change; with ``"probable"``, as soon as it is
+            likely enough, by the votes of the rows that the model was judged on (two classes).
+        disagreement
+            With ``"probable"``, the share of labels that may change, in expectation; None = 0.001.
         batch
             ``acquire(rows, group)`` takes many rows at once.
         feature_costs
@@ -204,7 +206,8 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         n = n_rows if callable(acquire_or_X) else len_of(acquire_or_X)
         costs = self.path_.costs_for(checked_count(n), feature_costs, known)
-        options: dict[str, Any] = {"known_values": known_values, "stop_early": stop_early, "batch": batch}
+        options: dict[str, Any] = {"known_values": known_values, "batch": batch}
+        options["stop_early"] = rule_for(stop_early, disagreement, lambda: self.votes_)
         if self.mixture_ is not None:
             return self.mixture_.on_demand(acquire_or_X, costs, checked_count(n), self.random_state, **options)
         return predict_on_demand(self.estimator_, acquire_or_X, feature_costs=costs, n_rows=n_rows, **options)
@@ -214,6 +217,14 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = get_tags(self._forest()).input_tags.allow_nan
         tags.input_tags.sparse = False
         return tags
+
+    def _votes(self, task: ForestBudget, costs: FeatureCosts) -> VoteTotals | None:
+        """The votes of the rows that prunings were judged on, for `predict_on_demand` to stop by."""
+        if self.mixture_ is not None or len(getattr(self.estimator_, "classes_", ())) != 2:
+            return None
+        if self.errors == "holdout":
+            return VoteTotals.seen(self.estimator_, task.X[:MOST_ROWS], costs.take(slice(MOST_ROWS)))
+        return votes_of_training(self.estimator_, task.X, costs)
 
     def _forest(self) -> Any:
         return type(self)._default(**DEFAULTS) if self.estimator is None else self.estimator
@@ -287,7 +298,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         for k in np.flatnonzero(np.nanmax(np.abs(rows), axis=0, initial=0) >= 2**24):
             before, after = len(np.unique(exact[:, k])), len(np.unique(rows[:, k]))
             if after < before:
-                name = self.feature_names_in_[k] if hasattr(self, "feature_names_in_") else k
+                name = self.feature_names_in_[k] if hasattr(self, "feature_names_in_") else int(k)
                 mend = "subtract its least value"
                 warnings.warn(f"X: {before} values of column {name!r} are {after} as float32; {mend}", stacklevel=4)
 

@@ -106,6 +106,8 @@ def read_csv(
     names, delimiter = _header(path, delimiter, notes)
     require(target in names, "target", f"be a column of {path}", target, nearest(target, tuple(names)))
     require(len(names) > 1, f"{path}", "have columns of features", Shown(f"the target {target!r} only"))
+    for name in keep:
+        require(name in names, "keep", f"name columns of {path}", name, nearest(name, tuple(names)))
     at = names.index(target)
     features = [k for k in range(len(names)) if k != at]
     numbers: dict[int, list[Floats]] = {k: [] for k in features}

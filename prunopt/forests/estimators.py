@@ -73,7 +73,8 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
         The pruning chosen (``value``), its objective, bound and gap. At a penalty they are those of error + penalty *
         cost; within a budget those of the error, the bound being valid for every pruning within the budget.
     penalty_, expected_cost_ : float
-        Lowest penalty at which it is optimal (or ``penalty``), and its mean cost per row.
+        Lowest penalty at which it is optimal (or ``penalty``), and its mean cost of a row on the rows that judged it:
+        those of the fit, or with ``errors="holdout"`` those held out. New rows may pay more.
     temperature_ : float or None
         With ``refit_leaves``, the class probabilities of ``estimator_`` are
         ``softmax(estimator_.predict_proba(X) / temperature_)``.

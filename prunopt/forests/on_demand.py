@@ -12,7 +12,7 @@ from prunopt.core.arrays import AnyArray, Bools, Floats, Ints, Singles
 from prunopt.core.jit import njit
 from prunopt.core.validate import Shown, require
 from prunopt.forests.acquisitions import Acquire, OnDemand, Supplier, checked_count, checked_known, checked_rows
-from prunopt.forests.stopping_rule import StoppingRule
+from prunopt.forests.stopping_rule import StoppingRule, VoteTotals, rule_for
 from prunopt.problems.forest._cost_parsing import of_rows
 from prunopt.problems.forest._routing import child
 from prunopt.problems.forest.feature_costs import FeatureCosts
@@ -32,7 +32,8 @@ def predict_on_demand(
     known: Any = None,
     known_values: ArrayLike | None = None,
     n_rows: int | None = None,
-    stop_early: bool | StoppingRule = False,
+    stop_early: bool | str | StoppingRule = False,
+    disagreement: float | None = None,
     batch: bool = False,
 ) -> OnDemand:
     r"""Predict with a forest, and ask for the value of a feature only at the first node that tests it.
@@ -51,7 +52,9 @@ def predict_on_demand(
     Parameters
     ----------
     forest
-        A fitted random forest, extra trees, bagging of decision trees, or a single tree; a pruned one too.
+        A fitted random forest, extra trees, bagging of decision trees, or a single tree; or a booster of XGBoost,
+        LightGBM or HistGradientBoosting (`prunopt.forests.boosters`), whose predictions are the same but for the last
+        bits of their sums. Pruned ones too.
     acquire_or_X
         A function ``acquire(row, group)``, called at most once for each pair, that returns the group's value: a
         number, or a sequence in the order of the group's features, or a mapping from their names or indices. NaN is
@@ -82,8 +85,11 @@ def predict_on_demand(
         :math:`\sum_t \min_{\ell \in v_t} p_{t\ell}(a) > \sum_t \max_{\ell \in v_t} p_{t\ell}(c)` for every other
         class c, minima and maxima over the leaves below; a node whose leaves all agree asks for nothing, which is all
         that can be saved for a regressor. Acquisitions are a subset of those without it, predictions the same.
-        What `prunopt.forests.probable_stopping` returns stops sooner, and changes a small share of the labels: then
-        the trees are followed in their order, and every tree's class counts one vote.
+        ``"probable"`` stops sooner, and changes a small share of the labels: then the trees are followed in their
+        order, and every tree's class counts one vote. Every total of votes counts as equally likely;
+        `prunopt.forests.probable_stopping` returns what to pass where rows say more.
+    disagreement
+        With ``"probable"``, the share of labels that may change, in expectation; None = 0.001.
 
     Returns
     -------
@@ -97,14 +103,27 @@ def predict_on_demand(
         For a forest that is not fitted or not supported, bad costs or groups, and answers of ``acquire`` that are
         no numbers, infinite, or too few or too many. What ``acquire`` itself raises passes through.
     """
-    ensemble = TreeEnsemble.from_sklearn(forest)
+    from prunopt.forests.boosters.reading import booster_of
+
+    own = hasattr(forest, "predict_on_demand")
+    mend = "call its own: model.predict_on_demand(X)"
+    require(not own, "forest", "be a forest or booster", Shown(f"a {type(forest).__name__}"), mend)
+    booster = booster_of(forest)
+    ensemble = TreeEnsemble.from_sklearn(forest) if booster is None else booster.ensemble
     feature_costs = of_rows(feature_costs, acquire_or_X)
     costs = FeatureCosts.of(feature_costs, ensemble.n_features, ensemble.feature_names, feature_groups, known)
-    low = high = _tree_values(forest, ensemble)
+    low = high = _tree_values(forest, ensemble) if booster is None else ensemble.value
     # The sums of T numbers, the bounds' and scikit-learn's, err by less than this together.
     slack = 4.0 * ensemble.n_trees**2 * np.finfo(np.float64).eps * float(np.abs(low).max())
     final = ensemble.left < 0
     answer, vote = np.zeros((0, 0), np.int8), np.zeros(0, np.bool_)
+    stop_early = rule_for(
+        stop_early, disagreement, lambda: VoteTotals.unknown(forest, costs) if booster is None else None
+    )
+    if stop_early:
+        low, high = low.copy(), high.copy()
+        _bound_below(ensemble.left, ensemble.right, low, high)
+        final = np.all(low == high, axis=1)
     if isinstance(stop_early, StoppingRule):
         size = len(stop_early.answer) - 1
         mend = "make it with probable_stopping for this forest"
@@ -113,20 +132,14 @@ def predict_on_demand(
             fits, "stop_early", f"be a rule for {ensemble.n_trees} trees and 2 classes", Shown(f"{size} trees"), mend
         )
         answer, vote = stop_early.answer, low[:, 1] > low[:, 0]
-    elif stop_early is not False:
-        mend = "for a share of labels that may change pass what probable_stopping returns"
-        require(stop_early is True, "stop_early", "be True, False or a StoppingRule", stop_early, mend)
-        low, high = low.copy(), high.copy()
-        _bound_below(ensemble.left, ensemble.right, low, high)
-        final = np.all(low == high, axis=1)
-    may_decide = stop_early is True and ensemble.classes is not None
+    may_decide = bool(stop_early) and ensemble.classes is not None
     walk = Walk(ensemble.arrays, costs.group_of, final, low, high, may_decide, slack, answer, vote)
     if callable(acquire_or_X):
         n = checked_count(n_rows)
         have = _known_cells(costs.for_rows(n), n)
         rows = _known_rows(ensemble, have, known_values)
         names = ensemble.feature_names or tuple(f"x{k}" for k in range(ensemble.n_features))
-        supply = Supplier(acquire_or_X, costs, names, batch, np.float32)
+        supply = Supplier(acquire_or_X, costs, names, batch, ensemble.precision)
         turn, votes, decided = interviews(walk, supply, rows, have, n_groups=len(costs.group_cost), batch=batch)
     else:
         rows = ensemble.rows(acquire_or_X, "acquire_or_X")
@@ -182,14 +195,14 @@ def _known_cells(costs: FeatureCosts, n: int) -> Bools:
     return np.broadcast_to(mask if len(mask) else False, (n, len(costs.group_of))).copy()
 
 
-def _known_rows(ensemble: TreeEnsemble, have: Bools, known_values: ArrayLike | None) -> Singles:
+def _known_rows(ensemble: TreeEnsemble, have: Bools, known_values: ArrayLike | None) -> AnyArray:
     """The rows with their known cells, all others missing."""
     checked_known(known_values, have)
     if known_values is None:
-        return np.full(have.shape, np.nan, np.float32)
+        return np.full(have.shape, np.nan, ensemble.precision)
     rows = ensemble.rows(known_values, "known_values")
     require(rows.shape == have.shape, "known_values", f"have shape {have.shape}", rows)
-    return np.where(have, rows, np.float32(np.nan))
+    return np.where(have, rows, ensemble.precision(np.nan))
 
 
 def interviews(
@@ -280,7 +293,7 @@ def _next_group(x: AnyArray, have: Bools, at: AnyArray, walk: Walk) -> tuple[int
     group, count = -1, 0
     trees, low, high = walk.trees, walk.low, walk.high
     for t in range(len(at)):
-        if len(walk.answer) > 0 and walk.answer[t, count] >= 0:
+        if group < 0 and len(walk.answer) > 0 and walk.answer[t, count] >= 0:
             return -1, int(walk.answer[t, count])
         h = at[t]
         while not walk.final[h] and have[trees.feature[h]]:
@@ -290,7 +303,7 @@ def _next_group(x: AnyArray, have: Bools, at: AnyArray, walk: Walk) -> tuple[int
             group = walk.group_of[trees.feature[h]]
             if not walk.may_decide:
                 return group, -1
-        if len(walk.answer) > 0 and walk.vote[h]:
+        if group < 0 and len(walk.answer) > 0 and walk.vote[h]:
             count += 1
     if group < 0:
         return -1, -1

@@ -115,16 +115,14 @@ def scoring_of(
     Raises
     ------
     ValueError
-        For unknown names, costs that are no square of numbers >= 0 with zeros on the diagonal, or two that contradict.
+        For unknown names, costs that are no square of numbers >= 0 with zeros on the diagonal, pairs of labels without
+        a cost, or two that contradict.
     """
     if scoring is not None:
         one_of("scoring", scoring, SCORINGS)
     weight = np.ones(len(classes))
     if class_weight is not None:
-        try:
-            weight = compute_class_weight(class_weight, classes=classes, y=classes[y])
-        except ValueError as error:
-            raise invalid("class_weight", "be 'balanced' or a mapping from labels", Shown(str(error))) from None
+        weight = _class_weight(class_weight, classes, y)
     if misclassification_costs is not None:
         require(scoring is None, "scoring", "be None with misclassification_costs", scoring, "money is what counts")
         costs = _matrix(misclassification_costs, classes)
@@ -134,6 +132,19 @@ def scoring_of(
     if name == "balanced_accuracy" and class_weight is None:
         weight = compute_class_weight("balanced", classes=classes, y=classes[y])
     return Scoring(name, np.asarray(weight, np.float64))
+
+
+def _class_weight(given: Any, classes: AnyArray, y: AnyArray) -> Floats:
+    """Weights of the classes: "balanced", or one for each label of a mapping."""
+    if isinstance(given, str) and given == "balanced":
+        return np.asarray(compute_class_weight("balanced", classes=classes, y=classes[y]), np.float64)
+    name, labels = "class_weight", classes.tolist()
+    if not isinstance(given, Mapping):
+        raise invalid(name, "be 'balanced' or a mapping from labels to weights", given)
+    for label, weight in given.items():
+        one_of(f"a label in {name}", label, labels)
+        number(f"{name}[{label!r}]", weight, low=0, open_ends="(")
+    return np.array([given.get(label, 1.0) for label in labels], np.float64)
 
 
 def _relative(weight: Floats) -> Floats:
@@ -146,7 +157,8 @@ def _matrix(given: Any, classes: AnyArray) -> Floats:
     name, labels = "misclassification_costs", [str(label) for label in classes.tolist()]
     if isinstance(given, Mapping):
         lines = {str(key): line for key, line in given.items()}
-        matrix = np.zeros((len(labels), len(labels)))
+        matrix = np.full((len(labels), len(labels)), np.nan)
+        np.fill_diagonal(matrix, 0.0)
         for key, line in lines.items():
             one_of(f"a label in {name}", key, labels)
             require(isinstance(line, Mapping), f"{name}[{key!r}]", "map labels to costs", line)
@@ -154,6 +166,9 @@ def _matrix(given: Any, classes: AnyArray) -> Floats:
                 one_of(f"a label in {name}[{key!r}]", str(other), labels)
                 place = f"{name}[{key!r}][{str(other)!r}]"
                 matrix[labels.index(key), labels.index(str(other))] = number(place, cost, low=0)
+        for i, j in np.argwhere(np.isnan(matrix))[:1].tolist():
+            mend = "a pair that is left out would be free; write 0 if it is"
+            raise invalid(name, f"hold the cost of saying {labels[j]!r} for {labels[i]!r}", Shown("none"), mend)
         given = matrix
     costs = floats(name, given, (len(labels), len(labels)), low=0.0)
     diagonal = np.diagonal(costs)

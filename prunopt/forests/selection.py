@@ -12,6 +12,7 @@ from prunopt.core.solution import Solution
 from prunopt.forests._votes import within_one_standard_error
 from prunopt.forests.breakpoints import path_of
 from prunopt.forests.path import BudgetPath
+from prunopt.forests.scoring import RARE
 from prunopt.problems.forest.forest_budget import ForestBudget
 from prunopt.problems.forest.node_errors import tree_weights
 
@@ -68,7 +69,8 @@ def cross_fitted(path: BudgetPath, rows: Judged) -> tuple[Floats, Floats]:
 
     A vote on the very rows that chose the pruning is too good. So the rows are split into folds; the path of each is
     that of the other folds' errors, and at the penalty of every point of the whole path its vote on the fold counts.
-    Trees vote on rows that they did not see.
+    Trees vote on rows that they did not see. Where a label is rare, every label counts the same: saying the other one
+    for every row would be hard to beat.
     """
     from prunopt.solvers.closure.parametric_cut import closure_path
 
@@ -78,9 +80,10 @@ def cross_fitted(path: BudgetPath, rows: Judged) -> tuple[Floats, Floats]:
     folds = np.arange(n) % FOLDS
     np.random.default_rng(0).shuffle(folds)
     votes = use.any(axis=0)
-    parts = [(weight * (folds == f), weight * (folds != f)) for f in range(FOLDS)]
+    counts = _balancing(rows.y, weight) if task.ensemble.classes is not None else np.ones(n)
+    parts = [(weight * counts * (folds == f), weight * (folds != f)) for f in range(FOLDS)]
     if any(not np.any(inside * votes) or not np.any(outside * votes) for inside, outside in parts):
-        curve = path.curve(rows.X, rows.y, sample_weight=weight, use=use)  # too few rows to split
+        curve = path.curve(rows.X, rows.y, sample_weight=weight * counts, use=use)  # too few rows to split
         return curve.error, curve.standard_error
     penalties = [p.penalty if np.isinf(p.penalty_end) else (p.penalty + p.penalty_end) / 2 for p in path.points]
     error, square = np.zeros(len(penalties)), np.zeros(len(penalties))
@@ -98,7 +101,21 @@ def cross_fitted(path: BudgetPath, rows: Judged) -> tuple[Floats, Floats]:
         other = path_of(part, path.forest, closure_path, None)
         curve = other.curve(rows.X, rows.y, sample_weight=inside, use=use)
         at = [other.index(penalty=penalty) for penalty in penalties]
-        share = (inside * votes).sum() / (weight * votes).sum()
+        share = (inside * votes).sum() / (weight * counts * votes).sum()
         error += share * curve.error[at]
         square += (share * curve.standard_error[at]) ** 2
     return error, np.sqrt(square)
+
+
+def _balancing(y: Any, weight: Floats) -> Floats:
+    """What rows count so that every label counts the same, where one is rare; else 1."""
+    code = np.unique(np.asarray(y), return_inverse=True)[1].ravel()
+    total = np.bincount(code, weights=weight)
+    rare = has_rare_label(y, weight)
+    return np.asarray((total.sum() / (len(total) * np.maximum(total, 1e-300)))[code]) if rare else np.ones(len(code))
+
+
+def has_rare_label(y: Any, weight: Floats) -> bool:
+    """Return whether some label has less than `RARE` of the weight."""
+    total = np.bincount(np.unique(np.asarray(y), return_inverse=True)[1].ravel(), weights=weight)
+    return bool(0 < total.min() < RARE * total.sum())

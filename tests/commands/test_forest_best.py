@@ -55,6 +55,11 @@ def test_the_screen_and_the_report_say_the_same(made: tuple[Path, dict[str, Any]
     assert "column 'lab': read as numbers (decimal comma)" in said
     assert report["cost_of_all_features"] == 13.0
     assert report["chosen"]["cost"] <= 12
+    expected, paid = report["chosen"]["cost"], report["chosen"]["training_cost"]
+    assert (
+        f"Expected cost, cross-fitted: {expected:.2f} EUR per row; the rows that the model is fitted on pay {paid:.2f}"
+        in said
+    )
     assert sorted(f.name for f in (place / "out").iterdir()) == sorted(report["files"])
     assert report["files"][-1] == "model.json"
 
@@ -74,6 +79,7 @@ def test_new_rows_are_predicted_as_the_table_was_read(made: tuple[Path, dict[str
         assert float(row["cost"]) == sum(prices[name] for name in row["acquired"].split())
         assert float(row["probability_ill"]) + float(row["probability_well"]) == pytest.approx(1)
     told = json.loads(RUN.invoke(app, [*words, "--json"]).stdout)
+    assert told["mean_cost"] == pytest.approx(report["chosen"]["training_cost"])
     assert told["mean_cost"] == pytest.approx(np.mean([float(row["cost"]) for row in rows]))
     assert [row["prediction"] for row in told["rows"]] == [row["prediction"] for row in rows]
     printed = RUN.invoke(app, words).stdout.splitlines()
@@ -180,6 +186,10 @@ def test_costs_of_mistakes_and_caps(made: tuple[Path, dict[str, Any], str], tmp_
     assert told["score"] == "misclassification_costs"
     assert all(remark in done.stderr for remark in told["remarks"])
     assert all(judged["cost"] <= 12 for judged in told["candidates"] if "default forest" not in judged["name"])
+    (tmp_path / "m.json").write_text(json.dumps({"ill": {"well": 500}}))
+    done = RUN.invoke(app, [*words, "--misclassification-costs", str(tmp_path / "m.json")])
+    assert done.exit_code == 1
+    assert "must hold the cost of saying 'ill' for 'well', got none" in done.stderr
     (tmp_path / "m.json").write_text(json.dumps({"ill": {"sick": 500}}))
     done = RUN.invoke(app, [*words, "--misclassification-costs", str(tmp_path / "m.json")])
     assert done.exit_code == 1

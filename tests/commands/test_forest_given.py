@@ -62,6 +62,30 @@ def test_a_forest_is_pruned_predicts_and_is_proven(desk: Path, given: str, budge
     assert status == 0, err
 
 
+def test_rows_stop_early(desk: Path) -> None:
+    ask = ("forest", "--data", "table.csv", "--target", "diagnosis", "--costs", "costs.json", "--penalty", "0.0001")
+    for given in ("forest.skops", "hist.skops"):
+        assert run(*ask, "--forest", given, "--out", "out")[0] == 0
+        cost = {}
+        for how in ((), ("--stop-early", "certain"), ("--stop-early", "probable", "--disagreement", "0.02")):
+            status, out, err = run("predict", "out", "--data", "table.csv", "--json", *how)
+            if "probable" in how and given == "hist.skops":
+                assert status == 1
+                assert "it stops votes of two classes" in err
+                continue
+            assert status == 0, err
+            cost[how[1] if how else ""] = json.loads(out)["mean_cost"]
+        assert cost["certain"] < cost[""]
+        if given == "forest.skops":
+            assert cost["probable"] <= cost["certain"]
+    status, _, err = run("predict", "out", "--data", "table.csv", "--stop-early", "maybe")
+    assert status == 1
+    assert "--stop-early must be one of 'certain', 'probable', got 'maybe'" in err
+    status, _, err = run("predict", "out", "--data", "table.csv", "--disagreement", "0.1")
+    assert status == 1
+    assert "--disagreement must be left out here, got 0.1; give --stop-early probable with it" in err
+
+
 def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
     ask = ("forest", "--forest", "forest.skops", "--data", "table.csv", "--target", "diagnosis")
     assert run(*ask, "--budget", "2", "--out", "out")[0] == 0
@@ -75,6 +99,17 @@ def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
     ("words", "message"),
     [
         (("--forest", "forest.pkl", "--data", "table.csv", "--target", "diagnosis"), "skops.io.dump"),
+        (("--forest", "costs.json", "--data", "table.csv", "--target", "diagnosis"), "costs are given by --costs"),
+        (("--forest", "broken.py:f", "--data", "table.csv", "--target", "diagnosis"), "(SyntaxError:"),
+        (("--forest", "mine.py", "--data", "table.csv", "--target", "diagnosis"), "name the function that returns"),
+        (
+            ("--forest", "words.txt", "--data", "table.csv", "--target", "diagnosis"),
+            "--forest words.txt: model must be",
+        ),
+        (("--seed", "-1"), "--seed must be a whole number >= 0"),
+        (("--class-weight", "zz"), "--class-weight must be one of 'balanced', got 'zz'"),
+        (("--data", "table.csv", "--target", "diagnosis", "--keep", "test"), "keep must name columns of table.csv"),
+        (("--keep", "age"), "--keep must be left out with --data heart"),
         (("--forest", "none.skops", "--data", "table.csv", "--target", "diagnosis"), "exists"),
         (("--forest", "mine.py:nothing", "--data", "table.csv", "--target", "diagnosis"), "function"),
         (("--forest", "forest.skops"), "columns of the forest"),
@@ -84,7 +119,21 @@ def test_a_changed_forest_is_not_confirmed(desk: Path) -> None:
 )
 def test_bad_input_is_one_line(desk: Path, words: tuple[str, ...], message: str) -> None:
     (desk / "forest.pkl").write_bytes(b"x")
+    (desk / "broken.py").write_text("def f(:")
+    (desk / "words.txt").write_text("hello")
     status, _, err = run("forest", *words)
     assert status == 1
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_folders_that_are_none(desk: Path) -> None:
+    for words, message in (
+        (("predict", "nowhere", "--data", "new.csv"), "DIR must be a folder that prunopt forest wrote"),
+        (("predict", ".", "--data", "new.csv", "--out", "."), "--out must be a file to write"),
+        (("verify", "."), "or what prunopt forest writes: model.json, or report.json beside a forest"),
+    ):
+        status, _, err = run(*words)
+        assert status == 1
+        assert message in err
+        assert len(err.strip().splitlines()) == 1

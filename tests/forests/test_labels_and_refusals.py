@@ -11,10 +11,17 @@ import pytest
 from sklearn.datasets import make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from prunopt.forests import BudgetedBoostingClassifier, BudgetedForestClassifier, budget_path, refit_leaves
+from prunopt.forests import (
+    BudgetedBoostingClassifier,
+    BudgetedClassifier,
+    BudgetedForestClassifier,
+    budget_path,
+    refit_leaves,
+)
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 RNG = np.random.default_rng(0)
@@ -182,3 +189,29 @@ def test_values_that_float32_merges_are_named() -> None:
     seconds = X.assign(scan=1.6e9 + np.arange(200))
     with pytest.warns(UserWarning, match=r"200 values of column 'scan' are \d+ as float32"):
         BudgetedForestClassifier(SMALL, random_state=0).fit(seconds, Y)
+
+
+def test_rare_labels_are_chosen_for_or_the_user_is_told() -> None:
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(3000, 4))
+    rare = (random.random(3000) < 1 / (1 + np.exp(-(2.2 * rows[:, 0] + 1.2 * rows[:, 1] - 6)))).astype(int)
+    assert 0.015 < rare.mean() < 0.03
+    small = RandomForestClassifier(10, max_depth=5, max_features=None)
+    with pytest.warns(UserWarning, match='a label is rare; pass loss="gini", or take BudgetedClassifier'):
+        model = BudgetedForestClassifier(small, random_state=0).fit(rows[:2000], rare[:2000])
+    assert model.expected_cost_ == 0
+    soft = BudgetedForestClassifier(small, loss="gini", random_state=0).fit(rows[:2000], rare[:2000])
+    assert 0 < soft.expected_cost_ < 3
+    assert roc_auc_score(rare[2000:], soft.predict_proba(rows[2000:])[:, 1]) > 0.8
+
+
+def test_what_says_which_class_is_no_number_of_numpy() -> None:
+    for kind in (BudgetedClassifier, BudgetedBoostingClassifier):
+        with pytest.raises(ValueError, match="y must hold two classes or more, got one class only, 'a'"):
+            kind().fit(X, np.array(["a"] * len(X)))
+    with pytest.raises(
+        ValueError, match="class_weight must be 'balanced' or a mapping from labels to weights, got 'zz'"
+    ):
+        BudgetedClassifier(class_weight="zz").fit(X, Y)
+    with pytest.raises(ValueError, match="a label in class_weight must be one of 0, 1, got 2"):
+        BudgetedClassifier(class_weight={2: 1}).fit(X, Y)

@@ -181,6 +181,10 @@ def test_rare_labels_are_not_given_up() -> None:
         ({"misclassification_costs": [[0, 1, 1]]}, "misclassification_costs must"),
         ({"misclassification_costs": [[0, -1], [1, 0]]}, "misclassification_costs must"),
         ({"misclassification_costs": {"ill": {"sick": 1}}}, "must be one of 'ill', 'well', got 'sick'"),
+        (
+            {"misclassification_costs": {"ill": {"well": 500}}},
+            "misclassification_costs must hold the cost of saying 'ill' for 'well', got none; a pair that is left out",
+        ),
         ({"misclassification_costs": {"ill": {"well": "much"}}}, "must be a finite number >= 0, got 'much'"),
         ({"class_weight": "even"}, "class_weight must be 'balanced' or a mapping"),
         ({"budget_per_row": -1}, "budget_per_row must be a finite number >= 0"),

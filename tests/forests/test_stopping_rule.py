@@ -12,8 +12,15 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.model_selection import train_test_split
 
-from prunopt.forests import predict_on_demand, probable_stopping
-from prunopt.forests.stopping_rule import _rule, _solved, _states
+from prunopt.forests import (
+    BudgetedClassifier,
+    BudgetedForestClassifier,
+    BudgetedForestRegressor,
+    predict_on_demand,
+    probable_stopping,
+)
+from prunopt.forests.stopping_rule import VoteTotals, _rule, _solved, _states, votes_of_training
+from prunopt.problems.forest.feature_costs import FeatureCosts
 
 
 def reached(answer: Any, prior: Any, label: Any, step: Any) -> tuple[float, float]:
@@ -87,7 +94,10 @@ def test_few_labels_change_and_less_is_acquired(case: tuple[Any, Any, Any]) -> N
     trees, answers = rule.stops(votes)
     assert trees.mean() < 25
     said = np.where(answers >= 0, answers, whole.predictions)
-    assert np.array_equal(said, probable.predictions)
+    # A row whose label cannot change any more stops before the rule does.
+    assert np.all((said == probable.predictions) | (whole.predictions == probable.predictions))
+    assert np.mean(said == probable.predictions) > 0.98
+    assert not np.any(probable.acquired & ~certain.acquired)
 
 
 def test_a_function_is_asked_for_the_same(case: tuple[Any, Any, Any]) -> None:
@@ -111,8 +121,79 @@ def test_what_cannot_be_stopped(case: tuple[Any, Any, Any]) -> None:
         probable_stopping(RandomForestRegressor(3, random_state=0).fit(X, y), X)
     with pytest.raises(ValueError, match="disagreement must be"):
         probable_stopping(forest, other, disagreement=2)
-    with pytest.raises(ValueError, match="stop_early must be True, False or a StoppingRule, got 'probable'"):
-        predict_on_demand(forest, new, feature_costs=None, stop_early="probable")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stop_early must be True, False, \"probable\" or a StoppingRule, got 'maybe'"):
+        predict_on_demand(forest, new, feature_costs=None, stop_early="maybe")
+    with pytest.raises(ValueError, match=r"disagreement must be None unless labels may change, got 0.01; give it with"):
+        predict_on_demand(forest, new, feature_costs=None, disagreement=0.01)
+    three = RandomForestClassifier(3, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="forest must tell two classes apart, got 3 classes"):
+        predict_on_demand(three, X, feature_costs=None, stop_early="probable")
+    models: list[Any] = [BudgetedForestClassifier(random_state=0), BudgetedForestRegressor(random_state=0)]
+    for model in models:
+        with pytest.raises(
+            ValueError, match="stop_early must be True or False for this model, got 'probable'; it stops"
+        ):
+            model.fit(X, y).predict_on_demand(X, stop_early="probable", disagreement=0.01)
     small = RandomForestClassifier(5, random_state=0).fit(other, np.arange(len(other)) % 2)
     with pytest.raises(ValueError, match="stop_early must be a rule for 5 trees"):
         predict_on_demand(small, new, feature_costs=None, stop_early=probable_stopping(forest, other))
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02])
+def test_probable_by_name_where_no_row_is_known(case: tuple[Any, Any, Any], share: float) -> None:
+    forest, _, new = case
+    costs = np.arange(30) + 1.0
+    whole, certain, probable = (
+        predict_on_demand(forest, new, feature_costs=costs, **how)
+        for how in ({}, {"stop_early": True}, {"stop_early": "probable", "disagreement": share})
+    )
+    assert np.mean(probable.predictions != whole.predictions) <= share + 0.01
+    assert probable.cost.mean() < certain.cost.mean() < whole.cost.mean()
+    asked = predict_on_demand(
+        forest, lambda row, group: new[row, group], feature_costs=costs, n_rows=20, stop_early="probable",
+        disagreement=share,
+    )  # fmt: skip
+    assert np.array_equal(asked.acquired, probable.acquired[:20])
+    totals = VoteTotals.unknown(forest, FeatureCosts.of(costs, 30, None, None, None))
+    assert totals.prior == pytest.approx(1 / 52)
+    assert totals.step.sum() == pytest.approx(costs.sum(), rel=0.05)  # every tree together asks for nearly everything
+
+
+def test_steps_add_up_to_what_rows_pay(case: tuple[Any, Any, Any]) -> None:
+    forest, other, _ = case
+    costs = FeatureCosts.of(np.arange(30) + 1.0, 30, None, None, [0, 3])
+    totals = VoteTotals.seen(forest, other, costs)
+    paid = predict_on_demand(forest, other, feature_costs=costs).cost.mean()
+    assert totals.step.sum() == pytest.approx(paid, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["pruned", "held out", "chosen"])
+def test_estimators_stop_by_the_votes_that_they_were_judged_by(kind: str) -> None:
+    changed, cost = [], []
+    for seed in range(4):
+        X, y = load_breast_cancer(return_X_y=True)
+        X, new, y, _ = train_test_split(X, y, test_size=0.5, random_state=seed)
+        kinds: dict[str, Any] = {
+            "pruned": BudgetedForestClassifier(penalty=1e-4, random_state=0),
+            "held out": BudgetedForestClassifier(penalty=1e-4, errors="holdout", random_state=0),
+            "chosen": BudgetedClassifier(candidates=("features",), cv=(2, 1), n_trees=40, random_state=0),
+        }
+        model = kinds[kind].fit(X, y)
+        assert isinstance(model.votes_, VoteTotals)
+        found = [model.predict_on_demand(new, **how) for how in ({}, {"stop_early": True})]
+        found.append(model.predict_on_demand(new, stop_early="probable", disagreement=0.005))
+        changed.append(np.mean(found[2].predictions != found[0].predictions))
+        cost.append([answer.cost.mean() for answer in found])
+    assert np.mean(changed) <= 0.005 + 0.003  # 1140 rows: within a standard error and a half
+    assert np.mean(cost, axis=0)[2] < np.mean(cost, axis=0)[1] <= np.mean(cost, axis=0)[0]
+
+
+def test_votes_out_of_bag_are_spread_by_how_few_they_are() -> None:
+    X, y = load_breast_cancer(return_X_y=True)
+    costs = FeatureCosts.of(None, 30, None, None, None)
+    forest = RandomForestClassifier(15, random_state=0).fit(X, y)
+    bag, all_trees = votes_of_training(forest, X, costs), VoteTotals.seen(forest, X, costs)
+    assert bag is not None
+    assert bag.prior.sum() == pytest.approx(1)
+    assert bag.prior[4:12].sum() > 2 * all_trees.prior[4:12].sum()  # votes in the bag are more united than they will be
+    assert votes_of_training(RandomForestRegressor(3).fit(X, y), X, costs) is None

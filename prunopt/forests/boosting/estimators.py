@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from prunopt.core.arrays import Floats
 from prunopt.core.deprecation import renamed_attributes, warn
@@ -30,8 +29,7 @@ from prunopt.forests.boosting.recipe import (
     trained,
     within,
 )
-from prunopt.problems.forest._cost_parsing import of_rows
-from prunopt.problems.forest.feature_costs import FeatureCosts
+from prunopt.forests.estimator_rows import EstimatorOfRows, keep
 
 LADDER = 2.0 ** (-np.arange(16) / 3)  # default levels as shares of the full cost: 100 %, 79 %, 63 % ... 3 %
 COSTLIER = (1.26, 1.6, 2.0)  # levels above the budget that a mixture looks for partners at
@@ -49,7 +47,7 @@ class CandidateInfo:
 
 
 @renamed_attributes(prices_="feature_costs_")
-class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
+class _BudgetedBoosting(EstimatorOfRows):
     """What classifier and regressor share."""
 
     def __init__(
@@ -69,19 +67,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         n_jobs: int | None = None,
         n_prices: Any = "deprecated",
     ) -> None:
-        self.feature_costs = feature_costs
-        self.feature_groups = feature_groups
-        self.budget = budget
-        self.n_free_trees = n_free_trees
-        self.randomised = randomised
-        self.budgets = budgets
-        self.validation_fraction = validation_fraction
-        self.n_penalties = n_penalties
-        self.profits = profits
-        self.max_bins = max_bins
-        self.random_state = random_state
-        self.n_jobs = n_jobs
-        self.n_prices = n_prices
+        keep(self, locals())
 
     def fit(
         self,
@@ -123,11 +109,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         used = np.flatnonzero(weight)
         require(len(used) >= 2, "sample_weight", "be positive in two rows or more", Shown(f"{len(used)}"))
         weight = weight / weight[used].mean()
-        names = tuple(map(str, self.feature_names_in_)) if hasattr(self, "feature_names_in_") else None
-        K = rows.shape[1]
-        given = self.feature_costs if feature_costs is None else feature_costs
-        costs = FeatureCosts.of(of_rows(given, X), K, names, self.feature_groups, known).for_rows(len(rows))
-        self.feature_costs_ = costs
+        self.feature_costs_ = costs = self._costs(X, rows, feature_costs, known)
         random = check_random_state(self.random_state)
         valid = self._validation(target, loss, used, validation_rows, random)
         seed = int(random.randint(2**31 - 1))
@@ -148,7 +130,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         pair = mixed_within(found, float(self.budget or 0.0)) if self.randomised else None
         if pair is not None:
             choices += pair[:2]
-        models = {id(c): self._model(c, data.take(used), parts, settings, names) for c in choices}
+        models = {id(c): self._model(c, data.take(used), parts, settings) for c in choices}
         self.path_ = tuple((float(level), models[id(c)]) for level, c in zip(ladder, choices, strict=False))
         self.model_ = self.path_[-1][1] if self.budget is None else self.at(self.budget)
         self.policy_, self.solution_ = self.model_.policy, self.model_.solution
@@ -196,7 +178,7 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         known: Any = None,
         known_values: Any = None,
     ) -> OnDemand:
-        """Predict, and ask for the values of a group only when the policy acquires it.
+        """Predict, and ask for the values of a group only when the policy acquires it: that is when it stops.
 
         Parameters
         ----------
@@ -231,12 +213,6 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             return self.mixture_.model_at(n, self.random_state).on_demand(source, n_rows, batch=batch, **given)
         return self.model_.on_demand(source, n_rows, batch=batch, **given)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.sparse = False
-        return tags
-
     def _checked(self, X: Any, y: Any) -> tuple[Floats, Floats, Loss]:
         raise NotImplementedError
 
@@ -262,7 +238,6 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         data: Problem,
         parts: tuple[Problem, Problem],
         settings: Settings,
-        names: tuple[str, ...] | None,
     ) -> BudgetedModel:
         policy = choice.proposal.policy
         return BudgetedModel(
@@ -271,17 +246,13 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
             self.bins_,
             self.feature_costs_,
             getattr(self, "classes_", None),
-            names or tuple(f"x{k}" for k in range(data.codes.shape[1])),
+            self._names or tuple(f"x{k}" for k in range(data.codes.shape[1])),
             choice.cost,
             choice.score,
             choice.loss,
             choice.origin,
             certificate(choice.proposal, *parts),
         )
-
-    def _new_rows(self, X: Any) -> Floats:
-        check_is_fitted(self)
-        return np.asarray(validate_data(self, X, reset=False, dtype=np.float64, ensure_all_finite="allow-nan"))
 
     def _check_parameters(self) -> int:
         """Refuse what does not fit; return the number of penalties, whatever name it was given by."""
@@ -389,7 +360,8 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     classes_ : (C,) array
         The labels.
     expected_cost_ : float
-        Mean cost of a row on the validation rows; that of new rows differs by chance.
+        Mean cost of a row on the validation rows, which chose the model: an estimate, no limit. New rows may pay more
+        on average; ``randomised`` meets the budget on these rows alone.
     model_ : BudgetedModel
         Policy and predictors within ``budget``.
     mixture_ : ModelMixture or None
@@ -421,11 +393,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
         return self.model_.values(rows, known)
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, Floats, Loss]:
-        rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2)
-        check_classification_targets(labels)
-        self.classes_, code = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise invalid("y", "hold two classes or more", Shown(f"one class only, {self.classes_[0]!r}"))
+        rows, code = self._labeled(X, y)
         return rows, code.astype(np.float64), Classification(len(self.classes_))
 
 
@@ -437,10 +405,7 @@ class BudgetedBoostingRegressor(RegressorMixin, _BudgetedBoosting):  # type: ign
     """
 
     def _checked(self, X: Any, y: Any) -> tuple[Floats, Floats, Loss]:
-        rows, numbers = validate_data(
-            self, X, y, dtype=np.float64, ensure_all_finite="allow-nan", ensure_min_samples=2, y_numeric=True
-        )
-        numbers = np.asarray(numbers, np.float64)
+        rows, numbers = self._numbered(X, y)
         return rows, numbers, squares_for(numbers)
 
 
