@@ -87,20 +87,34 @@ class SubsetSearch:
         """Return sets that stages can be made of, by rising cost.
 
         They are the sets that adding by gain for the cost passes, and the last one of these that is cheap (`CHEAP`)
-        with every choice among the `BUNDLES` bundles that are added next.
+        with every choice among `BUNDLES` bundles: those that are added next, and the costly one of greatest gain for
+        its cost by itself, which a costlier one may have made useless. Each bundle is a set of its own, too: what is
+        asked of every row should not hold what only rows in doubt need.
         """
         prefixes = [self._prefixes[k] for k in _apart([self.cost(p) for p in self._prefixes], self.costs.total)]
         cheap = [groups for groups in self._prefixes if self.cost(groups) <= CHEAP * self.costs.total]
         base = cheap[-1] if cheap else self._free()
+        added = [int(np.flatnonzero(after & ~before)[0]) for before, after in pairwise(self._prefixes)]
         order: list[Bools] = []
-        for before, after in pairwise(self._prefixes):
-            new = self._bundle(int(np.flatnonzero(after & ~before)[0])) & ~base
-            if new.any() and not any((new & other).any() for other in order):
-                order.append(new)
-        made = [base | np.any([b for b, use in zip(order, choice, strict=False) if use], axis=0)
-                for choice in product((False, True), repeat=min(len(order), BUNDLES)) if any(choice)]  # fmt: skip
-        found = {groups.tobytes(): groups for groups in [*prefixes, base, *made]}
+        for most, groups in ((BUNDLES - 1, added), (BUNDLES, self._alone()), (BUNDLES, added)):
+            for g in groups:
+                new = self._bundle(g) & ~base
+                if len(order) < most and new.any() and not any((new & other).any() for other in order):
+                    order.append(new)
+        made = [base | np.any([b for b, use in zip(order, choice, strict=True) if use], axis=0)
+                for choice in product((False, True), repeat=len(order)) if any(choice)]  # fmt: skip
+        found = {groups.tobytes(): groups for groups in [*prefixes, base, *made, *(self._free() | b for b in order)]}
         return sorted(found.values(), key=lambda groups: (self.cost(groups), groups.sum()))
+
+    def _alone(self) -> list[int]:
+        """The groups that are not cheap and help by themselves, by gain for the cost."""
+        free = self._free()
+        worth = {}
+        for g in np.flatnonzero(self._screened & ~free).tolist():
+            groups = free | (np.arange(len(free)) == g)
+            if (cost := self.cost(groups)) > CHEAP * self.costs.total:
+                worth[g] = (self.error(free) - self.error(groups)) / cost
+        return sorted((g for g in worth if worth[g] > 0), key=lambda g: -worth[g])
 
     def _bundle(self, group: int) -> Bools:
         """The groups that cost little more once this one is acquired, itself among them."""
