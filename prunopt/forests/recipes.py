@@ -262,15 +262,17 @@ def _pruned(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[R
         model = kind(forest_kind(**parameters), feature_costs=data.costs, penalty=0.0, random_state=seed)
         path = model.fit(data.X, data.y, data.fit_weight).path_
         made: dict[tuple[int, str], ForestModel] = {}
-        for recipe in part:
+        ridge = None  # chosen once, for the largest forest
+        for recipe in sorted(part, key=lambda recipe: -recipe.level):
             if recipe.level < path.points[-1].expected_cost:
                 continue
             key = path.index(budget=recipe.level), recipe.option
             if key not in made:
                 forest, temperature = path.at(budget=recipe.level), None
                 if recipe.option.endswith(REFIT):
-                    done = refit_leaves(forest, data.X, data.y, sample_weight=data.fit_weight, random_state=seed)
-                    forest, temperature = done.forest, done.temperature
+                    options: dict[str, Any] = {"sample_weight": data.fit_weight, "random_state": seed, "ridge": ridge}
+                    done = refit_leaves(forest, data.X, data.y, **options)
+                    forest, temperature, ridge = done.forest, done.temperature, done.ridge
                 made[key] = ForestModel(forest, data.costs, temperature)
             out[recipe] = made[key]
     return out
@@ -282,6 +284,8 @@ def _boosted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[
     if data.n_classes and len(np.unique(data.y)) < 2:
         return {}
     settings = BOOSTING if len(data.X) > FEW_ROWS else BOOSTING_FEW
+    if n_trees > CHOICE_TREES:  # the model that is handed out is searched for as boosting does by itself
+        settings = {}
     model = kind(feature_costs=data.costs, budgets=levels, random_state=seed, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of features that no row of a fold has
