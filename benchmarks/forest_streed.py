@@ -31,7 +31,7 @@ SETS, LEVELS, METHODS = ("heart", "diabetes", "hepatitis", "breast"), ("low", "h
 
 
 class Costs(NamedTuple):
-    """The mistakes (true, said); of each attribute its cost, that after another one of its group, group, and columns."""
+    """The mistakes (true, said); of each attribute its cost, that after another of its group, group, and columns."""
 
     mistakes: Floats
     attributes: list[tuple[str, float, float, str, range]]

@@ -113,7 +113,8 @@ class _Budgeted(BaseEstimator):  # type: ignore[misc]
         self.scoring_ = self._scoring(target)
         cap = np.inf if self.budget_per_row is None else float(self.budget_per_row)
         weights = self.scoring_.class_weight if n_classes else None
-        data = Data(rows, target, weight, costs, n_classes, weights, cap, self.cost_scope == "model")
+        once = self.cost_scope == "model"
+        data = Data(rows, target, weight, costs, n_classes, weights, cap, once, self.scoring_.worth, len(rows))
         n_folds, repeats = self.cv or ((5, 2) if len(rows) <= FEW_ROWS else (3, 1))
         folds = folds_of(data, n_folds, repeats, seed)
         tell = self.callback or (lambda text: None)

@@ -20,8 +20,8 @@ from prunopt.forests.leaf_refit import refit_leaves
 from prunopt.forests.mixture import probabilities
 from prunopt.forests.on_demand import predict_on_demand
 from prunopt.forests.sklearn_trees import on_columns
-from prunopt.forests.staged import MOST_STAGES, StagedModel, judged_stage, policies
-from prunopt.forests.subset_search import SubsetSearch
+from prunopt.forests.staged import MOST_STAGES, Policy, StagedModel, judged_stage, policies
+from prunopt.forests.subset_search import ADDITIVE_ROWS, SubsetSearch
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 KINDS = ("features", "staged", "pruned", "boosted")
@@ -63,6 +63,8 @@ class Data(NamedTuple):
 
     ``class_weight`` (C,) multiplies the weights in fits, not in mean costs. ``cap`` is the most that any row may cost,
     ``one_price`` says that a feature is paid for once for the whole model: then no row can do without what others use.
+    ``worth`` is what a right label saves on average, in the currency of the features, where mistakes have costs.
+    ``n_all`` is the number of all rows, which decides how sets are searched for: alike in a fold and in the whole.
     """
 
     X: Floats
@@ -73,6 +75,8 @@ class Data(NamedTuple):
     class_weight: Floats | None = None
     cap: float = np.inf
     one_price: bool = False
+    worth: float | None = None
+    n_all: int | None = None
 
     def take(self, rows: Any) -> Data:
         """Return some of the rows."""
@@ -168,7 +172,8 @@ def _default(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[
 
 
 def _search(data: Data, seed: int) -> SubsetSearch:
-    return SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed)
+    additive = (len(data.X) if data.n_all is None else data.n_all) <= ADDITIVE_ROWS
+    return SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed, additive)
 
 
 def _on_features(
@@ -239,12 +244,17 @@ def _staged_on(
         for recipe in (r for r in wanted if r.option == option):
             inside = [policy for policy in tried if policy.cost <= recipe.level * (1 + 1e-9)]
             if inside:
-                best = max(inside, key=lambda policy: (policy.utility, -policy.cost))
+                best = max(inside, key=partial(_gain, worth=data.worth))
                 if best[:2] not in models:
                     limits = (best.limit,) * (len(best.chain) - 1)
                     models[best[:2]] = StagedModel(tuple(stages[k] for k in best.chain), limits, data.costs)
                 out[recipe] = models[best[:2]]
     return out
+
+
+def _gain(policy: Policy, worth: float | None) -> tuple[float, float]:
+    # Where mistakes have costs, right labels and Brier scores count one half each, and features are paid for from that.
+    return policy.utility if worth is None else worth * policy.utility / 2 - policy.cost, -policy.cost
 
 
 BASES: dict[str, dict[str, Any]] = {"scikit-learn's default forest": {}, "forest of full-feature trees": DEFAULTS}

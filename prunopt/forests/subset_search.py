@@ -111,7 +111,11 @@ class SubsetSearch:
                     order.append(new)
         made = [base | np.any([b for b, use in zip(order, choice, strict=True) if use], axis=0)
                 for choice in product((False, True), repeat=len(order)) if any(choice)]  # fmt: skip
-        found = {groups.tobytes(): groups for groups in [*prefixes, base, *made, *(self._free() | b for b in order)]}
+        made += [self._free() | b for b in order]
+        if not self.additive and order:  # the few rows in doubt can have all bundles and what is cheap
+            cheap = self._filled(self._free(), 1.0, CHEAP * self.costs.total)
+            made.append(cheap[-1] | np.any(order, axis=0))
+        found = {groups.tobytes(): groups for groups in [*prefixes, base, *made]}
         return sorted(found.values(), key=lambda groups: (self.cost(groups), groups.sum()))
 
     def _alone(self) -> list[int]:
