@@ -16,7 +16,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.deprecation import renamed_attributes, warn
 from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand, checked_count
-from prunopt.forests.boosting.binning import QuantileBins
+from prunopt.forests.boosting.binning import MAX_BINS, QuantileBins
 from prunopt.forests.boosting.cost_efficient_boosting import Problem
 from prunopt.forests.boosting.grow_budgeted_forest import squares_for
 from prunopt.forests.boosting.losses import Classification, Loss
@@ -134,8 +134,9 @@ class _BudgetedBoosting(BaseEstimator):  # type: ignore[misc]
         valid = self._validation(target, loss, used, validation_rows, random)
         seed = int(random.randint(2**31 - 1))
         train = np.setdiff1d(used, valid)
+        most = whole_number("max_bins", self.max_bins, low=2, high=MAX_BINS)
         # Few rows have no use for fine bins, which is where the time of small trees goes.
-        bins = min(self.max_bins, max(LEAST_BINS, len(train) // ROWS_A_BIN))
+        bins = min(most, max(LEAST_BINS, len(train) // ROWS_A_BIN))
         self.bins_ = QuantileBins.of(rows[train], bins)
         data = Problem(self.bins_(rows), target, weight, costs, loss, self.bins_.n_codes)
         blend = "refit" if self.n_free_trees == 0 else "all"
