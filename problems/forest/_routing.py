@@ -178,12 +178,11 @@ def merge_requirements(low: Hashes, high: Hashes, weight: Floats, component_cost
     first_pair = np.empty(n * C, np.int64)
     total = np.zeros(n * C, np.float64)
     count = 0
-    for i in range(n):
-        if weight[i] == 0.0:
-            continue
-        cost = component_cost[i if len(component_cost) > 1 else 0]
-        for c in range(C):
-            if cost[c] == 0.0 or (low[i, c] == 0 and high[i, c] == 0):
+    # Component by component: what a node needs is of one or two components, and lies close together in memory then.
+    for c in range(C):
+        for i in range(n):
+            cost = component_cost[i if len(component_cost) > 1 else 0, c]
+            if weight[i] == 0.0 or cost == 0.0 or (low[i, c] == 0 and high[i, c] == 0):
                 continue
             at = low[i, c] & mask
             found = np.int32(-1)
@@ -199,7 +198,7 @@ def merge_requirements(low: Hashes, high: Hashes, weight: Floats, component_cost
                 first_pair[found] = i * C + c
                 owner[i, c] = found
                 slot[at] = found
-            total[found] += weight[i] * cost[c]
+            total[found] += weight[i] * cost
     return owner, total[:count].copy()
 
 

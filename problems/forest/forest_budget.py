@@ -329,6 +329,15 @@ class ForestBudget:
         costly = np.any(costs.component_cost > 0, axis=0)
         return first_uses(e.arrays, e.parent, costs.components.of, costly, costs.known is not None)
 
+    @property
+    def _order(self) -> Ints:
+        """The rows in the order of the leaves of the first tree."""
+        from prunopt.problems.forest._routing import add_leaves
+
+        leaf = np.empty((len(self.X), 1), np.int32)
+        add_leaves(self.X, self.ensemble.arrays._replace(offsets=self.ensemble.offsets[:2]), leaf)
+        return np.argsort(leaf[:, 0], kind="stable")
+
     @cached_property
     def _requirements(self) -> tuple[Ints, Ints32, Floats]:
         """The cost components that each internal node needs: indptr, indices, and the weighted cost of each.
@@ -338,15 +347,17 @@ class ForestBudget:
         """
         from prunopt.problems.forest import _routing as kernels
 
-        e, costs = self.ensemble, self.feature_costs
-        walks = (self.X, e.arrays, costs.components, self._first)
-        shape = (len(self.X), costs.component_cost.shape[1])
+        # Rows that trees keep together are numbered together: the cuts then find their requirements close in memory.
+        e, order = self.ensemble, self._order
+        X, weight, costs = self.X[order], self.weight[order], self.feature_costs.take(order)
+        walks = (X, e.arrays, costs.components, self._first)
+        shape = (len(X), costs.component_cost.shape[1])
         component_cost = costs.component_cost / float(self._cost_unit or 1)
         if self._cost_unit is not None:
             component_cost = np.rint(component_cost)
         low, high = np.zeros(shape, np.uint64), np.zeros(shape, np.uint64)
         kernels.sign_requirements(*walks, low, high)
-        owner, cost = kernels.merge_requirements(low, high, self.weight, component_cost)
+        owner, cost = kernels.merge_requirements(low, high, weight, component_cost)
         del low, high
         count = np.zeros(e.n_nodes, np.int64)
         kernels.fill_edges(*walks, owner, count, np.empty(0, np.int32))

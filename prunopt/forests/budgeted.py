@@ -17,7 +17,7 @@ from prunopt.core.validate import Shown, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand, checked_count
 from prunopt.forests.cross_fitting import choose, compared, cross_fit, folds_of, report, values_of
 from prunopt.forests.estimator_rows import EstimatorOfRows, keep
-from prunopt.forests.recipes import KINDS, NOTHING, Data, ForestModel, Recipe, all_recipes, fitted
+from prunopt.forests.recipes import CHOICE_TREES, KINDS, NOTHING, Data, ForestModel, Recipe, all_recipes, fitted
 from prunopt.forests.scoring import Scoring, scoring_of
 from prunopt.forests.stopping_rule import rule_for, votes_of_training
 from prunopt.problems.forest._cost_parsing import of_rows
@@ -25,6 +25,7 @@ from prunopt.problems.forest._cost_parsing import of_rows
 STAGE_SHARES = (0.01, 0.02, 0.05, 0.1, 0.18, 0.25, 0.33, 0.41, 0.5, 0.64, 0.8, 1.0)
 SHARES = (0.05, 0.18, 0.33, 0.64, 1.0)  # levels of cost without a budget, as shares of the cost of everything
 BELOW = (0.4, 0.65, 1.0)  # levels with a budget: models made for less may be better within it
+STAGES_BELOW = (0.8, 0.9, 0.95)  # more levels of stages, whose cost on new rows may be a little higher
 FEW_ROWS = 1000  # up to which rows are judged twice, by five folds; by three folds once above
 SCOPES = "row", "model"
 CAPPED = "features", "staged"  # kinds whose greatest cost of a row is known before there is a row
@@ -95,13 +96,21 @@ class _Budgeted(EstimatorOfRows):
         self.scoring_ = self._scoring(target)
         cap = np.inf if self.budget_per_row is None else float(self.budget_per_row)
         weights = self.scoring_.class_weight if n_classes else None
-        data = Data(rows, target, weight, costs, n_classes, weights, cap, self.cost_scope == "model")
+        once = self.cost_scope == "model"
+        data = Data(rows, target, weight, costs, n_classes, weights, cap, once, self.scoring_.worth, len(rows))
         n_folds, repeats = self.cv or ((5, 2) if len(rows) <= FEW_ROWS else (3, 1))
         folds = folds_of(data, n_folds, repeats, seed)
         tell = self.callback or (lambda text: None)
-        # A choice needs fewer trees than the model that is handed out.
+        # A choice needs no more trees than that; the model that is handed out has all of them.
         self.table_ = cross_fit(
-            data, self._recipes(costs.total), self.scoring_, folds, (self.n_trees + 2) // 3, seed, self.n_jobs, tell
+            data,
+            self._recipes(len(rows), costs.total),
+            self.scoring_,
+            folds,
+            min(self.n_trees, CHOICE_TREES),
+            seed,
+            self.n_jobs,
+            tell,
         )
         self.candidates_ = report(self.table_)
         budgets = [] if self.budgets is None else np.asarray(self.budgets, np.float64).tolist()
@@ -212,7 +221,7 @@ class _Budgeted(EstimatorOfRows):
         blank = Data(rows, np.zeros(len(rows), np.int64), np.ones(len(rows)), self.feature_costs_, n_classes)
         return values_of(self.model_, blank)
 
-    def _recipes(self, total: float) -> list[Recipe]:
+    def _recipes(self, n: int, total: float) -> list[Recipe]:
         """The candidates, at the costs that they are made for."""
         most = total if self.budget_per_row is None else min(total, float(self.budget_per_row))
         if self.budgets is not None:
@@ -225,12 +234,14 @@ class _Budgeted(EstimatorOfRows):
         levels = np.unique(np.minimum(levels, most))
         stages = np.array(STAGE_SHARES) * most
         stages = np.union1d(levels, stages[stages <= levels.max()])
+        if self.budget is not None or self.budgets is not None:
+            stages = np.union1d(stages, np.outer(STAGES_BELOW, levels))
         kinds = tuple(self.candidates)
         if self.budget_per_row is not None or self.cost_scope == "model":
             kinds = tuple(kind for kind in kinds if kind in CAPPED)
             mend = "other kinds cannot promise what one row, or the whole model, costs"
             require(kinds, "candidates", f"hold one of {', '.join(CAPPED)}", self.candidates, mend)
-        return [*all_recipes(levels, kinds, stages), NOTHING]
+        return [*all_recipes(n, levels, kinds, stages), NOTHING]
 
     def _check_parameters(self, n: int) -> None:
         if self.budget is not None:

@@ -35,9 +35,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize
 from scipy.sparse.linalg import LinearOperator, lsqr
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
-from prunopt.core.arrays import Bools, Floats, Ints, Singles
+from prunopt.core.arrays import AnyArray, Bools, Floats, Ints, Singles
+from prunopt.core.jit import njit
 from prunopt.core.validate import Shown, invalid, number, require
 from prunopt.core.validate import sample_weight as checked_weight
 from prunopt.forests._leaf_fit import LeafSums, fit_leaves
@@ -238,14 +239,14 @@ def choose_ridge(
     tables = [(sums.take(train), sums.take(test)) for train, test in parts]
     mass = sum(weight[test].sum() for _, test in parts)
     before, best, chosen = 0.0, np.inf, RIDGES[0]
-    for (train, test), (Z, Z_test) in zip(parts, tables, strict=True):
-        own = model.start(Z, train, weight[train])
+    starts = [model.start(Z, train, weight[train]) for (train, _), (Z, _) in zip(parts, tables, strict=True)]
+    for (_, test), (_, Z_test), own in zip(parts, tables, starts, strict=True):
         before += weight[test] @ model.losses(own, np.zeros(model.n_outputs), Z_test, test)
     warm: list[tuple[Floats, Floats] | None] = [None] * n_folds
     for ridge in RIDGES:
         after = 0.0
         for f, ((train, test), (Z, Z_test)) in enumerate(zip(parts, tables, strict=True)):
-            found = model.fit(Z, train, weight[train], ridge, warm[f], rough=True)
+            found = model.fit(Z, train, weight[train], ridge, warm[f], rough=True, anchor=starts[f])
             after += weight[test] @ model.losses(*found, Z_test, test)
             warm[f] = found
         if after >= best:  # the loss falls, then rises with falling ridge
@@ -264,16 +265,16 @@ class Logistic:
     def start(self, sums: LeafSums, rows: Ints, weight: Floats) -> Floats:
         """Return the forest's own votes, times the slope that makes them the best log odds."""
         votes = sums(self.votes)
-        at = (np.arange(len(rows)), self.code[rows])
+        code = self.code[rows]
 
         def loss(slope: float) -> float:
-            return float(-weight @ log_softmax(slope * votes, axis=1)[at])
+            return -float(weight @ _log_likelihood(slope * votes, code)[0])
 
         return np.asarray(optimize.minimize_scalar(loss, bounds=(0.1, 100.0), method="bounded").x * self.votes)
 
     def losses(self, scores: Floats, bias: Floats, sums: LeafSums, rows: Ints) -> Floats:
         """Return the negative log likelihood of each row."""
-        return -np.asarray(log_softmax(sums(scores) + bias, axis=1)[np.arange(len(rows)), self.code[rows]])
+        return -_log_likelihood(sums(scores) + bias, self.code[rows])[0]
 
     def fit(
         self,
@@ -283,16 +284,15 @@ class Logistic:
         ridge: float,
         warm: tuple[Floats, Floats] | None,
         rough: bool = False,
+        anchor: Floats | None = None,
     ) -> tuple[Floats, Floats]:
-        """Return leaf scores (L, C) and bias (C,); the ridge pulls to what `start` returns."""
-        at = (np.arange(len(rows)), self.code[rows])
-        anchor = self.start(sums, rows, weight)
+        """Return leaf scores (L, C) and bias (C,); the ridge pulls to ``anchor``, None = what `start` returns."""
+        code = self.code[rows]
+        anchor = self.start(sums, rows, weight) if anchor is None else anchor
 
         def loss(scores: Floats) -> tuple[float, Floats]:
-            log_likelihood = log_softmax(scores, axis=1)
-            slope = np.exp(log_likelihood)
-            slope[at] -= 1.0
-            return -float(weight @ log_likelihood[at]), slope * weight[:, None]
+            likelihood, slope = _log_likelihood(scores, code)
+            return -float(weight @ likelihood), slope * weight[:, None]
 
         start, bias = (anchor, np.zeros(self.n_outputs)) if warm is None else warm
         stop: Any = {"maxiter": 60, "ftol": 1e-5} if rough else {"maxiter": ITERATIONS, "ftol": 1e-9}
@@ -322,6 +322,7 @@ class Squares:
         ridge: float,
         warm: tuple[Floats, Floats] | None,
         rough: bool = False,
+        anchor: Floats | None = None,
     ) -> tuple[Floats, Floats]:
         """Return leaf values (L, 1) and bias (1,); the ridge pulls to the forest's own values."""
         residual = self.target[rows] - sums(self.votes)[:, 0]
@@ -346,12 +347,45 @@ def with_leaf_values(forest: Any, ensemble: TreeEnsemble, place: Ints, leaf_valu
     samples = np.concatenate([tree.tree_.weighted_n_node_samples for tree in trees])
     value = np.zeros((ensemble.n_nodes, leaf_values.shape[1]))
     value[place] = leaf_values
-    for h in ensemble.internal[::-1]:  # children come after their parents
-        pair = [ensemble.left[h], ensemble.right[h]]
-        mass = samples[pair]
-        value[h] = (mass @ value[pair]) / mass.sum() if mass.sum() > 0 else value[pair].mean(axis=0)
+    _average_upwards(ensemble.left, ensemble.right, samples, value)
     per_tree = np.split(value[:, None, :], ensemble.offsets[1:-1])
     for tree, values in zip(trees, per_tree, strict=True):
         fits = tree.tree_.value.shape == values.shape
         require(fits, "forest", "have trees grown on all classes", Shown("a tree whose rows lack a class"))
     return with_values(forest, per_tree)
+
+
+def _log_likelihood(scores: Floats, code: Ints) -> tuple[Floats, Floats]:
+    """Return the log likelihood (n,) of the classes of the rows, and its negative's slope by the scores (n, C)."""
+    likelihood, slope = np.empty(len(scores)), np.empty_like(scores)
+    _softmax_rows(scores, code, likelihood, slope)
+    return likelihood, slope
+
+
+@njit
+def _softmax_rows(scores: Floats, code: Ints, likelihood: Floats, slope: Floats) -> None:
+    n, C = scores.shape
+    for i in range(n):
+        top = scores[i, 0]
+        for c in range(1, C):
+            top = max(top, scores[i, c])
+        total = 0.0
+        for c in range(C):
+            slope[i, c] = np.exp(scores[i, c] - top)
+            total += slope[i, c]
+        for c in range(C):
+            slope[i, c] /= total
+        likelihood[i] = scores[i, code[i]] - top - np.log(total)
+        slope[i, code[i]] -= 1.0
+
+
+@njit
+def _average_upwards(left: AnyArray, right: AnyArray, mass: Floats, value: Floats) -> None:
+    """Set the value of every node inside to the mean of its children's, weighted by their ``mass``."""
+    for h in range(len(left) - 1, -1, -1):  # children come after their parents
+        a, b = left[h], right[h]
+        if a >= 0:
+            total = mass[a] + mass[b]
+            share = mass[a] / total if total > 0 else 0.5
+            for c in range(value.shape[1]):
+                value[h, c] = share * value[a, c] + (1.0 - share) * value[b, c]

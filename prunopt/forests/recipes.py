@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,13 @@ from prunopt.forests.leaf_refit import refit_leaves
 from prunopt.forests.mixture import probabilities
 from prunopt.forests.on_demand import predict_on_demand
 from prunopt.forests.sklearn_trees import on_columns
-from prunopt.forests.staged import MOST_STAGES, StagedModel, judged_stage, policies
-from prunopt.forests.subset_search import SubsetSearch
+from prunopt.forests.staged import MOST_STAGES, Policy, StagedModel, judged_stage, policies
+from prunopt.forests.subset_search import ADDITIVE_ROWS, SubsetSearch
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 KINDS = ("features", "staged", "pruned", "boosted")
-LEAVES = (1, 3, 8, 20)  # least rows a leaf of forests on chosen features
+CHOICE_TREES = 50  # of forests that something is chosen by
+LEAVES = (1, 3, 10)  # least rows a leaf of forests on chosen features
 # A fit of boosting for each fold: fewer penalties and free trees than its own defaults, and still fewer on few rows.
 BOOSTING: dict[str, Any] = {"n_penalties": 4, "n_free_trees": 48}
 BOOSTING_FEW: dict[str, Any] = {"n_penalties": 2, "n_free_trees": 24}
@@ -61,6 +63,8 @@ class Data(NamedTuple):
 
     ``class_weight`` (C,) multiplies the weights in fits, not in mean costs. ``cap`` is the most that any row may cost,
     ``one_price`` says that a feature is paid for once for the whole model: then no row can do without what others use.
+    ``worth`` is what a right label saves on average, in the currency of the features, where mistakes have costs.
+    ``n_all`` is the number of all rows, which decides how sets are searched for: alike in a fold and in the whole.
     """
 
     X: Floats
@@ -71,6 +75,8 @@ class Data(NamedTuple):
     class_weight: Floats | None = None
     cap: float = np.inf
     one_price: bool = False
+    worth: float | None = None
+    n_all: int | None = None
 
     def take(self, rows: Any) -> Data:
         """Return some of the rows."""
@@ -144,10 +150,12 @@ def fitted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Re
         from these rows is left out.
     """
     out: dict[Recipe, Any] = {}
+    searched = any(recipe.kind in ("features", "staged") for recipe in wanted)
+    search = _search(data, seed) if searched else None
     for kind, fit in (
         ("default", _default),
-        ("features", _on_features),
-        ("staged", _staged),
+        ("features", partial(_on_features, search)),
+        ("staged", partial(_staged, search)),
         ("pruned", _pruned),
         ("boosted", _boosted),
     ):
@@ -163,9 +171,16 @@ def _default(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[
     return {recipe: ForestModel(forest, data.costs) for recipe in wanted}
 
 
-def _on_features(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Recipe, Any]:
+def _search(data: Data, seed: int) -> SubsetSearch:
+    additive = (len(data.X) if data.n_all is None else data.n_all) <= ADDITIVE_ROWS
+    return SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed, additive)
+
+
+def _on_features(
+    search: SubsetSearch | None, data: Data, wanted: list[Recipe], n_trees: int, seed: int
+) -> dict[Recipe, Any]:
+    assert search is not None
     kind = RandomForestClassifier if data.n_classes else RandomForestRegressor
-    search = SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed)
     out: dict[Recipe, Any] = {}
     made: dict[tuple[bytes, str], ForestModel] = {}
     for recipe in wanted:
@@ -183,19 +198,31 @@ def _on_features(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> d
 
 
 STAGED = {"forest": False, "forest and logistic regression": True}
-LINEAR_ROWS = 2000  # up to which a logistic regression takes part in stages
+LINEAR_ROWS = 2000  # up to which, all folds together, a logistic regression takes part in stages
 
 
-def _staged(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[Recipe, Any]:
+def _staged(
+    search: SubsetSearch | None, data: Data, wanted: list[Recipe], n_trees: int, seed: int
+) -> dict[Recipe, Any]:
     """Stages of nested sets; chain and limit of each level are the best out of bag."""
+    assert search is not None
     if not data.n_classes:
         return {}
-    search = SubsetSearch(data.X, data.y, data.fit_weight, data.costs, data.n_classes, seed)
     sets = [groups for groups in search.family() if search.most(groups) <= data.cap * (1 + 1e-9)]
+    if n_trees > CHOICE_TREES:  # the chains first: only their sets get forests of full size
+        models = _staged_on(sets, data, wanted, CHOICE_TREES, seed).values()
+        used = {stage.groups.tobytes() for model in models for stage in model.stages}
+        sets = [groups for groups in sets if groups.tobytes() in used]
+    return _staged_on(sets, data, wanted, n_trees, seed)
+
+
+def _staged_on(
+    sets: list[Bools], data: Data, wanted: list[Recipe], n_trees: int, seed: int
+) -> dict[Recipe, StagedModel]:
     n, weight = len(data.X), data.fit_weight
     prior = np.bincount(data.y, weights=weight, minlength=data.n_classes) / weight.sum()
     bill = np.stack([data.costs.of_rows(np.broadcast_to(groups, (n, len(groups)))) for groups in sets])
-    linear = n <= LINEAR_ROWS
+    linear = any(STAGED[recipe.option] for recipe in wanted)
     made = [
         judged_stage(
             data.X, data.y, weight, groups, np.flatnonzero(data.costs.features(groups)), prior=prior,
@@ -203,11 +230,10 @@ def _staged(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[R
         )
         for groups in sets
     ]  # fmt: skip
-    truth, out = np.eye(data.n_classes)[data.y], {}
+    truth = np.eye(data.n_classes)[data.y]
+    out: dict[Recipe, StagedModel] = {}
     relative = data.fit_weight / data.weight
     for option in dict.fromkeys(recipe.option for recipe in wanted):
-        if STAGED[option] and not linear:
-            continue
         chances = np.stack([(p["forest"] + p["logistic"]) / 2 if STAGED[option] else p["forest"] for _, p in made])
         stages = [stage if STAGED[option] else stage._replace(logistic=None) for stage, _ in made]
         right = chances.argmax(axis=2) == data.y
@@ -218,12 +244,17 @@ def _staged(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[R
         for recipe in (r for r in wanted if r.option == option):
             inside = [policy for policy in tried if policy.cost <= recipe.level * (1 + 1e-9)]
             if inside:
-                best = max(inside, key=lambda policy: (policy.utility, -policy.cost))
+                best = max(inside, key=partial(_gain, worth=data.worth))
                 if best[:2] not in models:
                     limits = (best.limit,) * (len(best.chain) - 1)
                     models[best[:2]] = StagedModel(tuple(stages[k] for k in best.chain), limits, data.costs)
                 out[recipe] = models[best[:2]]
     return out
+
+
+def _gain(policy: Policy, worth: float | None) -> tuple[float, float]:
+    # Where mistakes have costs, right labels and Brier scores count one half each, and features are paid for from that.
+    return policy.utility if worth is None else worth * policy.utility / 2 - policy.cost, -policy.cost
 
 
 BASES: dict[str, dict[str, Any]] = {"scikit-learn's default forest": {}, "forest of full-feature trees": DEFAULTS}
@@ -240,14 +271,20 @@ def _pruned(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[R
             continue
         model = kind(forest_kind(**parameters), feature_costs=data.costs, penalty=0.0, random_state=seed)
         path = model.fit(data.X, data.y, data.fit_weight).path_
-        for recipe in part:
+        made: dict[tuple[int, str], ForestModel] = {}
+        ridge = None  # chosen once, for the largest forest
+        for recipe in sorted(part, key=lambda recipe: -recipe.level):
             if recipe.level < path.points[-1].expected_cost:
                 continue
-            forest, temperature = path.at(budget=recipe.level), None
-            if recipe.option.endswith(REFIT):
-                done = refit_leaves(forest, data.X, data.y, sample_weight=data.fit_weight, random_state=seed)
-                forest, temperature = done.forest, done.temperature
-            out[recipe] = ForestModel(forest, data.costs, temperature)
+            key = path.index(budget=recipe.level), recipe.option
+            if key not in made:
+                forest, temperature = path.at(budget=recipe.level), None
+                if recipe.option.endswith(REFIT):
+                    options: dict[str, Any] = {"sample_weight": data.fit_weight, "random_state": seed, "ridge": ridge}
+                    done = refit_leaves(forest, data.X, data.y, **options)
+                    forest, temperature, ridge = done.forest, done.temperature, done.ridge
+                made[key] = ForestModel(forest, data.costs, temperature)
+            out[recipe] = made[key]
     return out
 
 
@@ -257,6 +294,8 @@ def _boosted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[
     if data.n_classes and len(np.unique(data.y)) < 2:
         return {}
     settings = BOOSTING if len(data.X) > FEW_ROWS else BOOSTING_FEW
+    if n_trees > CHOICE_TREES:  # the model that is handed out is searched for as boosting does by itself
+        settings = {}
     model = kind(feature_costs=data.costs, budgets=levels, random_state=seed, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of features that no row of a fold has
@@ -264,11 +303,16 @@ def _boosted(data: Data, wanted: list[Recipe], n_trees: int, seed: int) -> dict[
     return {recipe: model.at(recipe.level) for recipe in wanted}
 
 
-def all_recipes(levels: Floats, kinds: tuple[str, ...], stage_levels: Floats | None = None) -> list[Recipe]:
-    """Return every recipe at the levels of cost; stages may have levels of their own, which cost little time."""
+def all_recipes(
+    n_rows: int, levels: Floats, kinds: tuple[str, ...], stage_levels: Floats | None = None
+) -> list[Recipe]:
+    """Return every recipe at the levels of cost; stages may have levels of their own, which cost little time.
+
+    What takes part is decided here, by the number of all rows: a fold must not have a candidate that the whole lacks.
+    """
     options = {
         "features": [str(leaf) for leaf in LEAVES],
-        "staged": list(STAGED),
+        "staged": [option for option, linear in STAGED.items() if not linear or n_rows <= LINEAR_ROWS],
         "pruned": [base + suffix for base in BASES for suffix in ("", REFIT)],
         "boosted": [""],
     }

@@ -59,6 +59,11 @@ class Scoring:
         return self.costs is not None
 
     @property
+    def worth(self) -> float | None:
+        """What a right label saves, the mean over the classes, where mistakes have costs."""
+        return None if self.costs is None else float(self.costs.sum(axis=1).mean() / (len(self.costs) - 1))
+
+    @property
     def tolerance(self) -> float:
         """What the cheapest model may lose to the best: `POINTS` where scores are shares of 1."""
         return POINTS if self.name in ("accuracy", "balanced_accuracy", "roc_auc") else np.inf

@@ -15,6 +15,7 @@ from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 LEAF, UNDEFINED = -1, -2  # what scikit-learn writes into the children, and into feature and threshold, of a leaf
 # Figures measured on the rows left out of the unpruned trees say nothing about the pruned ones.
 OUT_OF_BAG = ("oob_score_", "oob_decision_function_", "oob_prediction_")
+PLAIN = bool, int, float, str, type(None)  # what cannot be changed needs no copy
 
 
 def pruned_forest(forest: Any, kept: ArrayLike) -> Any:
@@ -172,5 +173,5 @@ def _copied(estimator: Any, **replaced: Any) -> Any:
         if name in replaced:
             fresh.__dict__[name] = replaced[name]
         elif name not in OUT_OF_BAG:
-            fresh.__dict__[name] = copy.deepcopy(value, memo)
+            fresh.__dict__[name] = value if isinstance(value, PLAIN) else copy.deepcopy(value, memo)
     return fresh

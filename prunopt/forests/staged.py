@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
@@ -19,9 +20,10 @@ from prunopt.problems.forest.feature_costs import FeatureCosts
 INVERSE_RIDGE = 0.3  # of the logistic regressions, columns being standardized
 OUTLIER = 4.0  # standard deviations that columns are cut at
 FOLDS = 5  # that the logistic regressions are judged by; forests are judged out of bag
+NEWTON_STEPS, PRECISE = 50, 1e-6  # of the logistic regressions of two classes
 LEAF = 3
 MOST_STAGES = 3
-SHARES = tuple(np.arange(1, 10) / 10)  # of the rows that may go on after the first stage
+SHARES = (0.03, 0.06, *np.arange(1, 10) / 10)  # of the rows that may go on after the first stage
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +47,13 @@ class Logistic:
         weights, intercept = np.zeros((X.shape[1], n_classes)), np.full(n_classes, -np.inf)
         intercept[found] = 0.0
         if len(found) > 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of too few iterations: the ridge makes that harmless
-                model = LogisticRegression(C=INVERSE_RIDGE, max_iter=200)
-                model.fit(cls._standard(X, center, scale), code, sample_weight=weight / weight.mean())
+            rows, share = cls._standard(X, center, scale), weight / weight.mean()
             if len(found) == 2:
-                weights[:, found[1]], intercept[found[1]] = model.coef_[0], model.intercept_[0]
+                weights[:, found[1]], intercept[found[1]] = _log_odds(rows, code == found[1], share)
             else:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of too few iterations: the ridge makes that harmless
+                    model = LogisticRegression(C=INVERSE_RIDGE, max_iter=200).fit(rows, code, sample_weight=share)
                 weights[:, found], intercept[found] = model.coef_.T, model.intercept_
         return cls(center, scale, weights, intercept)
 
@@ -64,6 +66,29 @@ class Logistic:
         score = self._standard(X, self.center, self.scale) @ self.weights + self.intercept
         chance = np.exp(score - score.max(axis=1, keepdims=True))
         return np.asarray(chance / chance.sum(axis=1, keepdims=True))
+
+
+def _log_odds(X: Floats, truth: Bools, weight: Floats) -> tuple[Floats, float]:
+    """Return slopes (p,) and intercept of a ridge logistic regression, by Newton's method with halved steps."""
+    rows, sign = np.column_stack([X, np.ones(len(X))]), np.where(truth, 1.0, -1.0)
+    ridge = np.append(np.full(X.shape[1], 1 / INVERSE_RIDGE), 1e-9)
+    at = np.zeros(len(ridge))
+
+    def loss(at: Floats) -> float:
+        return float(weight @ np.logaddexp(0.0, -sign * (rows @ at)) + ridge @ np.square(at) / 2)
+
+    value = loss(at)
+    for _ in range(NEWTON_STEPS):
+        chance = expit(rows @ at)
+        slope = rows.T @ (weight * (chance - truth)) + ridge * at
+        curvature = (rows * (weight * chance * (1 - chance))[:, None]).T @ rows
+        step = np.linalg.solve(curvature + np.diag(ridge), slope)
+        while (found := loss(at - step)) > value and np.abs(step).max() > PRECISE:
+            step /= 2
+        at, value = at - step, found
+        if np.abs(step).max() <= PRECISE:
+            break
+    return at[:-1], float(at[-1])
 
 
 class Stage(NamedTuple):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise, product
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from prunopt.core.arrays import AnyArray, Bools, Floats
+from prunopt.core.arrays import AnyArray, Bools, Floats, Ints
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 SEARCH_TREES, SEARCH_ROWS = 20, 1500
@@ -22,6 +23,8 @@ RIDGE = 10.0  # of additive models, whose columns have variance 1
 CHEAP, BUNDLES = 0.05, 3  # share of the cost of everything; how many costly bundles stages are made of
 APART, MOST_PREFIXES = 1.3, 8  # how much costlier the next set of stages is, and how many there are
 BINS = 4  # of a feature in an additive model
+LEAST_LEAF = 3  # of forests
+WEIGHTS = 0.0, 0.5, 1.0  # powers of the cost that importances are divided by to fill a budget
 
 
 @dataclass(eq=False)
@@ -35,7 +38,8 @@ class SubsetSearch:
     `FEW_GROUPS` groups every set is tried. Otherwise the minimum is approached by adding, while the budget lasts, the
     group of the greatest gain for its cost, then groups of the greatest gain alone, and at last by exchanging one
     group for another. The gains of all groups are measured once; after that, those whose last gains were greatest
-    are measured again.
+    are measured again. Forests' errors do not tell small gains: what is left of a budget is filled by importance in one
+    forest on everything, over three powers of the cost, and the set of least error is taken.
 
     Parameters
     ----------
@@ -68,11 +72,11 @@ class SubsetSearch:
             self.X, self.y, self.weight = self.X[rows], self.y[rows], self.weight[rows]
             if self.costs.n_rows is not None:
                 self.costs = self.costs.take(rows)
-        # Smaller leaves overfit a single feature so far that it seems worse than none.
-        self._leaf = max(1, round(np.sqrt(len(self.X))))
         self._basis = [_columns(x) for x in self.X.T] if self.additive else []
         self._screened = self._screen()
         self._prefixes = self._add(self._free(), None, by_cost=True)
+        if not self.additive:  # whose errors are too noisy to tell what the last groups bring
+            self._prefixes += self._filled(self._prefixes[-1], 1.0, np.inf)[1:]
 
     def within(self, budget: float) -> Bools:
         """Return the groups (G,) found for a budget."""
@@ -81,26 +85,48 @@ class SubsetSearch:
             return self._free()
         if self._screened.sum() <= FEW_GROUPS:
             return self._best_of_all(budget)
-        return self._exchanged(self._add(affordable[-1], budget, by_cost=False)[-1], budget)
+        found = self._exchanged(self._add(affordable[-1], budget, by_cost=False)[-1], budget)
+        if self.additive:
+            return found
+        sets = [found, *(self._filled(found, by, budget)[-1] for by in WEIGHTS)]
+        return min([*sets, *(self._filled(self._free(), by, budget)[-1] for by in WEIGHTS)], key=self.error)
 
     def family(self) -> list[Bools]:
         """Return sets that stages can be made of, by rising cost.
 
         They are the sets that adding by gain for the cost passes, and the last one of these that is cheap (`CHEAP`)
-        with every choice among the `BUNDLES` bundles that are added next.
+        with every choice among `BUNDLES` bundles: those that are added next, and the costly one of greatest gain for
+        its cost by itself, which a costlier one may have made useless. Each bundle is a set of its own, too: what is
+        asked of every row should not hold what only rows in doubt need.
         """
         prefixes = [self._prefixes[k] for k in _apart([self.cost(p) for p in self._prefixes], self.costs.total)]
         cheap = [groups for groups in self._prefixes if self.cost(groups) <= CHEAP * self.costs.total]
         base = cheap[-1] if cheap else self._free()
+        added = [int(np.flatnonzero(after & ~before)[0]) for before, after in pairwise(self._prefixes)]
         order: list[Bools] = []
-        for before, after in pairwise(self._prefixes):
-            new = self._bundle(int(np.flatnonzero(after & ~before)[0])) & ~base
-            if new.any() and not any((new & other).any() for other in order):
-                order.append(new)
-        made = [base | np.any([b for b, use in zip(order, choice, strict=False) if use], axis=0)
-                for choice in product((False, True), repeat=min(len(order), BUNDLES)) if any(choice)]  # fmt: skip
+        for most, groups in ((BUNDLES - 1, added), (BUNDLES, self._alone()), (BUNDLES, added)):
+            for g in groups:
+                new = self._bundle(g) & ~base
+                if len(order) < most and new.any() and not any((new & other).any() for other in order):
+                    order.append(new)
+        made = [base | np.any([b for b, use in zip(order, choice, strict=True) if use], axis=0)
+                for choice in product((False, True), repeat=len(order)) if any(choice)]  # fmt: skip
+        made += [self._free() | b for b in order]
+        if not self.additive and order:  # the few rows in doubt can have all bundles and what is cheap
+            cheap = self._filled(self._free(), 1.0, CHEAP * self.costs.total)
+            made.append(cheap[-1] | np.any(order, axis=0))
         found = {groups.tobytes(): groups for groups in [*prefixes, base, *made]}
         return sorted(found.values(), key=lambda groups: (self.cost(groups), groups.sum()))
+
+    def _alone(self) -> list[int]:
+        """The groups that are not cheap and help by themselves, by gain for the cost."""
+        free = self._free()
+        worth = {}
+        for g in np.flatnonzero(self._screened & ~free).tolist():
+            groups = free | (np.arange(len(free)) == g)
+            if (cost := self.cost(groups)) > CHEAP * self.costs.total:
+                worth[g] = (self.error(free) - self.error(groups)) / cost
+        return sorted((g for g in worth if worth[g] > 0), key=lambda g: -worth[g])
 
     def _bundle(self, group: int) -> Bools:
         """The groups that cost little more once this one is acquired, itself among them."""
@@ -140,9 +166,9 @@ class SubsetSearch:
             return self._leave_one_out(features, truth - prior, share)
         columns = self.X[:, features]
         kind = RandomForestClassifier if self.n_classes else RandomForestRegressor
-        forest = kind(
-            SEARCH_TREES, min_samples_leaf=self._leaf, max_features="sqrt", oob_score=True, random_state=self.seed
-        )
+        # Smaller leaves overfit a single feature so far that it seems worse than none.
+        leaf = max(LEAST_LEAF, round(np.sqrt(len(columns)) / columns.shape[1]))
+        forest = kind(SEARCH_TREES, min_samples_leaf=leaf, max_features="sqrt", oob_score=True, random_state=self.seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of rows that are in every bootstrap
             forest.fit(columns, self.y, self.weight)
@@ -200,16 +226,32 @@ class SubsetSearch:
         G = len(self.costs.group_cost)
         if G <= MOST_GROUPS:
             return np.ones(G, np.bool_)
-        kind = RandomForestClassifier if self.n_classes else RandomForestRegressor
-        forest = kind(SEARCH_TREES, min_samples_leaf=self._leaf, max_features="sqrt", random_state=self.seed)
-        gain = np.bincount(
-            self.costs.group_of, weights=forest.fit(self.X, self.y, self.weight).feature_importances_, minlength=G
-        )
-        per_cost = gain / np.maximum(self.costs.group_cost, self.costs.group_cost.mean() / 20)
         chosen = np.zeros(G, np.bool_)
-        for rank in (gain, per_cost):
-            chosen[np.argsort(-rank, kind="stable")[: MOST_GROUPS // 2]] = True
+        for by in (0.0, 1.0):
+            chosen[self._order(by)[: MOST_GROUPS // 2]] = True
         return chosen
+
+    @cached_property
+    def _importance(self) -> Floats:
+        """The importances of the groups (G,) in one forest on all of them."""
+        kind = RandomForestClassifier if self.n_classes else RandomForestRegressor
+        forest = kind(2 * SEARCH_TREES, min_samples_leaf=LEAST_LEAF, max_features="sqrt", random_state=self.seed)
+        found = forest.fit(self.X, self.y, self.weight).feature_importances_
+        return np.asarray(np.bincount(self.costs.group_of, found, len(self.costs.group_cost)), np.float64)
+
+    def _order(self, by: float) -> Ints:
+        """The groups by importance over their cost to the power ``by``."""
+        cost = np.maximum(self.costs.group_cost, self.costs.group_cost.mean() / 20)
+        return np.argsort(-self._importance / cost**by, kind="stable")
+
+    def _filled(self, groups: Bools, by: float, budget: float) -> list[Bools]:
+        """The sets passed by adding groups to ``groups`` in the order of `_order`, as far as the budget allows."""
+        path = [groups]
+        for g in self._order(by):
+            more = path[-1] | (np.arange(len(groups)) == g)
+            if not path[-1][g] and self.cost(more) <= budget * (1 + 1e-9):
+                path.append(more)
+        return path
 
     def _add(self, start: Bools, budget: float | None, *, by_cost: bool) -> list[Bools]:
         """The sets passed by adding groups to ``start``, within the budget."""

@@ -84,6 +84,52 @@ def test_logistic_is_that_of_scikit_learn() -> None:
     ).all()
 
 
+def test_the_whole_has_every_candidate_of_its_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Folds are smaller than the limit for logistic regressions, all rows together are not.
+    monkeypatch.setattr("prunopt.forests.recipes.LINEAR_ROWS", 60)
+    rows, labels = X[:80].to_numpy(), np.where(X.age[:80] > 0, 1, 0)
+    budgets = [1.0, 11.0, 40.0, 113.0]
+    model = BudgetedClassifier(feature_costs=[2, 1, 10, 100], budgets=budgets, candidates=("staged",), cv=(3, 1),
+                               n_trees=8, random_state=0).fit(rows, labels)  # fmt: skip
+    assert "forest and logistic regression" not in {recipe.option for recipe in model.table_.recipes}
+    assert set(model.path_) == set(budgets)
+
+
+def test_a_set_of_its_own_for_every_bundle() -> None:
+    costs = FeatureCosts.of([1.0, 1.0, 20.0, 30.0, 40.0], 5, None, None)
+    rows = np.random.default_rng(1).normal(size=(120, 5))
+    # The third feature is a worse reading of the fourth, and cheaper.
+    rows[:, 2] = rows[:, 3] + np.random.default_rng(2).normal(size=120)
+    code = (rows[:, 0] + 2 * rows[:, 3] + rows[:, 4] > 0).astype(np.int64)
+    family = SubsetSearch(rows, code, np.ones(120), costs, 2, 0).family()
+    spent = [float(costs.group_cost @ groups) for groups in family]
+    assert spent == sorted(spent)
+    assert {20.0, 30.0, 40.0} <= set(spent)
+
+
+def test_forests_fill_what_their_errors_cannot_tell() -> None:
+    random = np.random.default_rng(3)
+    rows = random.normal(size=(300, 12))
+    code = (rows[:, :3].sum(axis=1) > 0).astype(np.int64)
+    costs = FeatureCosts.of(np.arange(1.0, 13.0), 12, None, None)
+    search = SubsetSearch(rows, code, np.ones(300), costs, 2, 0, additive=False)
+    assert search.within(78.0).all()
+    assert search.family()[-1].all()
+    for budget in (7.0, 20.0, 50.0):
+        assert search.cost(search.within(budget)) <= budget
+    assert search.within(20.0)[:3].all()
+
+
+def test_mistakes_count_in_the_choice_of_stages() -> None:
+    assert Scoring("accuracy", np.ones(2)).worth is None
+    scoring = scoring_of(None, [[0, 4], [10, 0]], None, np.array(["a", "b"]), np.array([0, 1, 1]))
+    assert scoring.worth == 7.0
+    # Where a mistake costs less than any feature, no stage acquires a thing.
+    model = BudgetedClassifier(feature_costs=[2, 1, 10, 100], misclassification_costs=[[0, 0.5], [0.5, 0]], cv=(3, 1),
+                               candidates=("staged",), n_trees=8, random_state=0).fit(X.to_numpy(), Y)  # fmt: skip
+    assert model.cost_per_row(X.to_numpy()).max() == 0.0
+
+
 def test_leave_one_out_is_leaving_one_out() -> None:
     rows, code, weight = X.to_numpy()[:40], (Y[:40] == "well").astype(np.int64), np.ones(40)
     costs = FeatureCosts.of(COSTS, 4, tuple(X.columns))

@@ -11,7 +11,7 @@ from prunopt.core.arrays import Bools, Bytes, Floats, Ints32
 from prunopt.core.validate import number, whole_number
 from prunopt.forests.boosting._tree_grower import BinnedRows, RowCosts, TreeSize, best_split, grow_tree, histogram
 from prunopt.forests.boosting.losses import Loss
-from prunopt.forests.boosting.trees import GrownForest
+from prunopt.forests.boosting.trees import GrownForest, add_tree
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
 POOL_BYTES = 2**29  # beyond this, histograms are rebuilt instead of subtracted
@@ -172,7 +172,7 @@ def boost(
             continue
         tree.value[:] *= shape.learning_rate
         trees.append(tree)
-        scores += GrownForest.of([tree], np.zeros(len(base))).scores(data.codes)
+        add_tree(data.codes, tree, scores)
     return GrownForest.of(trees, base), acquired
 
 

@@ -15,7 +15,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.deprecation import renamed_attributes, warn
 from prunopt.core.validate import Shown, invalid, number, one_of, require, whole_number
 from prunopt.forests.acquisitions import OnDemand, checked_count
-from prunopt.forests.boosting.binning import QuantileBins
+from prunopt.forests.boosting.binning import MAX_BINS, QuantileBins
 from prunopt.forests.boosting.cost_efficient_boosting import Problem
 from prunopt.forests.boosting.grow_budgeted_forest import squares_for
 from prunopt.forests.boosting.losses import Classification, Loss
@@ -32,8 +32,10 @@ from prunopt.forests.boosting.recipe import (
 from prunopt.forests.estimator_rows import EstimatorOfRows, keep
 
 LADDER = 2.0 ** (-np.arange(16) / 3)  # default levels as shares of the full cost: 100 %, 79 %, 63 % ... 3 %
+FEW_ROWS = 1000  # up to which every other level will do: neighbours cannot be told apart
 COSTLIER = (1.26, 1.6, 2.0)  # levels above the budget that a mixture looks for partners at
 KINDS = ("validation", "train")
+LEAST_BINS, ROWS_A_BIN = 16, 4
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,15 @@ class _BudgetedBoosting(EstimatorOfRows):
         valid = self._validation(target, loss, used, validation_rows, random)
         seed = int(random.randint(2**31 - 1))
         train = np.setdiff1d(used, valid)
-        self.bins_ = QuantileBins.of(rows[train], self.max_bins)
+        most = whole_number("max_bins", self.max_bins, low=2, high=MAX_BINS)
+        # Few rows have no use for fine bins, which is where the time of small trees goes.
+        bins = min(most, max(LEAST_BINS, len(train) // ROWS_A_BIN))
+        self.bins_ = QuantileBins.of(rows[train], bins)
         data = Problem(self.bins_(rows), target, weight, costs, loss, self.bins_.n_codes)
         blend = "refit" if self.n_free_trees == 0 else "all"
         settings = Settings(self.n_free_trees, blend, self.profits, n_penalties, seed, self.n_jobs)
         parts = data.take(train), data.take(valid)
-        ladder = self._ladder(costs.total)
+        ladder = self._ladder(costs.total, len(used))
         below = np.unique(np.concatenate([ladder, 0.8 * ladder])) if self._few() else ladder
         if self.randomised:  # a mixture needs something costlier than the budget, too
             assert self.budget is not None
@@ -220,7 +225,7 @@ class _BudgetedBoosting(EstimatorOfRows):
         """Whether the levels are the user's own, so that policies close below each are worth looking for."""
         return self.budgets is not None or self.budget is not None
 
-    def _ladder(self, total: float) -> Floats:
+    def _ladder(self, total: float, n: int) -> Floats:
         """The rising costs that models are made for."""
         if self.budgets is not None:
             levels = np.asarray(self.budgets, np.float64).ravel()
@@ -229,7 +234,7 @@ class _BudgetedBoosting(EstimatorOfRows):
         elif self.budget is not None:
             levels = np.array([self.budget], np.float64)
         else:
-            levels = total * LADDER
+            levels = total * (LADDER[::2] if n <= FEW_ROWS else LADDER)
         return np.unique(np.minimum(levels, total))
 
     def _model(

@@ -232,19 +232,30 @@ def _fill(policy: AcquisitionPolicy, worth: Floats, level: float, valid: Problem
 
 def _fill_components(acquired: Bools, worth: Floats, left: float, valid: Problem) -> NDArray[np.intp]:
     """The same where what a group costs depends on what else is acquired: the best group, again and again."""
-    known = valid.feature_costs.known_groups
+    costs = valid.feature_costs
+    known = costs.known_groups
+    share = valid.weight / valid.weight.sum()
+    incurred = np.column_stack([costs.incurred(acquired), np.ones(len(acquired), np.bool_)])  # -1 = no component
+    price = np.column_stack([costs.component_cost, np.zeros(len(costs.component_cost))])
     out: list[int] = []
-    spent = valid.mean_cost(acquired)
     while True:
-        best, choice = 0.0, None
-        for g in np.flatnonzero(worth > 0).tolist():
-            more = acquired.copy()
-            more[:, g] = True if len(known) == 0 else ~known[:, g]
-            extra = valid.mean_cost(more) - spent
-            if g not in out and 1e-12 < extra <= left * (1 - 1e-9) and worth[g] / extra > best:
-                best, choice = worth[g] / extra, (g, extra, more)
-        if choice is None:
+        due = share[:, None] * np.where(incurred, 0.0, price)  # what each row would pay for each component
+        if len(known) == 0:
+            extra = due.sum(axis=0)[costs.components_of].sum(axis=1)
+        else:
+            extra = np.array(
+                [
+                    (due[:, own].sum(axis=1) @ ~known[:, g]) if len(known) > 1 else due[:, own].sum() * ~known[0, g]
+                    for g, own in enumerate(costs.components_of)
+                ]
+            )
+        extra[out] = 0.0
+        fits = (worth > 0) & (extra > 1e-12) & (extra <= left * (1 - 1e-9))
+        if not fits.any():
             return np.array(out, np.intp)
-        g, extra, acquired = choice
+        g = int(np.argmax(np.where(fits, worth / np.where(fits, extra, 1.0), -np.inf)))
         out.append(g)
-        left, spent = left - extra, spent + extra
+        left -= extra[g]
+        asked = True if len(known) == 0 else ~np.broadcast_to(known[:, g], len(incurred))
+        for c in costs.components_of[g]:
+            incurred[:, c] |= asked

@@ -22,6 +22,8 @@ RIDGE = 3.0
 FEW = 100  # validation rows outside the commonest class below which prunings are also judged on the training rows
 WINDOW = 0.65
 LOSS_SHARE = 0.3
+EXTRA, EXTRA_FEW = 1.0, 0.5  # randomised trees for each free tree: of few rows, fewer make the mean as steady
+FEW_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +111,14 @@ def _judged(proposal: Proposal, train: Problem, valid: Problem, settings: Settin
 def trained(
     policy: AcquisitionPolicy, data: Problem, settings: Settings, *, extra_share: float = 1.0, slope: float = 1.0
 ) -> Blend:
-    """Return the predictors of a policy."""
+    """Return the predictors of a policy, with a share of the randomised trees that a model has."""
+    extra = extra_share * (EXTRA if len(data.target) > FEW_ROWS else EXTRA_FEW)
     return Blend.trained(
         policy,
         data,
         weights=BLENDS[settings.blend],
         n_free_trees=settings.n_free_trees,
-        n_extra=max(1, round(settings.n_free_trees * extra_share)),
+        n_extra=max(1, round(settings.n_free_trees * extra)),
         ridge=RIDGE,
         seed=settings.seed,
         slope=slope,

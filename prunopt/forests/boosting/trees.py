@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from prunopt.core.arrays import Bools, Bytes, Floats, Ints32
 from prunopt.core.jit import njit
 from prunopt.forests.boosting._tree_grower import GrownTree
-from prunopt.problems.forest._routing import acquired_groups, add_leaves, child
+from prunopt.problems.forest._routing import acquired_groups, add_leaves, child, goes_left
 from prunopt.problems.forest.feature_costs import Components, FeatureCosts
 from prunopt.problems.forest.tree_ensemble import Trees
 
@@ -154,6 +154,18 @@ def _add_scores(codes: Bytes, trees: Trees, value: Floats, n_trees: int, out: Fl
                 h = child(codes[i, trees.feature[h]], h, trees)
             for c in range(value.shape[1]):
                 out[i, c] += value[h, c]
+
+
+@njit
+def add_tree(codes: Bytes, tree: GrownTree, out: Floats) -> None:
+    """Add the values of the leaves that rows reach in one tree to ``out`` (n, C)."""
+    for i in range(len(codes)):
+        h = 0
+        while tree.left[h] >= 0:
+            left = goes_left(codes[i, tree.feature[h]], 0, tree.code[h], tree.missing_left[h])
+            h = tree.left[h] if left else tree.right[h]
+        for c in range(tree.value.shape[1]):
+            out[i, c] += tree.value[h, c]
 
 
 @njit

@@ -231,18 +231,14 @@ class Closure:
         Dropping links relaxes the problem: a closure's profit is at most the sum over the parts that divide it. The
         edges of the part are those of the whole between the two, in the same order; its unit is 1.
         """
-        place = np.full(self.n_items + 1, -1, np.int32)  # the last entry answers for the parent -1
-        place[items] = np.arange(len(items))
-        number = np.full(self.n_requirements, -1, np.int32)
-        number[requirements] = np.arange(len(requirements))
         sizes = self.indptr[items + 1] - self.indptr[items]
         starts = np.repeat(self.indptr[items] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-        heads = number[self.indices[starts + np.arange(len(starts))]]
+        heads = _places(requirements, self.indices[starts + np.arange(len(starts))], self.n_requirements)
         inside = heads >= 0
         count = np.bincount(np.repeat(np.arange(len(items)), sizes)[inside], minlength=len(items))
         return Closure(
             self.profit[items],
-            place[self.parent[items]],
+            _places(items, self.parent[items], self.n_items),
             np.concatenate([[0], np.cumsum(count)]).astype(np.int64),
             heads[inside],
             self.cost[requirements],
@@ -449,6 +445,22 @@ def exact_sum(values: NDArray[Any]) -> int:
         return int(values.sum(dtype=np.int64))
     half = values.astype(np.int64)
     return (int((half >> 32).sum(dtype=np.int64)) << 32) + int((half & 0xFFFFFFFF).sum(dtype=np.int64))
+
+
+DENSE = 16  # looking one up by halves takes about as long as filling this many entries of a table
+
+
+def _places(ids: NDArray[Any], wanted: NDArray[Any], n: int) -> NDArray[np.int32]:
+    """Return where each of ``wanted`` (-1, or below ``n``) is among the ascending ``ids``; -1 = nowhere."""
+    if DENSE * len(wanted) > n:  # one table of all, which many small parts have no time for
+        table = np.full(n + 1, -1, np.int32)  # the last entry answers for -1
+        table[ids] = np.arange(len(ids), dtype=np.int32)
+        return np.asarray(table[wanted])
+    if not len(ids):
+        return np.full(len(wanted), -1, np.int32)
+    at = np.searchsorted(ids, wanted)
+    found = ids[np.minimum(at, len(ids) - 1)] == wanted
+    return np.where(found, at, -1).astype(np.int32)
 
 
 def _integers(name: str, values: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

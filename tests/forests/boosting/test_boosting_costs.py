@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from prunopt.forests import BudgetedBoostingClassifier
 from prunopt.forests.boosting import grow_budgeted_forest
+from prunopt.forests.boosting.acquisition_policy import AcquisitionPolicy
 from prunopt.forests.boosting.binning import QuantileBins
 from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boost, largest_penalty
 from prunopt.forests.boosting.losses import Classification
+from prunopt.forests.boosting.policy_search import _fill
 from prunopt.forests.boosting.surrogate_path import surrogate_path
 from prunopt.forests.boosting.trees import GrownForest
 from prunopt.problems.forest.cost_lists import CostList, CostSum
@@ -141,6 +143,32 @@ def test_policies_on_demand_cost_what_they_say(kind: str) -> None:
             assert np.array_equal(a, b)
         assert np.array_equal(told.acquisitions.turn, same.acquisitions.turn)
         assert len(asked) == len(set(asked)) == told.acquired.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_budget_is_filled_by_worth_for_cost(kind: str) -> None:
+    data = problem(kind)
+    costs = data.feature_costs
+    forest, _ = boost(data, Shape(0.3, 4, 2), largest_penalty(data, 0.3, 5) / 4)
+    policy = AcquisitionPolicy(forest, costs.free_groups, costs)
+    worth = np.array([3.0, 2.0, 5.0, 0.0, 1.0])
+    acquired, known = policy.acquired(data.codes, costs), costs.known_groups
+    level = data.mean_cost(acquired) + 0.6 * costs.total
+    expected: list[int] = []
+    while True:
+        spent, best = data.mean_cost(acquired), (0.0, -1, acquired)
+        for g in np.flatnonzero(worth > 0):
+            more = acquired.copy()
+            more[:, g] = True if len(known) == 0 else ~known[:, g]
+            extra = data.mean_cost(more) - spent
+            if g not in expected and 1e-12 < extra <= (level - spent) * (1 - 1e-9) and worth[g] / extra > best[0]:
+                best = worth[g] / extra, int(g), more
+        if best[1] < 0:
+            break
+        expected.append(best[1])
+        acquired = best[2]
+    assert expected
+    assert sorted(_fill(policy, worth, level, data).tolist()) == sorted(expected)
 
 
 def test_costs_per_row_are_needed_for_other_rows() -> None:

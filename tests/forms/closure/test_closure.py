@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import prunopt as po
 from prunopt.forms import Closure, LinearProgram
-from prunopt.forms.closure.closure import exact_sum
+from prunopt.forms.closure.closure import _places, exact_sum
 from prunopt.testing import brute_force_closure, random_closure
 
 
@@ -198,3 +198,14 @@ def test_price_zero_and_empty() -> None:
     problem = Closure.of([1, -1], requirements=[[0], [0]], cost=[5])
     assert po.solve(replace(problem, penalty=Fraction(0))).value.tolist() == [True, False]
     assert po.solve(Closure.of([])).objective == 0
+
+
+def test_ids_are_found_by_table_and_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    for size in (0, 1, 7, 40):
+        ids = np.sort(random.choice(50, size, replace=False)).astype(np.int32)
+        wanted = random.integers(-1, 50, 30).astype(np.int32)
+        expected = [ids.tolist().index(w) if w in ids else -1 for w in wanted.tolist()]
+        for dense in (0, 10**6):
+            monkeypatch.setattr("prunopt.forms.closure.closure.DENSE", dense)
+            assert _places(ids, wanted, 50).tolist() == expected
