@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.datasets import data_folder
 from benchmarks.results import load, store
 
-QUESTIONS, BEGINNING, PIECE = 64, 24, 8  # words
+QUESTIONS, BEGINNING, PIECE = 32, 16, 6  # words
 TASK = """\
 task: continuations
 dataset_path: json

@@ -24,10 +24,10 @@ from benchmarks.language_model import CALIBRATION, LENGTH, SEED, evaluate, model
 from benchmarks.language_model_cells import DOMAINS
 from benchmarks.machine import described
 from benchmarks.results import load, store
+from prunopt.networks.transformers import one_shape
 from prunopt.networks.transformers.depth import DepthOptions, prune_depth
 from prunopt.networks.transformers.pruning import prune_transformer
 from prunopt.networks.transformers.reading import read_model
-from prunopt.networks.transformers.recipes import PruneOptions
 from prunopt.networks.transformers.repair import BlockRepair
 from prunopt.networks.transformers.text import held_out_windows, read_text, source_windows, token_losses, token_windows
 
@@ -38,12 +38,10 @@ CELLS: dict[str, dict[str, Any]] = {
     "neurons and heads": {"units": ("heads", "ffn")},
     "one block fewer": {"remove": 1},
     "neurons, repaired": {"repair": BlockRepair()},
-    "neurons and heads, repaired": {"units": ("heads", "ffn"), "repair": BlockRepair()},
     "32, neurons": {"windows": 32},
-    "32, free shapes": {"windows": 32, "free_shapes": True},
-    "32, neurons, repaired, 3 passes": {"windows": 32, "repair": BlockRepair(epochs=3)},
-    "32, neurons, repaired": {"windows": 32, "repair": BlockRepair()},
+    "32, neurons, multiples of 8": {"windows": 32, "near": 0.0025},
 }
+NEAR = one_shape.NEAR
 FOLDER = os.environ.get("PRUNOPT_ONE_SHAPE_OUT")  # where models of the cells called 32 are saved; None: nowhere
 
 
@@ -75,14 +73,14 @@ def measure(name: str) -> dict[str, Any]:
     model: Any = model_and_tokens()[0]
     asked = dict(CELLS[name])
     windows, remove = calibration(asked.pop("windows", CALIBRATION)), asked.pop("remove", 0)
-    options = PruneOptions(free_shapes=asked.pop("free_shapes", None))
+    one_shape.NEAR = asked.pop("near", NEAR)
     start, cpu, sparsity, notes = time.perf_counter(), time.process_time(), 0.2, list[str]()
     if remove:
         depth = DepthOptions(candidates=remove + 1, exchanges=0, damping=None)
         shorter = prune_depth(model, windows, remove, options=depth)
         model, rest = shorter.model, shorter.total - shorter.removed
         sparsity, notes = (0.2 * shorter.total - shorter.removed) / rest, list(shorter.notes)
-    result: Any = prune_transformer(model, windows, sparsity=sparsity, options=options, **asked)
+    result: Any = prune_transformer(model, windows, sparsity=sparsity, **asked)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     left = sum(p.numel() for p in result.model.parameters())
     found = chosen_on(result.model)

@@ -48,7 +48,7 @@ def test_prune_evaluate_and_verify(place: Path, tmp_path: Path) -> None:
     words = ["--units", "heads,ffn", "--method", "obs-swap", "--sparsity", 0.3]
     status, said, errors = prune(place, tmp_path / "out", *words)
     assert status == 0, errors
-    assert "Removed 8,2" in said
+    assert "asked for 8,294)" in said
     assert "model.layers.2.self_attn.o_proj" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     status, said, errors = run("evaluate", tmp_path / "out", "--text", place / "other.txt", "--length", 32, "--json")
