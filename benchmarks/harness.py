@@ -66,7 +66,8 @@ def run(folder: Path, models: list[str]) -> None:
             model="hf", model_args=f"pretrained={model},dtype=float32", tasks=["continuations"], device="cpu",
             batch_size=1, bootstrap_iters=0, task_manager=manager, random_seed=0,
         )  # fmt: skip
-        row = {k: v for k, v in found["results"]["continuations"].items() if isinstance(v, float)}
+        scores = found["results"]["continuations"].items()
+        row: dict[str, Any] = {k: v for k, v in scores if isinstance(v, float)}
         row["right"] = [bool(s["acc"]) for s in found["samples"]["continuations"]]
         row["lm_eval"] = import_module("importlib.metadata").version("lm_eval")
         store("harness", {Path(model).name: row})

@@ -30,12 +30,12 @@ def refuse_removed(options: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults for one kind of request: the row "ours" of the tables of SmolLM2 in docs/results/transformers.md.
+    """The defaults for one kind of request, as measured on SmolLM2: docs/results/transformers.md.
 
     Parameters
     ----------
     method, allocation
-        Names of the solver and of the rule that gives each block its sparsity.
+        Names of the solver and of the rule that gives each block its sparsity where shapes may differ.
     damping
         Of the Hessian, as a multiple of its mean diagonal.
     methods
