@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prunopt.commands import estimates
+from prunopt.commands.lengths import window_length
 from prunopt.commands.output import guarded, print_json, progress
 
 
@@ -17,20 +18,27 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A folder of a model, or smollm2.")],
     text: Annotated[list[str], typer.Option(help="Text file to score; several are scored apart.")],
     windows: Annotated[int | None, typer.Option(help="Score so many windows at most.")] = None,
-    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens in a window. [default: 512, or the model's positions if fewer]")
+    ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Tokens scored of each window. [default: all but the first]")
     ] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Time prefill and generation, too.")] = False,
+    family: Annotated[str | None, typer.Option(help="FILE.py:reader, a family of your own; the file is run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print perplexity and next-token accuracy on texts; with --speed also tokens per second.
 
     With --stride the windows slide: each token is scored once, with at least LENGTH - STRIDE tokens before it.
     """
+    from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.text import read_text, sliding_losses, token_losses, token_windows
 
+    if family is not None:
+        use_family(family)
+    length = window_length(model) if length is None else length
     estimates.evaluate(model, length=length, speed=speed, texts=text)
     with progress("evaluate") as tell:
         tell("reading the model")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunopt.commands import budget_kinds, estimates
+from prunopt.commands.lengths import window_length
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.commands.recipe_file import RECIPE, as_defaults, read_recipe, recipe_of, write_recipe
 from prunopt.core import validate
@@ -33,7 +34,7 @@ U, H, P, F = WHOLE_UNITS, WHOLE_HEADS, SINGLE_WEIGHTS, FREE_WEIGHTS
 DEFAULTS = {  # as help texts tell them
     "units": ",".join(U.units),
     "method": f"{U.method}; {H.method} for heads alone, {F.method} for unstructured, {P.method} for N:M",
-    "allocation": f"{U.allocation}; {P.allocation} for patterns and --uniform",
+    "allocation": f"one shape in all blocks; {U.allocation} with --free-shapes, {P.allocation} for patterns",
     "damping": f"{U.damping}; {P.damping} for patterns",
 }
 
@@ -74,7 +75,15 @@ def prune(
             "uniform, log, owl, als, als-row, atp, mckp, or a JSON file with the sparsity of each block.", "allocation"
         ),
     ] = None,
-    uniform: Annotated[bool, typer.Option(help="One shape in all blocks: stock code loads the result.")] = False,
+    free_shapes: Annotated[
+        bool | None,
+        typer.Option(
+            "--free-shapes/--one-shape",
+            help="Blocks may differ in shape: saved with a modelling file for trust_remote_code. [default: one shape, "
+            "which stock code loads, where the configuration can state it and no --allocation differs by block]",
+        ),
+    ] = None,
+    uniform: Annotated[bool, typer.Option(help="The old name of --one-shape.", hidden=True)] = False,
     refit: Annotated[bool, typer.Option(help="Re-solve the weights that stay.")] = True,
     rarity: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
     correction: Annotated[float | None, typer.Option(help="Removed.", hidden=True)] = None,
@@ -90,7 +99,9 @@ def prune(
         str | None, typer.Option(help="blocks: train what stays of each block towards what the dense block puts out.")
     ] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
-    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens in a window. [default: 512, or the model's positions if fewer]")
+    ] = None,
     check: Annotated[
         Path | None,
         typer.Option(help="Text of another domain to score before and after. [default: a small one that is built in]"),
@@ -129,6 +140,9 @@ def prune(
 
     `torchrun --nproc-per-node 2 -m prunopt prune ...` spreads the calibration over processes.
     """
+    if uniform:
+        note("--uniform is deprecated and goes with the next release; one shape is the default (--one-shape insists)")
+        free_shapes = False if free_shapes is None else free_shapes
     recipe = recipe_of(locals())
     from prunopt.networks.io.folders import check_target
     from prunopt.networks.transformers._hugging_face import folder_of
@@ -140,9 +154,11 @@ def prune(
     several = budget_kinds.together(budget, granularity)
     if several:
         budget_kinds.refuse_others(
-            sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, uniform=uniform,
-            repair=repair, stream=stream, device=device,
+            sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, repair=repair,
+            stream=stream, device=device,
         )  # fmt: skip
+        mend = "blocks come in the shapes that the budgets leave"
+        validate.require(free_shapes is not False, "--one-shape", "be left out with these budgets", True, mend)
     check_target(out)
     if family is not None:
         use_family(family)
@@ -153,6 +169,7 @@ def prune(
     validate.require(not (named and stream), "--stream", f"be left out for {model}", stream, mend)
     if not named:
         model = str(folder_of(model, names=f", or one of {', '.join(estimates.KNOWN)}"))
+    length = window_length(model) if length is None else length
     streamed = estimates.prune(
         model, windows=windows, length=length, method=method or (U if pattern is None else P).method, refit=refit,
         evaluated=SCORED if evaluate else 0, stream=stream, folds=folds, repair=repair is not None,
@@ -169,8 +186,8 @@ def prune(
             tell("learning masks")
             solver = MaskLLM(steps=steps)
         options = PruneOptions(
-            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), uniform=uniform, in_place=True,
-            evaluation=texts, progress=lambda done, of, row: tell(row.name, done, of),
+            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), free_shapes=free_shapes,
+            in_place=True, evaluation=texts, progress=lambda done, of, row: tell(row.name, done, of),
         )  # fmt: skip
         result = budget_kinds.pruned(
             network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
@@ -197,7 +214,8 @@ def prune(
     print(f"Removed {result.removed:,} of {result.total:,} ({result.sparsity:.2%}; asked for {result.target:,}).")
     print(table(["", "before", "after"], figure_rows(result.evaluation), left=[0]))
     print(f"Written: {out}; load it with prunopt.networks.load({str(out)!r})", end="")
-    print(" or from_pretrained." if result.stock else " (stock code cannot: blocks differ in shape).")
+    remote = "" if result.stock else f"({str(out)!r}, trust_remote_code=True): blocks differ in shape"
+    print(f" or from_pretrained{remote}.")
 
 
 def _shrinkage(text: str | None) -> float | str | None:
@@ -306,8 +324,13 @@ def verify(
     calibration: Annotated[
         list[str] | None, typer.Option(help="Calibration text used for pruning; recomputes the layer errors.")
     ] = None,
-    windows: Annotated[int, typer.Option(help="Calibration windows used when pruning.")] = 32,
-    length: Annotated[int, typer.Option(help="Tokens in a window used when pruning.")] = 512,
+    windows: Annotated[
+        int | None, typer.Option(help="Calibration windows used when pruning. [default: as the folder says]")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens in a window used when pruning. [default: as the folder says]")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="FILE.py:reader, a family of your own; the file is run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check what was saved against what it claims; exit status 1 if a claim does not hold.
@@ -329,20 +352,23 @@ def verify(
         return
     held = "hold prunopt.json, or what prunopt forest writes: model.json, or report.json beside a forest"
     validate.require((folder / "prunopt.json").is_file(), "folder", held, str(folder))
+    from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.text import source_windows
     from prunopt.networks.transformers.verification import verify_folder
 
+    if family is not None:
+        use_family(family)
     network = tokens = None
+    windows = _stated(folder, "windows", 32) if windows is None else windows
+    length = _stated(folder, "length", 512) if length is None else length
     estimates.verify(folder, original, windows=windows, length=length, calibrated=bool(calibration))
     with progress("verify") as tell:
         if original is not None:
             tell("reading the original")
             network, tokenizer = read_model(original)
             if calibration:
-                from prunopt.networks.io.folders import read_manifest
-
-                seed = int(read_manifest(folder)["options"]["seed"])
+                seed = _stated(folder, "seed", 0)
                 tokens = source_windows(tokenizer, calibration, length=length, count=windows, seed=seed)
         elif calibration:
             mend = "errors are relative to the model before"
@@ -354,3 +380,12 @@ def verify(
         return
     for name, text in checks.items():
         print(f"{name}: {text}")
+
+
+def _stated(folder: Path, name: str, before: int) -> int:
+    """Return a number of the options in a folder's manifest, or what it was where older versions say nothing."""
+    from prunopt.networks.io.folders import MANIFEST, read_manifest
+
+    options: Any = read_manifest(folder).get("options")
+    validate.require(isinstance(options, dict), str(folder / MANIFEST), "hold options", validate.Shown("none"))
+    return validate.whole_number(f"{name} of {folder / MANIFEST}", options.get(name, before), low=0)

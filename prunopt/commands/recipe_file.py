@@ -13,7 +13,7 @@ from prunopt.core.files import write_text
 from prunopt.core.validate import Shown, invalid, require
 
 RECIPE = "recipe.yaml"
-NOT_KEPT = ("out", "resume", "config", "as_json")  # where it goes and how it is told, not what is done
+NOT_KEPT = ("out", "resume", "config", "as_json", "uniform")  # where it goes and how it is told, not what is done
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def recipe_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run was asked for, as YAML has it: its options without those that only say where it goes."""
     out: dict[str, Any] = {}
     for name, value in options.items():
-        if value is not None and value is not False and name not in NOT_KEPT:
+        if value is not None and name not in NOT_KEPT:
             out[name] = [str(v) for v in value] if isinstance(value, list) else value
             out[name] = str(value) if isinstance(value, Path) else out[name]
     return out

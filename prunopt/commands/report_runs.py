@@ -149,6 +149,13 @@ def _forest(folder: Path, r: dict[str, Any]) -> Page:
     return page
 
 
+def _loads_with(m: dict[str, Any]) -> str:
+    if m["stock"]:
+        return "from_pretrained of transformers"
+    remote = "from_pretrained with trust_remote_code=True, or " if m.get("remote_code") else ""
+    return f"{remote}prunopt.networks.load (blocks differ)"
+
+
 def _transformer(folder: Path, m: dict[str, Any]) -> Page:
     o, rows = m["options"], m["report"]
     page = Page(f"A transformer made smaller: {folder.resolve().name}", "prunopt prune")
@@ -158,7 +165,7 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
         ("asked for", f"{m['target']:,}"),
         ("what", o["pattern"] or "whole " + " and ".join(o["units"])),
         ("method", f"{o['method']}, allocation {o.get('allocation', 'by heads')}, seed {o['seed']}"),
-        ("loads with", "from_pretrained of transformers" if m["stock"] else "prunopt.networks.load (blocks differ)"),
+        ("loads with", _loads_with(m)),
         ("weights (SHA-256)", str(m["weights"])),
         *((name, str(text)) for name, text in m["versions"].items()),
     ]

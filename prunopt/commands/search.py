@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prunopt.commands import estimates
+from prunopt.commands.lengths import window_length
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
 from prunopt.core.files import only_writer, written_together
@@ -33,7 +34,9 @@ def search(
     methods: Annotated[str, typer.Option(help="Allocations to compare with, by name; empty for none.")] = "all",
     start: Annotated[str, typer.Option(help="For --space levels: the method to begin with.")] = "mckp",
     windows: Annotated[int, typer.Option(help="Windows to calibrate on, and as many to evaluate on.")] = 8,
-    length: Annotated[int, typer.Option(help="Tokens in a window.")] = 512,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens in a window. [default: 512, or the model's positions if fewer]")
+    ] = None,
     measure: Annotated[str, typer.Option(help="kl (from the dense model) or loss.")] = "kl",
     fidelity: Annotated[float, typer.Option(help="Fraction of the windows that a trial may stop at; 1: none.")] = 0.5,
     repair: Annotated[bool, typer.Option("--repair", help="Set the torn last line of a journal aside.")] = False,
@@ -54,6 +57,7 @@ def search(
     from prunopt.networks.transformers.allocation import NAMES, MaskedModel
     from prunopt.networks.transformers.allocation_study import SearchOptions, study_report, study_sparsity
 
+    length = window_length(model) if length is None else length
     estimates.search(model, windows=windows, length=length, measure=measure, workers=workers)
     evaluator = MaskedModel(model, tuple(map(str, calibration)), windows, length, measure, seed)
     wanted = [m for m in (part.strip() for part in methods.split(",")) if m] if methods != "all" else list(NAMES)

@@ -48,7 +48,7 @@ def test_prune_evaluate_and_verify(place: Path, tmp_path: Path) -> None:
     words = ["--units", "heads,ffn", "--method", "obs-swap", "--sparsity", 0.3]
     status, said, errors = prune(place, tmp_path / "out", *words)
     assert status == 0, errors
-    assert "Removed 8,2" in said
+    assert "asked for 8,294)" in said
     assert "model.layers.2.self_attn.o_proj" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
     status, said, errors = run("evaluate", tmp_path / "out", "--text", place / "other.txt", "--length", 32, "--json")
@@ -100,14 +100,84 @@ def test_masks_are_learned(place: Path, tmp_path: Path) -> None:
 def test_stock_code_is_promised_only_where_it_loads(place: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    words = ["--units", "ffn", "--sparsity", 0.25, "--uniform"]
+    words = ["--units", "ffn", "--sparsity", 0.25]
     status, said, errors = prune(place, tmp_path / "out", *words)
     assert status == 0, errors
     assert "or from_pretrained." in said
+    status, again, errors = prune(place, tmp_path / "old", *words, "--uniform")
+    assert status == 0, errors
+    assert "--uniform is deprecated" in errors
+    assert again.splitlines()[-4] == said.splitlines()[-4]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.intermediate_size < 64
     status, said, errors = prune(place, tmp_path / "out", "--units", "ffn", "--allocation", "log")
     assert status == 0, errors
-    assert "stock code cannot" in said
+    assert "from_pretrained('" in said
+    assert "trust_remote_code=True): blocks differ in shape" in said
+
+
+def test_windows_are_as_long_as_positions_reach_and_verify_reads_how_many(place: Path, tmp_path: Path) -> None:
+    words = ["--calibration", place / "text.txt", "--windows", 6, "--no-evaluate", "--out", tmp_path / "out"]
+    status, _, errors = run("prune", place / "tiny", *words)
+    assert status == 0, errors
+    options = json.loads((tmp_path / "out" / "prunopt.json").read_text())["options"]
+    assert (options["windows"], options["length"]) == (6, 64)  # the model's positions
+    known = ["--original", place / "tiny", "--calibration", place / "text.txt"]
+    status, said, errors = run("verify", tmp_path / "out", *known)
+    assert status == 0, errors
+    assert "3 layers recomputed" in said
+    status, _, errors = run("verify", tmp_path / "out", *known, "--windows", 5)
+    assert status == 1
+    assert "the calibration is not the one that was used" in errors
+    status, _, errors = run("evaluate", tmp_path / "out", "--text", place / "other.txt", "--windows", 1)
+    assert status == 0, errors
+    manifest = json.loads((tmp_path / "out" / "prunopt.json").read_text())
+    manifest["options"]["windows"] = "many"
+    (tmp_path / "out" / "prunopt.json").write_text(json.dumps(manifest))
+    status, _, errors = run("verify", tmp_path / "out", *known)
+    assert status == 1
+    assert "windows of" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"max_position_embeddings": 4096}, 512), ({"n_positions": 128}, 128), ({}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}, 64),
+        ({"text_config": {"max_position_embeddings": 256}}, 256), ([], 512),
+    ],
+)  # fmt: skip
+def test_the_length_of_a_window_is_read_from_the_configuration(config: Any, length: int, tmp_path: Path) -> None:
+    from prunopt.commands.lengths import window_length
+
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert window_length(str(tmp_path)) == length
+    assert window_length("smollm2") == 512
+
+
+def test_evaluate_and_verify_take_a_family_from_a_file(place: Path, tmp_path: Path) -> None:
+    from prunopt.networks.transformers import families
+
+    (tmp_path / "mine.py").write_text(
+        "from prunopt.networks.transformers.families import Family\n"
+        "mine = Family('mine', 'self_attn', ('q_proj', 'k_proj', 'v_proj'), 'self_attn.o_proj',\n"
+        "              'mlp.up_proj', 'mlp.gate_proj', 'mlp.down_proj')\n"
+    )
+    named = ["--family", f"{tmp_path / 'mine.py'}:mine"]
+    try:
+        status, _, errors = prune(place, tmp_path / "out", "--no-evaluate", *named)
+        assert status == 0, errors
+        for words in (["verify", tmp_path / "out"], ["evaluate", tmp_path / "out", "--text", place / "other.txt"]):
+            families._FAMILIES.pop("mine")
+            status, _, errors = run(*words, *named)
+            assert status == 0, errors
+            assert "mine" in families._FAMILIES
+    finally:
+        families._FAMILIES.pop("mine", None)
+    for words in (["verify", tmp_path / "out"], ["evaluate", tmp_path / "out", "--text", place / "other.txt"]):
+        status, _, errors = run(*words, "--family", "none.py:mine")
+        assert status == 1
+        assert "family must name a file that exists, got 'none.py'" in errors
 
 
 def test_the_defaults_of_command_and_library_are_one(place: Path, tmp_path: Path) -> None:

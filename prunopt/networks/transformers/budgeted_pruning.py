@@ -78,7 +78,8 @@ def prune_to_budgets(
     """
     options, tokens = options or PruneOptions(), as_calibration(calibration)
     asked, folder = Budget.several(budget, RESOURCES), None if resume_dir is None else Path(resume_dir)
-    validate.require(not options.uniform, "options.uniform", "be False with several budgets", options.uniform)
+    fits = options.free_shapes is not False
+    validate.require(fits, "options.free_shapes", "be left out with several budgets", options.free_shapes)
     work = model if options.in_place else copy.deepcopy(model)
     work.eval()
     digests = {"calibration": tokens.digest(), "model": model_digest(work)}

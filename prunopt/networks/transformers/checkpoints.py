@@ -16,6 +16,7 @@ from prunopt.networks.io.folders import MANIFEST, WEIGHTS, read_manifest
 from prunopt.networks.io.shards import TensorFiles, digests, weight_files, write_index
 from prunopt.networks.transformers._hugging_face import model_class, require_transformers
 from prunopt.networks.transformers.families import blocks, is_linear, replace_weight, weight_of
+from prunopt.networks.transformers.modelling_file import without_modelling_file
 from prunopt.networks.transformers.number_formats import as_dtype, most_common, stored_dtype
 from prunopt.networks.transformers.surgery import fit_attention
 
@@ -97,7 +98,7 @@ def load(folder: str | os.PathLike[str], dense: nn.Module | None = None) -> nn.M
     validate.require(same, str(files[0]), f"be the file that {MANIFEST} describes", changed)
     kind = validate.one_of(f"dtype of {place / MANIFEST}", manifest.get("dtype", "float32"), (*FORMATS, None))
     transformers = require_transformers()
-    raw = read_json(place / CONFIG)
+    raw = without_modelling_file(read_json(place / CONFIG))
     try:
         _check_depth(raw, files)
         config = transformers.AutoConfig.for_model(**raw)

@@ -39,6 +39,7 @@ def write_card(place: Path, manifest: Mapping[str, Any], base: str | os.PathLike
     head += [f"license: {json.dumps(about['license'])}"] if "license" in about else []
     head += [f"base_model: {json.dumps(about['base_model'])}"] if "base_model" in about else []
     what = o["pattern"] or "whole " + " and ".join(o["units"])
+    remote = " with `trust_remote_code=True` (blocks differ in shape)" if manifest.get("remote_code") else ""
     lines = [
         *head, "---", "", f"# {name or 'A transformer'}, pruned by prunopt", "",
         f"**What:** {manifest['removed']:,} of {manifest['total']:,} weights of the blocks' linear layers removed "
@@ -53,8 +54,7 @@ def write_card(place: Path, manifest: Mapping[str, Any], base: str | os.PathLike
         lines += ["| measured | before | after |", "|---|---:|---:|", *(f"| {' | '.join(row)} |" for row in table), ""]
     lines += [
         "**Load it:** "
-        + ("`from_pretrained` of transformers, or" if manifest["stock"] else "blocks differ in shape, so stock code")
-        + (" " if manifest["stock"] else " cannot; use ")
+        + (f"`from_pretrained` of transformers{remote}, or " if manifest["stock"] or remote else "")
         + '`prunopt.networks.load("FOLDER")`.', "",
         f"**Licence:** that of the base model{' (' + about['license'] + ')' if 'license' in about else ''}.", "",
         f"`{MANIFEST}` holds the report of every layer, digests and versions; `prunopt verify FOLDER` checks them.",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,9 @@ from prunopt.core.arrays import Floats
 from prunopt.core.budget import Budget
 from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.recipes import UNITS
-from prunopt.networks.transformers.stock_configs import config_takes
 from prunopt.networks.transformers.surgery import parameters_of
 
 RESOURCES = ("parameters",)  # what a budget of a transformer may name
-WIDTH_STEPS = (64, 8, 1)  # uniform widths: multiples of the first of these that the dense width is, at least 8 times
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def parameters_to_remove(budget: Budget | str | Sequence[Budget | str], total: i
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class BlockSizes:
     """Parameters of blocks: of a whole block, its attention's groups and its neurons."""
 
     whole: tuple[int, ...]
@@ -79,7 +76,8 @@ class _Sizes:
     groups: tuple[int, ...]
 
     @classmethod
-    def of(cls, blocks: Sequence[Block]) -> _Sizes:
+    def of(cls, blocks: Sequence[Block]) -> BlockSizes:
+        """Count them."""
         rows = [parameters_of(b) for b in blocks]
         return cls(
             tuple(r["attention"] + r["feed_forward"] for r in rows),
@@ -90,6 +88,7 @@ class _Sizes:
         )
 
     def removed(self, groups: Sequence[int], neurons: Sequence[int]) -> int:
+        """Return the parameters of so many groups and neurons of each block."""
         return int(np.dot(groups, self.group) + np.dot(neurons, self.neuron))
 
 
@@ -99,8 +98,6 @@ def structured_plan(
     target: int,
     *,
     units: Sequence[str] = UNITS,
-    uniform: bool = False,
-    stock_groups: Collection[int] | None = None,
     at_least: bool = False,
 ) -> Plan:
     """Return how many units each block loses.
@@ -116,57 +113,26 @@ def structured_plan(
         Parameters to remove from all blocks' linear layers.
     units
         Of ``"heads"`` and ``"ffn"``.
-    uniform
-        The same shapes in all blocks, widths multiples of 64 or 8: stock code can load the result. The target is then
-        met to one such step in all blocks together.
-    stock_groups
-        With ``uniform``: how many groups may stay for stock code to load the result; None: any number.
     at_least
         Remove the target or more, never less.
     """
-    for unit_name in units:
-        validate.one_of("units", unit_name, UNITS)
-    validate.require(units, "units", f"name some of {', '.join(UNITS)}", tuple(units))
-    validate.unique("units", units)
-    sizes, ffn, n = _Sizes.of(blocks), "ffn" in units, len(blocks)
+    sizes, ffn, n = checked_sizes(blocks, units), "ffn" in units, len(blocks)
     left = next((b.missing for b in blocks if b.missing), "")
-    for unit_name, counts, what in (("heads", sizes.groups, "attention"), ("ffn", sizes.width, "feed-forward layers")):
-        there = unit_name not in units or any(counts)
-        validate.require(there, "units", f"leave out {unit_name!r}", tuple(units), left or f"there are no {what}")
-    flat = not uniform or np.ptp(allocation) == 0
-    validate.require(flat, "allocation", "be 'uniform' with uniform=True", validate.Shown("blocks that differ"))
     groups, neurons = [0] * n, [0] * n
     if "heads" in units:
         for k, block in enumerate(blocks):
             if block.attention is not None:
-                validate.require(
-                    not block.attention.fixed, "units", "leave out 'heads'", tuple(units), block.attention.fixed
-                )
                 # alone, groups have to make up for what neurons do not give
                 wanted = allocation[k] * (sizes.groups[k] if ffn else sizes.whole[k] / max(1, sizes.group[k]))
                 groups[k] = min(sizes.groups[k] - 1, math.floor(wanted + 0.5))
-                if uniform and stock_groups is not None:
-                    stay = [g for g in range(1, sizes.groups[k] + 1) if g in stock_groups or g == sizes.groups[k]]
-                    groups[k] = min((sizes.groups[k] - g for g in stay), key=lambda gone: (abs(gone - wanted), gone))
     if ffn:
         for k in range(n):
             rest = allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k]
             neurons[k] = int(np.clip(round(rest / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
-    step = 1
-    if uniform:
-        step = next(s for s in WIDTH_STEPS if all(w % s == 0 and w >= 8 * s for w in sizes.width if w) or s == 1)
-        neurons = [
-            int(min(max(0, w - step), round(c / step) * step)) for c, w in zip(neurons, sizes.width, strict=True)
-        ]
-    if ffn and not uniform:
         neurons = _settled(sizes, groups, neurons, target)
-    while (
-        at_least and sizes.removed(groups, neurons) < target and _one_more(sizes, groups, neurons, ffn, uniform, step)
-    ):
+    while at_least and sizes.removed(groups, neurons) < target and _one_more(sizes, groups, neurons, ffn):
         pass
     unit = max(sizes.neuron, default=1) if ffn else max(sizes.group)
-    if uniform:
-        unit *= step * n
     removed, total = sizes.removed(groups, neurons), sum(sizes.whole)
     if removed < (target if at_least else target - unit * (1 if ffn else n)):
         raise validate.invalid(
@@ -178,18 +144,32 @@ def structured_plan(
     return Plan(tuple(groups), tuple(neurons), removed, target, total, unit)
 
 
-def _one_more(sizes: _Sizes, groups: list[int], neurons: list[int], ffn: bool, uniform: bool, step: int) -> bool:
-    """Remove one more unit, from the block that has lost least of them (from every block where all stay alike)."""
-    gone, there, many = (neurons, sizes.width, step) if ffn else (groups, sizes.groups, 1)
-    room = [k for k in range(len(gone)) if gone[k] + many < there[k]]
-    if not room or (uniform and len(room) < len(gone)):
+def checked_sizes(blocks: Sequence[Block], units: Sequence[str]) -> BlockSizes:
+    """Return the sizes of blocks; ValueError where they have no such units, or ones that cannot be removed."""
+    for unit_name in units:
+        validate.one_of("units", unit_name, UNITS)
+    validate.require(units, "units", f"name some of {', '.join(UNITS)}", tuple(units))
+    validate.unique("units", units)
+    sizes, left = BlockSizes.of(blocks), next((b.missing for b in blocks if b.missing), "")
+    for unit_name, counts, what in (("heads", sizes.groups, "attention"), ("ffn", sizes.width, "feed-forward layers")):
+        there = unit_name not in units or any(counts)
+        validate.require(there, "units", f"leave out {unit_name!r}", tuple(units), left or f"there are no {what}")
+    for fixed in sorted({b.attention.fixed for b in blocks if b.attention is not None and "heads" in units}):
+        validate.require(not fixed, "units", "leave out 'heads'", tuple(units), fixed)
+    return sizes
+
+
+def _one_more(sizes: BlockSizes, groups: list[int], neurons: list[int], ffn: bool) -> bool:
+    """Remove one more unit, from the block that has lost least of them."""
+    gone, there = (neurons, sizes.width) if ffn else (groups, sizes.groups)
+    room = [k for k in range(len(gone)) if gone[k] + 1 < there[k]]
+    if not room:
         return False
-    for k in room if uniform else [min(room, key=lambda i: (gone[i] / there[i], i))]:
-        gone[k] += many
+    gone[min(room, key=lambda i: (gone[i] / there[i], i))] += 1
     return True
 
 
-def _settled(sizes: _Sizes, groups: Sequence[int], neurons: Sequence[int], target: int) -> list[int]:
+def _settled(sizes: BlockSizes, groups: Sequence[int], neurons: Sequence[int], target: int) -> list[int]:
     """Add or take back single neurons, in turn from the widest block, until the target is met to one neuron."""
     out = list(neurons)
     missing = target - sizes.removed(groups, out)
@@ -203,12 +183,3 @@ def _settled(sizes: _Sizes, groups: Sequence[int], neurons: Sequence[int], targe
         k = min(room, key=lambda i: (sign * out[i] / sizes.width[i], i))
         out[k] += sign
         missing -= sign * sizes.neuron[k]
-
-
-def stock_group_counts(model: Any, blocks: Sequence[Block]) -> list[int]:
-    """Return with how many key-value groups in every block stock code can build the model."""
-    attention = blocks[0].attention
-    if attention is None:
-        return []
-    per, width = attention.heads_per_group, attention.head_dim
-    return [g for g in range(1, attention.n_groups + 1) if config_takes(model, g * per, g, width)]

@@ -32,17 +32,17 @@ from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
 from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
 from prunopt.networks.transformers.number_formats import restore, to_single
+from prunopt.networks.transformers.one_shape import one_shape_plan
 from prunopt.networks.transformers.parameter_budget import (
     Plan,
     check_sparsity,
     parameters_to_remove,
-    stock_group_counts,
     structured_plan,
 )
 from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult, written
-from prunopt.networks.transformers.stock_configs import write_config
+from prunopt.networks.transformers.stock_configs import as_configured, write_config
 from prunopt.networks.transformers.streaming import check_in_memory, check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of
 from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -83,10 +83,11 @@ def prune_transformer(
     .. math:: \min_{S} \min_{W'_S = 0} \|W X - W' X\|^2 + \lambda \|W - W'\|^2
 
     What is left out is the recipe that measured best (`prunopt.networks.transformers.recipes`): neurons chosen by
-    wanda's scores, or heads alone by obs-branch-and-bound as far as it ends in seconds, sparsities of blocks that rise
-    with the logarithm of their number; for single weights obc's masks,
-    for N:M sparsegpt's, the same sparsity in all blocks. Weights are computed in single precision and come back in the
-    number format of the model, or of the checkpoint that it was read from.
+    wanda's scores, or heads alone by obs-branch-and-bound as far as it ends in seconds, one shape in all blocks as far
+    as the model's configuration can state it (else, and with ``free_shapes``, sparsities that rise with the logarithm
+    of a block's number); for single weights obc's masks, for N:M sparsegpt's, the same sparsity in all blocks. Weights
+    are computed in single precision and come back in the number format of the model, or of the checkpoint that it was
+    read from.
 
     Memory beyond the model and its copy: one block's activations, 4 n length width bytes (in files with
     ``activations_dir``), and at most six arrays of 8 d^2 bytes for the Hessian of one layer, its factors and what is
@@ -102,8 +103,8 @@ def prune_transformer(
     calibration
         Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
     sparsity
-        Fraction removed of the parameters of all blocks' linear layers, met to one unit; None: 0.2, or what the
-        pattern N:M comes to.
+        Fraction removed of the parameters of all blocks' linear layers, met to 0.005 by one shape in all blocks, to one
+        unit by shapes that differ; None: 0.2, or what the pattern N:M comes to.
     budget
         In its place: ``po.Budget("parameters", share=0.8)``, ``"parameters=80M"`` or several. Counted are all
         parameters of the model, embeddings among them; what is left is within it.
@@ -161,9 +162,9 @@ def prune_transformer(
     check_length(model, tokens.windows.shape[1])
     method = _method(_default(recipe, found) if method is None else method, recipe)
     units = _units(units, pattern, recipe)
-    if allocation is None:
-        allocation = "uniform" if options.uniform or shape is not None else recipe.allocation
-    allocation = resolved(allocation)
+    if allocation is None and pattern is not None:
+        allocation = "uniform" if shape is not None else recipe.allocation
+    allocation = None if allocation is None else resolved(allocation)
     if shape is not None:
         same = isinstance(allocation, str) and allocation == "uniform"
         validate.require(
@@ -174,6 +175,13 @@ def prune_transformer(
             shape is not None, "pattern", "be N:M with the method tile-flow", pattern, "pass one such as 2:4"
         )
     sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
+    plan, why = None, tuple[str, ...]()
+    if pattern is not None:
+        mend = "zeros keep the shapes"
+        validate.require(not options.free_shapes, "free_shapes", f"be left out with pattern {pattern}", True, mend)
+    else:
+        plan, why = _one_shape(model, found, allocation, sparsity, least, units, options.free_shapes)
+        allocation = "uniform" if plan is not None else recipe.allocation if allocation is None else allocation
     repair, seed = repair_of(run.get("repair")), int(run.get("seed", 0))
     if repair is not None:
         learns = name_of(method) == "maskllm"
@@ -203,8 +211,11 @@ def prune_transformer(
     stored = sizes(work)[1] if source is None else 0
     formats = to_single(work)
     numbers, notes = block_sparsities(allocation, work, tokens, sparsity, units=units, damping=options.damping or 0.0)
-    plan = None if pattern is not None else _plan(work, numbers, sparsity, least, units, options.uniform)
+    options = replace(options, free_shapes=None if pattern is not None else plan is None)
+    if plan is None and pattern is None:
+        plan = _free_plan(blocks(work), numbers, sparsity, least, units)
     asked = _asked(units, sparsity, budget, method, allocation, numbers, pattern, shape, options, run)
+    asked |= dict(zip(("windows", "length"), tokens.windows.shape, strict=True))
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
     first = distributed.rank_and_size()[0] == 0
@@ -223,13 +234,13 @@ def prune_transformer(
             pair = (before, measure(work, texts)) if before is not None else walk.measured()
         finally:
             walk.close()
-        stock = pattern is not None or write_config(work, blocks(work))
+        stock = as_configured(work) if pattern is not None else write_config(work, blocks(work))
         restore(work, formats)
         if source is None:  # scored in single precision, stored in the formats that came
             pair = replace(pair[0], bytes=stored), replace(pair[1], bytes=sizes(work)[1])
         result = PruneResult(
             work, tuple(walk.report), removed, target, total, stock, asked,
-            (*notes, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
+            (*why, *notes, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
         )  # fmt: skip
         return result if finish is None else finish(result)
 
@@ -300,15 +311,28 @@ def _linear(found: list[Block]) -> int:
     return sum(sum(parameters_of(b)[part] for part in ("attention", "feed_forward")) for b in found)
 
 
-def _plan(
-    model: nn.Module, numbers: Floats, sparsity: float, least: int | None, units: tuple[str, ...], uniform: bool
-) -> Plan:
-    found = blocks(model)
+def _one_shape(
+    model: nn.Module, found: list[Block], allocation: Any, sparsity: float, least: int | None, units: tuple[str, ...],
+    free: bool | None,
+) -> tuple[Plan | None, tuple[str, ...]]:  # fmt: skip
+    """Return the plan of one shape in all blocks, or None where shapes are to differ, and a note that says why."""
+    flat = allocation is None or (isinstance(allocation, str) and allocation == "uniform")
+    if free or (free is None and not flat):
+        return None, ()
+    mend = "pass free_shapes=True"
+    given = allocation if isinstance(allocation, str) else validate.Shown("sparsities that differ")
+    validate.require(flat, "allocation", "be 'uniform' for one shape in all blocks", given, mend)
     target = round(sparsity * _linear(found)) if least is None else least
-    groups = stock_group_counts(model, found) if uniform else None
-    plan = structured_plan(
-        found, numbers, target, units=units, uniform=uniform, stock_groups=groups, at_least=least is not None
-    )
+    insist, at_least = free is False, least is not None
+    plan, why = one_shape_plan(model, found, target, units=units, at_least=at_least, insist=insist)
+    if plan is None and insist:
+        raise validate.invalid("free_shapes", "be True or left out here", False, why)
+    return plan, () if plan is not None else (f"blocks end in shapes of their own: {why}",)
+
+
+def _free_plan(found: list[Block], numbers: Floats, sparsity: float, least: int | None, units: tuple[str, ...]) -> Plan:
+    target = round(sparsity * _linear(found)) if least is None else least
+    plan = structured_plan(found, numbers, target, units=units, at_least=least is not None)
     mend = f"ask for {plan.unit / plan.total:.2g} or more"
     validate.require(plan.removed, "sparsity", "remove a unit at least", validate.Shown(f"{sparsity:g}"), mend)
     return plan
@@ -351,7 +375,7 @@ def _asked(
         "allocation": allocation if isinstance(allocation, str) else "given",
         "sparsities": [float(s) for s in numbers],
         "pattern": pattern if shape is None else f"{shape[0]}:{shape[1]}",
-        "refit": options.refit, "damping": options.damping, "uniform": options.uniform,
+        "refit": options.refit, "damping": options.damping, "free_shapes": options.free_shapes,
         "shrinkage": options.shrinkage, "seed": int(run.get("seed", 0)),
     } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": asdict(repair)})  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from prunopt.core import validate
-from prunopt.core.deprecation import say
+from prunopt.core.deprecation import say, warn
 
 SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 UNITS = ("heads", "ffn")
@@ -30,12 +30,12 @@ def refuse_removed(options: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The defaults for one kind of request: the row "ours" of the tables of SmolLM2 in docs/results/transformers.md.
+    """The defaults for one kind of request, as measured on SmolLM2: docs/results/transformers.md.
 
     Parameters
     ----------
     method, allocation
-        Names of the solver and of the rule that gives each block its sparsity.
+        Names of the solver and of the rule that gives each block its sparsity where shapes may differ.
     damping
         Of the Hessian, as a multiple of its mean diagonal.
     methods
@@ -90,9 +90,11 @@ class PruneOptions:
         for each layer by windows left out, see `prunopt.networks.transformers.shrinkage.chosen_shrinkage`. None: auto
         for single weights and 0.2 for whole units where weights are re-solved, but 0 for slimgpt, which is as
         published, and magnitude.
-    uniform
-        The same shape in all blocks, so that stock code loads the result: widths are multiples of 64 or 8, and as many
-        heads stay as the model's configuration can state.
+    free_shapes
+        True: blocks end in shapes of their own, as the allocation says, and the folder comes with a modelling file for
+        ``from_pretrained(folder, trust_remote_code=True)``. False: one shape in all blocks, which stock code loads; see
+        `prunopt.networks.transformers.one_shape.one_shape_plan`. None: one shape, unless an allocation is given whose
+        blocks differ, or the model's configuration cannot state what is asked for, which a note then says.
     activations_dir
         A folder for memory-mapped activations; None: they are in memory.
     in_place
@@ -103,18 +105,25 @@ class PruneOptions:
         Windows of tokens (n, length), by the name of their text, on which the model is scored before and after; two
         named ``"calibration"`` (held out of it) and ``"second_text"`` are compared with one another. None: the model's
         size alone is told.
+    uniform
+        The old name of ``free_shapes=False``.
     """
 
     refit: bool = True
     damping: float | None = None
     shrinkage: float | str | None = None
-    uniform: bool = False
+    free_shapes: bool | None = None
     activations_dir: str | None = None
     in_place: bool = False
     progress: Callable[[int, int, Any], Any] | None = None
     evaluation: Mapping[str, Any] | None = None
+    uniform: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.uniform is not None:
+            warn(f"PruneOptions(uniform={self.uniform})", f"free_shapes={not self.uniform}")
+            object.__setattr__(self, "free_shapes", not self.uniform)
+            object.__setattr__(self, "uniform", None)
         if self.damping is not None:
             validate.number("damping", self.damping, low=0)
         shrinkage_of(self.shrinkage, "", self.refit)

@@ -19,6 +19,7 @@ from prunopt.networks.io.shards import digests
 from prunopt.networks.transformers.checkpoints import linear_shapes, write_configs, write_model
 from prunopt.networks.transformers.layer import LayerReport
 from prunopt.networks.transformers.model_card import copy_beside, write_card
+from prunopt.networks.transformers.modelling_file import write_modelling_file
 from prunopt.networks.transformers.repair import RepairReport
 from prunopt.networks.transformers.streaming import StreamedModel
 
@@ -36,7 +37,7 @@ class PruneResult:
     removed, target, total
         Parameters (or single weights) removed, asked for, and those of all blocks' linear layers.
     stock
-        Whether stock transformers code can load what `save` writes.
+        Whether stock transformers code can load what `save` writes; else it does with ``trust_remote_code=True``.
     options
         What was asked for, as plain values.
     notes
@@ -122,8 +123,9 @@ def save(
 
     ``config.json``, ``generation_config.json`` and ``model.safetensors`` are those of transformers, weights in the
     number format of the checkpoint that they come from; where all blocks have one shape, stock ``from_pretrained``
-    reads the folder. ``prunopt.json`` holds shapes, budget, the report of every layer, figures before and after, notes,
-    versions, and the digests of weights, calibration and the model before; ``README.md`` is a model card.
+    reads the folder, else it does so with ``trust_remote_code=True``, by a modelling file that needs no prunopt.
+    ``prunopt.json`` holds shapes, budget, the report of every layer, figures before and after, notes, versions, and the
+    digests of weights, calibration and the model before; ``README.md`` is a model card.
 
     Parameters
     ----------
@@ -172,9 +174,11 @@ def written(source: StreamedModel) -> Iterator[Callable[[PruneResult], PruneResu
 
 
 def _describe(result: PruneResult, place: Path, dtype: str | None, like: str | os.PathLike[str] | None) -> None:
-    """Write the manifest and the model card."""
+    """Write the manifest, the model card and, where stock code does not do, a modelling file."""
+    remote = not result.stock and write_modelling_file(result.model, place)
     manifest = {
-        "format": FORMAT, "kind": "transformer", "stock": result.stock, "shapes": linear_shapes(result.model),
+        "format": FORMAT, "kind": "transformer", "stock": result.stock, "remote_code": remote,
+        "shapes": linear_shapes(result.model),
         "removed": result.removed, "target": result.target, "total": result.total,
         "sparsity": result.sparsity, "options": result.options, "notes": list(result.notes),
         "evaluation": result.evaluation, "dtype": dtype,

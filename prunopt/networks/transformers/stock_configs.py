@@ -23,40 +23,51 @@ Shape = tuple[int, int, int]  # heads, groups, width of a head
 
 def write_config(model: nn.Module, found: Sequence[Block]) -> bool:
     """Put equal shapes of all blocks into the model's configuration; return whether stock code can rebuild it."""
-    config: Any = getattr(model, "config", None)
-    if config is None:
+    if getattr(model, "config", None) is None:
         return False
-    heads = {(b.attention.n_heads, b.attention.n_groups, b.attention.head_dim) for b in found if b.attention}
+    heads = _heads(found)
     widths = {b.feed_forward.width for b in found if b.feed_forward}
-    if len(heads) > 1 or len(widths) > 1:
-        return False
-    for config_with in _stated(model, next(iter(heads), None), next(iter(widths), None)):
+    # Where blocks differ, the configuration may say so already (Gemma 4's heads): only trying tells.
+    one_kind = next(iter(heads)) if len(heads) == 1 else None
+    one_width = next(iter(widths)) if len(widths) == 1 else None
+    for config_with in (*_stated(model, one_kind, one_width), model.config):
         if _builds(model, config_with):
             model.config = config_with
             return True
     return False
 
 
-def config_takes(model: nn.Module, n_heads: int, n_groups: int, head_dim: int) -> bool:
-    """Whether stock code can build the model with so many heads and groups of a width in every block."""
-    if getattr(model, "config", None) is None or n_heads == 0:
+def as_configured(model: nn.Module) -> bool:
+    """Whether stock code builds tensors of the model's shapes from the configuration that it has."""
+    return getattr(model, "config", None) is not None and _builds(model, model.config)
+
+
+def config_takes(model: nn.Module, *, heads: Shape | None = None, width: int | None = None) -> bool:
+    """Whether stock code can build the model with such heads, or neurons, in every block that has some."""
+    if getattr(model, "config", None) is None or 0 in (width, heads and heads[0]):
         return False
-    for config in _stated(model, (n_heads, n_groups, head_dim), None):
+    for config in _stated(model, heads, width):
         with contextlib.suppress(*_errors()):
-            built = _built(model, config)
-            if _heads(built) == {(n_heads, n_groups, head_dim)}:
+            found = blocks(_built(model, config))
+            if heads is not None and _heads(found) != {heads}:
+                continue
+            if width is None or {b.feed_forward.width for b in found if b.feed_forward} == {width}:
                 return True
     return False
 
 
-def _heads(model: nn.Module) -> set[Shape]:
-    return {(b.attention.n_heads, b.attention.n_groups, b.attention.head_dim) for b in blocks(model) if b.attention}
+def _heads(found: Sequence[Block]) -> set[Shape]:
+    return {(b.attention.n_heads, b.attention.n_groups, b.attention.head_dim) for b in found if b.attention}
 
 
 def _stated(model: Any, heads: Shape | None, width: int | None) -> list[Any]:
-    """Return copies of the configuration that state the shapes, the plainest first."""
+    """Return copies of the configuration that state the shapes.
+
+    A head's width is said where the configuration knows one: servers divide the hidden size by the heads otherwise.
+    """
     out = []
-    for with_width in (False, True):  # a head's width is said only where it has to be
+    knows = hasattr(model.config.get_text_config(), "head_dim")
+    for with_width in dict.fromkeys((knows, False, True)):
         config = copy.deepcopy(model.config)
         text = config.get_text_config()
         try:

@@ -18,6 +18,7 @@ from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.families import Block, blocks, weight_of
+from prunopt.networks.transformers.modelling_file import check_modelling_file
 
 TOLERANCE = 1e-3  # relative, of errors that are sums in single precision
 
@@ -64,6 +65,8 @@ def verify_folder(
         checks["masks"] = f"{zeros:,} of {total:,} weights are 0" + (
             "" if pattern == "unstructured" else f", all {pattern}"
         )
+    if (said := check_modelling_file(folder, model)) is not None:
+        checks["modelling file"] = said
     if original is None:
         return checks
     if model_digest(original) != manifest["before"]["model"]:

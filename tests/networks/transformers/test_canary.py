@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from prunopt.networks import PruneOptions, load, prune_transformer  # noqa: E402
+from prunopt.networks import load, prune_transformer  # noqa: E402
 from prunopt.networks.transformers.calibration import Activations, as_calibration  # noqa: E402
 from prunopt.networks.transformers.families import blocks, family_of  # noqa: E402
 from prunopt.networks.transformers.tiny_models import GPT2, SHARED, VOCABULARY, outputs, tiny_tokens, tiny_transformer  # noqa: E402
@@ -112,7 +112,7 @@ def test_blocks_run_by_themselves_do_what_they_do_in_the_model(name: str, padded
 @pytest.mark.parametrize("name", STOCK)
 def test_stock_code_loads_what_is_saved(name: str, tmp_path: Path) -> None:
     model, ids = stock(name), windows(False)["input_ids"]
-    result = prune_transformer(model, ids, sparsity=0.2, options=PruneOptions(uniform=True))
+    result = prune_transformer(model, ids, sparsity=0.2)
     assert result.stock
     assert result.removed
     result.save(tmp_path / "out")

@@ -62,15 +62,6 @@ def test_the_budget_is_met_to_one_neuron(sparsity: float, allocation: Any) -> No
         assert target <= enough.removed < target + enough.unit
 
 
-def test_uniform_shapes_are_multiples_that_stock_code_loads(tmp_path: Path) -> None:
-    model = tiny_transformer("qwen3")
-    result = prune_transformer(model, tiny_tokens(), sparsity=0.25, **BOTH, options=PruneOptions(uniform=True))
-    widths = {(b.feed_forward.width, b.attention.n_groups) for b in blocks(result.model)}  # type: ignore[union-attr]
-    assert len(widths) == 1
-    assert next(iter(widths))[0] % 8 == 0
-    assert abs(result.removed - result.target) <= 8 * 3 * 96
-
-
 @pytest.mark.parametrize("n", [1, 2, 12, 80])
 def test_numbers_are_scaled_to_the_sparsity_asked_for(n: int) -> None:
     numbers = scaled_to_mean(np.linspace(0.1, 0.4, n), 0.5)
@@ -200,7 +191,9 @@ def test_damping_that_went_up_is_told() -> None:
         ({"allocation": "owls"}, "allocation must be one of .*did you mean \"owl\""),
         ({"allocation": "log", "pattern": "2:4"}, "allocation must be 'uniform' with pattern 2:4"),
         ({"allocation": [0.1]}, "allocation must have shape"), ({"allocation": [0.1, 0.2, 1.0]}, "leave something"),
-        ({"options": PruneOptions(uniform=True), "allocation": "log"}, "must be 'uniform' with uniform=True"),
+        ({"options": PruneOptions(free_shapes=False), "allocation": "log"},
+         "allocation must be 'uniform' for one shape in all blocks, got 'log'; pass free_shapes=True"),
+        ({"options": PruneOptions(free_shapes=True), "pattern": "2:4"}, "free_shapes must be left out with pattern"),
         ({"sparsity": 0.2, "budget": "parameters=0.8"}, "sparsity must be left out where a budget is given"),
         ({"budget": "macs=0.8"}, "budget must be of parameters here, got 'macs=0.8'"),
         ({"budget": Budget("latency_ms", share=0.7)}, "got 'latency_ms=0.7x'; prunopt.networks.prune_to_budgets"),
@@ -320,7 +313,7 @@ def test_the_real_smollm2_end_to_end(tmp_path: Path) -> None:
     recipes: dict[str, dict[str, Any]] = {"ours": {}, "magnitude": plain}
     for name, options in recipes.items():
         result = prune_transformer(model, windows[4:], sparsity=0.2, units=("ffn",), **options)
-        assert abs(result.removed - result.target) <= 3 * 576
+        assert abs(result.removed - result.target) <= 0.005 * result.total
         found[name] = float((outputs(result.model, windows[:2]) - outputs(model, windows[:2])).square().mean())
         result.save(tmp_path / name, tokenizer)
         again, same_tokenizer = read_model(tmp_path / name)
