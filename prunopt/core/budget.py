@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunopt.core import validate
@@ -112,12 +112,18 @@ class Budget:
         return budget
 
     @classmethod
-    def several(cls, budgets: Budget | str | Sequence[Budget | str], resources: Collection[str] = ()) -> list[Budget]:
+    def several(cls, budgets: Budgets, resources: Collection[str] = ()) -> list[Budget]:
         """Return budgets, reading those that are written; a text may hold several, apart by commas or spaces.
+
+        A mapping has names of resources, and what is written behind ``=``.
 
         >>> print(*Budget.several("memory=200MB, latency_ms=0.7x"))
         memory=200000000 latency_ms=0.7x
+        >>> print(*Budget.several({"parameters": 0.8, "memory": "200MB"}))
+        parameters=0.8 memory=200000000
         """
+        if isinstance(budgets, Mapping):
+            budgets = [f"{name}={value}" for name, value in budgets.items()]
         given = [budgets] if isinstance(budgets, Budget | str) else list(budgets)
         validate.require(given, "budget", "hold a budget", given, 'pass po.Budget("parameters", share=0.8)')
         parts = [
@@ -164,6 +170,9 @@ class Budget:
         limit = self.allowed()
         sign = "=" if limit > 1 or (absolute_ones and limit > 0) else "<="
         return f"{self.resource}{sign}{_plain(limit)}"
+
+
+Budgets = Budget | str | Sequence[Budget | str] | Mapping[str, float | str]  # one, or several to be met together
 
 
 def _known(what: str, name: str, resources: Collection[str]) -> None:

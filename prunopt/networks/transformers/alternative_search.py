@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Floats, Ints
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budgets
 from prunopt.core.solution import SolveError
 from prunopt.networks.transformers.alternatives import Alternatives, Chosen
 from prunopt.networks.transformers.calibration import as_calibration
@@ -134,7 +134,7 @@ class ExchangedModel:
 
 @torch.no_grad()
 def choose_by_model(
-    model: nn.Module, calibration: Any, library: Alternatives, budgets: Budget | str | Sequence[Budget | str], *,
+    model: nn.Module, calibration: Any, library: Alternatives, budgets: Budgets, *,
     options: ChoiceOptions | None = None, seed: int = 0,
 ) -> ModelChoice:  # fmt: skip
     r"""Choose alternatives within budgets by the divergence of the whole model with all of them in place.

@@ -15,7 +15,7 @@ import numpy as np
 from prunopt.api import solve
 from prunopt.core import validate
 from prunopt.core.arrays import Floats, Ints
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, Budgets
 from prunopt.core.files import read_json
 from prunopt.forms import MultipleChoiceKnapsack
 
@@ -124,7 +124,7 @@ class Alternatives:
         """Return what the unpruned model costs."""
         return self.base[resource] + float(self.costs[resource][:, 0].sum())
 
-    def limits(self, budgets: Budget | str | Sequence[Budget | str]) -> dict[str, float]:
+    def limits(self, budgets: Budgets) -> dict[str, float]:
         """Return the tightest limit of each resource that budgets name."""
         out: dict[str, float] = {}
         for budget in Budget.several(budgets, RESOURCES):
@@ -146,9 +146,7 @@ class Alternatives:
             whole[label] = math.floor(limit * unit)
         return MultipleChoiceKnapsack(np.vstack([self.loss, rest]), costs, whole)
 
-    def choose(
-        self, budgets: Budget | str | Sequence[Budget | str], *, factors: Any = 1.0, seconds: float | None = 60.0
-    ) -> Chosen:
+    def choose(self, budgets: Budgets, *, factors: Any = 1.0, seconds: float | None = 60.0) -> Chosen:
         """Return the alternatives of least total loss within budgets.
 
         Parameters

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from prunopt.core import validate
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, Budgets
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers.alternative_measuring import MeasureOptions, fastest, measure_alternatives
 from prunopt.networks.transformers.alternative_search import ChoiceOptions, choose_by_model
@@ -42,7 +42,7 @@ COUNTED = ("parameters", "memory", "kv_cache")  # always known
 def prune_to_budgets(
     model: nn.Module,
     calibration: Any,
-    budget: Budget | str | Sequence[Budget | str],
+    budget: Budgets,
     *,
     granularity: Sequence[str] = GRANULARITY,
     alternatives: Alternatives | None = None,
