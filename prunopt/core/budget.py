@@ -172,6 +172,38 @@ class Budget:
         return f"{self.resource}{sign}{_plain(limit)}"
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """A budget, what a choice uses of it, and its price.
+
+    Parameters
+    ----------
+    resource, limit, total, used
+        In the resource's own unit; ``total`` is what the unpruned model uses.
+    price
+        By how much the loss would fall with one more unit, at the margin (the dual); 0: the budget is not in the way.
+    """
+
+    resource: str
+    limit: float
+    total: float
+    used: float
+    price: float
+
+    def describe(self, of: str = "") -> str:
+        """Return used, limit and price in words; ``of`` is what losses are counted in."""
+        unit = (
+            "ms" if UNITS.get(self.resource) is TIMES
+            else "byte" if self.resource in UNITS
+            else self.resource.removesuffix("s")
+        )  # fmt: skip
+        worth = f"one more {unit} would save {self.price:.3g}{f' {of}' if of else ''}"
+        return (
+            f"{self.resource}: {self.used:.6g} of {self.limit:.6g} used (before: {self.total:.6g}); "
+            f"{worth if self.price > 0 else 'not in the way'}"
+        )
+
+
 Budgets = Budget | str | Sequence[Budget | str] | Mapping[str, float | str]  # one, or several to be met together
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from prunopt.api import solve
 from prunopt.core import validate
 from prunopt.core.arrays import Floats, Ints
-from prunopt.core.budget import Budget, Budgets
+from prunopt.core.budget import Budget, Budgets, BudgetUse
 from prunopt.core.files import read_json
 from prunopt.forms import MultipleChoiceKnapsack
 
@@ -28,25 +28,6 @@ TIMES = ("latency_ms", "decode_ms")
 NANO = 1e6  # nanoseconds of a millisecond: costs of the knapsack are whole numbers
 FORMAT = "prunopt-alternatives-1"
 TENSORS, RECORD = "alternatives.safetensors", "alternatives.json"
-
-
-@dataclass(frozen=True)
-class BudgetUse:
-    """A budget, what the choice uses of it, and its price.
-
-    Parameters
-    ----------
-    resource, limit, total, used
-        In the resource's own unit; ``total`` is what the model used before.
-    price
-        By how much the sum of losses would fall with one more unit, at the margin (nats a token); 0: not in the way.
-    """
-
-    resource: str
-    limit: float
-    total: float
-    used: float
-    price: float
 
 
 @dataclass(frozen=True, eq=False)

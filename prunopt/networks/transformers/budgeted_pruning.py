@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from prunopt.core import validate
-from prunopt.core.budget import Budget, Budgets
+from prunopt.core.budget import Budget, Budgets, BudgetUse
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers.alternative_measuring import MeasureOptions, fastest, measure_alternatives
 from prunopt.networks.transformers.alternative_search import ChoiceOptions, choose_by_model
-from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, Alternatives, BudgetUse, Chosen
+from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, Alternatives, Chosen
 from prunopt.networks.transformers.before_after import compared, measure
 from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration
