@@ -331,14 +331,20 @@ def column(sparsity: float, by: str) -> None:
 
 
 def further(sparsity: float, by: str) -> None:
-    """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`."""
+    """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`.
+
+    Beside them ``mean``: the mean of the allocations by swaps and by learned weights, taken to the grid.
+    """
     from prunopt.networks.transformers.evaluators import TextEvaluator
 
     bench, cells = Bench(by, "light"), Cells(by, sparsity)
     found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}
     evaluator = TextEvaluator(bench.judge.apply, bench.further)
     first: list[float] = []
-    for name in ["mckp, swaps", *sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]]:
+    mean = np.mean([cells.data[k]["allocation"] for k in ("mckp, swaps", "mckp, learned")], axis=0)
+    cells.get("mean", lambda: {"allocation": bench.taken(mean).tolist()})
+    best = sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]
+    for name in ["mckp, swaps", *best, *({"mckp, learned"} - set(best)), "mean"]:
 
         def more(allocation: Floats) -> dict[str, Any]:
             losses = evaluator.losses(allocation)
