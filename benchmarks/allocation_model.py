@@ -128,7 +128,7 @@ class Bench:
 
     def journal(self, cells: Cells, what: str) -> Path:
         """Where a column's search is kept, so that it goes on."""
-        return cache_folder() / "smollm2" / f"{cells.path.stem}.{what}.journal"
+        return cache_folder() / "smollm2" / f"{cells.column}.{what}.journal"
 
     def taken(self, allocation: Any) -> Floats:
         """The allocation that is really applied: on the grid where blocks are solved level by level."""
