@@ -4,7 +4,7 @@
 60), table; what is on file is not measured again. One library of alternatives (blocks, key-value heads, neurons),
 measured on WikiText-2 valid, serves every run. ``all``, ``heads+ffn`` and ``blocks`` are the command with that
 granularity; ``depth`` drops as few blocks as both budgets allow, chosen by ShortGPT's score, its gaps repaired.
-Perplexity is that of windows of WikiText-2 test, milliseconds those of a pass over 256 tokens, dense and pruned in
+Perplexity is that of windows of WikiText-2 test, milliseconds those of a pass over 128 tokens, dense and pruned in
 turns on one thread, beside what was predicted from the library.
 """
 
@@ -32,7 +32,7 @@ from prunopt.networks.transformers import Alternatives, block_influence, drop_bl
 from prunopt.networks.transformers.reading import read_model
 from prunopt.networks.transformers.text import TokenLosses, read_text, source_windows, token_losses, token_windows
 
-LENGTH, WINDOWS, TEST, SHARES, MILLISECONDS, TURNS = 256, 16, 24, (75, 60), 0.7, 7
+LENGTH, WINDOWS, TEST, SHARES, MILLISECONDS, TURNS = 128, 24, 32, (75, 60), 0.7, 7
 GRANULARITY = {"all": "blocks,heads,ffn", "heads+ffn": "heads,ffn", "blocks": "blocks"}
 
 
