@@ -23,7 +23,7 @@ from prunopt.problems.allocation.learned_weights import learned_weights
 
 WHOLE = (1.0, 2.0, 4.0, 1e6)  # factors of losses of parts that go as a whole, tried first
 LEAST = 0.1  # of a learned weight
-SECONDS = 5.0  # for a choice
+SECONDS, GAP = 5.0, 1e-3  # for a choice with weights
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def _proposed(
 
 def _choice(library: Alternatives, budgets: Any, factors: Floats) -> Chosen | None:
     try:
-        return library.choose(budgets, factors=factors, seconds=SECONDS)
+        return library.choose(budgets, factors=factors, seconds=SECONDS, gap=GAP)
     except SolveError:  # nothing was found within the seconds
         return None
 

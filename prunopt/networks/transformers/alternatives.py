@@ -17,6 +17,7 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats, Ints
 from prunopt.core.budget import Budget, Budgets, BudgetUse
 from prunopt.core.files import read_json
+from prunopt.core.solver import Limits
 from prunopt.forms import MultipleChoiceKnapsack
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ class Alternatives:
             whole[label] = math.floor(limit * unit)
         return MultipleChoiceKnapsack(np.vstack([self.loss, rest]), costs, whole)
 
-    def choose(self, budgets: Budgets, *, factors: Any = 1.0, seconds: float | None = 60.0) -> Chosen:
+    def choose(
+        self, budgets: Budgets, *, factors: Any = 1.0, seconds: float | None = 60.0, gap: float = 1e-9
+    ) -> Chosen:
         """Return the alternatives of least total loss within budgets.
 
         Parameters
@@ -138,6 +141,8 @@ class Alternatives:
             What losses are multiplied with before the choice; > 0.
         seconds
             For the search; what is not proven by then is the best so far, with its gap.
+        gap
+            That is small enough.
 
         Raises
         ------
@@ -146,7 +151,7 @@ class Alternatives:
         """
         limits = self.limits(budgets)
         weighted = replace(self, loss=self.loss * validate.floats("factors", factors, low=0.0))
-        answer = solve(weighted.form(limits), limits=seconds)
+        answer = solve(weighted.form(limits), limits=Limits(seconds=seconds, gap=gap))
         levels = np.asarray(answer.value)[:-1]
         rows = np.arange(len(levels))
         prices = np.atleast_1d(answer.stats["penalties"] if "penalties" in answer.stats else answer.duals["penalty"])
