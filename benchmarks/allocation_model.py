@@ -128,7 +128,7 @@ class Bench:
 
     def journal(self, cells: Cells, what: str) -> Path:
         """Where a column's search is kept, so that it goes on."""
-        return cache_folder() / "smollm2" / f"{cells.path.stem}.{what}.journal"
+        return cache_folder() / "smollm2" / f"{cells.column}.{what}.journal"
 
     def taken(self, allocation: Any) -> Floats:
         """The allocation that is really applied: on the grid where blocks are solved level by level."""
@@ -331,14 +331,20 @@ def column(sparsity: float, by: str) -> None:
 
 
 def further(sparsity: float, by: str) -> None:
-    """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`."""
+    """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`.
+
+    Beside them ``mean``: the mean of the allocations by swaps and by learned weights, taken to the grid.
+    """
     from prunopt.networks.transformers.evaluators import TextEvaluator
 
     bench, cells = Bench(by, "light"), Cells(by, sparsity)
     found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}
     evaluator = TextEvaluator(bench.judge.apply, bench.further)
     first: list[float] = []
-    for name in ["mckp, swaps", *sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]]:
+    mean = np.mean([cells.data[k]["allocation"] for k in ("mckp, swaps", "mckp, learned")], axis=0)
+    cells.get("mean", lambda: {"allocation": bench.taken(mean).tolist()})
+    best = sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]
+    for name in ["mckp, swaps", *best, *({"mckp, learned"} - set(best)), "mean"]:
 
         def more(allocation: Floats) -> dict[str, Any]:
             losses = evaluator.losses(allocation)

@@ -40,17 +40,25 @@ def refuse_others(**options: Any) -> None:
 
 
 def pruned(
-    model: Any, sources: Any, budgets: Sequence[Budget], granularity: str | None, *, options: PruneOptions,
-    resume_dir: Path, seed: int, tell: Callable[[str], None],
+    model: Any, sources: Any, budgets: Sequence[Budget], granularity: str | None, *, library: Path | None,
+    options: PruneOptions, resume_dir: Path, seed: int, tell: Callable[[str], None],
 ) -> PruneResult:  # fmt: skip
-    """Measure, choose, and prune."""
-    from prunopt.networks.transformers.alternative_measuring import MeasureOptions
-    from prunopt.networks.transformers.alternatives import GRANULARITY
+    """Measure (or read the library that is there), choose, and prune."""
+    from prunopt.networks.transformers.alternative_measuring import MeasureOptions, measure_alternatives
+    from prunopt.networks.transformers.alternative_search import ChoiceOptions
+    from prunopt.networks.transformers.alternatives import GRANULARITY, RECORD, Alternatives
     from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets
 
     parts = _parts(granularity) or GRANULARITY
     measuring = MeasureOptions(progress=lambda done, of: tell(f"measured {done} of {of} blocks"))
+    choosing = ChoiceOptions(progress=lambda done, of: tell(f"measured {done} of {of} choices"))
+    alternatives = None
+    if library is not None:
+        if not (library / RECORD).exists():
+            measured = measure_alternatives(model, sources, granularity=parts, options=measuring, resume_dir=library)
+            measured.save(library)
+        alternatives = Alternatives.load(library)
     return prune_to_budgets(
-        model, sources, budgets, granularity=parts, measuring=measuring, options=options, resume_dir=resume_dir,
-        seed=seed,
+        model, sources, budgets, granularity=parts, alternatives=alternatives, measuring=measuring, choosing=choosing,
+        options=options, resume_dir=resume_dir, seed=seed,
     )  # fmt: skip

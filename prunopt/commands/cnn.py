@@ -12,7 +12,7 @@ from prunopt.commands import estimates
 from prunopt.commands.cnn_training import Job
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, BudgetUse
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,11 @@ DEFAULT = "importance"  # the default importance of `prune_cnn`
 def cnn(
     model: Annotated[str, typer.Argument(help="mobilenetv2, efficientnet-lite0, or FILE.py:factory.")],
     budget: Annotated[
-        str, typer.Option(help="latency_ms=0.6x, latency_ms=9, macs=0.5, parameters=2M ...")
-    ] = "macs=0.5",
+        list[str],
+        typer.Option(
+            help="latency_ms=0.6x, latency_ms=9, macs=0.5, parameters=2M, memory=4MB; several are met at once."
+        ),
+    ] = ["macs=0.5"],  # noqa: B006
     method: Annotated[
         str,
         typer.Option(
@@ -82,10 +85,13 @@ def cnn(
         validate.require(images is not None, "--distill-minutes", "go with --images to learn from", distill_minutes)
         validate.require(method in channels, "--distill-minutes", "go with an importance as --method", method)
         validate.require(limit >= 10, "--limit", "be at least 10, for --distill-minutes", limit)
-    wanted = Budget.parse(budget, RESOURCES)
+    budgets, written = Budget.several(budget, RESOURCES), " ".join(budget)
+    wanted = budgets[0]
+    one = len(budgets) == 1 or method in channels
+    validate.require(one, "--budget", f"be one for the method {method}", written, "several go with an importance")
     share = wanted.resource == "latency_ms" and wanted.share is not None and wanted.share <= 1
     what = "be a share of milliseconds for deprune and windows"
-    validate.require(share or method not in DEPTHWISE, "--budget", what, budget, "write latency_ms=0.5x")
+    validate.require(share or method not in DEPTHWISE, "--budget", what, written, "write latency_ms=0.5x")
     if out is not None:
         from prunopt.networks.io.folders import check_target
 
@@ -108,11 +114,13 @@ def cnn(
             example = example.to(first.dtype)
             pictures = None if pictures is None else example
         times = None
-        if wanted.resource == "latency_ms" and method != "deprune":
+        if any(b.resource == "latency_ms" for b in budgets) and method != "deprune":
             from prunopt.networks.cnn.latency import LatencyTable
 
             times = LatencyTable(runtime, latency_table, threads=threads)
-        job = Job(dense, name, pictures, example, times, tell, wanted, method, loss, taps, seed, distill_minutes)
+        job = Job(
+            dense, name, pictures, example, times, tell, tuple(budgets), method, loss, taps, seed, distill_minutes
+        )
         if method == "s2h":
             from prunopt.commands.cnn_training import Schedule, learn_widths
 
@@ -198,7 +206,7 @@ def _channels(job: Job) -> tuple[nn.Module, dict[str, Any]]:
     result = prune_cnn(
         job.dense,
         job.example,
-        budget=job.budget,
+        budget=job.budgets,
         importance=importance,
         widths=widths,
         repair=repair,
@@ -247,7 +255,9 @@ def _show(report: dict[str, Any]) -> None:
         print(f"{layer}: {shape[0]}x{shape[1]}")
     proof = f"gap {report['gap']:.2g}" if report.get("gap") is not None else "no bound"
     print(f"{report['status'].lower()} ({report['solver']}): loss {number(report['objective'], 4)}, {proof}")
-    if "total" in report:
+    for use in (report.get("budgets") or ()) if len(report.get("budgets") or ()) > 1 else ():
+        print(BudgetUse(**use).describe("of the loss"))
+    if "total" in report and len(report.get("budgets") or ()) < 2:
         share = report["used"] / report["total"]
         print(
             f"{report.get('resource', 'milliseconds')}: {number(report['used'])} of {number(report['total'])}"

@@ -30,12 +30,17 @@ class Job:
     example: torch.Tensor
     times: Any
     tell: Callable[[str], None]
-    budget: Budget
+    budgets: tuple[Budget, ...]
     method: str
     loss: str
     taps: bool
     seed: int
     distill_minutes: float | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """The first budget: the only one of methods that take one."""
+        return self.budgets[0]
 
     def solved(self, solution: Any) -> dict[str, Any]:
         """Return what reports of all methods have in common."""

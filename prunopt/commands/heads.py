@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +13,14 @@ import typer
 from prunopt.commands import estimates
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.core import validate
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, BudgetUse
 
 if TYPE_CHECKING:
+    from prunopt.core.solution import Solution
     from prunopt.networks.heads import HeadLoss
 
 METHODS = ("surrogate", "swap", "greedy", "head-importance", "enumeration")
-RESOURCES = ("heads", "parameters", "latency_ms")
+RESOURCES = ("heads", "parameters", "memory", "kv_cache", "latency_ms")
 ESTIMATORS = ("example-abs", "token-abs", "batch-abs")
 CURVE = {"example-abs": False, "example-abs, l2 (paper)": True}
 FEW, SCREEN = 24, 10
@@ -30,7 +33,11 @@ def heads(
     data: Annotated[Path, typer.Option(help="Text; for classifiers lines of text<TAB>label.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruned model, heads.json and pictures.")],
     budget: Annotated[
-        str | None, typer.Option(help="heads=0.6, heads=14, latency_ms=0.8x, parameters=20M ...: of the whole model.")
+        list[str] | None,
+        typer.Option(
+            help="heads=0.6, heads=14, latency_ms=0.8x, parameters=20M, memory=80MB, kv_cache=0.7: of the whole model; "
+            "several are met at once."
+        ),
     ] = None,
     keep: Annotated[float | None, typer.Option(help="Short for --budget heads=: a fraction, or a number >= 1.")] = None,
     resource: Annotated[str, typer.Option(help="Old: what --keep is a fraction of; use --budget.")] = "heads",
@@ -56,6 +63,9 @@ def heads(
     """
     _check(method, resource, estimator, screen)
     wanted = _wanted(budget, keep, resource)
+    plain = method == METHODS[0] or not _together(wanted)
+    mend = "they are met by one choice of each layer's number of heads"
+    validate.require(plain, "--method", "be left out with several budgets, memory or kv_cache", method, mend)
     from prunopt.networks.io.folders import check_target
 
     check_target(out)
@@ -75,7 +85,7 @@ def heads(
             loss,
             found,
             tell,
-            budget=wanted,
+            budgets=wanted,
             keep=keep,
             method=method,
             one_per_layer=one_per_layer,
@@ -108,22 +118,23 @@ def _check(method: str, resource: str, estimator: str, screen: int | None) -> No
         validate.whole_number("--screen", screen, low=1)
 
 
-def _wanted(budget: str | None, keep: float | None, resource: str) -> Budget:
-    """Return the budget; with the old ``--resource`` its share is of the heads' cost, not of the whole model's."""
-    given = validate.Shown(f"--budget {budget}, --keep {keep}")
-    validate.require((budget is None) != (keep is None), "--budget", "be given, or --keep, not both", given)
-    if budget is not None:
-        wanted = Budget.parse(budget, RESOURCES)
-        if wanted.resource == "heads" and wanted.limit is not None:
-            validate.whole_number("--budget heads", wanted.limit, low=0)
+def _wanted(budget: list[str] | None, keep: float | None, resource: str) -> list[Budget]:
+    """Return the budgets; with the old ``--resource`` its share is of the heads' cost, not of the whole model's."""
+    given = validate.Shown(f"--budget {' '.join(budget) if budget else None}, --keep {keep}")
+    validate.require(bool(budget) != (keep is not None), "--budget", "be given, or --keep, not both", given)
+    if budget:
+        wanted = Budget.several(budget, RESOURCES)
+        for one in wanted:
+            if one.resource == "heads" and one.limit is not None:
+                validate.whole_number("--budget heads", one.limit, low=0)
         return wanted
     share = validate.number("--keep", keep, low=0, open_ends="(")
     if resource != "heads":
         note(f"--resource {resource} goes with the next release: use --budget {resource}=..., of the whole model")
     if share < 1:
-        return Budget(resource, share=share)
+        return [Budget(resource, share=share)]
     validate.require(resource == "heads", "--keep", f"be a fraction within (0, 1) of {resource}", share)
-    return Budget("heads", validate.whole_number("--keep", share, mend="pass a fraction below 1, or so many heads"))
+    return [Budget("heads", validate.whole_number("--keep", share, mend="pass a fraction below 1, or so many heads"))]
 
 
 def _screened(network: Any) -> int | None:
@@ -147,16 +158,11 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     """Solve, remove, judge and time; returns what to print and the pruned model."""
     import numpy as np
 
-    import prunopt as po
     from prunopt.networks.heads.costs import even_batch, time_models
     from prunopt.networks.heads.head_loss import HeadLoss
     from prunopt.networks.heads.surgery import prune_heads
 
-    task = _task(network, loss, found, tell, options)
-    _check_enumeration(options["method"], task)
-    tell(f"choosing heads with {options['method']}")
-    limits = po.Limits(evaluations=options["evaluations"])
-    solution = po.solve(task, _solver(options["method"], options["screen"]), limits=limits, seed=options["seed"])
+    solution, budget, used, uses = _solved(network, loss, found, tell, options)
     whole = np.ones(sum(loss.n_heads), np.bool_)
     tell("removing heads")
     pruned = prune_heads(
@@ -189,8 +195,9 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
         "n_heads": list(loss.n_heads),
         "kept": solution.value,
         "heads_kept": int(solution.value.sum()),
-        "budget": task.budget.describe(),
-        "used": task.used(solution.value),
+        "budget": budget,
+        "used": used,
+        "budgets": [asdict(use) for use in uses],
         "solver": solution.solver,
         "status": solution.status.name,
         "objective": solution.objective,
@@ -209,12 +216,47 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     return summary, pruned
 
 
+def _together(budgets: list[Budget]) -> bool:
+    """Whether budgets are met by the choice of each layer's number of heads."""
+    return len(budgets) > 1 or budgets[0].resource in ("memory", "kv_cache")
+
+
+def _solved(
+    network: Any, loss: HeadLoss, found: Any, tell: Tell, options: dict[str, Any]
+) -> tuple[Solution[Any], str, float, tuple[BudgetUse, ...]]:
+    """Return the heads that stay with what the masked model loses, the budget in words, and what is used of it."""
+    import prunopt as po
+
+    budgets = options["budgets"]
+    if not _together(budgets):
+        task = _task(network, loss, found, tell, options)
+        _check_enumeration(options["method"], task)
+        tell(f"choosing heads with {options['method']}")
+        limits = po.Limits(evaluations=options["evaluations"])
+        solver = _solver(options["method"], options["screen"])
+        one = po.solve(task, solver, limits=limits, seed=options["seed"])
+        return one, task.budget.describe(), task.used(one.value), ()
+    from prunopt.networks.heads.several_budgets import head_costs, heads_within
+
+    tell("costs of heads")
+    costs = head_costs(network, list(dict.fromkeys(b.resource for b in budgets)), found.calibration)
+    tell("measuring what layers lose")
+    within = heads_within(loss, costs, budgets, at_least_one_per_layer=options["one_per_layer"])
+    proof = within.solution
+    message = f"the least sum of the layers' losses, {proof.objective:.4g}, proven to {proof.gap:.1e}"
+    masked = loss(within.kept)  # what its losses add up to is proven, not this
+    kept = replace(
+        proof, value=within.kept, objective=masked, bound=-math.inf, status=po.Status.FEASIBLE, message=message
+    )
+    return kept, ", ".join(map(str, budgets)), within.budgets[0].used, within.budgets
+
+
 def _task(network: Any, loss: HeadLoss, found: Any, tell: Tell, options: dict[str, Any]) -> Any:
     from prunopt.networks.heads.costs import even_batch, head_milliseconds
     from prunopt.networks.heads.surgery import attention_parameters
     from prunopt.problems import HeadSelection
 
-    budget, keep = options["budget"], options["keep"]
+    budget, keep = options["budgets"][0], options["keep"]
     more: dict[str, Any] = {"heads_per_group": loss.heads_per_group, "at_least_one_per_layer": options["one_per_layer"]}
     if budget.resource == "heads":
         part = budget.share if budget.share is not None and budget.share < 1 else int(budget.allowed(sum(loss.n_heads)))
@@ -304,7 +346,10 @@ def _show(summary: dict[str, Any]) -> None:
         rows.append([str(layer), "".join("#" if k else "." for k in mine), f"{int(mine.sum())} of {n}"])
         start += n
     print(table(["layer", "heads (# stays)", "kept"], rows, left=[1]))
-    print(f"Budget: {summary['budget']}; used {summary['used']:g}.")
+    for use in summary["budgets"]:
+        print(BudgetUse(**use).describe("of the loss"))
+    if not summary["budgets"]:
+        print(f"Budget: {summary['budget']}; used {summary['used']:g}.")
     print(f"{summary['solver']}: {summary['status'].lower()}, {summary['message']}.")
     losses = summary["loss"]
     lines = [

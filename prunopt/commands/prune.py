@@ -64,6 +64,10 @@ def prune(
         str | None,
         typer.Option(help="What budgets may remove, chosen in one program: blocks,attention,mlp,heads,ffn."),
     ] = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(help="Folder of measured alternatives for --budget: used where it is there, else written."),
+    ] = None,
     units: Annotated[
         str | None, _said("What to remove: neurons (ffn), attention heads (heads), or both.", "units")
     ] = None,
@@ -159,6 +163,9 @@ def prune(
         )  # fmt: skip
         mend = "blocks come in the shapes that the budgets leave"
         validate.require(free_shapes is not False, "--one-shape", "be left out with these budgets", True, mend)
+    else:
+        mend = "it holds alternatives of blocks: give --granularity, or a budget of memory or milliseconds"
+        validate.require(library is None, "--library", "go with budgets of several kinds", str(library), mend)
     check_target(out)
     if family is not None:
         use_family(family)
@@ -190,7 +197,8 @@ def prune(
             in_place=True, evaluation=texts, progress=lambda done, of, row: tell(row.name, done, of),
         )  # fmt: skip
         result = budget_kinds.pruned(
-            network, sources, several, granularity, options=options, resume_dir=work, seed=seed, tell=tell
+            network, sources, several, granularity, library=library, options=options, resume_dir=work, seed=seed,
+            tell=tell,
         ) if several else prune_transformer(
             network, sources, sparsity=sparsity, budget=budget or None,
             units=None if units is None else _parts(units), method=solver, allocation=allocation, pattern=pattern,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from prunopt.core import validate
@@ -113,12 +113,18 @@ class Budget:
         return budget
 
     @classmethod
-    def several(cls, budgets: Budget | str | Sequence[Budget | str], resources: Collection[str] = ()) -> list[Budget]:
+    def several(cls, budgets: Budgets, resources: Collection[str] = ()) -> list[Budget]:
         """Return budgets, reading those that are written; a text may hold several, apart by commas or spaces.
+
+        A mapping has names of resources, and what is written behind ``=``.
 
         >>> print(*Budget.several("memory=200MB, latency_ms=0.7x"))
         memory=200000000 latency_ms=0.7x
+        >>> print(*Budget.several({"parameters": 0.8, "memory": "200MB"}))
+        parameters=0.8 memory=200000000
         """
+        if isinstance(budgets, Mapping):
+            budgets = [f"{name}={value}" for name, value in budgets.items()]
         given = [budgets] if isinstance(budgets, Budget | str) else list(budgets)
         validate.require(given, "budget", "hold a budget", given, 'pass po.Budget("parameters", share=0.8)')
         parts = [
@@ -165,6 +171,41 @@ class Budget:
         limit = self.allowed()
         sign = "=" if limit > 1 or (absolute_ones and limit > 0) else "<="
         return f"{self.resource}{sign}{_plain(limit)}"
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUse:
+    """A budget, what a choice uses of it, and its price.
+
+    Parameters
+    ----------
+    resource, limit, total, used
+        In the resource's own unit; ``total`` is what the unpruned model uses.
+    price
+        By how much the loss would fall with one more unit, at the margin (the dual); 0: the budget is not in the way.
+    """
+
+    resource: str
+    limit: float
+    total: float
+    used: float
+    price: float
+
+    def describe(self, of: str = "") -> str:
+        """Return used, limit and price in words; ``of`` is what losses are counted in."""
+        unit = (
+            "ms" if UNITS.get(self.resource) is TIMES
+            else "byte" if self.resource in UNITS
+            else self.resource.removesuffix("s")
+        )  # fmt: skip
+        worth = f"one more {unit} would save {self.price:.3g}{f' {of}' if of else ''}"
+        return (
+            f"{self.resource}: {self.used:.6g} of {self.limit:.6g} used (before: {self.total:.6g}); "
+            f"{worth if self.price > 0 else 'not in the way'}"
+        )
+
+
+Budgets = Budget | str | Sequence[Budget | str] | Mapping[str, float | str]  # one, or several to be met together
 
 
 def _known(what: str, name: str, resources: Collection[str]) -> None:

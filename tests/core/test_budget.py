@@ -101,6 +101,7 @@ def test_several_budgets_in_one_text() -> None:
     found = Budget.several("memory=200MB, latency_ms=0.7x kv_cache=1kiB")
     assert [str(b) for b in found] == ["memory=200000000", "latency_ms=0.7x", "kv_cache=1024"]
     assert Budget.several([Budget("macs", share=0.5), "decode_ms=2s"])[1].limit == 2000.0
+    assert Budget.several({"parameters": 0.8, "memory": "200MB"}) == Budget.several("parameters=0.8 memory=200MB")
     with pytest.raises(ValueError, match="hold a budget"):
         Budget.several([])
 

@@ -119,7 +119,8 @@ def layer_costs(
     widths
         The widths on offer for each of them: all channels that stay, fixed ones included.
     resource
-        ``"macs"``, ``"parameters"`` or ``"latency_ms"`` (needs ``table`` and ``example``).
+        ``"macs"``, ``"parameters"``, ``"memory"`` (bytes of parameters) or ``"latency_ms"`` (needs ``table`` and
+        ``example``).
     features
         ``features(group, channels, width)``: how many of a layer's features, given by their channels, stay at a
         width of their group. None: the same share of every layer.
@@ -134,7 +135,7 @@ def layer_costs(
 
     parts: list[tuple[Slot, int, int, float, list[list[tuple[int, int] | None]]]] = []
     for slot in groups.slots:
-        if slot.kind == "norm" and resource != "parameters":
+        if slot.kind == "norm" and resource not in ("parameters", "memory"):
             continue
         in_groups, in_counts = np.unique(groups.group[slot.ins], return_counts=True)
         out_groups, out_counts = np.unique(groups.group[slot.outs], return_counts=True)
@@ -164,7 +165,10 @@ def layer_costs(
         def cost(slot: Slot, ins: int, outs: int) -> float:
             if resource == "macs":
                 return float(slot_macs(modules[slot.name], slot, ins, outs))
-            return float(_parameters(modules[slot.name], slot, ins, outs))
+            module: Any = modules[slot.name]
+            weight = getattr(module, "weight", None)
+            size = weight.element_size() if resource == "memory" and weight is not None else 1
+            return float(size * _parameters(module, slot, ins, outs))
 
     out = []
     for slot, a, b, share, sizes in parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from prunopt.api import solve
 from prunopt.core import validate
 from prunopt.core.arrays import Bools
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, Budgets, BudgetUse
 from prunopt.core.deprecation import moved_arguments, renamed_arguments
 from prunopt.core.solution import Solution
 from prunopt.networks.cnn._old_keywords import old_keywords
@@ -32,14 +32,15 @@ from prunopt.networks.cnn.output_matching import OutputMatching, match_outputs
 from prunopt.networks.cnn.profile import CnnProfile, Widths, profile_cnn
 from prunopt.networks.cnn.repair import Repair, divergence, outputs_of, reestimated
 from prunopt.networks.cnn.repair import repair as refit
+from prunopt.networks.cnn.several_budgets import price_of, widths_within
 from prunopt.networks.cnn.surgery import remove_channels
 from prunopt.networks.cnn.watching import silent
 from prunopt.networks.cnn.weights import with_plain_weights
 from prunopt.networks.cnn.windowed_conv import with_windows
-from prunopt.problems.channel_widths import ChannelWidths
+from prunopt.problems.channel_widths import ChannelWidths, LayerCost
 
 JUDGES = 64  # pictures that decide whether re-estimated batch norms are better
-RESOURCES = ("macs", "parameters", "latency_ms")
+RESOURCES = ("macs", "parameters", "memory", "latency_ms")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,9 @@ class CnnResult:
     report
         A row for every group: name, channels before and after, loss; and for every window of taps on offer.
     resource, used, limit, total
-        The budget: what the answer, the budget and the dense network come to, in the cost model's own numbers.
+        The first budget: what the answer, the budget and the dense network come to, in the cost model's own numbers.
+    budgets
+        Every budget, with its price in units of the loss.
     measured
         Milliseconds of the dense and of the smaller network, where the budget is in milliseconds.
     notes
@@ -75,6 +78,7 @@ class CnnResult:
     used: float
     limit: float
     total: float
+    budgets: tuple[BudgetUse, ...] = ()
     measured: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -89,6 +93,7 @@ class CnnResult:
         of_budget = {name: getattr(self, name) for name in ("resource", "used", "limit", "total", "measured")}
         answer = {name: getattr(self.solution, name) for name in ("objective", "bound", "gap", "solver", "message")}
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in answer.items()}
+        of_budget["budgets"] = [asdict(use) for use in self.budgets]
         rest = {"groups": self.report, "notes": list(self.notes), "seconds": self.seconds}
         return {**of_budget, "status": self.solution.status.name, **finite, **rest}
 
@@ -100,7 +105,7 @@ def prune_cnn(
     model: nn.Module,
     example: Any,
     *,
-    budget: Budget | str = "macs=0.5",
+    budget: Budgets = "macs=0.5",
     importance: str | Importance = "obs",
     widths: Widths | CnnProfile = Widths(),
     repair: Repair | None = Repair(),
@@ -122,7 +127,8 @@ def prune_cnn(
         Pictures without labels: importance, repair and training look at them. With ``importance="magnitude"`` and
         ``repair=None`` one of any content is enough. A tuple is given to the network as its arguments, a dict as one.
     budget
-        Of ``macs``, ``parameters`` or ``latency_ms``: a `Budget`, or its text such as ``"latency_ms=0.7x"``.
+        Of ``macs``, ``parameters``, ``memory`` (bytes of parameters) or ``latency_ms``: a `Budget`, or its text such as
+        ``"latency_ms=0.7x"``; several (``{"parameters": 0.6, "macs": 0.5}``) are met at once (`widths_within`).
     importance
         A name of `IMPORTANCES` (``"obs"``, ``"fisher"``, ``"taylor"``, ``"magnitude"``), or an object such as
         ``Fisher(damping=1e-2)``.
@@ -146,7 +152,7 @@ def prune_cnn(
     start, tell = time.perf_counter(), progress or silent
     example = batch_of(example)
     model, computed = with_plain_weights(model)
-    wanted = Budget.of(budget, RESOURCES)
+    wanted = Budget.several(budget, RESOURCES)
     if isinstance(widths, Widths):
         profile = profile_cnn(model, example, importance=importance, widths=widths, seed=seed, progress=progress)
     else:
@@ -155,29 +161,35 @@ def prune_cnn(
     if found.pinned:
         notes.append(f"channels left whole at {', '.join(found.pinned)}")
     measured: dict[str, float] = {}
-    timed = wanted.resource == "latency_ms"
+    timed = any(b.resource == "latency_ms" for b in wanted)
     table = table or (LatencyTable() if timed else None)
     one = example[:1] if table is None or table.example is None else table.example
-    layers = costs_with_windows(
-        model,
-        found,
-        profile.chosen,
-        profile.widths,
-        taps,
-        resource=wanted.resource,
-        table=table,
-        example=one,
-        progress=progress,
-    )
-    total, scale = math.fsum(float(np.asarray(layer.table)[0, 0]) for layer in layers), 1.0  # option 0: full width
-    if timed:
-        whole = _milliseconds({"dense_ms": model}, one, table)["dense_ms"]
-        measured["dense_ms"], scale = whole, whole / total
-        notes.append(f"the layers add up to {total:.4g} ms, the network takes {whole:.4g} ms: scaled by {scale:.3g}")
-    limit = wanted.share * total if wanted.share is not None else wanted.allowed() / scale
-    task = _task(profile, layers, limit, total, wanted)
+    layers: dict[str, list[LayerCost]] = {}
+    scale, total, limits = dict.fromkeys(RESOURCES, 1.0), dict[str, float](), dict[str, float]()
+    for asked in wanted:
+        name = asked.resource
+        if name not in layers:
+            layers[name] = costs_with_windows(
+                model, found, profile.chosen, profile.widths, taps, resource=name, table=table, example=one,
+                progress=progress,
+            )  # fmt: skip
+            # option 0: full width
+            total[name] = math.fsum(float(np.asarray(layer.table)[0, 0]) for layer in layers[name])
+        if name == "latency_ms" and "dense_ms" not in measured and table is not None:
+            whole = _milliseconds({"dense_ms": model}, one, table)["dense_ms"]
+            measured["dense_ms"], scale[name] = whole, whole / total[name]
+            notes.append(
+                f"the layers add up to {total[name]:.4g} ms, the network takes {whole:.4g} ms: "
+                f"scaled by {scale[name]:.3g}"
+            )
+        limit = asked.share * total[name] if asked.share is not None else asked.allowed() / scale[name]
+        limits[name] = min(limit, limits.get(name, math.inf))
+    tasks = {b.resource: _task(profile, layers[b.resource], limits[b.resource], total[b.resource], b) for b in wanted}
     tell("choosing widths")
-    solution = solve(task, profile.solver or ("coupled-dp" if task.form.is_forest else "pulp"), seed=seed)
+    solution, used, prices = _chosen(tasks, profile.solver, seed)
+    budgets = tuple(
+        BudgetUse(r, limits[r] * scale[r], total[r] * scale[r], used[r] * scale[r], prices[r] / scale[r]) for r in tasks
+    )
     value = np.asarray(solution.value)
     keep = _kept(profile, value)
     placed = {o.name: o.windows[int(k)] for o, k in zip(taps, value[len(profile.chosen) :], strict=True)}
@@ -198,17 +210,18 @@ def prune_cnn(
     if timed:
         # in turns, so the prediction is judged by the dense network of the same minute
         measured |= _milliseconds({"dense_ms": model, "ms": smaller}, one, table)
-        measured["predicted_ms"] = task.used(solution.value) / total * measured["dense_ms"]
+        measured["predicted_ms"] = used["latency_ms"] / total["latency_ms"] * measured["dense_ms"]
     return CnnResult(
         smaller,
         found,
         keep,
         solution,
         _report(profile, value),
-        wanted.resource,
-        task.used(solution.value) * scale,
-        limit * scale,
-        total * scale,
+        budgets[0].resource,
+        budgets[0].used,
+        budgets[0].limit,
+        budgets[0].total,
+        budgets,
         measured,
         tuple(notes),
         time.perf_counter() - start,
@@ -217,6 +230,20 @@ def prune_cnn(
 
 def _milliseconds(models: dict[str, nn.Module], one: Inputs, table: Any) -> dict[str, float]:
     return network_milliseconds(models, one, table.runtime, repeats=table.repeats, threads=table.threads)
+
+
+def _chosen(
+    tasks: dict[str, ChannelWidths], solver: Any, seed: int
+) -> tuple[Solution[Any], dict[str, float], dict[str, float]]:
+    """Return the choice of widths, what it uses of each resource, and the price of each."""
+    if len(tasks) > 1:
+        first = next(iter(tasks.values()))
+        costs, limits = {r: t.layers for r, t in tasks.items()}, {r: t.budget for r, t in tasks.items()}
+        within = widths_within(first.widths, first.loss, costs, limits, solver=solver, seed=seed)
+        return within.solution, within.used, within.prices
+    ((name, task),) = tasks.items()
+    solution = solve(task, solver or ("coupled-dp" if task.form.is_forest else "pulp"), seed=seed)
+    return solution, {name: task.used(solution.value)}, {name: price_of(task, solution)}
 
 
 def _task(profile: CnnProfile, layers: Any, limit: float, total: float, budget: Budget) -> ChannelWidths:

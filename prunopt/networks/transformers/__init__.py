@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.allocation import MaskedModel as MaskedModel
     from prunopt.networks.transformers.alternative_measuring import MeasureOptions as MeasureOptions
     from prunopt.networks.transformers.alternative_measuring import measure_alternatives as measure_alternatives
+    from prunopt.networks.transformers.alternative_search import ChoiceOptions as ChoiceOptions
+    from prunopt.networks.transformers.alternative_search import choose_by_model as choose_by_model
     from prunopt.networks.transformers.alternatives import Alternatives as Alternatives
     from prunopt.networks.transformers.block_removal import drop_blocks as drop_blocks
     from prunopt.networks.transformers.block_statistics import BlockStatistics as BlockStatistics
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.learned_masks import refit_masks as refit_masks
     from prunopt.networks.transformers.learned_masks import save_masks as save_masks
     from prunopt.networks.transformers.pruning import prune_transformer as prune_transformer
+    from prunopt.networks.transformers.puzzletron import read_puzzletron as read_puzzletron
     from prunopt.networks.transformers.reading import read_model as read_model
     from prunopt.networks.transformers.recipes import PruneOptions as PruneOptions
     from prunopt.networks.transformers.recipes import Recipe as Recipe
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "prunopt.networks.transformers.allocation": "LoadedModel MaskedModel",
     "prunopt.networks.transformers.alternative_measuring": "MeasureOptions measure_alternatives",
+    "prunopt.networks.transformers.alternative_search": "ChoiceOptions choose_by_model",
     "prunopt.networks.transformers.alternatives": "Alternatives",
     "prunopt.networks.transformers.block_removal": "drop_blocks",
     "prunopt.networks.transformers.budgeted_pruning": "prune_to_budgets",
@@ -75,6 +79,7 @@ _PLACES = {
         "LearnedMasks MaskTaskOptions learn_masks load_masks mask_task masks_by refit_masks save_masks"
     ),
     "prunopt.networks.transformers.pruning": "prune_transformer",
+    "prunopt.networks.transformers.puzzletron": "read_puzzletron",
     "prunopt.networks.transformers.reading": "read_model",
     "prunopt.networks.transformers.recipes": "PruneOptions Recipe",
     "prunopt.networks.transformers.repair": "BlockRepair RepairReport",

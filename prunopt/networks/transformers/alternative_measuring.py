@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,19 +19,21 @@ from torch import nn
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.forms import QuadraticSubset
-from prunopt.networks.io.journal import Journal, model_digest
+from prunopt.networks.io.journal import model_digest
+from prunopt.networks.transformers.alternative_files import PARTS, AlternativeFiles
 from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, TIMES, Alternatives
 from prunopt.networks.transformers.block_arguments import BlockArguments
 from prunopt.networks.transformers.block_removal import only
 from prunopt.networks.transformers.calibration import Activations, as_calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import shrunk
+from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.recipes import SHRINKAGE, WHOLE_UNITS
 from prunopt.networks.transformers.surgery import group_columns, parameters_of, remove_groups, remove_neurons
 from prunopt.networks.transformers.text import logits_of
 
 WIDTHS = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)  # of neurons, that may stay
-RUNS = 3  # of a timed pass; the fastest counts
+RUNS = 7  # of a timed pass; the fastest counts
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def measure_alternatives(
     options
         Details.
     resume_dir
-        A folder for finished blocks: a killed run goes on from there.
+        A folder for finished blocks and the projections that were re-solved: a killed run goes on from there, and
+        other processes that are given the same folder measure other blocks meanwhile (the layout: `AlternativeFiles`).
+        All return the same library, times included.
 
     References
     ----------
@@ -115,15 +119,20 @@ def measure_alternatives(
     }  # fmt: skip
     about["whole passes"] = not _tails_agree(model, found, tokens.windows[:1])
     inputs = {name: json.dumps(value) for name, value in about.items() if name != "threads"}
-    journal = None if resume_dir is None else Journal(resume_dir, inputs)
-    loss = _losses(model, found, tokens, choices, options, journal, bool(about["whole passes"]))
+    files = None if resume_dir is None else AlternativeFiles(resume_dir, inputs)
+    loss = _losses(model, found, tokens, choices, options, files, bool(about["whole passes"]))
     costs, base = _counted(model, found, groups, neurons)
     if set(resources) & set(TIMES):
-        timed, rest = _timed(model, found, tokens.windows[:1], groups, neurons)
-        costs, base = costs | timed, base | rest
+
+        def take() -> list[Any]:
+            tables, others = _timed(model, found, tokens.windows[:1], groups, neurons)
+            return [{name: table.tolist() for name, table in tables.items()}, others]
+
+        timed, rest = take() if files is None else files.once("times.json", take)
+        costs, base = costs | {name: np.array(table) for name, table in timed.items()}, base | rest
     return Alternatives(
-        groups, neurons, loss, {r: costs[r] for r in resources}, {r: base[r] for r in resources}, about
-    )  # fmt: skip
+        groups, neurons, loss, {r: costs[r] for r in resources}, {r: base[r] for r in resources}, about, files
+    )
 
 
 def _choices(block: Block, granularity: Sequence[str], widths: Sequence[float]) -> list[tuple[int, int]]:
@@ -143,42 +152,71 @@ def _choices(block: Block, granularity: Sequence[str], widths: Sequence[float]) 
 
 def _losses(
     model: nn.Module, found: list[Block], tokens: Any, choices: Sequence[Sequence[tuple[int, int]]],
-    options: MeasureOptions, journal: Journal | None, whole: bool,
+    options: MeasureOptions, files: AlternativeFiles | None, whole: bool,
 ) -> Floats:  # fmt: skip
-    loss = np.full((len(found), max(len(c) for c in choices)), np.inf)
+    """Measure the blocks that no other process has finished or is at; go round until all are there."""
+    rows: dict[int, Sequence[float]] = {}
     windows = tokens.windows[: options.windows]
     dense = [logits_of(model, w[None])[0].float().log_softmax(-1) for w in windows]
-    stream = Activations(model, found, tokens)
-    for k, block in enumerate(found):
-        step = None if journal is None else journal.replay(block.name)
-        if step is None:
-            entering = [stream.window(i).clone() for i in range(len(windows))]
 
-            def measured(at: int = k, hidden: list[torch.Tensor] = entering) -> float:
-                return _divergence(model, found, 0 if whole else at, hidden, dense, windows)
+    def known(k: int, row: Sequence[float] | None = None) -> None:
+        if row is not None or (files is not None and files.has(k)):
+            rows[k] = files.losses(k) if row is None and files is not None else row or ()
+            if options.progress is not None:
+                options.progress(len(rows), len(found))
 
-            row = _block_losses(block, choices[k], stream, measured, options.damping)
-            if journal is not None:
-                journal.append(block.name, {}, row)
-        else:
-            row = step[1]
+    while len(rows) < len(found):
+        missing = [k for k in range(len(found)) if k not in rows]
+        stream = Activations(model, found, tokens)
+        for k in range(missing[-1] + 1):
+            if k in missing:
+                with nullcontext(True) if files is None else files.claimed(k) as mine:
+                    if mine:
+                        known(k, _measured(model, found, k, choices[k], stream, dense, options, files, whole))
+                if k not in rows:
+                    known(k)
+            stream.advance(found[k])
+        stream.close()
+        missing = [k for k in missing if k not in rows]
+        if missing and files is not None:
+            files.wait(missing)
+            for k in missing:
+                known(k)
+    loss = np.full((len(found), max(len(c) for c in choices)), np.inf)
+    for k, row in rows.items():
         loss[k, : len(row)] = row
-        stream.advance(block)
-        if options.progress is not None:
-            options.progress(k + 1, len(found))
-    stream.close()
     return loss
+
+
+def _measured(
+    model: nn.Module, found: list[Block], k: int, choices: Sequence[tuple[int, int]], stream: Activations,
+    dense: Sequence[torch.Tensor], options: MeasureOptions, files: AlternativeFiles | None, whole: bool,
+) -> list[float]:  # fmt: skip
+    """Measure the alternatives of a block, and write them down."""
+    windows = stream.calibration.windows[: len(dense)]
+    entering = [stream.window(i).clone() for i in range(len(windows))]
+
+    def measured() -> float:
+        return _divergence(model, found, 0 if whole else k, entering, dense, windows)
+
+    row, solved = _block_losses(found[k], choices, stream, measured, options.damping)
+    if files is not None:
+        layer = found[k].attention or found[k].feed_forward
+        declared = getattr(getattr(model, "config", None), "dtype", None)
+        kind = torch.float32 if layer is None else stored_dtype(weight_of(layer.projection).detach(), declared)
+        files.write(k, row, solved, kind)
+    return row
 
 
 def _block_losses(
     block: Block, choices: Sequence[tuple[int, int]], stream: Activations, measured: Callable[[], float], damping: float
-) -> list[float]:
-    """Return the loss of each alternative of a block."""
+) -> tuple[list[float], dict[str, dict[int, Floats]]]:
+    """Return the loss of each alternative of a block, and the projections of each size of its parts."""
     attention, mlp = block.attention, block.feed_forward
-    parts: list[tuple[nn.Module, dict[int, Floats]]] = []
+    parts: dict[str, dict[int, Floats]] = {}
     alone: list[dict[int, float]] = []
     for at, owner in enumerate((attention, mlp)):
-        sizes = sorted({c[at] for c in choices}, reverse=True)
+        sizes = sorted({c[at] for c in choices if c != (0, 0)}, reverse=True)
         found, weights = {sizes[0]: 0.0}, {}
         if owner is not None and len(sizes) > 1:
             name = block.stages[1 if at == 0 else -1][0]
@@ -187,14 +225,14 @@ def _block_losses(
             for size, new in weights.items():
                 with _exchanged([(owner.projection, new)]):
                     found[size] = max(0.0, measured())
-            parts.append((owner.projection, weights))
+            parts[PARTS[at]] = weights
         alone.append(found)
     out = [alone[0].get(a, np.inf) + alone[1].get(f, np.inf) for a, f in choices]
     if (0, 0) in choices:
         empty = [(o.projection, np.zeros(weight_of(o.projection).shape)) for o in (attention, mlp) if o is not None]
         with _exchanged(empty, biases=True):
             out[list(choices).index((0, 0))] = max(0.0, measured())
-    return [float(x) for x in out]
+    return [float(x) for x in out], parts
 
 
 def _resolved(layer: nn.Module, hessian: Floats, units: Any, sizes: Sequence[int], damping: float) -> dict[int, Floats]:
@@ -296,14 +334,14 @@ def _timed(
                     if smaller.feed_forward is not None and f < smaller.feed_forward.width:
                         remove_neurons(smaller.feed_forward, np.arange(f, smaller.feed_forward.width))
                     rest, named = arguments.of(block)[0]
-                    known[shape, a, f] = _fastest(partial(smaller.module, hidden, *rest, **named))
+                    known[shape, a, f] = fastest(partial(smaller.module, hidden, *rest, **named))
                 table[k, level] = known[shape, a, f]
-        whole = _fastest(partial(model, input_ids=ids, use_cache=False))
+        whole = fastest(partial(model, input_ids=ids, use_cache=False))
         costs[name], base[name] = table, max(0.0, whole - float(table[:, 0].sum()))
     return costs, base
 
 
-def _fastest(call: Callable[[], Any]) -> float:
+def fastest(call: Callable[[], Any]) -> float:
     """Milliseconds of the fastest of a few calls, after one that does not count."""
     call()
     taken = []

@@ -6,18 +6,22 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prunopt.api import solve
 from prunopt.core import validate
 from prunopt.core.arrays import Floats, Ints
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, Budgets, BudgetUse
 from prunopt.core.files import read_json
+from prunopt.core.solver import Limits
 from prunopt.forms import MultipleChoiceKnapsack
+
+if TYPE_CHECKING:
+    from prunopt.networks.transformers.alternative_files import AlternativeFiles
 
 RESOURCES = ("parameters", "memory", "kv_cache", "latency_ms", "decode_ms")  # that budgets may name
 GRANULARITY = ("blocks", "attention", "mlp", "heads", "ffn")  # what may be removed
@@ -25,25 +29,6 @@ TIMES = ("latency_ms", "decode_ms")
 NANO = 1e6  # nanoseconds of a millisecond: costs of the knapsack are whole numbers
 FORMAT = "prunopt-alternatives-1"
 TENSORS, RECORD = "alternatives.safetensors", "alternatives.json"
-
-
-@dataclass(frozen=True)
-class BudgetUse:
-    """A budget, what the choice uses of it, and its price.
-
-    Parameters
-    ----------
-    resource, limit, total, used
-        In the resource's own unit; ``total`` is what the model used before.
-    price
-        By how much the sum of losses would fall with one more unit, at the margin (nats a token); 0: not in the way.
-    """
-
-    resource: str
-    limit: float
-    total: float
-    used: float
-    price: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +74,8 @@ class Alternatives:
         What the rest of the model costs: embeddings, norms, the head.
     about
         How it was measured.
+    files
+        Where the projections that were re-solved are kept; None: nowhere.
     """
 
     groups: Ints
@@ -97,12 +84,29 @@ class Alternatives:
     costs: dict[str, Floats]
     base: dict[str, float]
     about: dict[str, Any]
+    files: AlternativeFiles | None = None
+
+    def restricted(self, granularity: Sequence[str]) -> Alternatives:
+        """Return the library without what removes other things than these: blocks, attention, mlp, heads, ffn."""
+        for name in granularity:
+            validate.one_of("granularity", name, GRANULARITY)
+        a, f = self.groups, self.neurons
+        gone = (a == 0) & (f == 0)
+        kinds = {
+            "blocks": gone, "attention": (a == 0) & (a[:, :1] > 0) & ~gone, "mlp": (f == 0) & (f[:, :1] > 0) & ~gone,
+            "heads": (a > 0) & (a < a[:, :1]), "ffn": (f > 0) & (f < f[:, :1]),
+        }  # fmt: skip
+        barred = np.zeros(a.shape, np.bool_)
+        for name in set(GRANULARITY) - set(granularity):
+            barred |= kinds[name]
+        about = self.about | {"granularity": [g for g in self.about["granularity"] if g in granularity]}
+        return replace(self, loss=np.where(barred, np.inf, self.loss), about=about)
 
     def total(self, resource: str) -> float:
         """Return what the unpruned model costs."""
         return self.base[resource] + float(self.costs[resource][:, 0].sum())
 
-    def limits(self, budgets: Sequence[Budget | str]) -> dict[str, float]:
+    def limits(self, budgets: Budgets) -> dict[str, float]:
         """Return the tightest limit of each resource that budgets name."""
         out: dict[str, float] = {}
         for budget in Budget.several(budgets, RESOURCES):
@@ -124,15 +128,21 @@ class Alternatives:
             whole[label] = math.floor(limit * unit)
         return MultipleChoiceKnapsack(np.vstack([self.loss, rest]), costs, whole)
 
-    def choose(self, budgets: Sequence[Budget | str], *, seconds: float | None = 60.0) -> Chosen:
+    def choose(
+        self, budgets: Budgets, *, factors: Any = 1.0, seconds: float | None = 60.0, gap: float = 1e-9
+    ) -> Chosen:
         """Return the alternatives of least total loss within budgets.
 
         Parameters
         ----------
         budgets
             ``po.Budget("memory", share=0.6)``, ``"latency_ms=0.7x"``, or several in one text.
+        factors : float, or (blocks, alternatives) float
+            What losses are multiplied with before the choice; > 0.
         seconds
             For the search; what is not proven by then is the best so far, with its gap.
+        gap
+            That is small enough.
 
         Raises
         ------
@@ -140,7 +150,8 @@ class Alternatives:
             If nothing fits: names the resource in the way, and the nearest feasible request.
         """
         limits = self.limits(budgets)
-        answer = solve(self.form(limits), limits=seconds)
+        weighted = replace(self, loss=self.loss * validate.floats("factors", factors, low=0.0))
+        answer = solve(weighted.form(limits), limits=Limits(seconds=seconds, gap=gap))
         levels = np.asarray(answer.value)[:-1]
         rows = np.arange(len(levels))
         prices = np.atleast_1d(answer.stats["penalties"] if "penalties" in answer.stats else answer.duals["penalty"])
@@ -152,7 +163,10 @@ class Alternatives:
         return Chosen(levels, *kept, tuple(uses), answer.objective, answer.bound, answer.gap)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``alternatives.safetensors`` (the arrays) and ``alternatives.json`` (the rest) to a folder."""
+        """Write ``alternatives.safetensors`` (the arrays) and ``alternatives.json`` (the rest) to a folder.
+
+        Projections that are kept in files are copied there.
+        """
         import torch
 
         from prunopt.core.files import write_json
@@ -164,14 +178,17 @@ class Alternatives:
         arrays |= {f"cost.{name}": table for name, table in self.costs.items()}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
         write_tensors(place / TENSORS, tensors, {"format": FORMAT})
+        if self.files is not None:
+            self.files.copy_to(place)
         write_json(place / RECORD, {"format": FORMAT, "base": self.base, "about": self.about})
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Alternatives:
         """Read what `save` wrote; ValueError says what is wrong with a file."""
         from prunopt.core.tensor_files import read_tensors
+        from prunopt.networks.transformers.alternative_files import AlternativeFiles
 
-        place = Path(folder)
+        place, files = Path(folder), AlternativeFiles(folder)
         try:
             record = dict(read_json(place / RECORD))
             base = {str(k): float(v) for k, v in dict(record["base"]).items()}
@@ -184,7 +201,8 @@ class Alternatives:
             costs = {name: found[f"cost.{name}"] for name in base}
             shape = found["loss"].shape
             validate.require(all(a.shape == shape for a in found.values()), str(place), "hold arrays alike", shape)
-            return cls(found["groups"], found["neurons"], found["loss"], costs, base, dict(record["about"]))
+            kept = files if all(map(files.has, range(shape[0]))) else None
+            return cls(found["groups"], found["neurons"], found["loss"], costs, base, dict(record["about"]), kept)
         except KeyError as error:
             raise validate.invalid(
                 str(place / TENSORS), "hold all arrays", validate.Shown(f"none called {error}")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ import torch
 from torch import nn
 
 from prunopt.core import validate
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, Budgets, BudgetUse
 from prunopt.networks.io.journal import Journal, model_digest
-from prunopt.networks.transformers.alternative_measuring import MeasureOptions, measure_alternatives
-from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, Alternatives, BudgetUse, Chosen
+from prunopt.networks.transformers.alternative_measuring import MeasureOptions, fastest, measure_alternatives
+from prunopt.networks.transformers.alternative_search import ChoiceOptions, choose_by_model
+from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES, Alternatives, Chosen
 from prunopt.networks.transformers.before_after import compared, measure
 from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration
@@ -38,11 +42,12 @@ COUNTED = ("parameters", "memory", "kv_cache")  # always known
 def prune_to_budgets(
     model: nn.Module,
     calibration: Any,
-    budget: Budget | str | Sequence[Budget | str],
+    budget: Budgets,
     *,
     granularity: Sequence[str] = GRANULARITY,
     alternatives: Alternatives | None = None,
     measuring: MeasureOptions | None = None,
+    choosing: ChoiceOptions | None = None,
     options: PruneOptions | None = None,
     resume_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -50,8 +55,8 @@ def prune_to_budgets(
     """Remove blocks, attentions, MLPs, heads and neurons so that the model is within several budgets.
 
     What every block may become is measured (`measure_alternatives`), the best alternatives within the budgets are
-    chosen with proof (`MultipleChoiceKnapsack`), then parts go and layers are re-solved one after another, as
-    `prune_transformer` does.
+    chosen with proof (`MultipleChoiceKnapsack`) by weights under which the whole model loses least
+    (`choose_by_model`), then parts go and layers are re-solved one after another, as `prune_transformer` does.
 
     Parameters
     ----------
@@ -63,9 +68,9 @@ def prune_to_budgets(
     granularity
         What may be removed: blocks, attention, mlp, heads, ffn.
     alternatives
-        Measured before; None: they are measured.
-    measuring, options
-        Details of measuring, and of re-solving.
+        Measured before; what removes anything else than ``granularity`` is left out. None: they are measured.
+    measuring, choosing, options
+        Details of measuring, of choosing, and of re-solving.
     resume_dir
         A folder in which a killed run goes on.
     seed
@@ -88,15 +93,16 @@ def prune_to_budgets(
         fits = alternatives.about.get("model") == digests["model"]
         given = validate.Shown("those of another model")
         validate.require(fits, "alternatives", "be those of the model", given, "measure them again")
-    else:
-        names = [r for r in RESOURCES if r in COUNTED or any(b.resource == r for b in asked)]
-        place = None if folder is None else folder / "alternatives"
-        alternatives = measure_alternatives(
-            work, tokens, granularity=granularity, resources=names, options=measuring, resume_dir=place
-        )
+        alternatives = alternatives.restricted(granularity)
     before = measure(work, options.evaluation or {})
-    chosen = alternatives.choose(asked)
-    found = blocks(work)
+    names = [r for r in RESOURCES if r in COUNTED or any(b.resource == r for b in asked)]
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder / "alternatives") as place:
+        if alternatives is None:
+            alternatives = measure_alternatives(
+                work, tokens, granularity=granularity, resources=names, options=measuring, resume_dir=place
+            )
+        choice = choose_by_model(work, tokens, alternatives, asked, options=choosing, seed=seed)
+    chosen, found = choice.chosen, blocks(work)
     total = _linear(found)
     parts = parts_of(chosen, found)
     plan = _plan(chosen, found, parts)
@@ -108,10 +114,10 @@ def prune_to_budgets(
         "method": WHOLE_UNITS.method, "allocation": "budgets", "parts": parts, "seed": seed,
         "groups": chosen.groups.tolist(), "neurons": chosen.neurons.tolist(), "refit": options.refit,
         "damping": options.damping, "shrinkage": options.shrinkage, "budgets": [asdict(b) for b in chosen.budgets],
-        "predicted": {"loss": chosen.loss, "bound": chosen.bound, "gap": chosen.gap},
+        "predicted": {"loss": chosen.loss, "bound": chosen.bound, "gap": chosen.gap}, "judged": choice.judged,
     }  # fmt: skip
     remove_parts(work, parts)
-    digests["options"] = json.dumps({k: v for k, v in plain.items() if k not in ("budgets", "predicted")})
+    digests["options"] = json.dumps({k: v for k, v in plain.items() if k not in ("budgets", "predicted", "judged")})
     journal = None if folder is None else Journal(folder / "layers", digests)
     walk = LayerwisePruning(work, tokens, WHOLE_UNITS.method, options, seed, journal)
     try:
@@ -122,7 +128,10 @@ def prune_to_budgets(
     removed = total - _linear(blocks(work))
     stock = write_config(work, blocks(work))
     restore(work, formats)
-    notes = (*(said(use) for use in chosen.budgets), _dropped(parts), f"proven gap of the choice: {chosen.gap:.1e}")
+    timed = measured_times(work, tokens.windows[:1], [b.resource for b in chosen.budgets])
+    plain["measured"] = timed
+    gap = f"proven gap of the choice: {chosen.gap:.1e}"
+    notes = (*(said(use, timed.get(use.resource)) for use in chosen.budgets), _dropped(parts), choice.note, gap)
     return PruneResult(work, tuple(walk.report), removed, removed, total, stock, plain, notes, digests, figures)
 
 
@@ -139,8 +148,15 @@ def parts_of(chosen: Chosen, found: Sequence[Block]) -> dict[str, list[int]]:
     return parts
 
 
-def said(use: BudgetUse) -> str:
-    """Return a budget in words: used and limit, and its price."""
+def measured_times(model: nn.Module, window: torch.Tensor, resources: Sequence[str]) -> dict[str, float]:
+    """Return the milliseconds of a model's pass over a window, and over one token, as far as they are asked for."""
+    ids = {"latency_ms": window, "decode_ms": window[:, :1]}
+    calls = {name: partial(model, input_ids=ids[name], use_cache=False) for name in ids if name in resources}
+    return {name: fastest(call) for name, call in calls.items()}
+
+
+def said(use: BudgetUse, measured: float | None = None) -> str:
+    """Return a budget in words: used and limit, what was measured afterwards, and its price."""
     if use.resource == "memory":
         unit, by, digits = "MB", 1e6, 2
     elif use.resource.endswith("_ms"):
@@ -152,7 +168,9 @@ def said(use: BudgetUse) -> str:
     price = f"one more {unit} would save {use.price * by:.3g} nats a token" if use.price > 0 else "not in the way"
     return (
         f"{use.resource}: {use.used / by:.{digits}f} of {use.limit / by:.{digits}f} {unit} used "
-        f"(before: {use.total / by:.{digits}f}); {price}"
+        f"(before: {use.total / by:.{digits}f}); "
+        + ("" if measured is None else f"measured on the result: {measured / by:.{digits}f}; ")
+        + price
     )
 
 

@@ -15,8 +15,6 @@ from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.recipes import UNITS
 from prunopt.networks.transformers.surgery import parameters_of
 
-RESOURCES = ("parameters",)  # what a budget of a transformer may name
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,23 +44,17 @@ def check_sparsity(sparsity: float) -> float:
     return validate.number("sparsity", sparsity, low=0, high=1, open_ends=")", mend=mend)
 
 
-def parameters_to_remove(budget: Budget | str | Sequence[Budget | str], total: int) -> int:
+def parameters_to_remove(budgets: Sequence[Budget], total: int) -> int:
     """Return how many of a model's parameters are over the tightest of some budgets.
 
     Parameters
     ----------
-    budget
-        One or several of the resource ``"parameters"``: of the whole model, embeddings among them, tied ones once.
+    budgets
+        Of the resource ``"parameters"``: of the whole model, embeddings among them, tied ones once.
     total
         Parameters of the model.
     """
-    given = [budget] if isinstance(budget, Budget | str) else list(budget)
-    validate.require(given, "budget", "hold a budget", given, 'pass po.Budget("parameters", share=0.8)')
-    others = [str(b) for b in Budget.several(given) if b.resource not in RESOURCES]
-    mend = "prunopt.networks.prune_to_budgets takes memory, kv_cache, latency_ms and decode_ms, several at once"
-    validate.require(not others, "budget", "be of parameters here", ", ".join(others), mend)
-    allowed = min(b.allowed(total) for b in Budget.several(given))
-    return total - math.floor(allowed)
+    return total - math.floor(min(b.allowed(total) for b in budgets))
 
 
 @dataclass(frozen=True)

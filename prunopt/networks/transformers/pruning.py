@@ -16,15 +16,17 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
-from prunopt.core.budget import Budget
+from prunopt.core.budget import Budget, Budgets
 from prunopt.core.deprecation import moved_arguments
 from prunopt.core.solver import Solver
 from prunopt.forms import MaskBlocks, QuadraticSubset
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers import distributed
+from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES
 from prunopt.networks.transformers.before_after import compared, measure, sizes
 from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
+from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
 from prunopt.networks.transformers.devices import device_of
 from prunopt.networks.transformers.families import Block, blocks, weight_of
@@ -67,7 +69,7 @@ def prune_transformer(
     calibration: Any,
     *,
     sparsity: float | None = None,
-    budget: Budget | str | Sequence[Budget | str] | None = None,
+    budget: Budgets | None = None,
     units: Sequence[str] | None = None,
     method: Method | None = None,
     allocation: Allocation | None = None,
@@ -106,8 +108,11 @@ def prune_transformer(
         Fraction removed of the parameters of all blocks' linear layers, met to 0.005 by one shape in all blocks, to one
         unit by shapes that differ; None: 0.2, or what the pattern N:M comes to.
     budget
-        In its place: ``po.Budget("parameters", share=0.8)``, ``"parameters=80M"`` or several. Counted are all
-        parameters of the model, embeddings among them; what is left is within it.
+        In its place: ``po.Budget("parameters", share=0.8)``, ``"parameters=80M"`` or several; a mapping
+        ``{"parameters": 0.8, "memory": "200MB"}``. Counted are all parameters of the model, embeddings among them; what
+        is left is within it. Where other resources are named (memory, kv_cache, latency_ms, decode_ms), alternatives of
+        blocks are measured and chosen by `prune_to_budgets`, which has more options; ``units`` then says what may go,
+        blocks, attention and mlp too.
     units
         What is removed: ``"ffn"`` (neurons), ``"heads"`` (whole key-value groups), or both. Not with ``pattern``.
     method
@@ -150,6 +155,10 @@ def prune_transformer(
         raise TypeError(f"prune_transformer() got an unexpected keyword argument {name!r}")
     if not isinstance(options, PruneOptions | None):
         raise TypeError(f"options must be PruneOptions or None, got {type(options).__name__}; pass PruneOptions(...)")
+    asked_of = [] if budget is None else Budget.several(budget, RESOURCES)
+    if any(b.resource != "parameters" for b in asked_of):
+        others = {"sparsity": sparsity, "method": method, "allocation": allocation, "pattern": pattern}
+        return _within_budgets(model, calibration, asked_of, units, options, others, run)
     recipe, options, tokens = recipe_for(pattern, units), options or PruneOptions(), as_calibration(calibration)
     device = device_of(run.get("device"))
     source = None
@@ -174,7 +183,7 @@ def prune_transformer(
         validate.require(
             shape is not None, "pattern", "be N:M with the method tile-flow", pattern, "pass one such as 2:4"
         )
-    sparsity, least = _goal(model, found, sparsity, budget, shape, pattern, recipe)
+    sparsity, least = _goal(model, found, sparsity, asked_of, shape, pattern, recipe)
     plan, why = None, tuple[str, ...]()
     if pattern is not None:
         mend = "zeros keep the shapes"
@@ -245,6 +254,25 @@ def prune_transformer(
         return result if finish is None else finish(result)
 
 
+def _within_budgets(
+    model: Any, calibration: Any, budgets: list[Budget], units: Sequence[str] | None, options: PruneOptions | None,
+    others: dict[str, Any], run: Run,
+) -> PruneResult:  # fmt: skip
+    """Hand a request for several resources to `prune_to_budgets`; what goes with single layers alone is refused."""
+    here = isinstance(model, nn.Module)
+    mend = "budgets of several resources choose among alternatives of blocks, which are measured on the whole model"
+    given = validate.Shown(str(model))
+    validate.require(here, "model", "be in memory with budgets of several resources", given, "pass read_model(...)[0]")
+    others |= {name: run.get(name) for name in ("device", "out", "repair")}
+    for name, value in others.items():
+        validate.require(value is None, name, "be left out with budgets of several resources", value, mend)
+    kinds = GRANULARITY if units is None else (units,) if isinstance(units, str) else tuple(units)
+    return prune_to_budgets(
+        model, calibration, budgets, granularity=kinds, options=options, resume_dir=run.get("resume_dir"),
+        seed=int(run.get("seed", 0)),
+    )  # fmt: skip
+
+
 def _default(recipe: Recipe, found: list[Block]) -> Method:
     """Return the recipe's solver; a search for heads ends within seconds, by a count that is the same anywhere."""
     if recipe.method != "obs-branch-and-bound":
@@ -280,17 +308,17 @@ def _units(units: Sequence[str] | None, pattern: Any, recipe: Recipe) -> tuple[s
 
 
 def _goal(
-    model: nn.Module, found: list[Block], sparsity: float | None, budget: Any, shape: tuple[int, int] | None,
-    pattern: Any, recipe: Recipe,
+    model: nn.Module, found: list[Block], sparsity: float | None, budget: Sequence[Budget],
+    shape: tuple[int, int] | None, pattern: Any, recipe: Recipe,
 ) -> tuple[float, int | None]:  # fmt: skip
     """Return the sparsity of the blocks' linear layers, and what a budget asks to remove at least."""
-    if budget is not None:
+    if budget:
         validate.require(sparsity is None, "sparsity", "be left out where a budget is given", sparsity)
-        whole = "zeros keep their places; pass a sparsity"
-        validate.require(pattern is None, "budget", f"be left out with pattern {pattern}", budget, whole)
+        whole, written = "zeros keep their places; pass a sparsity", ", ".join(map(str, budget))
+        validate.require(pattern is None, "budget", f"be left out with pattern {pattern}", written, whole)
         total, linear = sum(p.numel() for p in model.parameters()), _linear(found)
         least = parameters_to_remove(budget, total)
-        has = validate.Shown(f"{budget} for a model of {total:,}")
+        has = validate.Shown(f"{written} for a model of {total:,}")
         validate.require(least > 0, "budget", "leave something to remove", has, "ask for less")
         validate.require(
             least < linear, "budget", f"be met by the {linear:,} parameters of blocks", has, "ask for more"
@@ -370,7 +398,7 @@ def _asked(
     own: dict[str, Any] = asdict(method) if is_dataclass(method) and not isinstance(method, type) else {}
     return {
         "units": list(units), "sparsity": sparsity,
-        "budget": None if budget is None else str(budget) if isinstance(budget, Budget | str) else [*map(str, budget)],
+        "budget": [*map(str, budget)] or None,
         "method": name_of(method), "method_options": own,
         "allocation": allocation if isinstance(allocation, str) else "given",
         "sparsities": [float(s) for s in numbers],
