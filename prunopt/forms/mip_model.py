@@ -311,6 +311,10 @@ class Model:
                 model.addConstraint(pulp.LpAffineExpression(row) >= float(low), f"row_{r}_bottom")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at x: a start for an engine."""
+        return {f"x_{i}": float(v) for i, v in enumerate(self._as_value(x))}
+
     def read_pulp(self, model: pulp.LpProblem) -> Floats:
         """Return x from a solved `to_pulp` model; what the engine left beside a whole number is rounded to it."""
         found = model.variablesDict()

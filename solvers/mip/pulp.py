@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,8 +26,9 @@ class Pulp(Solver[Any]):
 
     The bound is the engine's claim; ``stats["bound"]`` says so, and `prunopt.verify` holds it against another exact
     solver. At a limit, and at Ctrl-C, HiGHS's bound and best solution are kept; from other engines PuLP hands back no
-    bound. ``limits.gap`` is handed on to HiGHS, and to CBC, which takes it as a share of the larger of the
-    two numbers; others run to 1e-9, for what they prove at a gap is not known.
+    bound. A start is handed to HiGHS and CBC as their first solution. ``limits.gap`` is handed on to HiGHS, and to CBC,
+    which takes it as a share of the larger of the two numbers; others run to 1e-9, for what they prove at a gap is not
+    known.
 
     Parameters
     ----------
@@ -54,6 +55,8 @@ class Pulp(Solver[Any]):
         scale = objective_scale(model.objective.values())
         model.setObjective(model.objective * scale)
         rescaled = _scale_rows(model)
+        if limits.start is not None and hasattr(problem, "pulp_values"):
+            _begin_with(model, problem.pulp_values(limits.start))
         with engines.interruptible() if find_spec("highspy") else nullcontext() as stop:
             if stop is not None:
                 stop.tell = _teller(run, scale, float(model.objective.constant) / scale)
@@ -118,17 +121,28 @@ class Pulp(Solver[Any]):
                 options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, TIGHT)}
                 if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
                     options["options"] = ["preprocess off", f"randomCbcSeed {seed % 2**31}"]
-                    options["gapRel"] = _share(limits.gap)
+                    options.update(gapRel=_share(limits.gap), warmStart=limits.start is not None)
                 if label == "HiGHS":
-                    options.update(gapRel=limits.gap, random_seed=seed % 2**31)
+                    options.update(gapRel=limits.gap, random_seed=seed % 2**31, parallel="off")
                     options.update(callbackTuple=(stop, None), callbacksToActivate=stop.callbacks)
                 if limits.seconds is not None:
                     options["timeLimit"] = max(float(limits.seconds), 0.01)
                 with warnings.catch_warnings():
                     # PuLP 3 warns that its bundled CBC leaves with PuLP 4; it is what a plain install has.
                     warnings.simplefilter("ignore", DeprecationWarning)
-                    return pulp.getSolver(label, **options), label
+                    engine = pulp.getSolver(label, **options)
+                if label == "HiGHS" and limits.start is not None:
+                    engines.begin_with_values(engine)
+                return engine, label
         raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _begin_with(model: Any, values: Mapping[str, float]) -> None:
+    """Give the variables their values at a start; engines complete what is not named."""
+    found = model.variablesDict()
+    for name, value in values.items():
+        if name in found:
+            found[name].setInitialValue(value, check=False)
 
 
 def _teller(run: Run, scale: float, constant: float) -> Callable[[float, float], bool]:

@@ -304,6 +304,12 @@ class MultipleChoiceKnapsack:
             model.addConstraint(spent <= int(self.limits[r]) // unit, name)
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a choice: a start for an engine."""
+        chosen = np.asarray(x, np.int64)
+        spans = {f"span_{s}": float(chosen[span[0]] == self.n_levels + s) for s, span in enumerate(self.spans)}
+        return spans | {f"y_{g}_{j}": float(chosen[g] == j) for g, j in np.argwhere(np.isfinite(self.loss)).tolist()}
+
     def read_pulp(self, model: pulp.LpProblem) -> Ints:
         """Return the chosen levels of a solved `to_pulp` model."""
         found = model.variablesDict()

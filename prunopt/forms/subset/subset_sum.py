@@ -325,6 +325,10 @@ class SubsetSum:
             model.addConstraint(total >= float(t) - room, f"target_{i}_bottom")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a mask: a start for an engine."""
+        return {f"x_{i}_{j}": float(kept) for (i, j), kept in np.ndenumerate(np.asarray(x, np.bool_))}
+
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return the mask held by the variables of a solved `to_pulp` model."""
         found = model.variablesDict()
