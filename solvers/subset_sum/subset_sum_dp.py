@@ -15,10 +15,11 @@ from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.forms.subset.subset_sum import SubsetSum
 from prunopt.solvers.subset_sum.subset_sum_milp import SubsetSumMilp, one_target
-from prunopt.solvers.subset_sum.subset_sum_mitm import Subsets, answer, nothing_yet, smallest_subsets
+from prunopt.solvers.subset_sum.subset_sum_mitm import STEPPED, Subsets, answer, nothing_yet, smallest_subsets
 
 TABLE = 2**31  # entries: candidates times different sums
 QUICK = 2**29  # entries of tables that are filled at once, before subsets of few candidates are looked at
+ENUMERATED, TINY = 24, 2**24  # candidates that are enumerated in a moment, and entries that are filled in one
 PROGRAMS = 100  # integer programs, one for each target, that are solved without being asked for by name
 
 
@@ -46,13 +47,18 @@ class SubsetSumDp(Solver[SubsetSum]):
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     reference: ClassVar[str] = "Bellman 1957; Horowitz & Sahni, J. ACM 1974"
 
+    @classmethod
+    def rank_on(cls, problem: SubsetSum) -> int:
+        """First where the sums of more than 24 candidates are few."""
+        few = problem.n_candidates > ENUMERATED and has_small_tables(problem, TINY)
+        return cls.rank - 6 if few else cls.rank
+
     def solve(self, problem: SubsetSum, limits: Limits, seed: int) -> Solution[Bools]:
         """Return the smallest subsets; targets left open by the limits are answered greedily."""
         run = Run(limits)
         half = limits if limits.seconds is None else replace(limits, seconds=limits.seconds / 2)
         fixed = problem.fixed
-        small = sum(map(table_size, fixed.pools)) <= QUICK
-        found = nothing_yet(problem) if small else smallest_subsets(problem, limits=half)
+        found = nothing_yet(problem) if has_small_tables(problem, QUICK) else smallest_subsets(problem, limits=half)
         stats: dict[str, Any] = {"by enumeration": int(found.settled.sum())}
         claimed, why = np.zeros(problem.n_targets, np.bool_), ""
         for pool in np.unique(fixed.pool[~found.settled]):
@@ -75,6 +81,12 @@ class SubsetSumDp(Solver[SubsetSum]):
             stats = {**solution.stats, "bound": "claimed by an engine"}
             return replace(solution, duals={}, stats=stats)
         return solution
+
+
+def has_small_tables(problem: SubsetSum, most: int) -> bool:
+    """Whether the tables of all pools together have so few entries; not looked at where pools are many."""
+    pools = problem.fixed.pools
+    return pools.size <= STEPPED and sum(map(table_size, pools)) <= most
 
 
 def table_size(row: Ints) -> int:
