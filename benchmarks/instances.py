@@ -25,7 +25,7 @@ from prunopt.forms import Closure, MultipleChoiceKnapsack, QuadraticKnapsack, Su
 
 LIMIT = 10.0  # seconds for every solver and instance
 RANGE = 1000  # of weights and profits
-SIZES = (100, 1000, 10_000)
+SIZES = (100, 1000, 10_000, 100_000)
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 

@@ -123,6 +123,22 @@ def run_pulp(model: Any, engine: Any, label: str) -> str:
     return "" if readable else f"did not solve the model ({status.name})"
 
 
+def begin_with_values(engine: Any) -> None:
+    """Have PuLP's HiGHS take the values that variables have when it is called as its first solution."""
+    build = engine.buildSolverModel
+
+    def build_and_begin(model: Any) -> None:
+        import numpy as np
+
+        build(model)
+        known = [(v.index, v.varValue) for v in model.variables() if v.varValue is not None]
+        if known:
+            places, values = zip(*known, strict=True)
+            model.solverModel.setSolution(len(known), np.array(places, np.int32), np.array(values, np.float64))
+
+    engine.buildSolverModel = build_and_begin
+
+
 class Interruption:
     """Whether Ctrl-C was pressed while HiGHS ran; the callback that stops it, and that tells how far it is.
 

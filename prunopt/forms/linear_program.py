@@ -140,6 +140,10 @@ class LinearProgram:
             model.addConstraint(pulp.LpAffineExpression(terms) <= float(self.b[r]), f"row_{r}")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at x: a start for an engine."""
+        return {f"x_{i}": float(v) for i, v in enumerate(self._as_value(x))}
+
     def read_pulp(self, model: pulp.LpProblem) -> Floats:
         """Return x from a solved `to_pulp` model."""
         found = model.variablesDict()

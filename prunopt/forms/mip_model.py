@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from prunopt.core.arrays import Floats
 from prunopt.core.display import one_line
-from prunopt.core.engines import new_engine, no_stdout, set_options
+from prunopt.core.model_parser import REFUSED
 from prunopt.core.problem import Reduced
 from prunopt.core.solution import Solution
 from prunopt.core.validate import Shown, bools, floats, of_shape, refuse, require
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import pulp
 
 INFINITE = 1e20  # what model files mean by infinity
-REFUSED = 3  # exit status of the process that parses, for files that it can read but not take
 ROUNDING = 1e-5  # how far from a whole number an engine may leave an integer variable
 
 
@@ -311,6 +310,10 @@ class Model:
                 model.addConstraint(pulp.LpAffineExpression(row) >= float(low), f"row_{r}_bottom")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at x: a start for an engine."""
+        return {f"x_{i}": float(v) for i, v in enumerate(self._as_value(x))}
+
     def read_pulp(self, model: pulp.LpProblem) -> Floats:
         """Return x from a solved `to_pulp` model; what the engine left beside a whole number is rounded to it."""
         found = model.variablesDict()
@@ -345,7 +348,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
         pass
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model.npz"
-        words = [sys.executable, "-c", "from prunopt.forms.mip_model import _parse; _parse()", str(file), str(place)]
+        words = [sys.executable, "-c", "from prunopt.core.model_parser import parse; parse()", str(file), str(place)]
         paths = os.pathsep.join(p for p in sys.path if p)
         done = subprocess.run(words, capture_output=True, env={**os.environ, "PYTHONPATH": paths}, check=False)
         said = done.stderr.decode(errors="replace").strip()
@@ -362,7 +365,9 @@ def _whole(file: Path, parts: dict[str, Any]) -> Model:
 
     names = {key: tuple(parts.pop(key).tolist()) for key in ("names", "row_names")}
     data, indices, indptr = (parts.pop(key) for key in ("data", "indices", "indptr"))
-    A = sparse.csr_array((data, indices, indptr), shape=(len(indptr) - 1, len(parts["c"])))
+    shape = len(parts["row_lower"]), len(parts["c"])
+    kind = sparse.csc_array if parts.pop("by_column") else sparse.csr_array
+    A: Any = kind((data, indices, indptr), shape=shape) if len(data) else sparse.csr_array(shape)
     offset, maximise = float(parts.pop("offset")), bool(parts.pop("maximise"))
     try:
         return Model(A=A, offset=offset, maximise=maximise, **parts, **names)
@@ -370,66 +375,5 @@ def _whole(file: Path, parts: dict[str, Any]) -> Model:
         raise ValueError(f"{file}: {error}") from None
 
 
-def _parse() -> None:
-    """Parse ``argv[1]`` and write the arrays to ``argv[2]``; what is wrong goes to standard error."""
-    try:
-        parts = _parsed(Path(sys.argv[1]))
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(REFUSED) from None
-    np.savez(sys.argv[2], **parts)
-
-
-def _parsed(file: Path) -> dict[str, Any]:
-    import highspy
-
-    with tempfile.TemporaryDirectory() as folder, no_stdout():
-        log = Path(folder) / "log"
-        engine = new_engine({"output_flag": True, "log_to_console": False, "log_file": str(log)})
-        status = engine.readModel(str(file))
-        set_options(engine, {"log_file": ""})
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    lp, quadratic = engine.getLp(), engine.getModel().hessian_.dim_
-    if status == highspy.HighsStatus.kError or lp.num_col_ == 0:
-        said = [line.split(":", 1)[1].strip() for line in lines if line.startswith("ERROR")]
-        why = said[-1] if said and str(file) not in said[-1] else "damaged, empty, or another format"
-        raise ValueError(f"{file}: cannot be read as a model ({why})")
-    if quadratic:
-        raise ValueError(f"{file}: has a quadratic objective; linear models are supported")
-    kinds = list(lp.integrality_)
-    plain = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-    if any(kind not in plain for kind in kinds):
-        raise ValueError(f"{file}: has semi-continuous variables; continuous and integer ones are supported")
-    A = _matrix(lp)
-    return {
-        "c": np.array(lp.col_cost_, np.float64),
-        "data": A.data,
-        "indices": A.indices,
-        "indptr": A.indptr,
-        "row_lower": np.array(lp.row_lower_, np.float64),
-        "row_upper": np.array(lp.row_upper_, np.float64),
-        "lower": np.array(lp.col_lower_, np.float64),
-        "upper": np.array(lp.col_upper_, np.float64),
-        "integer": np.array([kind == highspy.HighsVarType.kInteger for kind in kinds] or [False] * lp.num_col_),
-        "offset": np.float64(lp.offset_),
-        "maximise": np.bool_(lp.sense_ == highspy.ObjSense.kMaximize),
-        "names": np.array([str(name) for name in lp.col_names_], np.str_),
-        "row_names": np.array([str(name) for name in lp.row_names_], np.str_),
-    }
-
-
 def _side(bound: float) -> float | None:
     return float(bound) if np.isfinite(bound) else None
-
-
-def _matrix(lp: Any) -> Any:
-    import highspy
-    from scipy import sparse
-
-    held = lp.a_matrix_
-    parts = (np.array(held.value_), np.array(held.index_), np.array(held.start_))
-    by_column = held.format_ == highspy.MatrixFormat.kColwise
-    kind = sparse.csc_array if by_column else sparse.csr_array
-    if not len(parts[0]):
-        return sparse.csr_array((lp.num_row_, lp.num_col_))
-    return sparse.csr_array(kind(parts, shape=(lp.num_row_, lp.num_col_)))

@@ -16,6 +16,8 @@ from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsa
 from prunopt.solvers.knapsack._level_exchange import exchanged
 from prunopt.solvers.knapsack.choice_lagrange import ChoiceLagrange
 
+FIRST = 20_000  # partial choices for one group before the number of groups gets a multiplier
+
 
 @dataclass(frozen=True)
 class ChoiceDp(Solver[MultipleChoiceKnapsack]):
@@ -26,7 +28,9 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
     after another, those first whose second-best level has the least reduced loss; a partial choice (a cost and a
     reduced loss) goes as soon as it cannot beat the best choice known, or another one costs and loses no more. When no
     partial choice is left, the best one known is optimal. The answer's bound claims just that, and the form checks the
-    claim by a list of its own (`MultipleChoiceKnapsack.bound`).
+    claim by a list of its own (`MultipleChoiceKnapsack.bound`). Where partial choices are many, and groups have two
+    levels, the choices are split by how many groups are above their cheapest level, and that number gets a penalty of
+    its own [2]_: losses that are costs plus a constant need it.
 
     Parameters
     ----------
@@ -37,6 +41,7 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
     References
     ----------
     .. [1] D. Pisinger, "A minimal algorithm for the multiple-choice knapsack problem", EJOR 83 (1995).
+    .. [2] S. Martello, P. Toth, "Upper bounds and algorithms for hard 0-1 knapsack problems", Oper. Res. 45 (1997).
     """
 
     name: ClassVar[str] = "choice-dp"
@@ -78,8 +83,14 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
         value, duals, note = first.value, dict(first.duals), ""
         stats: dict[str, Any] = {"groups joined": 0, "states": 0}
         if not run.solved:
-            value, note = self._search(problem, first, run, stats)
-            if not note:
+            value, note = self._search(problem, first, run, stats, min(self.states, FIRST))
+            if (note or stats["states"] > FIRST) and self.states > FIRST and not run.out_of_time:
+                done = not note  # a list this long takes the form's check its time: a bound of its own may do instead
+                first, duals = self._counted(problem, replace(first, value=value, objective=run.objective), run)
+                value, note = first.value, ""
+                if not run.solved and not done:
+                    value, note = self._search(problem, first, run, stats, self.states)
+            if not note and not run.solved:
                 duals["claim"] = run.objective
         bound = problem.bound(duals)
         run.report(run.objective, bound)
@@ -96,8 +107,27 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
             message=note or ("" if done else "the claim could not be checked within the form's memory"),
         )
 
+    @staticmethod
+    def _counted(
+        problem: MultipleChoiceKnapsack, first: Solution[Any], run: Run
+    ) -> tuple[Solution[Any], dict[str, Any]]:
+        """Improve choice and bound of two levels a group by a multiplier of the groups above their cheapest level."""
+        from prunopt.solvers.knapsack._count_split import split
+
+        parts = split(problem)
+        duals = dict(first.duals) | ({} if parts is None else parts.duals)
+        if parts is None:
+            return first, duals
+        bound = problem.bound(duals)
+        run.report(first.objective, bound)
+        value = parts.improved(first.value, lambda change: run.out_of_time or first.objective + change <= bound)
+        if problem.objective(value) < first.objective:
+            first = replace(first, value=value, objective=problem.objective(value))
+            run.report(first.objective, bound)
+        return first, duals
+
     def _search(
-        self, problem: MultipleChoiceKnapsack, first: Solution[Any], run: Run, stats: dict[str, Any]
+        self, problem: MultipleChoiceKnapsack, first: Solution[Any], run: Run, stats: dict[str, Any], most: int
     ) -> tuple[Ints, str]:
         """Return the best choice, and why the search stopped early (empty where it did not)."""
         from prunopt.solvers.knapsack._choice_kernel import grow, slopes
@@ -128,8 +158,8 @@ class ChoiceDp(Solver[MultipleChoiceKnapsack]):
             levels = np.flatnonzero(useful[g])
             if run.out_of_time:
                 return self._trace_back(first.value, base, history, best), "out of time; the bound is the relaxation's"
-            if len(spent) * len(levels) > self.states:
-                note = f"over {self.states} partial choices; the bound is the relaxation's"
+            if len(spent) * len(levels) > most or (most < self.states and stats["states"] > 10 * most):
+                note = f"over {most} partial choices; the bound is the relaxation's"
                 return self._trace_back(first.value, base, history, best), note
             run.evaluations += 1
             spent, lost, parent, which = grow(

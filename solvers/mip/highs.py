@@ -64,6 +64,9 @@ class Highs(Solver[LinearProgram]):
         kinds = highspy.HighsModelStatus
         try:
             engine = _engine(problem, self.method, limits, seed)
+            if limits.start is not None:
+                n = len(problem.c)
+                engine.setSolution(n, np.arange(n, dtype=np.int32), np.asarray(limits.start, np.float64))
             status = engines.run(engine)
             if status in (kinds.kUnboundedOrInfeasible, kinds.kUnknown):
                 other = "ipm" if status == kinds.kUnknown and self.method in ("choose", "simplex") else "simplex"
@@ -102,14 +105,16 @@ class Highs(Solver[LinearProgram]):
 
 
 def objective_scale(coefficients: Iterable[float]) -> float:
-    """Return the factor that makes the least objective coefficient 1, but the greatest at most 1e9.
+    """Return the factor that makes the least objective coefficient 1, but the greatest at most 1e9; 1 from 1 to 1e9.
 
     Engines compare reduced costs and objectives with absolute tolerances near 1e-7, within which the objectives of
     pruning tasks (errors per row and tree) would drown.
     """
     sizes = np.abs(np.fromiter(coefficients, np.float64))
     sizes = np.maximum(sizes[sizes > 0], 1e-290)  # the inverse of a denormal number overflows
-    return float(min(1.0 / sizes.min(), 1e9 / sizes.max())) if len(sizes) else 1.0
+    if not len(sizes) or (sizes.min() >= 1.0 and sizes.max() <= 1e9):  # an engine's own rules know whole numbers
+        return 1.0
+    return float(min(1.0 / sizes.min(), 1e9 / sizes.max()))
 
 
 def _engine(problem: LinearProgram, method: str, limits: Limits, seed: int) -> Any:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, ClassVar
+
+import numpy as np
 
 from prunopt.core import engines
 from prunopt.core.problem import Modelled
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
-from prunopt.solvers.mip.highs import objective_scale
+from prunopt.forms.mip_model import Model
+from prunopt.solvers.mip.highs import Highs, objective_scale
 
 CBC = ("PULP_CBC_CMD", "COIN_CMD")
+EXACT = 1e-12  # violation, relative, above which continuous variables are solved for once more
+POLISH = 10.0  # seconds that this may take
 TIGHT = 1e-9  # a gap at which an engine's "optimal" counts as such
 
 
@@ -26,8 +31,9 @@ class Pulp(Solver[Any]):
 
     The bound is the engine's claim; ``stats["bound"]`` says so, and `prunopt.verify` holds it against another exact
     solver. At a limit, and at Ctrl-C, HiGHS's bound and best solution are kept; from other engines PuLP hands back no
-    bound. ``limits.gap`` is handed on to HiGHS, and to CBC, which takes it as a share of the larger of the
-    two numbers; others run to 1e-9, for what they prove at a gap is not known.
+    bound. A start is handed to HiGHS and CBC as their first solution. ``limits.gap`` is handed on to HiGHS, and to CBC,
+    which takes it as a share of the larger of the two numbers; others run to 1e-9, for what they prove at a gap is not
+    known.
 
     Parameters
     ----------
@@ -54,6 +60,8 @@ class Pulp(Solver[Any]):
         scale = objective_scale(model.objective.values())
         model.setObjective(model.objective * scale)
         rescaled = _scale_rows(model)
+        if limits.start is not None and hasattr(problem, "pulp_values"):
+            _begin_with(model, problem.pulp_values(limits.start))
         with engines.interruptible() if find_spec("highspy") else nullcontext() as stop:
             if stop is not None:
                 stop.tell = _teller(run, scale, float(model.objective.constant) / scale)
@@ -82,6 +90,8 @@ class Pulp(Solver[Any]):
             message = f"{label} stopped with {kind.lower()!r} and no solution; give it more time"
             return Solution(Status.FAILED, None, solver=self.name, stats=stats, message=message)
         value = problem.read_pulp(model)
+        if isinstance(problem, Model) and problem.violation(value) > EXACT * problem.violation_unit:
+            value = _with_whole_numbers(problem, value, seed)
         objective = problem.objective(value)
         done, bound = found == pulp.LpSolutionOptimal, -math.inf
         slack = float(getattr(problem, "slack", 0.0))  # of a form whose integers stand for rounded numbers
@@ -118,17 +128,45 @@ class Pulp(Solver[Any]):
                 options: dict[str, Any] = {"msg": False, "gapRel": min(limits.gap, TIGHT)}
                 if label in CBC:  # its integer preprocessing cuts off optima: see tests/trust/test_differential.py
                     options["options"] = ["preprocess off", f"randomCbcSeed {seed % 2**31}"]
-                    options["gapRel"] = _share(limits.gap)
+                    options.update(gapRel=_share(limits.gap), warmStart=limits.start is not None)
                 if label == "HiGHS":
-                    options.update(gapRel=limits.gap, random_seed=seed % 2**31)
+                    options.update(gapRel=limits.gap, random_seed=seed % 2**31, parallel="off")
                     options.update(callbackTuple=(stop, None), callbacksToActivate=stop.callbacks)
                 if limits.seconds is not None:
                     options["timeLimit"] = max(float(limits.seconds), 0.01)
                 with warnings.catch_warnings():
                     # PuLP 3 warns that its bundled CBC leaves with PuLP 4; it is what a plain install has.
                     warnings.simplefilter("ignore", DeprecationWarning)
-                    return pulp.getSolver(label, **options), label
+                    engine = pulp.getSolver(label, **options)
+                if label == "HiGHS" and limits.start is not None:
+                    engines.begin_with_values(engine)
+                return engine, label
         raise ValueError(f"engine={name!r}: PuLP finds {', '.join(available) or 'no solver'} here")
+
+
+def _with_whole_numbers(model: Model, value: Any, seed: int) -> Any:
+    """Solve for the other variables with the integer ones fixed: an engine leaves them up to 1e-6 beside whole numbers.
+
+    What that gains the others breaks the rows once the whole numbers are in place.
+    """
+    fixed = replace(
+        model,
+        lower=np.where(model.integer, value, model.lower),
+        upper=np.where(model.integer, value, model.upper),
+        integer=np.zeros_like(model.integer),
+    )
+    reduced = fixed.reduce()
+    answer = Highs().solve(reduced.form, Limits(seconds=POLISH), seed)
+    better = None if answer.value is None else reduced.back(answer.value)
+    return value if better is None or model.violation(better) >= model.violation(value) else better
+
+
+def _begin_with(model: Any, values: Mapping[str, float]) -> None:
+    """Give the variables their values at a start; engines complete what is not named."""
+    found = model.variablesDict()
+    for name, value in values.items():
+        if name in found:
+            found[name].setInitialValue(value, check=False)
 
 
 def _teller(run: Run, scale: float, constant: float) -> Callable[[float, float], bool]:

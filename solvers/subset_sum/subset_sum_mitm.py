@@ -20,6 +20,7 @@ from prunopt.solvers.subset_sum import _meet_in_the_middle as kernel
 GOALS = ("size", "error")
 SLICE = 0.2  # seconds between two looks at the clock
 MOST = 128  # candidates that the masks of the kernel hold
+STEPPED = 100_000  # candidates whose divisors are looked at before the search
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +169,16 @@ def smallest_subsets(problem: SubsetSum, *, objective: str = "size", limits: Lim
         When to stop; what is not settled by then says so.
     """
     return _search(problem, SubsetSumMitm(objective=objective).objective, Run(limits or Limits()))
+
+
+def nothing_yet(problem: SubsetSum) -> Subsets:
+    """Return that no target was looked at; those beyond all sums are settled."""
+    m, n = problem.n_targets, problem.n_candidates
+    none, kept = np.zeros((2, m), np.bool_), np.zeros((m, n), np.bool_)
+    error = np.full(m, np.inf)
+    subsets = Subsets(problem, np.zeros(m, np.int64), error, none[0], none[1], problem.least_reaching(), kept)
+    out_of_reach(problem, subsets)
+    return subsets
 
 
 def size_error_fronts(problem: SubsetSum, largest: int | None = None) -> Fronts:
@@ -342,8 +353,17 @@ def _fewest_job(problem: SubsetSum, out: kernel.Found) -> Callable[[Ints], None]
     fixed, largest = problem.fixed, problem.provable_size
     pool = kernel.room(problem.n_candidates, largest)
 
+    missed = np.zeros(problem.n_targets, np.int64)
+    if fixed.pools.size <= STEPPED:
+        missed[:] = [problem.missed_by_step(i) for i in range(problem.n_targets)]
+
     def job(part: Ints) -> None:
-        kernel.fewest(part, fixed.targets, fixed.pool, fixed.pools, fixed.epsilon, largest, pool, out)
+        able = part[missed[part] == 0]
+        kernel.fewest(able, fixed.targets, fixed.pool, fixed.pools, fixed.epsilon, largest, pool, out)
+        for i in part[missed[part] > 0]:  # a sum as near as a divisor of all candidates allows is the nearest
+            alone = np.array([i])
+            kernel.fewest(alone, fixed.targets, fixed.pool, fixed.pools, int(missed[i]), largest, pool, out)
+            out.size[i] = min(int(out.size[i]), kernel.UNREACHED)
 
     return job
 

@@ -205,6 +205,10 @@ class BudgetedClosure:
             model.addConstraint(spent <= self.capacity, "budget")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a closure: a start for an engine."""
+        return self.closure.pulp_values(x)
+
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return the items chosen by a solved `to_pulp` model."""
         return self.closure.read_pulp(model)

@@ -403,6 +403,14 @@ class Closure:
             model.addConstraint(x[a] <= x[b])
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a closure: a start for an engine."""
+        chosen = np.asarray(x, np.bool_)
+        values = {f"x_{h}": float(v) for h, v in enumerate(chosen)}
+        needed = np.zeros(self.n_requirements, np.bool_)
+        needed[self.indices[np.repeat(chosen, np.diff(self.indptr))]] = True
+        return values | {f"w_{j}": float(v) for j, v in enumerate(needed)}
+
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return the items chosen by a solved `to_pulp` model."""
         found = model.variablesDict()

@@ -76,6 +76,23 @@ def bound(choices: Choices, multipliers: Sequence[float], claim: float = -math.i
     return max(rounded, least_found)
 
 
+def counted_bound(choices: Choices, duals: Mapping[str, Any]) -> float:
+    """Return the lesser bound of the choices of fewer than K groups above their cheapest level, and of K or more."""
+    number, sides = duals["split"], np.asarray(duals.get("sides"), np.float64)
+    if not isinstance(number, (int, np.integer)) or sides.shape != (2, 2):
+        raise CertificateError(f"duals['split'] must be a whole number, with sides of shape (2, 2), got {sides.shape}")
+    if not (np.isfinite(sides) & (sides >= 0)).all():
+        raise CertificateError("duals['sides'] must hold finite numbers >= 0")
+    cost, there = choices.costs[0], np.isfinite(choices.loss)
+    least = np.where(there, cost, MISSING).min(axis=1)
+    above = (cost > least[:, None]).astype(np.int64)
+    fewer = choices._replace(costs=(cost, above), limits=(choices.limits[0], int(number) - 1))
+    # "at least K above" reads "at most G - K at the cheapest"
+    more = choices._replace(costs=(cost, 1 - above), limits=(choices.limits[0], len(cost) - int(number)))
+    claim = float(duals.get("claim", -math.inf))
+    return min(bound(side, tuple(own), claim) for side, own in zip((fewer, more), sides.tolist(), strict=True))
+
+
 class Lattice(NamedTuple):
     """All values that a choice can lose are ``base`` plus a multiple of ``step``, all of them whole numbers."""
 

@@ -315,6 +315,11 @@ class CoupledKnapsack:
         model.addConstraint(pulp.LpAffineExpression(spent) <= self.budget / unit * (1 + 1e-9), "budget")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the binaries of the `to_pulp` model are at a choice: a start for an engine."""
+        chosen = np.asarray(x, np.int64)
+        return {f"x_{i}_{k}": float(chosen[i] == k) for i, k in np.argwhere(np.isfinite(self.loss)).tolist()}
+
     def read_pulp(self, model: pulp.LpProblem) -> Ints:
         """Return the options held by the variables of a solved `to_pulp` model."""
         found, value = model.variablesDict(), np.zeros(self.n_groups, np.int64)

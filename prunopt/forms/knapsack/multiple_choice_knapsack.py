@@ -16,7 +16,7 @@ from prunopt.core.arrays import Ints
 from prunopt.core.display import one_line
 from prunopt.core.validate import Shown, floats, ints, refuse, require, whole_number
 from prunopt.forms.knapsack._choice_tree import Options, tree_bound
-from prunopt.forms.knapsack._lagrangian import Choices, bound, multiplier_of
+from prunopt.forms.knapsack._lagrangian import Choices, bound, counted_bound, multiplier_of
 
 if TYPE_CHECKING:
     import pulp
@@ -225,14 +225,17 @@ class MultipleChoiceKnapsack:
 
         With one budget and no spans a claim "no choice loses less than v" is checked by listing, group by group, the
         partial choices that could still end below v. If a choice below v remains, the bound is what it loses. In all
-        cases the nodes of a search tree may have penalties of their own: the bound is the least of its leaves'.
+        cases the nodes of a search tree may have penalties of their own: the bound is the least of its leaves'. A
+        ``"split"`` K says that choices of fewer than K groups above their cheapest level, and those of K or more, have
+        penalties of their own, of the budget and of that number: the bound is the lesser of the two.
 
         Parameters
         ----------
         duals
             ``"penalty"``: :math:`\lambda \ge 0` (until the last release ``"price"``), R numbers where there are
             several; ``"claim"``: v, optional. A tree: ``"penalties"`` (nodes, R), ``"parent"``, ``"second"``,
-            ``"group"`` (nodes,), ``"levels"`` (nodes, L + spans), and ``"claim"``.
+            ``"group"`` (nodes,), ``"levels"`` (nodes, L + spans), and ``"claim"``. ``"split"``: K, with ``"sides"``
+            (2, 2), the penalties of the budget and of the number for fewer, and for K or more.
         """
         if not self.n_groups:
             return 0.0
@@ -240,7 +243,9 @@ class MultipleChoiceKnapsack:
             return tree_bound(self.options, duals)
         penalty = multiplier_of(duals, "penalty", float(duals.get("price", math.nan)))
         choices = Choices(self.loss, (self.cost,), (self.budget,), self.objective_unit)
-        return bound(choices, (penalty,), float(duals.get("claim", -math.inf)))
+        claim = float(duals.get("claim", -math.inf))
+        counted = counted_bound(choices, duals) if "split" in duals else -math.inf
+        return max(counted, bound(choices, (penalty,), claim if counted < claim else -math.inf))
 
     def is_infeasible_by(self, ray: Any) -> bool:
         """Return whether nothing is within the budgets.
@@ -303,6 +308,12 @@ class MultipleChoiceKnapsack:
             name = "budget" if self.n_resources == 1 else f"budget_{r}"
             model.addConstraint(spent <= int(self.limits[r]) // unit, name)
         return model
+
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a choice: a start for an engine."""
+        chosen = np.asarray(x, np.int64)
+        spans = {f"span_{s}": float(chosen[span[0]] == self.n_levels + s) for s, span in enumerate(self.spans)}
+        return spans | {f"y_{g}_{j}": float(chosen[g] == j) for g, j in np.argwhere(np.isfinite(self.loss)).tolist()}
 
     def read_pulp(self, model: pulp.LpProblem) -> Ints:
         """Return the chosen levels of a solved `to_pulp` model."""

@@ -366,6 +366,14 @@ class TileColumns:
     def _allowed(self) -> Ints:
         return np.argwhere(self.allowed)
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the binaries x and y of the `to_pulp` model are at a value: a start for an engine."""
+        held = np.asarray(x, np.int64)
+        tiles = np.zeros(self.n_layers, np.int64)
+        np.maximum.at(tiles, self.layer, -(-held // self.tile))
+        kept = {f"x_{g}_{i}": float(i < held[g]) for g, n in enumerate(self.capacity.tolist()) for i in range(n)}
+        return kept | {f"y_{a}_{t}": float(tiles[a] == t) for a, t in self._allowed}
+
     def read_pulp(self, model: pulp.LpProblem) -> Ints:
         """Return the value held by the variables of a solved `to_pulp` model."""
         on = {name for name, variable in model.variablesDict().items() if (variable.varValue or 0.0) > 0.5}

@@ -154,6 +154,11 @@ class TransposableMask:
                 model.addConstraint(column == kept, f"column_{t}_{r}")
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a mask: a start for an engine."""
+        held = self.tiles(np.asarray(x, np.bool_))
+        return {f"x_{t}_{r}_{c}": float(kept) for (t, r, c), kept in np.ndenumerate(held)}
+
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return the mask of a solved `to_pulp` model."""
         found = model.variablesDict()

@@ -34,6 +34,9 @@ def least_size(row: Ints, target: int, epsilon: int, most: int) -> int | None:
     numbers, low, high = in_steps(row, target, epsilon)
     least = -sum(a for a in numbers if a < 0)
     reach = [1 << least] + [0] * most
+    # Where nothing is taken away again, sums beyond the window lead nowhere.
+    top = min(high, sum(numbers)) if least == 0 else 0
+    within = (1 << max(top + 1, 1)) - 1 if least == 0 else -1
     used = 0
     for a in numbers:
         if a == 0:
@@ -43,7 +46,7 @@ def least_size(row: Ints, target: int, epsilon: int, most: int) -> int | None:
         used += 1
         for k in range(min(used, most), 0, -1):
             before = reach[k - 1]
-            reach[k] |= before << a if a > 0 else before >> -a
+            reach[k] |= (before << a if a > 0 else before >> -a) & within
     window = _window(low + least, high + least, numbers, least)
     return next((k for k, sums in enumerate(reach) if sums & window), None)
 

@@ -228,6 +228,12 @@ class QuadraticKnapsack:
             model += pulp.lpSum(flips) >= 1 - int(cut.sum()), f"cut_{k}"
         return model
 
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a subset: a start for an engine."""
+        kept = np.asarray(x, np.bool_)
+        both = {f"y_{i}_{j}": float(kept[i] and kept[j]) for i, j in np.argwhere(self.pair)}
+        return {f"x_{i}": float(v) for i, v in enumerate(kept)} | both
+
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return the subset held by the variables of a solved model."""
         found = model.variablesDict()

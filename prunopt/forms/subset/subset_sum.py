@@ -196,6 +196,16 @@ class SubsetSum:
             least[span] = np.count_nonzero(short, axis=1)
         return np.minimum(least, n + 1)
 
+    def missed_by_step(self, target: int) -> int:
+        """Return how far, in units of `fixed`, every sum is from a target, as multiples of a divisor of all candidates.
+
+        0 where there is such a multiple within epsilon.
+        """
+        row, fixed = self.fixed.pools[self.fixed.pool[target]], self.fixed
+        step, t = int(np.gcd.reduce(row)) if len(row) else 0, int(fixed.targets[target])
+        miss = abs(t) if not step else min(t % step, -t % step)
+        return miss if miss > fixed.epsilon else 0
+
     def bound(self, duals: Mapping[str, Any]) -> float:
         """Return the number of candidates that every answer keeps, as far as the claims of ``duals`` hold.
 
@@ -251,11 +261,12 @@ class SubsetSum:
 
     def is_infeasible_by(self, ray: ArrayLike) -> bool:
         """Return whether ``ray``, the number of a target (or an array of one or more; the first counts), is one that
-        no subset reaches: by size alone, or, up to 44 candidates, by looking at every subset, or at every sum."""
+        no subset reaches: by size, by a divisor of all candidates, by looking at every subset of up to 44 candidates,
+        or at every sum."""
         named = np.atleast_1d(np.asarray(ray))
         if not named.size or named.dtype.kind not in "iu" or not 0 <= int(named[0]) < self.n_targets:
             return False
-        if self.least_reaching()[named[0]] > self.n_candidates:
+        if self.least_reaching()[named[0]] > self.n_candidates or self.missed_by_step(int(named[0])):
             return True
         if self.provable_size >= self.n_candidates:
             return self._nearest(int(named[0])) > self.fixed.epsilon
@@ -324,6 +335,10 @@ class SubsetSum:
             model.addConstraint(total <= float(t) + room, f"target_{i}_top")
             model.addConstraint(total >= float(t) - room, f"target_{i}_bottom")
         return model
+
+    def pulp_values(self, x: ArrayLike) -> dict[str, float]:
+        """Return what the variables of the `to_pulp` model are at a mask: a start for an engine."""
+        return {f"x_{i}_{j}": float(kept) for (i, j), kept in np.ndenumerate(np.asarray(x, np.bool_))}
 
     def read_pulp(self, model: pulp.LpProblem) -> Bools:
         """Return the mask held by the variables of a solved `to_pulp` model."""

@@ -74,3 +74,36 @@ def test_other_numbers_go_to_integer_programs(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(subset_sum_dp, "PROGRAMS", 0)
     asked = po.solve(problem, limits=60, throw=False)
     assert "ask for subset-sum-milp" in asked.message
+
+
+@pytest.mark.parametrize("n", [20, 60])
+@pytest.mark.parametrize("negative", [False, True])
+def test_tables_cut_at_the_target_find_what_full_ones_do(n: int, negative: bool) -> None:
+    """Targets below, between and beyond all sums; one table for all of a pool."""
+    rng = np.random.default_rng(n)
+    numbers = 3 * rng.integers(1, 9, n).astype(float)
+    if negative:
+        numbers[::2] *= -1
+    targets = np.array([-400.0, -1.0, 0.0, 3.0, 10.0, float(np.abs(numbers).sum()) - 3.0, 900.0])
+    for target in targets:
+        problem = SubsetSum([target], numbers, 0.5)
+        table = po.solve(problem, "subset-sum-dp", throw=False)
+        other = po.solve(problem, "subset-sum-milp", throw=False)
+        assert table.status is other.status
+        if table.value is not None:
+            assert table.objective == other.objective
+        else:
+            assert problem.is_infeasible_by(table.duals["ray"])
+
+
+def test_a_divisor_of_all_candidates_settles_targets_between_its_multiples() -> None:
+    """No sum of even numbers is odd: the distance 1 is proven without looking at sums."""
+    rng = np.random.default_rng(0)
+    for n in (8, 40, 200):
+        problem = SubsetSum([float(2 * n + 1)], 2.0 * rng.integers(1, 50, n), 0.5)
+        answer = po.solve(problem, throw=False)
+        assert answer.status is po.Status.INFEASIBLE
+        assert answer.stats["distance"] == 1.0
+        po.verify(problem, answer)
+    assert SubsetSum([4.25], [2.0, 4.0], 0.5).missed_by_step(0) == 0
+    assert SubsetSum([1.0], [0.0, 0.0], 0.5).missed_by_step(0) > 0
