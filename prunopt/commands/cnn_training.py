@@ -210,7 +210,7 @@ def learn_widths(job: Job, schedule: Schedule) -> tuple[nn.Module, dict[str, Any
         "notes": [solution.message],
     }
     if held is not None:
-        report["accuracy"] = {"before training": before, "after": _accuracy(found.model, *held[:2])}
+        report["accuracy"] = {"before_training": before, "after": _accuracy(found.model, *held[:2])}
         report["notes"].append(f"accuracy on --test: {report['accuracy']['after']:.1%} ({before:.1%} before training)")
     return found.model, report, x[:1]
 

@@ -176,12 +176,12 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     }
     if found.held_out:
         dense, few = (HeadLoss(m, found.held_out, found.loss) for m in (network, pruned.model))
-        judged["held out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
-    judge = judged.get("held out", judged["calibration"])
+        judged["held_out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
+    judge = judged.get("held_out", judged["calibration"])
     advice = ""
     if options["repair"] and judge["removed"] > judge["masked"]:
         advice = "the repair raised the loss on text that it has not seen: try --no-repair, or more --examples"
-        if "held out" not in judged:
+        if "held_out" not in judged:
             advice = "the repair aims at the dense model's outputs, and raised the loss: try --no-repair"
     tell("timing")
     times = time_models({"dense": network, "pruned": pruned.model}, even_batch(found.calibration), repeats=9)
@@ -308,8 +308,8 @@ def _show(summary: dict[str, Any]) -> None:
     print(f"{summary['solver']}: {summary['status'].lower()}, {summary['message']}.")
     losses = summary["loss"]
     lines = [
-        [name, *(number(losses[name][state], 4) for state in ("dense", "masked", "removed"))]
-        for name in ("calibration", "held out")
+        [name.replace("_", " "), *(number(losses[name][state], 4) for state in ("dense", "masked", "removed"))]
+        for name in ("calibration", "held_out")
         if name in losses
     ]
     print(

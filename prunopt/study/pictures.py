@@ -17,12 +17,12 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
     for column in report["columns"]:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         ax = draw_column(column, report["measure"], figure.add_subplot())
-        ax.set_title(f"{report['model']}: {column['sparsity']:g} of the blocks' weights removed")
+        ax.set_title(f"{Path(report['model']).name}: {column['sparsity']:g} of the blocks' weights removed")
         written.append(out / f"sparsity-by-layer-{column['sparsity']:g}.png")
         with write_atomically(written[-1]) as temporary:
             figure.savefig(temporary, dpi=150)
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    draw_front(report, figure.add_subplot()).set_title(f"{report['model']}: loss against size")
+    draw_front(report, figure.add_subplot()).set_title(f"{Path(report['model']).name}: loss against size")
     written.append(out / "front.png")
     with write_atomically(written[-1]) as temporary:
         figure.savefig(temporary, dpi=150)
