@@ -37,7 +37,7 @@ EXTRAS = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages speak of: a table, its prices, a tiny model, a text, a small network, labelled pictures."""
+    """What the pages speak of: a table, its prices, a tiny model, a text, a small network, labeled pictures."""
     place = tmp_path_factory.mktemp("given")
     give_files(place)
     return place

@@ -230,7 +230,7 @@ class ForestBudget:
                 return closure, 0.0
         indptr, indices, cost = self._requirements
         profit = self._profits
-        spent = cost * float(self.penalty * self.cost_factor)  # the penalised costs
+        spent = cost * float(self.penalty * self.cost_factor)  # the penalized costs
         size = max(np.abs(profit).sum(), spent.sum(), 1e-300)
         unit = Fraction(float(size)) / GRID
         step = float(unit)

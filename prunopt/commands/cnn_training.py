@@ -87,7 +87,7 @@ def labelled(place: Path, size: int, name: str | None) -> tuple[torch.Tensor, to
     size
         Pictures are scaled and cropped to it; arrays are not.
     name
-        Of the network, for the pictures' normalisation.
+        Of the network, for the pictures' normalization.
     """
     validate.require(place.exists(), "--train/--test", "be a file or folder that is there", str(place))
     if place.suffix == ".npz":

@@ -60,7 +60,7 @@ def solve(
     report = {
         "file": str(file),
         "status": answer.status.name,
-        "sense": "maximise" if getattr(task, "maximise", False) else "minimise",
+        "sense": "maximize" if getattr(task, "maximise", False) else "minimize",
         "objective": turn(answer.objective),
         "bound": turn(answer.bound),
         "gap": answer.gap,

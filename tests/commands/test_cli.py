@@ -355,14 +355,14 @@ Bounds
 def test_solve_keeps_the_sense_and_the_names_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "m.lp").write_text(MODEL + "General\n a\nEnd\n")
     report = json.loads(RUN.invoke(app, ["solve", str(tmp_path / "m.lp"), "--json"]).stdout)
-    assert report["sense"] == "maximise"
+    assert report["sense"] == "maximize"
     assert report["objective"] == pytest.approx(21)
     assert report["bound"] == pytest.approx(21)
     assert report["solution"] == {"a": 4.0, "b": 1.0, "c": -2.0}
     assert "claimed by" in report["bound_from"]
     (tmp_path / "l.lp").write_text(MODEL + "End\n")
     done = RUN.invoke(app, ["solve", str(tmp_path / "l.lp")])
-    assert "objective  21 (maximised)" in done.stdout
+    assert "objective  21 (maximized)" in done.stdout
     assert "recomputed from the multipliers of highs" in done.stdout
     assert RUN.invoke(app, ["solve", str(tmp_path / "l.lp"), "--solver", "min-cut"]).exit_code == 1
 

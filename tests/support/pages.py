@@ -38,7 +38,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def give_files(place: Path) -> None:
-    """Write what the pages speak of: a table, its costs, a tiny model, a text, a small network, labelled pictures."""
+    """Write what the pages speak of: a table, its costs, a tiny model, a text, a small network, labeled pictures."""
     rng = np.random.default_rng(0)
     rows = rng.random((80, 3)).round(3)
     lines = [f"{a},{b},{c},{'ill' if a + b > 1 else 'well'}" for a, b, c in rows]

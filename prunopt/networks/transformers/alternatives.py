@@ -36,7 +36,7 @@ class BudgetUse:
     resource, limit, total, used
         In the resource's own unit; ``total`` is what the model used before.
     price
-        By how much the sum of losses would fall with one more unit, at the margin (nats a token); 0: not in the way.
+        By how much the sum of losses would fall with one more unit, at the margin (nats per token); 0: not in the way.
     """
 
     resource: str
@@ -81,10 +81,10 @@ class Alternatives:
     groups, neurons : (blocks, alternatives) int
         What stays; -1 where a block has fewer alternatives.
     loss : (blocks, alternatives) float
-        KL(dense || model) in nats a token; infinite where there is no alternative.
+        KL(dense || model) in nats per token; infinite where there is no alternative.
     costs
         From names of resources to (blocks, alternatives): ``parameters``, ``memory`` (bytes of weights), ``kv_cache``
-        (bytes a token), ``latency_ms`` (a pass over a window), ``decode_ms`` (a pass over one token).
+        (bytes per token), ``latency_ms`` (a pass over a window), ``decode_ms`` (a pass over one token).
     base
         What the rest of the model costs: embeddings, norms, the head.
     about
