@@ -28,7 +28,9 @@ EVERY = 15.0  # seconds between lines of progress
 SHARED = ("search",)  # its workers meet in the storage, and write the same report
 DEBUG = "PRUNOPT_DEBUG"  # set it to anything, and errors come with their traceback
 STDOUT, STDERR = 1, 2
+SCHEMA = 1  # of the documents: prunopt/schemas; raised when a key goes or changes its meaning
 _HELD: ContextVar[list[str] | None] = ContextVar("documents that wait for the end of their command", default=None)
+_COMMAND: ContextVar[str] = ContextVar("the command that runs", default="")
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -39,6 +41,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _COMMAND.set(command.__name__.replace("_", "-"))
         try:
             out: Any = kwargs.get("out")
             alone = out is not None and command.__name__ not in SHARED and first_rank()
@@ -177,9 +180,15 @@ def fail(text: str, status: int = INPUT) -> NoReturn:
     raise typer.Exit(status)
 
 
-def print_json(data: Any) -> None:
-    """Print ``data`` as JSON, once the command has ended; what JSON has no word for (infinity, NaN) becomes null."""
-    text, held = json.dumps(plain(data), indent=2, allow_nan=False), _HELD.get()
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print ``data`` as JSON, once the command has ended, after the versions of the schema and of the package.
+
+    What JSON has no word for (infinity, NaN) becomes null. The keys are described in ``prunopt/schemas/COMMAND.json``.
+    """
+    from prunopt import __version__
+
+    document = {"schema_version": SCHEMA, "prunopt_version": __version__, "command": _COMMAND.get(), **data}
+    text, held = json.dumps(plain(document), indent=2, allow_nan=False), _HELD.get()
     print(text) if held is None else held.append(text)
 
 

@@ -325,7 +325,7 @@ def verify(
             print_json(found)
         else:
             for name, text in found.items():
-                print(f"{name}: {text}")
+                print(f"{name.replace('_', ' ')}: {text}")
         return
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.text import source_windows

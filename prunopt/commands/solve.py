@@ -95,7 +95,7 @@ def solvers(
     found = rows(asked)
     if as_json:
         fields = ("name", "form", "exact", "available", "why_not", "reference", "description", "default")
-        print_json([{name: getattr(row, name) for name in fields} for row in found])
+        print_json({"solvers": [{name: getattr(row, name) for name in fields} for row in found]})
         return
     cells = [
         (

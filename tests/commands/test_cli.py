@@ -413,9 +413,9 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_solvers_and_version() -> None:
-    names = [row["name"] for row in json.loads(RUN.invoke(app, ["solvers", "--json"]).stdout)]
+    names = [row["name"] for row in json.loads(RUN.invoke(app, ["solvers", "--json"]).stdout)["solvers"]]
     assert {"min-cut", "highs", "pulp", "primal-dual"} <= set(names)
-    rows = json.loads(RUN.invoke(app, ["solvers", "Closure", "--json"]).stdout)
+    rows = json.loads(RUN.invoke(app, ["solvers", "Closure", "--json"]).stdout)["solvers"]
     assert [row["name"] for row in rows if row["default"]] == ["min-cut"]
     assert all(row["form"] in ("Closure", "Modelled") and row["description"] for row in rows)
     assert "min-cut *" in RUN.invoke(app, ["solvers", "Closure"]).stdout
