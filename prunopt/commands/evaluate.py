@@ -32,7 +32,7 @@ def evaluate(
     from prunopt.networks.transformers.text import read_text, sliding_losses, token_losses, token_windows
 
     estimates.evaluate(model, length=length, speed=speed, texts=text)
-    with progress("evaluate") as tell:
+    with progress("evaluate", total=1 + len(text) + speed) as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
         out: dict[str, Any] = {"model": model, "parameters": sum(p.numel() for p in network.parameters()), "texts": {}}

@@ -333,7 +333,7 @@ def verify(
 
     network = tokens = None
     estimates.verify(folder, original, windows=windows, length=length, calibrated=bool(calibration))
-    with progress("verify") as tell:
+    with progress("verify", total=1 + (original is not None)) as tell:
         if original is not None:
             tell("reading the original")
             network, tokenizer = read_model(original)
