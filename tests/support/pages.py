@@ -55,9 +55,9 @@ def give_files(place: Path) -> None:
 
 
 def run_console(text: str) -> str:
-    """Run the commands of a block, and return what they print."""
+    """Run the commands of a block, and return what they print; a line that ends in a backslash goes on."""
     printed = []
-    for line in text.splitlines():
+    for line in text.replace("\\\n", "").splitlines():
         assert line.startswith("$ prunopt "), f"a console block holds commands of prunopt, each behind '$ ': {line}"
         done = CliRunner().invoke(app, shlex.split(line)[2:])
         assert done.exit_code == 0, f"{line}\n{done.output}"
