@@ -33,6 +33,8 @@ PHRASES = {
     r"\btariffs?\b": "price list, cost list",
     r"\bsaid plainly\b": "Limitations",
     r"\bas it was pruned with\b": "used when pruning",
+    r"(?<!there )\b(is|are) no (form|number|part|search|journal|block|leaves|features|integers|model)\b": "is not a",
+    r"\blayers bear\b|\bbears? (the|its|more|less)\b": "tolerate, carry",
     r"\bleaves the house\b": "is exported, is removed",
 }
 

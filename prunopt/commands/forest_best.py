@@ -198,7 +198,7 @@ def read_model(folder: Path) -> tuple[Any, dict[str, Any]]:
     Raises
     ------
     ValueError
-        If it is no such folder, or the file is damaged or holds types that no such model has.
+        If it is not such a folder, or the file is damaged or holds types that no such model has.
     """
     import skops.io
 

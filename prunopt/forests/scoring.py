@@ -115,7 +115,7 @@ def scoring_of(
     Raises
     ------
     ValueError
-        For unknown names, costs that are no square of numbers >= 0 with zeros on the diagonal, or two that contradict.
+        For unknown names, costs that are not a square of numbers >= 0 with a zero diagonal, or two that contradict.
     """
     if scoring is not None:
         one_of("scoring", scoring, SCORINGS)

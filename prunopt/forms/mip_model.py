@@ -331,7 +331,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     ValueError
-        If there is no such file, it is no model, or holds more than a mixed-integer linear model (quadratic terms,
+        If there is no such file, it is not a model, or holds more than a mixed-integer linear model (quadratic terms,
         semi-continuous variables, indicator constraints).
 
     Notes

@@ -7,7 +7,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 
-# What is no prose within prose: code spans, fields of f-strings, names of parameters on a line of their own, links.
+# What is not prose within prose: code spans, fields of f-strings, names of parameters on a line of their own, links.
 CODE = re.compile(
     r"``[^`]*``|`[^`\n]*`|\{[^{}\n]*\}|\]\([^)\s]*\)|https?://\S+"
     r"|^[ \t]*\*{0,2}\w+(?:, \*{0,2}\w+)*(?: : .*)?$",

@@ -47,7 +47,7 @@ class SurrogatePath:
         A node inside belongs to the pruning k (0 = the cheapest) when ``rank <= k``; leaves have the greatest number.
     cost : (P,) float64
         Mean cost of a row for each pruning, on the rows of the path, in the caller's unit (rounded to whole units of
-        the closure where costs are no small whole numbers).
+        the closure where costs are not small whole numbers).
     profit : (P,) float64
         Fall of the mean surrogate loss.
     penalty : (P,) float64
