@@ -65,10 +65,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Print the memory that the command would need, and leave.")
+        bool, typer.Option("--estimate", help="Print the memory that the command would need, and exit.")
     ] = False,
 ) -> None:
     """Make trained models cheaper to run (forests, transformers, CNNs), and see how close to the best they are."""
