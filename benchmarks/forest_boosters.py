@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.forest_boosters run [--sets ...] [--seeds ...] [--methods ...]`` fills
 ``results/forest_boosters.json.gz`` with one entry for each (set, seed, method), skipping those that are there; ``python
--m benchmarks.forest_boosters table`` prints the differences. XGBoost is no requirement of the benchmarks: install it
+-m benchmarks.forest_boosters table`` prints the differences. XGBoost is not a requirement of the benchmarks: install it
 for its two methods. LightGBM's own means is cost-effective boosting (CEGB), XGBoost's none: there the peer is the model
 of the best features by gain that fit into the budget. The splits are those of `forest_accuracy` with other seeds.
 

@@ -1,4 +1,4 @@
-"""Leaf refit, and the randomised mixture: test error within a budget.
+"""Leaf refit, and the randomized mixture: test error within a budget.
 
 python -m benchmarks.forest_refit
 """

@@ -72,8 +72,8 @@ def edge_popup(
     r"""Train a mask that keeps a share of every weight tensor of a random network [1]_; no weight is changed.
 
     Every weight has a score; the forward pass uses the weights whose scores are greatest in size, layer by layer, the
-    backward pass takes the mask for the identity. Scores start as those of He's initialisation and are trained by Adam
-    on the cross-entropy, in batches of 64. For the training, weights are scaled layer by layer as He's initialisation
+    backward pass takes the mask for the identity. Scores start as those of He's initialization and are trained by Adam
+    on the cross-entropy, in batches of 64. For the training, weights are scaled layer by layer as He's initialization
     would (biases by what came before them as well), which scales a ReLU network's output and leaves its labels.
 
     Parameters

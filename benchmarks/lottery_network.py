@@ -68,7 +68,7 @@ def accuracy() -> dict[str, Any]:
                     "target accuracy": DIGITS.accuracy(TARGET),
                     "accuracy": DIGITS.accuracy(ticket.module),
                     **ticket.counts,
-                    "kept per target weight": ticket.counts["kept second"] / ticket.counts["target weights"],
+                    "kept per target weight": ticket.counts["kept_second"] / ticket.counts["target_weights"],
                     "largest weight error": ticket.certificate.largest_weight_error,
                     "bound": ticket.certificate.error_bound,
                     "a-priori bound": ticket.certificate.a_priori_bound,

@@ -113,7 +113,7 @@ def _slopes(certificate: Certificate, radius: float) -> Floats:
     rows, out, reach = certificate.layers, [], radius
     for i, row in enumerate(rows):
         out.append(reach * math.prod(later["norm"] for later in rows[i + 1 :]))
-        reach = row["norm"] * reach + row["bias norm"]
+        reach = row["norm"] * reach + row["bias_norm"]
     return np.array(out)
 
 

@@ -144,7 +144,7 @@ class Flipped(Shifted):
 
 
 def cifar() -> dict[str, tuple[Tensor, Tensor]]:
-    """Return three parts of the slice of CIFAR-10, normalised as the checkpoint of `resnet20` expects."""
+    """Return three parts of the slice of CIFAR-10, normalized as the checkpoint of `resnet20` expects."""
     from PIL import Image
 
     archive = zipfile.ZipFile(DATA / "cifar10_jpeg_8k_2k.zip")

@@ -1,4 +1,7 @@
-"""For the site: reStructuredText in docstrings becomes Markdown, formulas become MathML (no script, no network)."""
+"""For the site: reStructuredText of docstrings as Markdown, formulas as MathML.
+
+No script runs in the browser, and nothing is loaded from a network.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 import griffe
 from latex2mathml.converter import convert
 
-BLOCK = re.compile(r"^( *)\.\. math::(.*(?:\n(?:\1 +\S.*| *(?=\n\1 +\S)))*)", re.MULTILINE)
+BLOCK = re.compile(
+    r"^( *)\.\. math::(.*(?:\n(?:\1 +\S.*| *(?=\n\1 +\S)))*)", re.MULTILINE
+)
 
 
 class Formulas(griffe.Extension):
@@ -22,8 +27,12 @@ class Formulas(griffe.Extension):
 
 def rewritten(text: str) -> str:
     """Return a docstring with formulas as MathML and references as plain text."""
-    text = BLOCK.sub(lambda found: f"\n{found[1]}{formula(found[2], 'block')}\n", text)
-    text = re.sub(r":math:`([^`]+)`", lambda found: formula(found[1], "inline"), text)
+    text = BLOCK.sub(
+        lambda found: f"\n{found[1]}{formula(found[2], 'block')}\n", text
+    )
+    text = re.sub(
+        r":math:`([^`]+)`", lambda found: formula(found[1], "inline"), text
+    )
     text = re.sub(r"\[(\d+)\]_", r"\\[\1\\]", text)
     return re.sub(r"^( *)\.\. \[(\d+)\] ", r"\1\\[\2\\] ", text, flags=re.MULTILINE)
 

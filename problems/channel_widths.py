@@ -1,4 +1,4 @@
-"""How many channels every group of a network keeps, under a budget that couples neighbouring groups."""
+"""How many channels every group of a network keeps, under a budget that couples neighboring groups."""
 
 from __future__ import annotations
 

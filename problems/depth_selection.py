@@ -70,7 +70,7 @@ class DepthSelection:
         return np.triu(np.where(both, self.pair, 0.0) - np.where(both, single[:, None] + single, 0.0), 1)
 
     def objective(self, x: ArrayLike, /) -> float:
-        """Return the modelled loss of a set of dropped blocks."""
+        """Return the modeled loss of a set of dropped blocks."""
         at = np.flatnonzero(bools("x", x, self.single.shape))
         return math.fsum([*self.single[at].tolist(), *self.interactions[at[:, None], at].ravel().tolist()])
 

@@ -25,7 +25,7 @@ Masks = tuple[Bools, ...]
 class DepthwiseConv:
     r"""Prune single weights of depthwise convolutions, where that removes whole vectors of a matrix product.
 
-    A depthwise convolution of M channels with kernels of :math:`k_h k_w` weights, refactorised along its diagonal, is
+    A depthwise convolution of M channels with kernels of :math:`k_h k_w` weights, refactorized along its diagonal, is
     G = ceil(M / T) products of a (T x T k_h k_w) block-diagonal matrix with the unfolded input. Every column of such a
     matrix has one weight that is not zero, so without that weight the column and a row of the input go. With masks
     :math:`m_l`, energies of each layer scaled to 1, and :math:`\tau_l` the tiles of T vectors in its fullest product,

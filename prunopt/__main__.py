@@ -10,6 +10,11 @@ def main() -> None:
     """Run the command line and leave with its exit status."""
     if sys.stderr is None:  # closed from the start, and some libraries write there without looking
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.argv[1:] == ["--version"]:  # without loading the commands
+        from prunopt import __version__
+
+        print(f"prunopt {__version__}")
+        return
     try:
         from prunopt.cli import app
         from prunopt.commands.output import flush, turn_stdout

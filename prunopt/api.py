@@ -53,8 +53,8 @@ def solve(
     ----------
     task
         A task of `prunopt.problems`, a form of `prunopt.forms`, a file (``.mps``, ``.lp``, or ``.npz`` by
-        `prunopt.save_form`), or a ``pulp.LpProblem``. Files and PuLP's models are minimised like every form: the
-        objective of one to be maximised is its negative, and the value holds its variables in their order.
+        `prunopt.save_form`), or a ``pulp.LpProblem``. Files and PuLP's models are minimized like every form: the
+        objective of one to be maximized is its negative, and the value holds its variables in their order.
     solver
         A solver's name, an instance with options, or None for the best one that is available.
     limits

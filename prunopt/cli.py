@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,13 +22,15 @@ from prunopt.commands.solve import solve, solvers
 from prunopt.commands.warm_up import warm_up
 from prunopt.core.memory import only_estimate
 
+# Panels and colors are for people: what goes to a file or a pipe is plain text.
+RICH: Literal["markdown"] | None = "markdown" if sys.stdout is not None and sys.stdout.isatty() else None
+
 app = typer.Typer(
     name="prunopt",
     help="Make trained models cheaper to run (forests, transformers, CNNs), and see how close to the best they are.",
     epilog="Exit status: 0 done, 1 a problem in the input (one line says which), 2 usage, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode=RICH,
     pretty_exceptions_enable=False,
 )
 
@@ -62,10 +65,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Print the memory that the command would need, and leave.")
+        bool, typer.Option("--estimate", help="Print the memory that the command would need, and exit.")
     ] = False,
 ) -> None:
     """Make trained models cheaper to run (forests, transformers, CNNs), and see how close to the best they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -37,7 +38,7 @@ EXTRAS = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages speak of: a table, its prices, a tiny model, a text, a small network, labelled pictures."""
+    """What the pages speak of: a table, its prices, a tiny model, a text, a small network, labeled pictures."""
     place = tmp_path_factory.mktemp("given")
     give_files(place)
     return place
@@ -76,7 +77,7 @@ def test_code_of_a_page_runs(page: str, desk: Path) -> None:
 
 def test_every_command_is_shown() -> None:
     shown = {line.split()[2] for page in PAGES for kind, text in blocks(DOCS / page) if kind == "console"
-             for line in text.splitlines()}  # fmt: skip
+             for line in text.splitlines() if line.startswith("$ ")}  # fmt: skip
     assert set(command_names()) - {"bench"} <= shown  # bench needs the peers, and an hour
 
 
@@ -89,6 +90,37 @@ def test_the_reference_has_every_public_name() -> None:
     for package in (prunopt, forests, forms, networks, plots, problems):
         wanted = set(package.__all__) - {"COLOURS", "MARKERS", "points_of"}
         assert wanted - found == set(), package.__name__
+
+
+def test_code_fits_the_width_of_the_site() -> None:
+    wide = [
+        f"{page}: {line}"
+        for page in PAGES
+        if not page.startswith("results")
+        for kind, text in blocks(DOCS / page)
+        if kind in ("python", "console")
+        for line in text.splitlines()
+        if len(line) > 84
+    ]
+    assert wide == []
+
+
+def test_howtos_and_the_reference_lead_to_one_another() -> None:
+    for page in DOCS.glob("howto/*.md"):
+        assert "](../reference/" in page.read_text("utf-8"), f"{page.name}: no link to the reference"
+    for page in set(DOCS.glob("reference/*.md")) - {DOCS / "reference" / "families.md"}:  # a generated table
+        assert re.search(r"\]\(\.\./(howto|explanation)/", page.read_text("utf-8")), f"{page.name}: no link to a how-to"
+
+
+def test_notebooks_ask_a_question_end_with_a_picture_and_are_linked() -> None:
+    gallery = (DOCS / "gallery.md").read_text("utf-8")
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(file.read_text("utf-8"))["cells"]
+        title = "".join(cells[0]["source"]).splitlines()[0]
+        assert title.startswith("# "), file.name
+        assert title.endswith("?"), f"{file.name}: {title}"
+        assert any("image/png" in output.get("data", {}) for output in cells[-1]["outputs"]), f"{file.name}: no picture"
+        assert f"{file.name}" in gallery, f"{file.name}: not in docs/gallery.md"
 
 
 def test_pages_are_in_the_menu_and_links_lead_somewhere() -> None:

@@ -8,7 +8,7 @@ from prunopt.core.registry import load_solvers
 from prunopt.core.solver import registered
 
 ROOT = Path(__file__).parents[1]
-# What is no solver of its own, or goes by another name in the literature: the file's name without an underscore before.
+# What is not a solver of its own, or goes by another name in the literature: the file's name without underscore.
 OTHERS = {
     "OWL": "owl",
     "ATP": "atp",

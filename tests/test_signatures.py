@@ -49,7 +49,9 @@ def public_calls() -> Iterator[tuple[str, Any]]:
             if inspect.isfunction(member):
                 yield f"{package}.{name}", member
             elif inspect.isclass(member):
-                if not (is_estimator(member) or is_dataclass(member)):  # a record's fields are no arguments to remember
+                if not (
+                    is_estimator(member) or is_dataclass(member)
+                ):  # a record's fields are not arguments to remember
                     yield f"{package}.{name}", member
                 methods = inspect.getmembers(member, lambda m: inspect.isfunction(m) or inspect.ismethod(m))
                 yield from ((f"{package}.{name}.{n}", m) for n, m in methods if not n.startswith("_"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.prose import prose
+
 ROOT = Path(__file__).parents[1]
 TEXTS = {".py", ".md", ".ipynb", ".toml", ".yml", ".cff"}
 # The record of what was, this list, and the aliases of old names with their tests.
@@ -31,6 +33,8 @@ PHRASES = {
     r"\btariffs?\b": "price list, cost list",
     r"\bsaid plainly\b": "Limitations",
     r"\bas it was pruned with\b": "used when pruning",
+    r"(?<!there )\b(is|are) no (form|number|part|search|journal|block|leaves|features|integers|model)\b": "is not a",
+    r"\blayers bear\b|\bbears? (the|its|more|less)\b": "tolerate, carry",
     r"\bleaves the house\b": "is exported, is removed",
 }
 
@@ -39,6 +43,21 @@ GLOSSARY = {
     r"\bpurchases?\b|\bbuys a feature\b": "acquire, acquisition",
     r"\bfeature prices?\b": "feature cost",
     r"\blambda price\b": "penalty",
+}
+
+# British spellings; names of the code may have them, prose may not.
+STEMS = (
+    "normal|optim|minim|maxim|regular|random|penal|recogn|initial|standard|linear|quant|parametr|summar|general|organ|"
+    "special|serial|token|discret|synchron|custom"
+)
+BRITISH = {
+    rf"\b(un|re|de)?({STEMS})is(e|ed|es|er|ers|ing|ation|ations)\b(?![=(])": "-ize",
+    r"\b(un)?centr(e|ed|es|ing)\b": "center",
+    r"(?<!')\b(behavi|col|fav|hon|lab|neighb)our\w*": "-or",
+    r"\b(label|model|cancel|travel)l(ed|ing)\b": "one l",
+    r"\blicences?\b": "license",
+    r"\bgrey\b": "gray",
+    r"\b(artefact|judgement|learnt|catalogue)s?\b": "artifact, judgment, learned, catalog",
 }
 
 
@@ -77,6 +96,21 @@ def test_phrases(pages: list[tuple[str, str]]) -> None:
 
 def test_glossary(pages: list[tuple[str, str]]) -> None:
     assert hits(GLOSSARY, iter(pages)) == []
+
+
+def test_spelling_is_american(pages: list[tuple[str, str]]) -> None:
+    """Notebooks are lists of strings of code and prose alike, results pages are generated: both are left out."""
+    suspect = re.compile("|".join(BRITISH), re.IGNORECASE)
+    said = (
+        (f"{name}:{text.count(chr(10), 0, start) + 1}", text[start:stop])
+        for name, text in pages
+        if suspect.search(text)
+        and name.endswith((".py", ".md"))
+        and not name.startswith(("docs/results", "benchmarks/"))
+        for start, stop in prose(name, text)
+    )
+    found = [f"{place}: {match.group()}" for place, text in said for match in suspect.finditer(text)]
+    assert found == []
 
 
 def test_a_phrase_is_found() -> None:

@@ -28,7 +28,7 @@ NONE = "none"
 
 @dataclass(frozen=True, eq=False)
 class AllocationSearch:
-    r"""Minimise a measured loss over allocations that all meet the budget exactly.
+    r"""Minimize a measured loss over allocations that all meet the budget exactly.
 
     .. math:: \min_{s \in \mathcal S} \; \mathrm{evaluator.loss}(s)
               \quad \text{s.t.} \quad \sum_l n_l s_l = S \sum_l n_l, \quad l_l \le s_l \le h_l

@@ -17,7 +17,7 @@ SCALES = ("global", "row")
 
 
 def redundancy_matrix(features: Sequence[ArrayLike]) -> Floats:
-    r"""Return the uncentred linear CKA of every pair of feature matrices with the same rows.
+    r"""Return the uncentered linear CKA of every pair of feature matrices with the same rows.
 
     .. math:: \psi_{ij} = \frac{\|X_i^\top X_j\|_F^2}{\|X_i^\top X_i\|_F \, \|X_j^\top X_j\|_F} \in [0, 1]
 

@@ -81,7 +81,7 @@ class Expression:
         return f"{self.source}: {lists[0]} | {self.reduction} | {lists[1]} | {lists[2]} | {self.spread!r}"
 
     def canonical(self) -> Expression:
-        """Return an expression of the same scores without operators that do nothing after their neighbour.
+        """Return an expression of the same scores without operators that do nothing after their neighbor.
 
         Expressions that differ here may still give equal allocations; a search compares those as well.
         """

@@ -20,7 +20,7 @@ from prunopt.forms.linear_program import LinearProgram
 from prunopt.problems.allocation.als import density_program, importance
 from prunopt.problems.allocation.on_budget import as_bounds, as_sizes, as_sparsity
 
-FINEST = 2**44  # units that a budget is divided into where the numbers are no simple fractions
+FINEST = 2**44  # units that a budget is divided into where the numbers are not simple fractions
 
 
 class LayerAllocation(ABC):

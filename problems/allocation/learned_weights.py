@@ -19,7 +19,7 @@ def learned_weights(
         + (\rho \sigma)^2 \sum_l \Bigl(\frac{\gamma_l}{\gamma^0_l} - 1\Bigr)^2
 
     over all trials t that a search has evaluated; :math:`b_s` is an offset for each search (its text has a level of
-    its own), :math:`\sigma` the mean norm of the centred columns :math:`\gamma^0_l e_{tl}`. Pruning a layer alone
+    its own), :math:`\sigma` the mean norm of the centered columns :math:`\gamma^0_l e_{tl}`. Pruning a layer alone
     tells :math:`\gamma^0` (its divergence over its error), but not what it loses next to other pruned layers; trials
     tell that, and cost nothing more once a search has run. A non-negative least squares problem, solved exactly.
 

@@ -217,7 +217,7 @@ class FeatureCosts:
         feature_groups: Any = None,
         known: Any = None,
     ) -> FeatureCosts:
-        """Check and normalise what a user gives as costs and groups.
+        """Check and normalize what a user gives as costs and groups.
 
         Parameters
         ----------

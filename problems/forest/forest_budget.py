@@ -230,7 +230,7 @@ class ForestBudget:
                 return closure, 0.0
         indptr, indices, cost = self._requirements
         profit = self._profits
-        spent = cost * float(self.penalty * self.cost_factor)  # the penalised costs
+        spent = cost * float(self.penalty * self.cost_factor)  # the penalized costs
         size = max(np.abs(profit).sum(), spent.sum(), 1e-300)
         unit = Fraction(float(size)) / GRID
         step = float(unit)
@@ -260,7 +260,7 @@ class ForestBudget:
         return PathClosure(closure, Fraction(step) / per_cost, len(profit) * step / 2, slack)
 
     def _integer_closure(self) -> Closure | None:
-        """The closure with integer profits and costs, its penalty left open; None if they are no integers."""
+        """The closure with integer profits and costs, its penalty left open; None if they are not integers."""
         totals = np.unique(self.tree_weight)
         if not self._weights_are_whole or self.loss != "misclassification" or len(totals) != 1:
             return None

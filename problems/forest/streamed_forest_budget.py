@@ -23,7 +23,7 @@ from prunopt.problems.forest.node_errors import node_errors
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
 Rows = tuple[Singles, AnyArray, Floats]
-GRID = 46  # profits that are no integers are rounded so that they add up to 2^46 to 2^47
+GRID = 46  # profits that are not integers are rounded so that they add up to 2^46 to 2^47
 
 
 @renamed_attributes(price="penalty", prices="feature_costs", at_price="at_penalty")

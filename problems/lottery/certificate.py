@@ -79,9 +79,9 @@ def layer_norms(layer: TargetLayer, errors: tuple[Floats, ...]) -> dict[str, flo
     root = math.sqrt(layer.places)
     return {
         "norm": operator_norm(layer, weights),
-        "bias norm": root * float(np.linalg.norm(bias)),
-        "error norm": operator_norm(layer, moved),
-        "bias error norm": root * float(np.linalg.norm(halves[0][1])),
+        "bias_norm": root * float(np.linalg.norm(bias)),
+        "error_norm": operator_norm(layer, moved),
+        "bias_error_norm": root * float(np.linalg.norm(halves[0][1])),
     }
 
 
@@ -96,8 +96,8 @@ def propagate(norms: list[dict[str, float]], radius: float) -> float:
     """Return the bound e of the last layer."""
     reach, error = radius, 0.0
     for n in norms:
-        error = n["norm"] * error + n["error norm"] * (reach + error) + n["bias error norm"]
-        reach = n["norm"] * reach + n["bias norm"]
+        error = n["norm"] * error + n["error_norm"] * (reach + error) + n["bias_error_norm"]
+        reach = n["norm"] * reach + n["bias_norm"]
     return error
 
 
@@ -107,7 +107,7 @@ def a_priori(target: Target, epsilon: float, radius: float, norms: list[dict[str
         norms = target_norms(target)
     moved = [a_priori_norms(layer, epsilon) for layer in target.layers]
     return propagate(
-        [{**n, "error norm": e, "bias error norm": d} for n, (e, d) in zip(norms, moved, strict=True)], radius
+        [{**n, "error_norm": e, "bias_error_norm": d} for n, (e, d) in zip(norms, moved, strict=True)], radius
     )
 
 

@@ -45,8 +45,8 @@ class Ticket:
     certificate
         What is proven of it.
     counts
-        ``sampled`` parameters of the whole random network, ``kept`` of them (``kept first``, ``kept second`` in the
-        first and the second layers of the pairs), ``neurons sampled`` and ``neurons kept``, ``target weights``.
+        ``sampled`` parameters of the whole random network, ``kept`` of them (``kept_first``, ``kept_second`` in the
+        first and the second layers of the pairs), ``neurons_sampled`` and ``neurons_kept``, ``target_weights``.
     """
 
     module: nn.Sequential
@@ -228,13 +228,13 @@ class LotteryTicket:
         second = sum(int(np.count_nonzero(mask)) for mask in masks)
         first = sum(int(np.count_nonzero(used)) for used in neurons)
         counts = {
-            "target weights": self.target.n_weights,
+            "target_weights": self.target.n_weights,
             "sampled": sum(pair.n_sampled for pair in self.pairs),
             "kept": first + second,
-            "kept first": first,
-            "kept second": second,
-            "neurons sampled": sum(pair.first.size for pair in self.pairs),
-            "neurons kept": first,
+            "kept_first": first,
+            "kept_second": second,
+            "neurons_sampled": sum(pair.first.size for pair in self.pairs),
+            "neurons_kept": first,
         }
         module = network(self.target, self.pairs, masks, compact=compact, seed=int(self.seed))
         return Ticket(self._like_target(module), self.certificate(masks, radius), counts)

@@ -224,11 +224,11 @@ def described(pairs: tuple[RandomPair, ...]) -> list[dict[str, Any]]:
     return [
         {
             "layer": pair.layer.name,
-            "neurons of each input": pair.width,
-            "draws up to": pair.factor,
-            "draws from": pair.lowest,
-            "largest weight": float(np.abs(pair.layer.weights).max()),
-            "bound on weights": pair.largest,
+            "neurons_of_each_input": pair.width,
+            "draws_up_to": pair.factor,
+            "draws_from": pair.lowest,
+            "largest_weight": float(np.abs(pair.layer.weights).max()),
+            "bound_on_weights": pair.largest,
         }
         for pair in pairs
     ]

@@ -40,7 +40,8 @@ def bench(
     if name is None:
         runs = read_runs(folder)
         if as_json:
-            print_json([{"name": n, "what": text, "last run": runs.get(n)} for n, text in tables.items()])
+            listed = [{"name": n, "what": text, "last_run": runs.get(n)} for n, text in tables.items()]
+            print_json({"tables": listed})
             return
         print(table(("table", "what it measures"), list(tables.items()), left=(0, 1)))
         return

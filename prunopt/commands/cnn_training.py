@@ -92,7 +92,7 @@ def labelled(place: Path, size: int, name: str | None) -> tuple[torch.Tensor, to
     size
         Pictures are scaled and cropped to it; arrays are not.
     name
-        Of the network, for the pictures' normalisation.
+        Of the network, for the pictures' normalization.
     """
     validate.require(place.exists(), "--train/--test", "be a file or folder that is there", str(place))
     if place.suffix == ".npz":
@@ -215,7 +215,7 @@ def learn_widths(job: Job, schedule: Schedule) -> tuple[nn.Module, dict[str, Any
         "notes": [solution.message],
     }
     if held is not None:
-        report["accuracy"] = {"before training": before, "after": _accuracy(found.model, *held[:2])}
+        report["accuracy"] = {"before_training": before, "after": _accuracy(found.model, *held[:2])}
         report["notes"].append(f"accuracy on --test: {report['accuracy']['after']:.1%} ({before:.1%} before training)")
     return found.model, report, x[:1]
 

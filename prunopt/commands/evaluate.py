@@ -40,7 +40,7 @@ def evaluate(
         use_family(family)
     length = window_length(model) if length is None else length
     estimates.evaluate(model, length=length, speed=speed, texts=text)
-    with progress("evaluate") as tell:
+    with progress("evaluate", total=1 + len(text) + speed) as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
         out: dict[str, Any] = {"model": model, "parameters": sum(p.numel() for p in network.parameters()), "texts": {}}

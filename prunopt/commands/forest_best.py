@@ -108,12 +108,17 @@ def front(candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def worth_showing(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the front of the candidates, the chosen one, and scikit-learn's default forest."""
+    names = {judged["name"] for judged in front(report["candidates"])}
+    names |= {report["chosen"]["name"], "scikit-learn's default forest on all features"}
+    return [judged for judged in report["candidates"] if judged["name"] in names]
+
+
 def show(report: dict[str, Any], who: str) -> None:
     """Print the candidates worth having, the choice, and what it reaches."""
     unit, found = report["currency"] or "units", report["unseen_rows"]
     score = SCORES[report["score"]]
-    names = {judged["name"] for judged in front(report["candidates"])}
-    names |= {report["chosen"]["name"], "scikit-learn's default forest on all features"}
     rows = [
         (
             "*" if judged["name"] == report["chosen"]["name"] else "",
@@ -122,8 +127,7 @@ def show(report: dict[str, Any], who: str) -> None:
             f"{judged['difference']:+.3f} ± {judged['standard_error']:.3f}",
             judged["name"],
         )
-        for judged in report["candidates"]
-        if judged["name"] in names
+        for judged in worth_showing(report)
     ]
     print(table(("", f"{unit} per {who}", score, "less default forest", "model"), rows, left=(4,)))
     print(f"* chosen of {len(report['candidates'])}: {report['chosen']['name']}")
@@ -203,7 +207,7 @@ def read_model(folder: Path) -> tuple[Any, dict[str, Any]]:
     Raises
     ------
     ValueError
-        If it is no such folder, or the file is damaged or holds types that no such model has.
+        If it is not such a folder, or the file is damaged or holds types that no such model has.
     """
     import skops.io
 

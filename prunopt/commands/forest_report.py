@@ -106,13 +106,13 @@ def build_report(a: Analysis) -> dict[str, Any]:
     column = {f"x{k}": name for k, name in enumerate(case.names)}
 
     def row(valid: Curve, test: Curve, k: int, cost: float) -> dict[str, Any]:
-        mean = {} if a.many is None else {"mean test score over splits": a.many.at(cost)}
+        mean = {} if a.many is None else {"mean_test_score_over_splits": a.many.at(cost)}
         return {
             "cost": cost,
-            "test cost": float(test.expected_cost[k]),
-            "validation score": float(valid.score[k]),
-            "test score": float(test.score[k]),
-            "test standard error": float(test.standard_error[k]),
+            "test_cost": float(test.expected_cost[k]),
+            "validation_score": float(valid.score[k]),
+            "test_score": float(test.score[k]),
+            "test_standard_error": float(test.standard_error[k]),
             **mean,
         }
 
@@ -121,7 +121,7 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "penalty": p.penalty,
             **row(valid, test, k, costs[k]),
             **({"size": p.expected_cost} if a.choice.sizes else {}),
-            "tree error": p.training_error,
+            "tree_error": p.training_error,
             "nodes": p.n_nodes,
             "gap": p.gap,
             "features": [column.get(name, name) for name in p.acquired],
@@ -146,10 +146,10 @@ def build_report(a: Analysis) -> dict[str, Any]:
         splits = {
             "number": len(a.many.scores),
             "budgets": a.many.budgets,
-            "mean test score": a.many.mean,
-            "standard deviation": a.many.spread,
-            "unpruned mean test score": float(a.many.unpruned.mean()),
-            "standard deviation at the chosen cost": float(a.many.spread[a.many.index(chosen["cost"])]),
+            "mean_test_score": a.many.mean,
+            "standard_deviation": a.many.spread,
+            "unpruned_mean_test_score": float(a.many.unpruned.mean()),
+            "standard_deviation_at_the_chosen_cost": float(a.many.spread[a.many.index(chosen["cost"])]),
         }
     return plain(  # type: ignore[no-any-return]
         {
@@ -157,20 +157,20 @@ def build_report(a: Analysis) -> dict[str, Any]:
             "rows": {"train": len(a.rows.train), "validation": len(a.rows.valid), "test": len(a.rows.test)},
             "seed": a.seed,
             "currency": case.currency,
-            "cost of all features": case.feature_costs.total,
+            "cost_of_all_features": case.feature_costs.total,
             "known": list(case.known),
             "score": "accuracy" if case.is_classification else "R^2",
             "budget": a.budget,
             **({"sizes": list(a.choice.sizes), "size": size_of(a.choice.sizes)} if a.choice.sizes else {}),
             "unpruned": {
                 "cost": float(whole.expected_cost[0]),
-                "test score": float(whole.score[0]),
-                "test standard error": float(whole.standard_error[0]),
+                "test_score": float(whole.score[0]),
+                "test_standard_error": float(whole.standard_error[0]),
                 "nodes": len(path.lifetime),
             },
             "chosen": chosen,
             "splits": splits,
-            "largest gap on the path": max(p.gap for p in path.points),
+            "largest_gap_on_the_path": max(p.gap for p in path.points),
             "complete": path.complete,
             "path": rows,
             "files": [],
@@ -191,23 +191,28 @@ def with_penalties(report: Any) -> Any:
     return report
 
 
+def shown_rows(count: int, chosen: int | None) -> list[int]:
+    """Return which of the points of a path are shown first: at most `SHOWN`, evenly spread, and the chosen one."""
+    if count <= SHOWN:
+        return list(range(count))
+    return sorted({*np.linspace(0, count - 1, SHOWN).astype(int).tolist(), *([] if chosen is None else [chosen])})
+
+
 def show(report: dict[str, Any], who: str) -> None:
     """Print the table, the choice, and what is proven."""
     unit, score, splits = report["currency"] or "units", report["score"], report["splits"]
     rows, chosen, whole = report["path"], report["chosen"], report["unpruned"]
     k = chosen["point"]
-    shown = set(range(len(rows)))
-    if len(rows) > SHOWN:
-        shown = {*np.linspace(0, len(rows) - 1, SHOWN).astype(int).tolist(), *([] if k is None else [k])}
+    shown = shown_rows(len(rows), k)
 
     def cells(mark: str, penalty: str, row: dict[str, Any]) -> tuple[str, ...]:
-        mean = (f"{row['mean test score over splits']:.3f}",) if splits else ()
-        scores = (f"{row['validation score']:.3f}", f"{row['test score']:.3f}", *mean)
+        mean = (f"{row['mean_test_score_over_splits']:.3f}",) if splits else ()
+        scores = (f"{row['validation_score']:.3f}", f"{row['test_score']:.3f}", *mean)
         gap = number(row["gap"], 2) if row["gap"] else "0"
         size = (number(row["size"], 4) if "size" in row else "",) if "size" in report else ()
         return (mark, penalty, *size, f"{row['cost']:.2f}", *scores, str(row["nodes"]), gap)
 
-    means = (f"{splits['unpruned mean test score']:.3f}",) if splits else ()
+    means = (f"{splits['unpruned_mean_test_score']:.3f}",) if splits else ()
     head = (f"{splits['number']} splits",) if splits else ()
     lines = [(rows[i]["cost"], cells("*" if i == k else "", number(rows[i]["penalty"], 3), rows[i])) for i in shown]
     if k is None:
@@ -218,7 +223,7 @@ def show(report: dict[str, Any], who: str) -> None:
         *(("",) if "size" in report else ()),
         f"{whole['cost']:.2f}",
         "",
-        f"{whole['test score']:.3f}",
+        f"{whole['test_score']:.3f}",
         *means,
         str(whole["nodes"]),
         "",
@@ -231,18 +236,18 @@ def show(report: dict[str, Any], who: str) -> None:
         print(f"({len(shown)} of {len(rows)} optimal prunings shown)")
     print(
         f"* chosen: {chosen['cost']:.2f} {unit} per {who} instead of {whole['cost']:.2f}, test {score} "
-        f"{chosen['test score']:.3f} (standard error {chosen['test standard error']:.3f}) instead of "
-        f"{whole['test score']:.3f}"
+        f"{chosen['test_score']:.3f} (standard error {chosen['test_standard_error']:.3f}) instead of "
+        f"{whole['test_score']:.3f}"
         if score == "accuracy"
         else f"* chosen: {chosen['cost']:.2f} {unit} per {who} instead of {whole['cost']:.2f}, test {score} "
-        f"{chosen['test score']:.3f} instead of {whole['test score']:.3f}"
+        f"{chosen['test_score']:.3f} instead of {whole['test_score']:.3f}"
     )
     if splits:
         print(
             f"Mean over {splits['number']} random splits, best point of each path within that cost: "
-            f"{chosen['mean test score over splits']:.3f} (standard deviation from split to split "
-            f"{splits['standard deviation at the chosen cost']:.3f}) instead of "
-            f"{splits['unpruned mean test score']:.3f}; {report['rows']['test']} test rows decide little on their own."
+            f"{chosen['mean_test_score_over_splits']:.3f} (standard deviation from split to split "
+            f"{splits['standard_deviation_at_the_chosen_cost']:.3f}) instead of "
+            f"{splits['unpruned_mean_test_score']:.3f}; {report['rows']['test']} test rows decide little on their own."
         )
     for line in size_lines(report, unit, who):
         print(line)
@@ -251,7 +256,7 @@ def show(report: dict[str, Any], who: str) -> None:
 
 def proof(report: dict[str, Any], unit: str, who: str) -> str:
     """One line: what the certificate proves."""
-    gap = report["largest gap on the path"]
+    gap = report["largest_gap_on_the_path"]
     exactly = "exactly" if gap == 0 else f"to within a relative gap of {gap:.1e}"
     stopped = "" if report["complete"] else " The search was stopped: the path is coarser than it could be."
     what = report.get("minimized", "mean tree error")
@@ -350,7 +355,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
                 a.many.spread,
             ),
             f"vote, the split of the table ({len(y)} test rows)": (test.expected_cost, test.error),
-            "one tree on average, training rows out of bag (minimised)": path,
+            "one tree on average, training rows out of bag (minimized)": path,
         }
         pareto(curves, ax, unit=case.currency, who=case.who, measure="share misclassified", step=True)
         at = (report["unpruned"]["cost"], 1.0 - float(a.many.unpruned.mean()))
@@ -360,7 +365,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
         path.plot(X, y, ax=ax, unit=case.currency)
         ax.set_xlabel(f"mean cost per {case.who} [{case.currency or 'unit of the feature costs'}]")
     if case.is_classification and not a.choice.sizes:
-        place = (report["chosen"]["test cost"], 1 - report["chosen"]["test score"])
+        place = (report["chosen"]["test_cost"], 1 - report["chosen"]["test_score"])
         ax.plot(*place, "o", markersize=13, fillstyle="none", color=COLOURS[3])
         ax.annotate("chosen", place, (-9, 9), textcoords="offset points", ha="right")
     ax.set_title(f"{case.name}: every optimal pruning, by {report.get('size', 'what it costs')}")

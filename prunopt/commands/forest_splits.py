@@ -64,7 +64,7 @@ def default_splits(n_rows: int) -> int:
 def repeated(
     analyse: Callable[[int], tuple[BudgetPath, Any, Any]], n_splits: int, budgets: NDArray[np.float64], seed: int
 ) -> Splits | None:
-    """Analyse ``n_splits`` random splits.
+    """Analyze ``n_splits`` random splits.
 
     Parameters
     ----------

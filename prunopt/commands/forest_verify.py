@@ -61,7 +61,7 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     score = float(forest.score(case.X[rows.test], case.y[rows.test]))
     _same("the mean cost of the saved forest", saved.cost(whole), chosen["cost"])
     _same("its number of tests", len(whole), chosen["nodes"])
-    _same("its score on the test rows", score, chosen["test score"])
+    _same("its score on the test rows", score, chosen["test_score"])
 
     n_trees = saved.ensemble.n_trees
     path = fit_forest(case, rows.train, None, 0.0, n_trees, report["seed"]).path_
@@ -107,7 +107,7 @@ def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     tolerance = 1e-5 if booster else TOLERANCE
     _same("the mean cost of the saved forest", task.cost(kept), chosen["cost"])
     _same("its number of tests", int(kept.sum()), chosen["nodes"])
-    _same("its score on the test rows", score, chosen["test score"], tolerance)
+    _same("its score on the test rows", score, chosen["test_score"], tolerance)
     if report.get("sizes"):
         return _within_sizes(folder, forest, task, report, kept, score)
     path = budget_path(forest, X, y, prices)
@@ -153,13 +153,13 @@ def _checked(
     return {
         "folder": str(folder),
         "cost": cost,
-        "tree error": error,
-        "test score": score,
+        "tree_error": error,
+        "test_score": score,
         "objective": objective,
         "bound": bound,
         "gap": relative_gap(objective, bound),
         "points": len(path.points),
-        "largest gap on the path": max(p.gap for p in path.points),
+        "largest_gap_on_the_path": max(p.gap for p in path.points),
     }
 
 
@@ -210,9 +210,9 @@ def _same_points(path: Any, report: dict[str, Any], cost: str = "cost") -> None:
         for name, found in (
             ("penalty", point.penalty),
             (cost, point.expected_cost),
-            ("tree error", point.training_error),
+            ("tree_error", point.training_error),
         ):
-            _same(f"the {name} of point {k}", found, stated[name])
+            _same(f"the {name.replace('_', ' ')} of point {k}", found, stated[name])
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -227,9 +227,9 @@ def _read_report(path: Path) -> dict[str, Any]:
         for key in ("data", "target", "costs"):
             text = report["inputs"][key]
             require(isinstance(text, str | None), f"inputs[{key!r}]", "be text", text)
-        numbers = [report["budget"], *(report["chosen"][key] for key in ("cost", "nodes", "test score", "objective"))]
+        numbers = [report["budget"], *(report["chosen"][key] for key in ("cost", "nodes", "test_score", "objective"))]
         numbers += [report["chosen"][key] for key in ("bound", "penalty", "point")]
-        numbers += [point[key] for point in report["path"] for key in ("penalty", "cost", "tree error")]
+        numbers += [point[key] for point in report["path"] for key in ("penalty", "cost", "tree_error")]
         sizes = report.get("sizes") or []
         numbers += [use[key] for use in sizes for key in ("limit", "used", "unpruned")]
         numbers += [point["size"] for point in report["path"]] if sizes else []

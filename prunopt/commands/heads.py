@@ -74,7 +74,7 @@ def heads(
     from prunopt.networks.transformers.reading import read_model
 
     estimates.heads(model, examples=examples, length=length)
-    with progress("heads") as tell:
+    with progress("heads", total=5 + (wanted.resource == "latency_ms") + curve * 9 * (len(CURVE) + 1)) as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
         screen = _screened(network) if screen is None else screen
@@ -182,12 +182,12 @@ def _chosen(network: Any, loss: HeadLoss, found: Any, tell: Tell, **options: Any
     }
     if found.held_out:
         dense, few = (HeadLoss(m, found.held_out, found.loss) for m in (network, pruned.model))
-        judged["held out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
-    judge = judged.get("held out", judged["calibration"])
+        judged["held_out"] = {"dense": dense(whole), "masked": dense(solution.value), "removed": few(rest)}
+    judge = judged.get("held_out", judged["calibration"])
     advice = ""
     if options["repair"] and judge["removed"] > judge["masked"]:
         advice = "the repair raised the loss on text that it has not seen: try --no-repair, or more --examples"
-        if "held out" not in judged:
+        if "held_out" not in judged:
             advice = "the repair aims at the dense model's outputs, and raised the loss: try --no-repair"
     tell("timing")
     times = time_models({"dense": network, "pruned": pruned.model}, even_batch(found.calibration), repeats=9)
@@ -353,8 +353,8 @@ def _show(summary: dict[str, Any]) -> None:
     print(f"{summary['solver']}: {summary['status'].lower()}, {summary['message']}.")
     losses = summary["loss"]
     lines = [
-        [name, *(number(losses[name][state], 4) for state in ("dense", "masked", "removed"))]
-        for name in ("calibration", "held out")
+        [name.replace("_", " "), *(number(losses[name][state], 4) for state in ("dense", "masked", "removed"))]
+        for name in ("calibration", "held_out")
         if name in losses
     ]
     print(

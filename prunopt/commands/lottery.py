@@ -93,32 +93,32 @@ def lottery(
             measured = tickets.measured_error(network, ticket.module, inputs, climbs=50, sign=sign)
         report: dict[str, Any] = {
             "target": "digits" if target is None else str(target),
-            "target accuracy": None if digits is None else digits.accuracy(network),
-            "sub-network accuracy": None if digits is None else digits.accuracy(ticket.module),
+            "target_accuracy": None if digits is None else digits.accuracy(network),
+            "sub_network_accuracy": None if digits is None else digits.accuracy(ticket.module),
             "epsilon": epsilon,
             "construction": construction,
             "solver": solution.solver,
             "status": solution.status.name,
             "seconds": spent,
             "parameters": ticket.counts,
-            "kept per target weight": ticket.counts["kept second"] / ticket.counts["target weights"],
-            "proven least": solution.bound,
+            "kept_per_target_weight": ticket.counts["kept_second"] / ticket.counts["target_weights"],
+            "proven_least": solution.bound,
             "bound": ticket.certificate.error_bound,
-            "a-priori bound": ticket.certificate.a_priori_bound,
-            "measured error": measured,
-            "inputs measured": len(inputs),
+            "a_priori_bound": ticket.certificate.a_priori_bound,
+            "measured_error": measured,
+            "inputs_measured": len(inputs),
             "certificate": asdict(ticket.certificate),
-            "random network": task.report(),
+            "random_network": task.report(),
         }
         if out is not None:
-            keys = ("target", "target accuracy", "sub-network accuracy", "status", "measured error", "inputs measured")
+            keys = ("target", "target_accuracy", "sub_network_accuracy", "status", "measured_error", "inputs_measured")
             report["files"] = tickets.save_ticket(out, ticket, task, **{key: report[key] for key in keys})
     if as_json:
         print_json(report)
         return
-    stretched = [row for row in report["random network"] if row["draws up to"] != 1.0]
+    stretched = [row for row in report["random_network"] if row["draws_up_to"] != 1.0]
     if stretched and rescale and construction == "subset-sum":
-        drawn = ", ".join(f"{row['draws up to']:.3g} in {row['layer']}" for row in stretched)
+        drawn = ", ".join(f"{row['draws_up_to']:.3g} in {row['layer']}" for row in stretched)
         note(f"random weights are drawn up to {drawn} in place of 1, to fit the target (--no-rescale refuses that)")
     _show(report, out)
 
@@ -134,26 +134,26 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 
 def _show(report: dict[str, Any], out: Path | None) -> None:
     counts, certificate = report["parameters"], report["certificate"]
-    widths = ", ".join(str(row["neurons of each input"]) for row in report["random network"])
+    widths = ", ".join(str(row["neurons_of_each_input"]) for row in report["random_network"])
     lines = [
-        ("target", f"{report['target']}, {counts['target weights']} weights"),
+        ("target", f"{report['target']}, {counts['target_weights']} weights"),
         ("random network", f"{counts['sampled']} parameters sampled; {widths} neurons for each input, layer by layer"),
-        ("kept", f"{counts['kept']} parameters ({counts['kept first']} first, {counts['kept second']} second weights)"),
+        ("kept", f"{counts['kept']} parameters ({counts['kept_first']} first, {counts['kept_second']} second weights)"),
         (
             "second weights",
-            f"{report['kept per target weight']:.3f} a target weight, at least {report['proven least']:.0f} proven "
+            f"{report['kept_per_target_weight']:.3f} per target weight, at least {report['proven_least']:.0f} proven "
             f"({report['status'].lower()}, {report['solver']}, {report['seconds']:.2f} s)",
         ),
         ("weight error", f"{number(certificate['largest_weight_error'])} at most, tolerance {report['epsilon']:g}"),
         (
             "output error",
-            f"{number(report['measured error'])} measured on {report['inputs measured']} inputs up to norm 1",
+            f"{number(report['measured_error'])} measured on {report['inputs_measured']} inputs up to norm 1",
         ),
-        ("", f"{number(report['bound'])} proven, {number(report['a-priori bound'])} before solving"),
+        ("", f"{number(report['bound'])} proven, {number(report['a_priori_bound'])} before solving"),
     ]
-    if report["target accuracy"] is not None:
+    if report["target_accuracy"] is not None:
         lines.insert(
-            1, ("accuracy", f"{report['target accuracy']:.4f} target, {report['sub-network accuracy']:.4f} sub-network")
+            1, ("accuracy", f"{report['target_accuracy']:.4f} target, {report['sub_network_accuracy']:.4f} sub-network")
         )
     for name, text in lines:
         print(f"{name:<15} {text}")

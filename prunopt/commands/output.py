@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import sys
 import time
 import warnings
@@ -25,10 +26,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 INPUT, INTERRUPTED = 1, 130
 EVERY = 15.0  # seconds between lines of progress
+ALIKE = 8  # fewer steps are stages that differ too much to tell the time left
+COUNT = re.compile(r"\b(\d+) of (\d+)\b")
 SHARED = ("search",)  # its workers meet in the storage, and write the same report
 DEBUG = "PRUNOPT_DEBUG"  # set it to anything, and errors come with their traceback
 STDOUT, STDERR = 1, 2
+SCHEMA = 1  # of the documents: prunopt/schemas; raised when a key goes or changes its meaning
 _HELD: ContextVar[list[str] | None] = ContextVar("documents that wait for the end of their command", default=None)
+_COMMAND: ContextVar[str] = ContextVar("the command that runs", default="")
 
 
 def guarded(command: Callable[P, R]) -> Callable[P, R]:
@@ -39,6 +44,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        _COMMAND.set(command.__name__.replace("_", "-"))
         try:
             out: Any = kwargs.get("out")
             alone = out is not None and command.__name__ not in SHARED and first_rank()
@@ -177,9 +183,15 @@ def fail(text: str, status: int = INPUT) -> NoReturn:
     raise typer.Exit(status)
 
 
-def print_json(data: Any) -> None:
-    """Print ``data`` as JSON, once the command has ended; what JSON has no word for (infinity, NaN) becomes null."""
-    text, held = json.dumps(plain(data), indent=2, allow_nan=False), _HELD.get()
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print ``data`` as JSON, once the command has ended, after the versions of the schema and of the package.
+
+    What JSON has no word for (infinity, NaN) becomes null. The keys are described in ``prunopt/schemas/COMMAND.json``.
+    """
+    from prunopt import __version__
+
+    document = {"schema_version": SCHEMA, "prunopt_version": __version__, "command": _COMMAND.get(), **data}
+    text, held = json.dumps(plain(document), indent=2, allow_nan=False), _HELD.get()
     print(text) if held is None else held.append(text)
 
 
@@ -225,13 +237,14 @@ class Tell(Protocol):
 def progress(label: str, total: int | None = None) -> Iterator[Tell]:
     """Draw a bar on standard error if that is a terminal, else write a line now and then; yields what moves it on.
 
-    Where steps are counted (``done`` and ``of``), the time that is left is told, too.
+    Steps are counted by ``done`` and ``of``, by a text such as "3 of 12 layers repaired", or, with a ``total``, by the
+    calls. Where they are, the time left is told, too.
     """
     if not first_rank():
         yield lambda text, done=None, of=None: None
         return
     if not sys.stderr.isatty():
-        yield _Lines(label)
+        yield _Lines(label, total)
         return
     from rich.console import Console
     from rich.progress import (
@@ -250,6 +263,8 @@ def progress(label: str, total: int | None = None) -> Iterator[Tell]:
         work = bar.add_task(label, total=total)
 
         def tell(text: str, done: int | None = None, of: int | None = None) -> None:
+            if done is None and total is None:
+                done, of = _count_in(text)
             if done is not None:
                 bar.update(work, description=text, completed=done, total=of)
             else:
@@ -261,23 +276,37 @@ def progress(label: str, total: int | None = None) -> Iterator[Tell]:
 class _Lines:
     """Progress as plain lines, the first after `EVERY` seconds and then no more often: short runs stay silent."""
 
-    def __init__(self, label: str) -> None:
-        self.label, self.start = label, time.monotonic()
-        self.said, self.counted = self.start, 0.0
+    def __init__(self, label: str, total: int | None = None) -> None:
+        self.label, self.total, self.start = label, total, time.monotonic()
+        self.said, self.counted, self.calls = self.start, 0.0, 0
 
     def __call__(self, text: str, done: int | None = None, of: int | None = None) -> None:
-        now = time.monotonic()
+        now, alike, told = time.monotonic(), True, False
+        if done is None and self.total is not None:
+            self.calls = min(self.calls + 1, self.total)
+            done, of = self.calls, self.total
+            alike = self.total >= ALIKE
+        elif done is None:
+            done, of = _count_in(text)
+            told = done is not None
         if done == 1:
             self.counted = now  # what came before the first step says nothing about the others
         last = done is not None and done == of
         if now - (self.start if last else self.said) < EVERY:
             return
         self.said = now
-        line = f"{self.label}: {text}, {_span(now - self.start)}"
+        left, steps = "", text
         if done is not None and of:
-            left = f", about {_span((now - self.counted) / (done - 1) * (of - done))} left" if done > 1 else ""
-            line = f"{self.label}: {done} of {of} ({text}), {_span(now - self.start)}{left}"
-        note(line)
+            steps = text if told else f"{done} of {of} ({text})"
+            if done > 1 and alike:
+                left = f", about {_span((now - self.counted) / (done - 1) * (of - done))} left"
+        note(f"{self.label}: {steps}, {_span(now - self.start)}{left}")
+
+
+def _count_in(text: str) -> tuple[int | None, int | None]:
+    """Return the numbers of a text that counts: "3 of 12 layers repaired"."""
+    found = COUNT.search(text)
+    return (int(found[1]), int(found[2])) if found else (None, None)
 
 
 def _span(seconds: float) -> str:

@@ -356,7 +356,7 @@ def verify(
             print_json(found)
         else:
             for name, text in found.items():
-                print(f"{name}: {text}")
+                print(f"{name.replace('_', ' ')}: {text}")
         return
     held = "hold prunopt.json, or what prunopt forest writes: model.json, or report.json beside a forest"
     validate.require((folder / "prunopt.json").is_file(), "folder", held, str(folder))
@@ -371,7 +371,7 @@ def verify(
     windows = _stated(folder, "windows", 32) if windows is None else windows
     length = _stated(folder, "length", 512) if length is None else length
     estimates.verify(folder, original, windows=windows, length=length, calibrated=bool(calibration))
-    with progress("verify") as tell:
+    with progress("verify", total=1 + (original is not None)) as tell:
         if original is not None:
             tell("reading the original")
             network, tokenizer = read_model(original)

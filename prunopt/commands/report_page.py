@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,44 +15,19 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MOST_BYTES = 16_000_000  # of a picture
 # Nothing is loaded and nothing runs, whatever the text of a run holds.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5a5a5a; --line: #d9d9d9; --back: #ffffff; --card: #f4f7fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --soft: #a8a8a8; --line: #3a3a3a; --back: #161718; --card: #1f2224; }
-  img { background: #ffffff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; color: var(--ink); background: var(--back);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
-p.kind, figcaption, caption, footer { color: var(--soft); }
-section.proof { background: var(--card); border-left: 4px solid #0072b2; padding: .2rem 1rem; margin-top: 1.5rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: 1rem 0; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-div.wide { overflow-x: auto; margin: 1.4rem 0; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .3rem; }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th.text, td.text { text-align: left; }
-td.text:last-child { white-space: normal; min-width: 14rem; }
-tr.chosen { font-weight: 600; background: var(--card); }
-figure { margin: 1.2rem 0; }
-img { max-width: 100%; height: auto; }
-footer { margin-top: 3rem; font-size: .85rem; }
-"""
+TEMPLATE = "report.html.j2"
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One table; ``left`` are the columns of text, ``chosen`` the rows to stand out."""
+    """One table; ``left`` are the columns of text, ``chosen`` the rows to stand out; ``folded`` opens on a click."""
 
     caption: str
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Sequence[int] = (0,)
     chosen: Sequence[int] = ()
+    folded: bool = False
 
     @classmethod
     def of(
@@ -75,13 +50,19 @@ class Picture:
     caption: str
     data: bytes
 
+    @property
+    def base64(self) -> str:
+        """The picture as text, for the address of an image."""
+        return base64.b64encode(self.data).decode("ascii")
+
 
 @dataclass
 class Page:
-    """What is told of a run."""
+    """What is told of a run; ``lead`` are its main figures: a name, a value, and what to compare it with."""
 
     title: str
     kind: str
+    lead: list[tuple[str, str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     certificate: list[str] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
@@ -108,28 +89,13 @@ class Page:
 
     def html(self) -> str:
         """Return the whole file."""
-        parts = [
-            f"<h1>{escape(self.title)}</h1>",
-            f'<p class="kind">{escape(self.kind)}</p>',
-            "<dl>" + "".join(f"<dt>{escape(n)}</dt><dd>{escape(text)}</dd>" for n, text in self.facts) + "</dl>",
-        ]
-        if self.certificate:
-            lines = "".join(f"<p>{escape(line)}</p>" for line in self.certificate)
-            parts.append(f'<section class="proof"><h2>What is proven</h2>{lines}</section>')
-        parts += [_figure(picture) for picture in self.pictures]
-        parts += [_table(sheet) for sheet in self.sheets]
-        if self.notes:
-            parts.append("<h2>Notes</h2><ul>" + "".join(f"<li>{escape(n)}</li>" for n in self.notes) + "</ul>")
+        from jinja2 import Environment, StrictUndefined
+
         from prunopt import __version__
 
-        parts.append(f"<footer>prunopt {escape(__version__)}, prunopt report</footer>")
-        body = "\n".join(parts)
-        return (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-        )
+        text = resources.files(__package__).joinpath(TEMPLATE).read_text("utf-8")
+        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        return environment.from_string(text).render(page=self, policy=POLICY, version=__version__)
 
 
 def drawn(draw: Callable[[Any], Any], height: float) -> bytes:
@@ -141,21 +107,3 @@ def drawn(draw: Callable[[Any], Any], height: float) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
-
-
-def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.data).decode("ascii")
-    text = escape(picture.caption)
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-
-
-def _table(sheet: Sheet) -> str:
-    def line(cells: Sequence[str], tag: str, chosen: bool = False) -> str:
-        marks = (' class="text"' if i in sheet.left else "" for i in range(len(cells)))
-        inside = "".join(f"<{tag}{mark}>{escape(cell)}</{tag}>" for cell, mark in zip(cells, marks, strict=True))
-        return f'<tr class="chosen">{inside}</tr>' if chosen else f"<tr>{inside}</tr>"
-
-    rows = "".join(line(row, "td", i in sheet.chosen) for i, row in enumerate(sheet.rows))
-    head = line(sheet.heads, "th")
-    caption = f"<caption>{escape(sheet.caption)}</caption>"
-    return f'<div class="wide"><table>{caption}<thead>{head}</thead><tbody>{rows}</tbody></table></div>'

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prunopt.commands.forest_best import SCORES
+from prunopt.commands.forest_best import SCORES, worth_showing
 from prunopt.commands.output import number
 from prunopt.commands.report_page import Column, Page, Sheet
 from prunopt.core.files import read_json
@@ -71,6 +72,10 @@ def _number(value: Any, digits: int = 4) -> str:
     return "-" if value is None else number(float(value), digits)
 
 
+def _heads_of(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(key.replace("_", " ") for key in row)
+
+
 def _proven(status: str, objective: Any, bound: Any, solver: str) -> str:
     """One sentence: how good an answer is known to be."""
     if bound is None or not math.isfinite(float(bound)):
@@ -84,11 +89,17 @@ def _model(folder: Path, r: dict[str, Any]) -> Page:
     unit, found, score = r["currency"] or "units", r["unseen_rows"], SCORES.get(r["score"], r["score"])
     who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
     page = Page(f"The best model within a budget: {r['data']}", "prunopt forest")
+    page.lead = [
+        (
+            f"cost on unseen rows, {unit} per {who}",
+            f"{found['cost']:.2f}",
+            f"default forest {found['default_cost']:.2f}",
+        ),
+        (f"{score} there", f"{found['score']:.3f}", f"default forest {found['default_score']:.3f}"),
+        ("difference", f"{found['difference']:+.3f}", f"95 %: {found['low']:+.3f} to {found['high']:+.3f}"),
+    ]
     page.facts = [
         ("chosen", r["chosen"]["name"]),
-        ("on unseen rows", f"{score} {found['score']:.3f} for {found['cost']:.2f} {unit} per {who}"),
-        ("default forest there", f"{score} {found['default_score']:.3f} for {found['default_cost']:.2f} {unit}"),
-        ("difference", f"{found['difference']:+.3f} (95 %: {found['low']:+.3f} to {found['high']:+.3f})"),
         ("budget", "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"),
         ("rows", f"{r['rows']}, in {found['folds']} folds, repeated {found['repeats']} times"),
         ("seed", str(r["seed"])),
@@ -101,47 +112,80 @@ def _model(folder: Path, r: dict[str, Any]) -> Page:
         "less default forest": lambda c: f"{c['difference']:+.3f} ± {c['standard_error']:.3f}",
         "model": lambda c: c["name"],
     }
-    marked = [i for i, c in enumerate(r["candidates"]) if c["name"] == r["chosen"]["name"]]
-    page.sheets = [Sheet.of("Candidates, cross-fitted", r["candidates"], columns, (0, 4), marked)]
+    everywhere = [i for i, c in enumerate(r["candidates"]) if c["name"] == r["chosen"]["name"]]
+    worth = worth_showing(r)
+    marked = [i for i, c in enumerate(worth) if c["name"] == r["chosen"]["name"]]
+    caption = f"All {len(r['candidates'])} candidates"
+    page.sheets = [
+        Sheet.of("Candidates that no cheaper one equals, and the default forest", worth, columns, (0, 4), marked),
+        replace(Sheet.of(caption, r["candidates"], columns, (0, 4), everywhere), folded=True),
+    ]
     page.picture(folder, "tradeoff.png", "What cost buys")
     return page
 
 
 def _forest(folder: Path, r: dict[str, Any]) -> Page:
-    from prunopt.commands.forest_report import proof, size_lines, with_penalties
+    from prunopt.commands.forest_report import proof, shown_rows, size_lines, with_penalties
 
     r = with_penalties(r)
     unit, score, chosen, whole = r["currency"] or "units", r["score"], r["chosen"], r["unpruned"]
     who = "patient" if r["data"] in ("heart", "hypothyroid") else "row"
     rows, k = r["path"], chosen["point"]
 
-    def ending(f: dict[str, Any]) -> str:
-        return f"{f['cost']:.2f} {unit} per {who}, test {score} {f['test score']:.3f}, {f['nodes']} internal nodes"
-
     within = "none" if r["budget"] is None else f"{r['budget']:g} {unit} per {who}"
     page = Page(f"A forest under a feature budget: {r['data']}", "prunopt forest")
+    error = f"standard error {chosen['test_standard_error']:.3f}; " if score == "accuracy" else ""
+    page.lead = [
+        (f"cost, {unit} per {who}", f"{chosen['cost']:.2f}", f"unpruned {whole['cost']:.2f}"),
+        (f"test {score}", f"{chosen['test_score']:.3f}", f"{error}unpruned {whole['test_score']:.3f}"),
+        ("internal nodes", str(chosen["nodes"]), f"unpruned {whole['nodes']}"),
+    ]
     page.facts = [
         ("rows", ", ".join(f"{n} {part}" for part, n in r["rows"].items())),
-        ("chosen", ending(chosen)),
-        ("unpruned", ending(whole)),
         ("budget", " ".join(size_lines(r, unit, who)) or within),
-        ("all features", f"{r['cost of all features']:g} {unit}"),
+        ("all features", f"{r['cost_of_all_features']:g} {unit}"),
         ("seed", str(r["seed"])),
     ]
     page.certificate = [proof(r, unit, who)]
+    splits = r["splits"]
+    if splits:
+        page.facts.append(
+            (
+                f"mean over {splits['number']} random splits",
+                f"{chosen['mean_test_score_over_splits']:.3f} (standard deviation "
+                f"{splits['standard_deviation_at_the_chosen_cost']:.3f}); "
+                f"unpruned {splits['unpruned_mean_test_score']:.3f}",
+            )
+        )
     columns: dict[str, Column] = {
-        "": lambda p: "chosen" if k is not None and p is rows[k] else "",
-        "penalty": lambda p: _number(p["penalty"], 3),
-        **({r["size"]: lambda p: _number(p["size"], 4)} if "size" in r else {}),
+        "": lambda p: "chosen" if p is mine else "",
+        "penalty": lambda p: p["penalty"] if isinstance(p["penalty"], str) else _number(p["penalty"], 3),
+        **({r["size"]: lambda p: _number(p["size"], 4) if "size" in p else ""} if "size" in r else {}),
         f"{unit} per {who}": lambda p: f"{p['cost']:.2f}",
-        f"validation {score}": lambda p: f"{p['validation score']:.3f}",
-        f"test {score}": lambda p: f"{p['test score']:.3f}",
-        "internal nodes": "nodes",
-        "gap": lambda p: f"{p['gap']:.1e}" if p["gap"] else "0",
-        "features acquired": lambda p: ", ".join(p["features"]),
+        f"validation {score}": lambda p: f"{p['validation_score']:.3f}" if "validation_score" in p else "",
+        f"test {score}": lambda p: f"{p['test_score']:.3f}",
+        **({f"{splits['number']} splits": lambda p: f"{p['mean_test_score_over_splits']:.3f}"} if splits else {}),
+        "nodes": "nodes",
+        "gap": lambda p: f"{p['gap']:.1e}" if p.get("gap") else "0" if "gap" in p else "",
+        "features acquired": lambda p: ", ".join(p.get("features", [])),
     }
-    page.sheets = [Sheet.of("Every optimal pruning", rows, columns, (0, len(columns) - 1), () if k is None else (k,))]
-    lines = {f"test {score}": ([p["test cost"] for p in rows], [p["test score"] for p in rows])}
+    mine = chosen | {"penalty": "budget"} if k is None else rows[k]
+    grown = whole | {"penalty": "unpruned"}
+    if splits:
+        grown["mean_test_score_over_splits"] = splits["unpruned_mean_test_score"]
+
+    def sheet(caption: str, points: list[Any], folded: bool = False) -> Sheet:
+        points = sorted([*points, *([mine] if k is None else [])], key=lambda p: -float(p["cost"]))
+        texts = (0, len(columns) - 1)
+        made = Sheet.of(caption, [grown, *points], columns, texts, [1 + points.index(mine)])
+        return replace(made, folded=folded)
+
+    part = [rows[i] for i in shown_rows(len(rows), k)]
+    few = len(part) < len(rows)
+    page.sheets = [sheet(f"{len(part)} of {len(rows)} optimal prunings" if few else "Every optimal pruning", part)]
+    if few:
+        page.sheets.append(sheet(f"All {len(rows)} optimal prunings", rows, folded=True))
+    lines = {f"test {score}": ([p["test_cost"] for p in rows], [p["test_score"] for p in rows])}
     curve = _plot("pareto", lines, unit=unit, who=who, measure=score)
     page.picture(folder, "pareto.png", "Cost against error: every optimal pruning", curve)
     page.picture(folder, "features.png", "Features acquired at each budget")
@@ -159,10 +203,13 @@ def _loads_with(m: dict[str, Any]) -> str:
 def _transformer(folder: Path, m: dict[str, Any]) -> Page:
     o, rows = m["options"], m["report"]
     page = Page(f"A transformer made smaller: {folder.resolve().name}", "prunopt prune")
+    figures = figure_rows(m.get("evaluation", {}))
+    page.lead = [
+        ("parameters of the blocks removed", f"{m['sparsity']:.2%}", f"{m['removed']:,} of {m['total']:,}"),
+        *((name, after, f"before {before}") for name, before, after in figures),
+    ]
     page.facts = [
-        *((name, f"{before} before, {after} after") for name, before, after in figure_rows(m.get("evaluation", {}))),
-        ("removed", f"{m['removed']:,} of {m['total']:,} parameters of the blocks ({m['sparsity']:.2%})"),
-        ("asked for", f"{m['target']:,}"),
+        ("asked for", f"{m['target']:,} parameters"),
         ("what", o["pattern"] or "whole " + " and ".join(o["units"])),
         ("method", f"{o['method']}, allocation {o.get('allocation', 'by heads')}, seed {o['seed']}"),
         ("loads with", _loads_with(m)),
@@ -186,8 +233,8 @@ def _transformer(folder: Path, m: dict[str, Any]) -> Page:
         "bound": lambda r: _number(r["bound"], 3),
         "gap": lambda r: _number(r["gap"], 2),
         "damping": lambda r: _number(r["damping"], 2),
-        "s": lambda r: f"{r['seconds']:.1f}",
-        "said": "message",
+        "seconds": lambda r: f"{r['seconds']:.1f}",
+        "message": "message",
     }
     page.sheets = [Sheet.of("Layer by layer", rows, columns, (0, 1, 3, 9))]
     page.notes = list(m["notes"])
@@ -217,11 +264,16 @@ def _mask(page: Page, folder: Path, layers: Sequence[str]) -> None:
 def _heads(folder: Path, r: dict[str, Any]) -> Page:
     losses, times, counts = r["loss"], r["milliseconds"], r["n_heads"]
     page = Page(f"Attention heads: {folder.resolve().name}", "prunopt heads")
+    last = "held_out" if "held_out" in losses else "calibration"
+    change = f"before {_number(losses[last]['dense'])}"
+    page.lead = [
+        ("heads kept", f"{r['heads_kept']} of {sum(counts)}", r["budget"]),
+        (f"{losses['measure']}, {last.replace('_', ' ')}", _number(losses[last]["removed"]), change),
+        ("time of one pass", f"{times['pruned']:.1f} ms", f"before {times['dense']:.1f} ms: {r['speed_up']:.2f} x"),
+        ("parameters removed", f"{r['parameters_removed']:,}", ""),
+    ]
     page.facts = [
-        ("heads", f"{r['heads_kept']} of {sum(counts)} stay"),
-        ("budget", f"{r['budget']}; used {r['used']:g}"),
-        ("time of one pass", f"{times['dense']:.1f} ms before, {times['pruned']:.1f} ms after: {r['speed_up']:.2f} x"),
-        ("parameters removed", f"{r['parameters_removed']:,}"),
+        ("budget used", f"{r['used']:g}"),
         ("losses evaluated", str(r["stats"].get("evaluations", "-"))),
     ]
     page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
@@ -229,7 +281,9 @@ def _heads(folder: Path, r: dict[str, Any]) -> Page:
         page.certificate.append(f"The solver says: {r['message']}.")
     states = ("dense", "masked", "removed")
     cells = [
-        (part, *(_number(losses[part][s]) for s in states)) for part in ("calibration", "held out") if part in losses
+        (part.replace("_", " "), *(_number(losses[part][s]) for s in states))
+        for part in ("calibration", "held_out")
+        if part in losses
     ]
     page.sheets.append(Sheet(str(losses["measure"]), ("rows", *states), cells))
     start, cells = 0, []
@@ -252,10 +306,15 @@ def _cnn(folder: Path, r: dict[str, Any]) -> Page:
     page = Page(f"A convolutional network made smaller: {r['model'] or folder.resolve().name}", "prunopt cnn")
     page.facts = [("method", r["method"])]
     if r.get("total"):
-        what = r.get("resource", "milliseconds")
-        page.facts.append((what, f"{_number(r['used'], 6)} of {_number(r['total'], 6)} ({r['used'] / r['total']:.1%})"))
-    page.facts += [(name, _number(value)) for name, value in (r.get("measured") or {}).items()]
-    page.facts += [(f"accuracy {name}", f"{value:.1%}") for name, value in (r.get("accuracy") or {}).items()]
+        share = f"{r['used'] / r['total']:.1%}"
+        page.lead.append((r.get("resource", "milliseconds"), share, f"{r['used']:,.6g} of {r['total']:,.6g}"))
+    accuracy = {name.replace("_", " "): f"{value:.1%}" for name, value in (r.get("accuracy") or {}).items()}
+    if "after" in accuracy:
+        before = ", ".join(f"{name} {value}" for name, value in accuracy.items() if name != "after")
+        page.lead.append(("accuracy", accuracy["after"], before))
+    page.lead += [
+        (name.replace("_", " "), _number(value), "measured") for name, value in (r.get("measured") or {}).items()
+    ]
     page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
     if r["bound"] is not None:
         page.certificate.append(
@@ -281,10 +340,20 @@ def _cnn(folder: Path, r: dict[str, Any]) -> Page:
 def _search(folder: Path, r: dict[str, Any]) -> Page:
     from prunopt.study.pictures import draw_column, draw_front
 
-    page = Page(f"Sparsity over blocks: {r['model']}", "prunopt search")
+    page = Page(f"Sparsity over blocks: {Path(r['model']).name}", "prunopt search")
+    first = r["columns"][0]
+    best = min((row["loss"], name) for name, row in first["rows"].items())
+    even = first["rows"].get("uniform", {}).get("loss")
+    page.lead = [
+        ("sparsity", f"{first['sparsity']:g}", f"of {r['weights']:,.0f} weights of the blocks"),
+        (
+            f"{r['measure']}, nats per token",
+            _number(best[0]),
+            f"{best[1]}; uniform {_number(even)}, dense {_number(r['dense'])}",
+        ),
+        ("trials", str(first["trials"]), f"{first['evaluations']} evaluated"),
+    ]
     page.facts = [
-        ("measure", f"{r['measure']}, nats a token; dense {_number(r['dense'])}"),
-        ("weights of the blocks", f"{r['weights']:,.0f}"),
         ("storage", str(r["storage"])),
         ("best at the first sparsity", f"{r['method']}"),
     ]
@@ -316,17 +385,20 @@ def _search(folder: Path, r: dict[str, Any]) -> Page:
 def _ticket(r: dict[str, Any]) -> Page:
     counts, proof = r["counts"], r["certificate"]
     page = Page(f"A lottery ticket: {r['target']}", "prunopt lottery")
+    page.lead = [
+        (
+            "parameters kept",
+            f"{counts['kept']:,}",
+            f"of {counts['sampled']:,} sampled, for {counts['target_weights']:,} weights",
+        ),
+        ("output error, proven", _number(proof["error_bound"]), f"inputs up to norm {proof['radius']:g}"),
+        ("output error, measured", _number(r["measured_error"]), f"{r['inputs_measured']:,} inputs"),
+    ]
+    if r["target_accuracy"] is not None:
+        page.lead.append(("accuracy", f"{r['sub_network_accuracy']:.4f}", f"target {r['target_accuracy']:.4f}"))
     page.facts = [
         ("construction", f"{r['construction']}, tolerance {r['epsilon']:g}, seed {r['seed']}"),
-        (
-            "parameters",
-            f"{counts['kept']:,} kept of {counts['sampled']:,} sampled, for {counts['target weights']:,} weights",
-        ),
-        ("output error", f"{_number(r['measured error'])} measured on {r['inputs measured']:,} inputs"),
     ]
-    if r["target accuracy"] is not None:
-        pair = r["target accuracy"], r["sub-network accuracy"]
-        page.facts.append(("accuracy", f"{pair[0]:.4f} target, {pair[1]:.4f} sub-network"))
     page.certificate = [
         f"For every input up to norm {proof['radius']:g} the outputs differ by at most {_number(proof['error_bound'])} "
         f"({_number(proof['a_priori_bound'])} known before solving). No weight is off by more than "
@@ -336,14 +408,14 @@ def _ticket(r: dict[str, Any]) -> Page:
         else f"The number of kept weights is not proven least ({r['status'].lower()}).",
     ]
     layers = [tuple(_number(v) if isinstance(v, float) else str(v) for v in row.values()) for row in proof["layers"]]
-    page.sheets.append(Sheet("The bound, layer by layer", tuple(proof["layers"][0]), layers))
-    drawn = [tuple(_number(v) if isinstance(v, float) else str(v) for v in row.values()) for row in r["random network"]]
-    page.sheets.append(Sheet("The random network", tuple(r["random network"][0]), drawn))
+    page.sheets.append(Sheet("The bound, layer by layer", _heads_of(proof["layers"][0]), layers))
+    drawn = [tuple(_number(v) if isinstance(v, float) else str(v) for v in row.values()) for row in r["random_network"]]
+    page.sheets.append(Sheet("The random network", _heads_of(r["random_network"][0]), drawn))
 
     def kept(ax: Any) -> Any:
         from prunopt.plots import before_after
 
-        sizes = [counts["sampled"], counts["neurons sampled"]], [counts["kept"], counts["neurons kept"]]
+        sizes = [counts["sampled"], counts["neurons_sampled"]], [counts["kept"], counts["neurons_kept"]]
         names = ["parameters", "neurons"]
         before_after(*sizes, ax, what="number", part="of the random network", names=names, labels=("sampled", "kept"))
         ax.set_yscale("log")

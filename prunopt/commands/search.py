@@ -99,7 +99,7 @@ def _write(out: Path, report: dict[str, Any]) -> None:
 
 def _show(report: dict[str, Any]) -> None:
     for c in report["columns"]:
-        print(f"sparsity {c['sparsity']:g} of {report['weights']:.0f} weights, {report['measure']} in nats a token")
+        print(f"sparsity {c['sparsity']:g} of {report['weights']:.0f} weights, {report['measure']} in nats per token")
         cells = []
         for name, row in sorted(c["rows"].items(), key=lambda item: float(item[1]["loss"])):
             a = row["allocation"]

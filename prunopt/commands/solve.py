@@ -60,7 +60,7 @@ def solve(
     report = {
         "file": str(file),
         "status": answer.status.name,
-        "sense": "maximise" if getattr(task, "maximise", False) else "minimise",
+        "sense": "maximize" if getattr(task, "maximise", False) else "minimize",
         "objective": turn(answer.objective),
         "bound": turn(answer.bound),
         "gap": answer.gap,
@@ -95,7 +95,7 @@ def solvers(
     found = rows(asked)
     if as_json:
         fields = ("name", "form", "exact", "available", "why_not", "reference", "description", "default")
-        print_json([{name: getattr(row, name) for name in fields} for row in found])
+        print_json({"solvers": [{name: getattr(row, name) for name in fields} for row in found]})
         return
     cells = [
         (

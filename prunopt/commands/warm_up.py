@@ -10,6 +10,7 @@ import typer
 
 from prunopt.commands.output import guarded, print_json, progress
 
+FORESTS = "BudgetedForestClassifier", "BudgetedBoostingClassifier"
 INSTANCES = 4  # of each form: sizes and options that the kernels tell apart
 
 
@@ -23,7 +24,7 @@ def warm_up(
     when an image is built; the folder of the cache is numba's (NUMBA_CACHE_DIR).
     """
     start = time.perf_counter()
-    with progress("compiling") as tell, warnings.catch_warnings():
+    with progress("compiling", total=len(kernels()) + len(FORESTS)) as tell, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         solved = compile_solvers(tell)
         grown = compile_forests(tell)
@@ -38,36 +39,42 @@ def compile_solvers(tell: Any) -> list[str]:
     """Let every solver that has kernels answer a few instances of its form; return their names."""
     import prunopt as po
     from prunopt import testing
+
+    names: list[str] = []
+    for kind, solver in kernels():
+        tell(solver.name)
+        for instance, _ in zip(testing.instances_of(kind), range(INSTANCES), strict=False):
+            if not solver.why_not_on(instance.problem):
+                answer = po.solve(instance.problem, solver(), limits=po.Limits(evaluations=50), throw=False)
+                if answer.status.has_value and answer.duals and hasattr(instance.problem, "bound"):
+                    instance.problem.bound(answer.duals)
+        names.append(solver.name)
+    return sorted(dict.fromkeys(names))
+
+
+def kernels() -> list[tuple[Any, Any]]:
+    """Return the solvers that have kernels, each with a form that it solves."""
+    from prunopt import testing
     from prunopt.core.registry import load_solvers
     from prunopt.core.solver import solvers_for
 
     load_solvers()
-    names: list[str] = []
-    for kind in testing.INSTANCES:
-        able = [s for s in solvers_for(kind) if "numba" in s.requires and not s.why_not()]
-        for solver in able:
-            tell(solver.name)
-            for instance, _ in zip(testing.instances_of(kind), range(INSTANCES), strict=False):
-                if not solver.why_not_on(instance.problem):
-                    answer = po.solve(instance.problem, solver(), limits=po.Limits(evaluations=50), throw=False)
-                    if answer.status.has_value and answer.duals and hasattr(instance.problem, "bound"):
-                        instance.problem.bound(answer.duals)
-            names.append(solver.name)
-    return sorted(dict.fromkeys(names))
+    able = [(kind, s) for kind in testing.INSTANCES for s in solvers_for(kind)]
+    return [(kind, s) for kind, s in able if "numba" in s.requires and not s.why_not()]
 
 
 def compile_forests(tell: Any) -> list[str]:
     """Prune a small forest, grow a small boosted one, and predict on demand."""
     import numpy as np
 
-    from prunopt.forests import BudgetedBoostingClassifier, BudgetedForestClassifier
+    from prunopt import forests
 
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 4))
     y = (X[:, 0] + X[:, 1] > 0).astype(int)
     done = []
-    for kind in (BudgetedForestClassifier, BudgetedBoostingClassifier):
-        tell(kind.__name__)
-        kind(budget=2.0, random_state=0).fit(X, y).predict_on_demand(X)
-        done.append(kind.__name__)
+    for name in FORESTS:
+        tell(name)
+        getattr(forests, name)(budget=2.0, random_state=0).fit(X, y).predict_on_demand(X)
+        done.append(name)
     return done

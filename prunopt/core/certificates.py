@@ -44,7 +44,7 @@ def noted(solution: Solution[Any], note: str) -> Solution[Any]:
 
 
 def well_formed(raw: Any, name: str) -> Solution[Any]:
-    """Return the solution with its numbers as floats; anything that is no complete solution is refused."""
+    """Return the solution with its numbers as floats; anything that is not a complete solution is refused."""
     demand(isinstance(raw, Solution), name, f"returned {type(raw).__name__}, must return a Solution")
     demand(isinstance(raw.status, Status), name, f"status must be a prunopt.Status, got {raw.status!r}")
     held = "without a value" if raw.value is None else "with a value"

@@ -1,4 +1,4 @@
-"""Problems: immutable data and an objective to be minimised. They know no solver."""
+"""Problems: immutable data and an objective to be minimized. They know no solver."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ X_contra = TypeVar("X_contra", contravariant=True)
 
 
 class Problem(Protocol[X_contra]):
-    """Minimise ``objective(x)`` over the ``x`` with ``violation(x) == 0``.
+    """Minimize ``objective(x)`` over the ``x`` with ``violation(x) == 0``.
 
     Checks allow a violation of 1e-6, or of 1e-6 times the attribute ``violation_unit`` where a problem has one: the
     size of what its violations are measured in. The size of the objective plays no part. Gaps are relative to ``max(1,
@@ -76,7 +76,7 @@ class Task(Protocol[X]):
 
 
 class Modelled(ABC):
-    """Every problem that writes itself as a PuLP model (recognised by its methods, no inheritance needed)."""
+    """Every problem that writes itself as a PuLP model (recognized by its methods, no inheritance needed)."""
 
     @abstractmethod
     def to_pulp(self) -> pulp.LpProblem:

@@ -54,7 +54,7 @@ def solvers(task_or_form: Any = None) -> list[SolverRow]:
     Raises
     ------
     ValueError
-        If it is no form or task; the message says which forms there are.
+        If it is not a form or task; the message says which forms there are.
 
     Returns
     -------

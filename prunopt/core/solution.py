@@ -50,7 +50,7 @@ def relative_gap(objective: float, bound: float, unit: float = 1.0) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Solution(Generic[X]):
-    """The answer to a problem. Objectives are minimised, always.
+    """The answer to a problem. Objectives are minimized, always.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def number(
     Raises
     ------
     ValueError
-        If it is no number, NaN, infinite, or outside.
+        If it is not a number, is NaN, infinite, or outside.
     """
     try:
         x = math.nan if isinstance(value, (bool, str)) else float(value)

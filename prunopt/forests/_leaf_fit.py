@@ -1,4 +1,4 @@
-"""Leaf values of all trees fitted jointly: the sums over trees, and the penalised loss that is minimised."""
+"""Leaf values of all trees fitted jointly: the sums over trees, and the penalized loss that is minimized."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fit_leaves(
     total: float = 1.0,
     **stop: Any,
 ) -> tuple[Floats, Floats]:
-    r"""Minimise a convex loss of summed leaf values, by L-BFGS.
+    r"""Minimize a convex loss of summed leaf values, by L-BFGS.
 
     .. math:: \min_{v, b} \; \text{loss}(\text{base} + \text{sums}(v) + b) + \frac{\rho}{2} \sum_l \| v_l - v^0_l \|^2
 

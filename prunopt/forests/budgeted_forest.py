@@ -150,7 +150,7 @@ class BudgetedForest(BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> AnyArray:
-        """Return the predictions of ``estimator_``, or, randomised, of ``mixture_``, shape (n,)."""
+        """Return the predictions of ``estimator_``, or, randomized, of ``mixture_``, shape (n,)."""
         rows = self._check_new_rows(X)
         if self.mixture_ is not None:
             return self.mixture_.predict(rows, self.random_state)

@@ -36,7 +36,7 @@ def read_costs(
     feature_names
         The features, each of which needs a cost (0 = already known).
     left_out
-        Columns that are no features: their costs, where the file has some, are not read.
+        Columns that are not features: their costs, where the file has some, are not read.
 
     Raises
     ------

@@ -44,7 +44,7 @@ class Table:
     notes : tuple of str
         What was changed or decided while reading, one sentence each; worth showing to the user.
     left_out : tuple of str
-        Columns that hold dates or name the rows, and are no features.
+        Columns that hold dates or name the rows, and are not features.
     styles : dict of str to str
         How the numbers of columns are written that are not plain: ``"point"``, ``"comma"``, or ``"date"``.
     """

@@ -52,7 +52,7 @@ class BudgetedForestClassifier(ClassifierMixin, BudgetedForest):  # type: ignore
         predictions at the same cost. ``estimator_`` remains a genuine forest with the right labels, but its own
         ``predict_proba`` is then drawn towards 1/C; that of this estimator is not.
     randomised
-        With ``budget``: no pruning, but a coin for each row between two neighbours of the path, so that the expected
+        With ``budget``: no pruning, but a coin for each row between two neighbors of the path, so that the expected
         cost is the budget exactly (``mixture_``, and `prunopt.forests.mixture`): no pruning, and no other mixture of
         prunings, has a lower mean tree error at that cost. The coins of a call come from ``random_state``: with a
         number, the i-th row of every call has the same coin; with None or a generator, every call has new ones.

@@ -1,7 +1,7 @@
 r"""Leaf refit: all leaf values of a forest fitted jointly, its trees and hence its costs unchanged.
 
 The trees of a random forest are fitted independently; after pruning, the remaining leaves can do more together. With
-the indicator :math:`\phi_l(x) = 1` where x reaches leaf l, and C classes, the refit minimises
+the indicator :math:`\phi_l(x) = 1` where x reaches leaf l, and C classes, the refit minimizes
 
 .. math::
     \sum_i s_i \, \ell\Bigl(y_i, \; b + \sum_l \phi_l(x_i) v_l\Bigr) + \frac{\rho}{2} \sum_l \| v_l - v_l^0 \|^2
@@ -17,7 +17,7 @@ same for every class:
 
 .. math:: P_l = b_{t} + s \, (v_l - \bar v_l), \qquad \sum_c P_{lc} = 1, \quad P_{lc} \ge 0,
 
-with the largest s > 0 that the signs allow. Then the averaged fractions are :math:`1/C + (s/T)` times the centred
+with the largest s > 0 that the signs allow. Then the averaged fractions are :math:`1/C + (s/T)` times the centered
 scores: labels are those of the scores, and ``softmax(predict_proba / temperature)`` with temperature s/T returns the
 fitted probabilities.
 
@@ -178,7 +178,7 @@ def with_scores(forest: Any, ensemble: TreeEnsemble, place: Ints, scores: Floats
 
 
 def as_fractions(scores: Floats, tree: Ints, n_trees: int) -> tuple[Floats, float]:
-    """Map leaf scores to class fractions whose average over the trees is 1/C + temperature * centred scores.
+    """Map leaf scores to class fractions whose average over the trees is 1/C + temperature * centered scores.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def as_fractions(scores: Floats, tree: Ints, n_trees: int) -> tuple[Floats, floa
     C = scores.shape[1]
     centred = scores - scores.mean(axis=1, keepdims=True)
     # Each tree may move its scores by a shift per class, if the shifts of all trees add up to the same for every
-    # class: fractions b[t] + s * centred are >= 0 for some such b when s keeps every row and column sum below.
+    # class: fractions b[t] + s * centered are >= 0 for some such b when s keeps every row and column sum below.
     least = np.full((n_trees, C), -np.inf)
     np.maximum.at(least, tree, -centred)
     largest = max(float(least.sum(axis=1).max()), float(least.sum(axis=0).max()) * C / n_trees, 0.0)
@@ -326,7 +326,7 @@ class Squares:
     ) -> tuple[Floats, Floats]:
         """Return leaf values (L, 1) and bias (1,); the ridge pulls to the forest's own values."""
         residual = self.target[rows] - sums(self.votes)[:, 0]
-        # The bias is not penalised: it is the weighted mean of what is left, so everything is centred.
+        # The bias is not penalized: it is the weighted mean of what is left, so everything is centered.
         share, root = weight / weight.sum(), np.sqrt(weight)
         mean = sums.transposed(share[:, None])[:, 0]
         centred = LinearOperator(

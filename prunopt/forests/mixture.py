@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @renamed_attributes(dearer="costlier")
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    r"""Two neighbours on a path, mixed so that the expected cost is the budget.
+    r"""Two neighbors on a path, mixed so that the expected cost is the budget.
 
     .. math:: \theta \, \text{cost}_{\text{costlier}} + (1 - \theta) \, \text{cost}_{\text{cheaper}} = B
 

@@ -51,7 +51,7 @@ class PathPoint:
     expected_cost
         Mean cost of a row, in the unit of the feature costs.
     training_error
-        Mean error of the trees, each on the rows that judge it (see ``errors``): the error that is minimised, not
+        Mean error of the trees, each on the rows that judge it (see ``errors``): the error that is minimized, not
         that of the trees' common vote.
     n_nodes
         Internal nodes that stay, of all trees together.
@@ -306,7 +306,7 @@ class BudgetPath:
         budget: float | None = None,
         names: Mapping[str, str] | None = None,
     ) -> Axes:
-        """Draw one tree, and in grey what one point of the path prunes away (see `index`).
+        """Draw one tree, and in gray what one point of the path prunes away (see `index`).
 
         Parameters
         ----------

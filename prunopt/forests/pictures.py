@@ -19,9 +19,9 @@ from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Three colours of Okabe and Ito that stay apart for every common colour blindness, and in grey by their lightness.
+# Three colors of Okabe and Ito that stay apart for every common color blindness, and in gray by their lightness.
 BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
-ROOM = 2.0  # between the labels of neighbouring leaves, in the unit of the layout
+ROOM = 2.0  # between the labels of neighboring leaves, in the unit of the layout
 OTHERS = tuple(pair for pair in zip(COLOURS, MARKERS, strict=True) if pair[0] not in (BLUE, ORANGE, BLACK))
 
 
@@ -69,7 +69,7 @@ def draw_path(
         linestyle="--",
         marker="s",
         markersize=3,
-        label="one tree on average, rows of the path (minimised)",
+        label="one tree on average, rows of the path (minimized)",
     )
     if X is not None and y is not None:
         test, whole = path.curve(X, y), path.unpruned(X, y)
@@ -143,7 +143,7 @@ def draw_sizes(path: Path, ax: Axes | None, unit: str, k: int) -> Axes:
 
 
 def draw_tree(path: Path, tree: int, ax: Axes | None, k: int, names: Mapping[str, str] | None) -> Axes:
-    """Draw one tree as it was grown, what is pruned away in grey; see `BudgetPath.plot_tree`."""
+    """Draw one tree as it was grown, what is pruned away in gray; see `BudgetPath.plot_tree`."""
     e = path.ensemble
     whole_number("tree", tree, low=0, high=e.n_trees - 1)
     nodes = np.arange(e.offsets[tree], e.offsets[tree + 1])
@@ -175,7 +175,7 @@ def draw_tree(path: Path, tree: int, ax: Axes | None, k: int, names: Mapping[str
             text = f"{value[0]:.3g}" if classes is None else f"{classes[int(value.argmax())]}\n{value.max():.2f}"
         ax.text(x[h - first], y[h - first], text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=3)
     n_before, n_after = int(np.count_nonzero(e.left[nodes] >= 0)), int(np.count_nonzero(split[nodes]))
-    ax.set_title(f"tree {tree}: {n_after} of {n_before} tests kept (grey: pruned away)", fontsize="medium")
+    ax.set_title(f"tree {tree}: {n_after} of {n_before} tests kept (gray: pruned away)", fontsize="medium")
     ax.set_axis_off()
     ax.margins(0.04, 0.08)
     return ax

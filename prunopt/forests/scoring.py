@@ -120,8 +120,8 @@ def scoring_of(
     Raises
     ------
     ValueError
-        For unknown names, costs that are no square of numbers >= 0 with zeros on the diagonal, pairs of labels without
-        a cost, or two that contradict.
+        For unknown names, costs that are not a square of numbers >= 0 with a zero diagonal, pairs of labels without a
+        cost, or two that contradict.
     """
     if scoring is not None:
         one_of("scoring", scoring, SCORINGS)

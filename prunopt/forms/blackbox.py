@@ -45,7 +45,7 @@ class Gene:
     low, high
         The range of a real number.
     ordered
-        Whether neighbouring options are alike, so that a small change is a step to the next one.
+        Whether neighboring options are alike, so that a small change is a step to the next one.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Gene:
 @one_line
 @dataclass(frozen=True, eq=False)
 class BlackBox:
-    r"""Minimise a loss that can only be evaluated, over genes that decode to a decision.
+    r"""Minimize a loss that can only be evaluated, over genes that decode to a decision.
 
     .. math:: \min_{u \in U_1 \times \dots \times U_n} \; \mathrm{loss}(\mathrm{decode}(u))
 

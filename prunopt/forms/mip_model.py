@@ -40,7 +40,7 @@ class Model:
         \mathrm{row\_lower} \le A x \le \mathrm{row\_upper}, \quad \mathrm{lower} \le x \le \mathrm{upper}, \quad
         x_i \in \mathbb{Z} \; (i \in \mathrm{integer})
 
-    Like every form it is minimised: ``objective`` of a model to be maximised is its negative (`in_file` turns it
+    Like every form it is minimized: ``objective`` of a model to be maximized is its negative (`in_file` turns it
     back). A model without integer variables reduces to a `LinearProgram`. Build one by hand with `Model.of`.
 
     Parameters
@@ -218,7 +218,7 @@ class Model:
 
     @property
     def sign(self) -> float:
-        """-1 for a model to be maximised, else 1."""
+        """-1 for a model to be maximized, else 1."""
         return -1.0 if self.maximise else 1.0
 
     @property
@@ -227,11 +227,11 @@ class Model:
         return () if self.integer.any() else (LinearProgram,)
 
     def in_file(self, objective: float) -> float:
-        """Turn an objective or bound of the minimised form into the sense of the file, and back."""
+        """Turn an objective or bound of the minimized form into the sense of the file, and back."""
         return self.sign * objective
 
     def objective(self, x: ArrayLike, /) -> float:
-        """Return c'x + offset, negated where the model is to be maximised."""
+        """Return c'x + offset, negated where the model is to be maximized."""
         return self.sign * (float(self.c @ self._as_value(x)) + self.offset)
 
     def violation(self, x: ArrayLike, /) -> float:
@@ -267,7 +267,7 @@ class Model:
         return Reduced(form, lambda u: np.asarray(base + back @ u), shift=shift)
 
     def elastic(self) -> Model:
-        """Return the model of the nearest feasible request: every row may give way, the total is minimised.
+        """Return the model of the nearest feasible request: every row may give way, the total is minimized.
 
         Its value holds x, then how much is added to each row's activity, then how much is taken from it.
         """
@@ -288,7 +288,7 @@ class Model:
         )
 
     def to_pulp(self) -> pulp.LpProblem:
-        """Return the model, minimised, as a PuLP model with variables ``x_0, x_1, ...``."""
+        """Return the model, minimized, as a PuLP model with variables ``x_0, x_1, ...``."""
         import pulp
 
         model = pulp.LpProblem("model", pulp.LpMinimize)
@@ -334,7 +334,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     Raises
     ------
     ValueError
-        If there is no such file, it is no model, or holds more than a mixed-integer linear model (quadratic terms,
+        If there is no such file, it is not a model, or holds more than a mixed-integer linear model (quadratic terms,
         semi-continuous variables, indicator constraints).
 
     Notes

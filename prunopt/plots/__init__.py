@@ -1,6 +1,6 @@
 """Pictures. Every function takes axes and returns them; ``ax=None`` makes new ones. Needs the extra ``plot``.
 
-Colours are those of Okabe and Ito, which stay apart for every common colour blindness; lines also differ by marker,
+Colors are those of Okabe and Ito, which stay apart for every common color blindness; lines also differ by marker,
 maps are drawn in cividis or in shades of one blue.
 """
 

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, markers, axes, and what counts as a curve."""
+"""What all pictures share: colors, markers, axes, and what counts as a curve."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which stay apart for every common colour blindness.
+# Okabe and Ito's colors, which stay apart for every common color blindness.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 LINES = ("-", "--", ":")
@@ -24,7 +24,7 @@ class MissingExtra(ImportError, ValueError):
 
 
 def styles() -> Iterator[tuple[str, str, str]]:
-    """Yield colours, markers and line styles; no two of the first 21 are alike."""
+    """Yield colors, markers and line styles; no two of the first 21 are alike."""
     for line in itertools.cycle(LINES):
         for colour, marker in zip(COLOURS, MARKERS, strict=True):
             yield colour, marker, line

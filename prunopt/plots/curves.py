@@ -101,6 +101,6 @@ def solver_trace(solutions: Any, ax: Axes | None = None, *, unit: str = "") -> A
     ax.plot([], [], color="#666666", label="objective")
     ax.plot([], [], color="#666666", linestyle="--", label="bound")
     ax.set_xlabel("time [s]")
-    ax.set_ylabel(f"objective, minimised [{unit}]" if unit else "objective (minimised)")
+    ax.set_ylabel(f"objective, minimized [{unit}]" if unit else "objective (minimized)")
     finish(ax, legend=True)
     return ax

@@ -161,7 +161,7 @@ def mask_density(
     tile
         Rows and columns of a tile; None: about 64 tiles along the longer side. Those at the edges may be smaller.
     label
-        What the colours mean.
+        What the colors mean.
     """
     kept = validate.bools("mask", mask, ("outputs", "inputs"))
     validate.require(kept.size, "mask", "hold weights", validate.Shown(f"shape {kept.shape}"))

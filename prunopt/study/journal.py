@@ -34,7 +34,7 @@ def open_journal(path: str | os.PathLike[str], *, wait: float = WAIT, repair: bo
     Raises
     ------
     JournalError
-        If the file is damaged, is no journal, or stays locked; the message says where, and what to do.
+        If the file is damaged, is not a journal, or stays locked; the message says where, and what to do.
     """
     quiet()
     from optuna.storages import JournalStorage
@@ -66,8 +66,8 @@ def check(file: Path, *, repair: bool = False) -> int:
             entry = None
         if not isinstance(entry, dict) or "op_code" not in entry:
             raise JournalError(
-                f"{file}: line {number} (byte {at}) is no entry of a journal; {number - 1} entries in front of it are "
-                f"whole. Nothing was changed: name another file, or restore this one"
+                f"{file}: line {number} (byte {at}) is not an entry of a journal; {number - 1} entries in front of it "
+                f"are whole. Nothing was changed: name another file, or restore this one"
             )
         at += len(line) + 1
     if torn:

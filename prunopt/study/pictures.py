@@ -17,12 +17,12 @@ def draw(report: dict[str, Any], out: Path) -> list[Path]:
     for column in report["columns"]:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         ax = draw_column(column, report["measure"], figure.add_subplot())
-        ax.set_title(f"{report['model']}: {column['sparsity']:g} of the blocks' weights removed")
+        ax.set_title(f"{Path(report['model']).name}: {column['sparsity']:g} of the blocks' weights removed")
         written.append(out / f"sparsity-by-layer-{column['sparsity']:g}.png")
         with write_atomically(written[-1]) as temporary:
             figure.savefig(temporary, dpi=150)
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    draw_front(report, figure.add_subplot()).set_title(f"{report['model']}: loss against size")
+    draw_front(report, figure.add_subplot()).set_title(f"{Path(report['model']).name}: loss against size")
     written.append(out / "front.png")
     with write_atomically(written[-1]) as temporary:
         figure.savefig(temporary, dpi=150)
@@ -35,7 +35,7 @@ def draw_column(column: dict[str, Any], measure: str, ax: Any) -> Any:
     labels = {name: f"{name} ({float(row['loss']):.4g})" for name, row in ranked}
     lines = {labels[name]: row["allocation"] for name, row in ranked}
     sparsity_by_layer(lines, ax, bold=labels.get("search", ""))
-    ax.legend(fontsize="small", title=f"{measure} [nats a token]", framealpha=0.85, edgecolor="none")
+    ax.legend(fontsize="small", title=f"{measure} [nats per token]", framealpha=0.85, edgecolor="none")
     return ax
 
 
@@ -47,7 +47,7 @@ def draw_front(report: dict[str, Any], ax: Any) -> Any:
             kept, loss = lines.setdefault(name, ([], []))
             kept.append(1.0 - float(column["sparsity"]))
             loss.append(float(row["loss"]))
-    pareto(lines, ax, measure=f"{report['measure']} [nats a token]")
+    pareto(lines, ax, measure=f"{report['measure']} [nats per token]")
     sizes = [1.0 - float(column["sparsity"]) for column in report["columns"]]
     ax.set_xlim(min(sizes) - 0.05, max(sizes) + 0.05)
     ax.set_xlabel("fraction of the weights kept")

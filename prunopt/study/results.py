@@ -73,7 +73,7 @@ class SearchRun:
 
     @property
     def evaluations(self) -> int:
-        """How many decisions were evaluated: finished trials that are no copies."""
+        """How many decisions were evaluated: finished trials that are not copies."""
         return sum(t.copy_of is None for t in self.finished)
 
     @property

@@ -131,7 +131,7 @@ def open_study(storage: Any, identity: Mapping[str, Any], *, name: str | None, p
     found = study.user_attrs.get(IDENTITY)
     if found is None and study_name in there and (study.user_attrs or study.get_trials(deepcopy=False)):
         raise ValueError(
-            f"storage={place!r} holds a study {study_name!r} that is no search of prunopt; give another name"
+            f"storage={place!r} holds a study {study_name!r} that is not a search of prunopt; give another name"
         )
     if found is None:
         study.set_user_attr(IDENTITY, {**wanted, "id": uuid.uuid4().hex})

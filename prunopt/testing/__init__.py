@@ -1,7 +1,7 @@
 """The conformance suite: every registered solver against every instance of every form that it solves.
 
 A new solver needs no test of its own to be held to the rules: ``conformance_cases()`` finds it in the registry, and
-`check` runs it. A package with solvers of its own parametrises one test::
+`check` runs it. A package with solvers of its own parametrizes one test::
 
     @pytest.mark.parametrize("case", prunopt.testing.conformance_cases(solver="my-solver"), ids=str)
     def test_conformance(case):

@@ -88,7 +88,7 @@ def black_boxes() -> Iterator[tuple[str, Any, float | None]]:
 
 
 def level_search(groups: int = 3, levels: int = 3, budget: int = 4) -> LevelSearch:
-    """Return a search over levels whose loss has an interaction of neighbours."""
+    """Return a search over levels whose loss has an interaction of neighbors."""
     cost = np.tile(np.arange(levels)[::-1], (groups, 1))
     weight = np.linspace(1, 2, groups)
 

@@ -10,7 +10,7 @@ import numpy as np
 from prunopt.core.arrays import Floats
 
 NOISE = 1e-2  # of the losses' variance: rounding, and what the kernel cannot follow
-WORST = 1.0  # standard deviations above the median that losses are cut at; what is bad need not be modelled
+WORST = 1.0  # standard deviations above the median that losses are cut at; what is bad need not be modeled
 
 
 def as_rows(decisions: Sequence[Any]) -> Floats | None:
@@ -27,7 +27,7 @@ def as_rows(decisions: Sequence[Any]) -> Floats | None:
 def most_promising(known: Floats, losses: Floats, candidates: Floats, optimism: float = 0.5) -> int:
     r"""Return the candidate of least :math:`\mu(x) - \kappa \sigma(x)`.
 
-    :math:`\mu` and :math:`\sigma` are mean and standard deviation of a Gaussian process on the losses, standardised
+    :math:`\mu` and :math:`\sigma` are mean and standard deviation of a Gaussian process on the losses, standardized
     and cut off above, with the kernel :math:`\exp(-\|x - x'\|^2 / 2 l^2)`, :math:`l^2` being the median squared
     distance of what is known.
 

@@ -25,7 +25,7 @@ class DsaEvolution(SearchSolver):
     genes from every better one, so that one family does not crowd out the rest. With probability ``crossover`` each
     gene (a stage of an expression) comes from either of two parents, else all come from one. Then genes mutate with
     probability ``mutation``, at least one where nothing changed: a categorical gene takes another option (a
-    neighbouring one, if they are ordered), a real gene moves by a normal step whose width is the elites' spread. With
+    neighboring one, if they are ordered), a real gene moves by a normal step whose width is the elites' spread. With
     probability ``immigrants`` a random point takes the offspring's place. An offspring whose decision is known, or
     that has none, is bred again.
 

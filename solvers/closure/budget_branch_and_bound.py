@@ -37,7 +37,7 @@ class _Node(NamedTuple):
 class BudgetBranchAndBound(Solver[BudgetedClosure]):
     r"""Solve a `BudgetedClosure` by branch and bound on the Lagrangian bound [1]_ [2]_.
 
-    At every node the exact path of the contracted closure over all penalties gives the two neighbours of the budget on
+    At every node the exact path of the contracted closure over all penalties gives the two neighbors of the budget on
     the lower hull; the line between them is Lagrange's bound, the cheaper one is a valid answer, and dropping parts of
     the costlier one tree by tree, then adding parts that still fit, gives better ones. The node is divided on the item
     of the block that breaks the budget which carries the most profit below it. Best bound first.
@@ -190,7 +190,7 @@ def _widest(rest: OpenPart, block: PathBlock) -> int:
 
 
 def _repaired(rest: OpenPart, chosen: Bools, breaking: PathBlock, budget: int) -> list[Bools]:
-    """Closures within the budget between the two neighbours on the hull, and around them."""
+    """Closures within the budget between the two neighbors on the hull, and around them."""
     c = rest.closure
     roots = np.append(np.flatnonzero(c.parent < 0), c.n_items)
     if not _trees_are_runs(c.parent, roots):

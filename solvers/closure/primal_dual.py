@@ -39,7 +39,7 @@ class PrimalDual(Solver[Closure]):
         + \sum_j \max\bigl(0, \sum_h b_{hj} - p c_j\bigr) \Bigr)
 
     Every b proves a bound and every iterate's trees are a closure, so both are valid whenever the method stops. A
-    subgradient method crawls where the bound is not smooth. The default rule instead minimises
+    subgradient method crawls where the bound is not smooth. The default rule instead minimizes
 
     .. math::
         \tfrac12 \sum_h \omega_h t_h(b)^2, \qquad t(b) = \arg\min \bigl\{ \sum_h \omega_h
@@ -47,7 +47,7 @@ class PrimalDual(Solver[Closure]):
         \qquad \sum_h b_{hj} = p c_j,
 
     the dual of the closure with a quadratic term: smooth, and at its minimum the items with t_h > 0 are the least
-    optimal closure for any weights omega > 0 [2]_. It is minimised by projected steps on one random block of
+    optimal closure for any weights omega > 0 [2]_. It is minimized by projected steps on one random block of
     requirements at a time, each followed by the regression t on all trees [3]_; on forests of real data some tens of
     passes over the edges close the gap completely, and then the answer is optimal and proven. Among the closures
     {t > s} of all levels s the best is taken, and improved by choosing each tree again with what the others have

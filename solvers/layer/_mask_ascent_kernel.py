@@ -15,7 +15,7 @@ from prunopt.core.jit import njit
 
 @njit
 def sweep_rows(W: Floats, P: Floats, delta: Floats, price: Floats, V: Floats, Y: Floats) -> None:
-    """Minimise over one weight after the other, in place; Y is (W - V) P."""
+    """Minimize over one weight after the other, in place; Y is (W - V) P."""
     rows, d = W.shape
     for j in range(d):
         own, dj = max(P[j, j], 1e-300), delta[j]

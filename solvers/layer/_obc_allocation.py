@@ -9,7 +9,7 @@ from prunopt.core.jit import njit
 
 
 def allocate(costs: Floats, count: int) -> Ints:
-    r"""Return :math:`k_r` that minimise :math:`\sum_r f_r(k_r)` with :math:`\sum_r k_r` = ``count``, exactly.
+    r"""Return :math:`k_r` that minimize :math:`\sum_r f_r(k_r)` with :math:`\sum_r k_r` = ``count``, exactly.
 
     ``costs[r, k]`` is what the removal number k adds to row r: :math:`f_r(k) = \sum_{j < k}` of them. Segments of the
     traces' lower hulls are taken by slope until the count is reached within one; its slope is a price

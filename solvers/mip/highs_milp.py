@@ -12,7 +12,7 @@ from prunopt.solvers.mip.pulp import Pulp
 class HighsMilp(Pulp):
     """Write the problem as a linear or integer model and hand it to HiGHS [1]_, through PuLP.
 
-    This is what ``solver="highs"`` means for problems that are no linear programs, and the default of integer models.
+    This is what ``solver="highs"`` means for problems that are not linear programs, and the default of integer models.
     As with `Pulp`, an optimal answer is so by the engine's word.
 
     References

@@ -70,7 +70,7 @@ class S2H(Solver[RelaxedMask]):
         ``"exact"``: within the budget, as above. ``"expected"``: every width by itself, as in the paper; the answer
         counts as failed where it exceeds the budget.
     value
-        What the exact rounding optimises: ``"nearest"``, the least sum of squared distances to the expected widths, as
+        What the exact rounding optimizes: ``"nearest"``, the least sum of squared distances to the expected widths, as
         shares of the full ones. Where the answer leaves room for a wider group the expected widths are stretched by a
         common factor until none is left: the budget is used to one step of one group.
         ``"likelihood"``, the greatest :math:`\sum \log p`. While p is broad its modes lie

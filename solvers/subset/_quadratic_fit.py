@@ -22,7 +22,7 @@ class Fit:
     error
         Weighted root mean square of leave-one-out residuals over the spread of the losses: 1 is no better than a mean.
     log
-        Whether it is the logarithm of the loss that is modelled.
+        Whether it is the logarithm of the loss that is modeled.
     """
 
     constant: float

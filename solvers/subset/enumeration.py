@@ -17,7 +17,7 @@ class Enumeration(Solver[EnumerableChoice]):
     r"""Try out every subset that meets the constraints, and keep the least loss; ties go to the first.
 
     The loss of a subset need not lie between those of its parts, so nothing may be left out: this is the only solver
-    of the form that proves anything. Subsets come in an order in which neighbours share their first items; a loss that
+    of the form that proves anything. Subsets come in an order in which neighbors share their first items; a loss that
     keeps what it has computed for them (`prunopt.networks.heads.HeadLoss`) then pays for little more than the last
     layer of each. The check repeats the enumeration.
     """

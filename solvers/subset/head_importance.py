@@ -71,7 +71,7 @@ class HeadImportance(Solver[SubsetChoice]):
         tried(kept)
         name = problem.scores_name or ("scores of the form" if problem.scores else "single ablation")
         stats = {"score": name, "scored": max(1, scored)}
-        tried.best, tried.least = kept, tried(kept)  # ablation may have stumbled on better ones; that is no sorting
+        tried.best, tried.least = kept, tried(kept)  # ablation may have stumbled on better ones; that is not sorting
         return answer(tried, self.name, stats=stats, message=f"sorted by {name}; no bound")
 
     def _scores(self, problem: SubsetChoice, kept: Bools, tried: Tried) -> Floats:

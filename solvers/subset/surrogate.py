@@ -52,7 +52,7 @@ class Surrogate(Solver[SubsetChoice]):
     patience
         Rounds without gain after which it ends.
     engine
-        ``"branch-and-bound"``, or ``"pulp"``: the linearised integer program by CBC or HiGHS.
+        ``"branch-and-bound"``, or ``"pulp"``: the linearized integer program by CBC or HiGHS.
     nodes, seconds
         Limits for solving one model by branch and bound, or by PuLP.
     screen

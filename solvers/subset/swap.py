@@ -70,7 +70,7 @@ class Swap(Solver[SubsetChoice]):
 
 
 def _improved(problem: SubsetChoice, tried: Tried, kept: Bools, changes: NDArray[np.float64]) -> tuple[Bools, bool]:
-    """Return the first better neighbour, or the subset itself and False."""
+    """Return the first better neighbor, or the subset itself and False."""
     leaving = [int(i) for i in np.argsort(changes, kind="stable") if kept[i]]
     entering = [int(i) for i in np.argsort(-changes, kind="stable") if not kept[i]]
     pairs = [(i, j) for i in leaving for j in entering]

@@ -245,7 +245,7 @@ def nearest(
 ) -> None:
     """For each target in ``order`` the nearest subset, of those the smallest.
 
-    Every sum of the left half meets its two neighbours among the sums of the right half. Equal sums of a half are
+    Every sum of the left half meets its two neighbors among the sums of the right half. Equal sums of a half are
     held once, with the fewest items, so no better pair can hide behind an equal one.
     """
     middle = pools.shape[1] - pools.shape[1] // 2

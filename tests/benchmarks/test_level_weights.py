@@ -95,7 +95,7 @@ def test_shrinkage_is_that_of_pruning(tmp_path: Path) -> None:
                 torch.testing.assert_close(ours, weight_of(blocks(pruned)[0].module.get_submodule(name)))
     own = [LevelWeights(model, tokens, (0.4,), units="ffn", method="wanda", shrinkage=s, folder=tmp_path).errors
            for s in (0.0, None)]  # fmt: skip
-    assert (own[0] < own[1]).all()  # the error is of the measured Hessian, which the first minimises
+    assert (own[0] < own[1]).all()  # the error is of the measured Hessian, which the first minimizes
 
 
 def test_snapped_meets_the_budget(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def test_tables_are_listed_and_run_with_machine_and_versions(checkout: Path, cap
     assert kept["status"] == 0
     assert kept["versions"]["numpy"]
     assert {"python", "machine", "processor", "cores", "seconds"} <= set(kept)
-    again = json.loads(CliRunner().invoke(app, ["bench", "--json"]).stdout)
-    assert [(row["name"], row["last run"]["seconds"]) for row in again] == [("three", kept["seconds"])]
+    again = json.loads(CliRunner().invoke(app, ["bench", "--json"]).stdout)["tables"]
+    assert [(row["name"], row["last_run"]["seconds"]) for row in again] == [("three", kept["seconds"])]
 
 
 def test_failures_are_one_line(checkout: Path, capfd: Any) -> None:

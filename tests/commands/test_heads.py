@@ -77,7 +77,7 @@ def test_json_folder_and_pictures(folder: Path, tmp_path: Path) -> None:
     assert found["status"] == "FEASIBLE"
     assert found["bound"] is None
     assert set(found["curve"]) == {"example-abs", "example-abs, l2 (paper)", "greedy"}
-    assert set(found["loss"]) == {"measure", "calibration", "held out"}
+    assert set(found["loss"]) == {"measure", "calibration", "held_out"}
     assert sorted(p.name for p in out.glob("*.png")) == ["curve.png", "importance.png"]
     assert json.loads((out / "heads.json").read_text("utf-8"))["heads_kept"] == found["heads_kept"]
     small = load(out)
@@ -177,7 +177,7 @@ def test_a_repair_that_raises_the_loss_is_said(folder: Path, tmp_path: Path) -> 
     )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    assert found["loss"]["held out"]["removed"] > found["loss"]["held out"]["masked"]
+    assert found["loss"]["held_out"]["removed"] > found["loss"]["held_out"]["masked"]
     assert "--no-repair" in found["advice"]
 
 

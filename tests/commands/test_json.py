@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import prunopt as po
 from prunopt.cli import app, command_names
-from prunopt.commands.output import guarded, print_json
+from prunopt.commands.output import SCHEMA, guarded, print_json
 from prunopt.forms import Closure
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +147,33 @@ output.plain = talk
 SAID = ("printed", "written to the descriptor", "said by a child", "logged to the stream of before",
         "left in the buffer of Python", "said at the end")  # fmt: skip
 
+SCHEMAS = ROOT / "prunopt" / "schemas"
+SNAKE = re.compile("[a-z][a-z0-9_]*")
+
+
+def envelope(command: str, **keys: Any) -> dict[str, Any]:
+    """Return a document as `print_json` writes it."""
+    return {"schema_version": SCHEMA, "prunopt_version": po.__version__, "command": command, **keys}
+
+
+def conforms(name: str, document: dict[str, Any]) -> None:
+    """Check a document against the published schema of its command, which describes every key of the first level."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    wrong = [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(document)]
+    assert wrong == []
+    assert set(document) <= set(schema["properties"])
+
+
+def described(schema: dict[str, Any]) -> Iterator[str]:
+    """Yield every key that a schema describes."""
+    for key, part in schema.get("properties", {}).items():
+        yield key
+        yield from described(part)
+    if isinstance(schema.get("items"), dict):
+        yield from described(schema["items"])
+
 
 def with_json() -> set[str]:
     """Names of the commands of the program that take ``--json``."""
@@ -164,7 +192,9 @@ def test_standard_output_is_one_document(name: str, tmp_path: Path) -> None:
         pytest.importorskip(NEEDS[name])
     done = process([name, *CASES[name](tmp_path), "--json"], TALK, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    conforms(name, document)
+    assert document["prunopt_version"] == po.__version__
     said = [word for word in SAID if word not in done.stderr]
     assert not said, (said, done.stderr)
 
@@ -190,7 +220,7 @@ def test_the_descriptor_leads_back_afterwards(capfd: pytest.CaptureFixture[str])
 
     command(as_json=True)
     out, err = capfd.readouterr()
-    assert json.loads(out) == {"a": 1}
+    assert json.loads(out) == envelope("command", a=1)
     assert err.splitlines() == ["from C", "from Python", "from C again"]
     os.write(1, b"after\n")
     print("and after")
@@ -206,7 +236,7 @@ def test_an_error_brings_the_descriptor_back_and_keeps_the_document(capfd: pytes
     with pytest.raises(typer.Exit):
         command(as_json=True)
     out, err = capfd.readouterr()
-    assert json.loads(out) == {"status": "INFEASIBLE"}
+    assert json.loads(out) == envelope("command", status="INFEASIBLE")
     assert err == "prunopt: infeasible\n"
     os.write(1, b"after\n")
     assert capfd.readouterr().out == "after\n"
@@ -215,4 +245,24 @@ def test_an_error_brings_the_descriptor_back_and_keeps_the_document(capfd: pytes
 def test_the_estimate_is_a_document_too(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["--estimate", "solve", *solve(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
-    assert "solve needs about" in json.loads(done.stdout)["estimate"]
+    document = json.loads(done.stdout)
+    conforms("solve", document)
+    assert "solve needs about" in document["estimate"]
+
+
+def test_every_command_has_a_schema_and_keys_are_in_snake_case() -> None:
+    assert {file.stem for file in SCHEMAS.glob("*.json")} == set(CASES)
+    for file in SCHEMAS.glob("*.json"):
+        schema = json.loads(file.read_text("utf-8"))
+        assert schema["properties"]["command"] == {"const": file.stem}
+        assert schema["properties"]["schema_version"]["const"] == SCHEMA
+        assert [key for key in described(schema) if not SNAKE.fullmatch(key)] == []
+
+
+def test_a_document_that_breaks_the_schema_is_seen() -> None:
+    pytest.importorskip("jsonschema")
+    good = envelope("evaluate", model="m", parameters=3, texts={"a text.txt": {"perplexity": 2.0}})
+    conforms("evaluate", good)
+    for change in ({"parameters": "3"}, {"parameters": None}, {"more parameters": 1}, {"command": "solve"}):
+        with pytest.raises(AssertionError):
+            conforms("evaluate", good | change)

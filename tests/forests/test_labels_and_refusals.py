@@ -1,4 +1,4 @@
-"""What people pass to the forest estimators: costs by label, skops, monotonic trees, what is no forest."""
+"""What people pass to the forest estimators: costs by label, skops, monotonic trees, what is not a forest."""
 
 from __future__ import annotations
 

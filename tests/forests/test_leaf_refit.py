@@ -213,7 +213,7 @@ def test_rows_are_fitted_by_the_trees_that_judge_them() -> None:
     voters = judges.sum(axis=0)
     Z *= np.repeat(judges, counts, axis=0).T * np.where(voters > 0, 8 / np.maximum(voters, 1), 0.0)[:, None]
     used, before = np.flatnonzero(voters), leaf_values(forest)[:, 0] / 8
-    # Ridge regression of what is left, with a bias that is not penalised and is spread over the trees.
+    # Ridge regression of what is left, with a bias that is not penalized and is spread over the trees.
     A = np.hstack([Z[used], np.ones((len(used), 1))])
     pull = np.diag([ridge] * Z.shape[1] + [0.0])
     moved = np.linalg.solve(A.T @ A + pull, A.T @ (y_DIABETES[used] - Z[used] @ before))

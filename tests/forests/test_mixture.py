@@ -1,4 +1,4 @@
-"""Mixtures of two neighbours on a path: the budget is met exactly, on the hull."""
+"""Mixtures of two neighbors on a path: the budget is met exactly, on the hull."""
 
 from __future__ import annotations
 

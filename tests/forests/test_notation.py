@@ -1,4 +1,4 @@
-"""Numbers in the notations that tables come in, and columns that are no features."""
+"""Numbers in the notations that tables come in, and columns that are not features."""
 
 from __future__ import annotations
 

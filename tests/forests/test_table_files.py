@@ -37,7 +37,7 @@ def test_what_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(TEXT.encode())[:-9])
     with pytest.raises(ValueError, match=r"t.csv.gz must be whole"):
         read_csv(path, "y")
-    path.write_bytes(b"PAR1 is no table")
+    path.write_bytes(b"PAR1 is not a table")
     with pytest.raises(ValueError, match=r"t.csv.gz must be (CSV, got Parquet; pip install pyarrow|a Parquet file)"):
         read_csv(path, "y")
 

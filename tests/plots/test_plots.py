@@ -1,4 +1,4 @@
-"""Pictures: the axes that were given come back, labelled, with what was to be drawn."""
+"""Pictures: the axes that were given come back, labeled, with what was to be drawn."""
 
 from __future__ import annotations
 

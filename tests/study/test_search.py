@@ -180,7 +180,7 @@ def test_damaged_journal_and_other_files(tmp_path: Path) -> None:
     lines = place.read_bytes().split(b"\n")
     lines[3] = b"garbage"
     place.write_bytes(b"\n".join(lines))
-    with pytest.raises(JournalError, match=r"line 4 .* is no entry of a journal; 3 entries in front"):
+    with pytest.raises(JournalError, match=r"line 4 .* is not an entry of a journal; 3 entries in front"):
         po.search(quick(), trials=3, storage=place, repair=True)
     with pytest.raises(JournalError, match="it is a folder"):
         po.search(quick(), trials=3, storage=tmp_path)

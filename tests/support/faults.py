@@ -55,7 +55,7 @@ def is_wrong(problem: Any, optimum: float | None, solution: Any) -> str:
     try:
         objective, bound = float(solution.objective), float(solution.bound)
     except (TypeError, ValueError):
-        return "objective or bound is no number"
+        return "objective or bound is not a number"
     if math.isnan(objective) or math.isnan(bound):
         return "NaN"
     size = max(1.0, abs(optimum)) if optimum is not None else 1.0
@@ -70,7 +70,7 @@ def is_wrong(problem: Any, optimum: float | None, solution: Any) -> str:
 def _is_wrong_value(problem: Any, optimum: float | None, solution: Solution[Any]) -> str:
     try:
         missing, true = float(problem.violation(solution.value)), float(problem.objective(solution.value))
-    except Exception as error:  # whatever it is, the value is no value of this problem
+    except Exception as error:  # whatever it is, the value is not a value of this problem
         return f"not a value: {error!r}"
     if not missing <= TOLERANCE * float(getattr(problem, "violation_unit", 1.0)):
         return f"infeasible by {missing}"

@@ -38,7 +38,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 
 def give_files(place: Path) -> None:
-    """Write what the pages speak of: a table, its costs, a tiny model, a text, a small network, labelled pictures."""
+    """Write what the pages speak of: a table, its costs, a tiny model, a text, a small network, labeled pictures."""
     rng = np.random.default_rng(0)
     rows = rng.random((80, 3)).round(3)
     lines = [f"{a},{b},{c},{'ill' if a + b > 1 else 'well'}" for a, b, c in rows]
@@ -55,9 +55,9 @@ def give_files(place: Path) -> None:
 
 
 def run_console(text: str) -> str:
-    """Run the commands of a block, and return what they print."""
+    """Run the commands of a block, and return what they print; a line that ends in a backslash goes on."""
     printed = []
-    for line in text.splitlines():
+    for line in text.replace("\\\n", "").splitlines():
         assert line.startswith("$ prunopt "), f"a console block holds commands of prunopt, each behind '$ ': {line}"
         done = CliRunner().invoke(app, shlex.split(line)[2:])
         assert done.exit_code == 0, f"{line}\n{done.output}"

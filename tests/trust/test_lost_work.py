@@ -221,7 +221,7 @@ def test_a_full_disk_under_safetensors_is_an_error_of_the_system(tmp_path: Path)
 
 
 def test_a_full_disk_while_a_form_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    form = po.load_form  # kept so that a broken import is no reason to pass
+    form = po.load_form  # kept so that a broken import is not a reason to pass
     path = tmp_path / "a.npz"
     from prunopt.forms import Closure
 

@@ -29,7 +29,7 @@ def read_booster(path: str | os.PathLike[str]) -> Booster:
     Raises
     ------
     ValueError
-        If the file is no such model, or one with categorical splits, linear leaves or a loss that is not known.
+        If the file is not such a model, or one with categorical splits, linear leaves or a loss that is not known.
     """
     file = Path(path)
     require(file.is_file(), "path", "be a file that exists", str(path))

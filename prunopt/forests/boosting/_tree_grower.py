@@ -1,4 +1,4 @@
-r"""The kernel that grows one tree: leaf by leaf, each split penalised for the features that its rows have to acquire.
+r"""The kernel that grows one tree: leaf by leaf, each split penalized for the features that its rows have to acquire.
 
 A split of a node with rows R on a feature of group g is worth
 
@@ -6,7 +6,7 @@ A split of a node with rows R on a feature of group g is worth
     \frac12 \sum_c \Bigl( \frac{G_{Lc}^2}{H_{Lc} + \rho} + \frac{G_{Rc}^2}{H_{Rc} + \rho} - \frac{G_c^2}{H_c + \rho}
     \Bigr) - \lambda \, c_g \sum_{i \in R} s_i \, [\text{row } i \text{ has not acquired } g]
 
-with the sums G, H of first and second derivatives: the fall of the second-order loss less the penalised cost. One tree
+with the sums G, H of first and second derivatives: the fall of the second-order loss less the penalized cost. One tree
 has a value for each of the C scores. Histograms of the larger child are the parent's less the smaller child's.
 """
 
@@ -35,7 +35,7 @@ class BinnedRows(NamedTuple):
 class RowCosts(NamedTuple):
     """What acquiring groups costs the rows, and what they have acquired and incurred; the latter two are changed.
 
-    With ``plain`` costs, ``acquired`` (n, G) and ``incurred`` are one array, and ``penalty`` (G,) is the penalised cost
+    With ``plain`` costs, ``acquired`` (n, G) and ``incurred`` are one array, and ``penalty`` (G,) is the penalized cost
     of a group. Otherwise ``penalty`` is that of one unit of cost (0 for groups that are free), and a row incurs the
     components ``of`` (G, L), whose ``cost`` is (1 or n, C), of the groups not ``known`` (0, 1 or n, G).
     """

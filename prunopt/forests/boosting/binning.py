@@ -59,7 +59,7 @@ class QuantileBins:
 def _edges(values: Floats, max_bins: int) -> Floats:
     distinct = np.unique(values)
     if len(distinct) <= max_bins:
-        # Halfway between neighbours, written so that it cannot overflow.
+        # Halfway between neighbors, written so that it cannot overflow.
         return distinct[:-1] + (distinct[1:] - distinct[:-1]) / 2 if len(distinct) else distinct
     inner = np.linspace(0.0, 1.0, max_bins + 1)[1:-1]
     return np.unique(np.quantile(values, inner))

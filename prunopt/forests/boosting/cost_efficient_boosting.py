@@ -1,4 +1,4 @@
-"""Cost-efficient gradient boosting (CEGB-like growing): splits are penalised for features that rows have to acquire."""
+"""Cost-efficient gradient boosting (CEGB-like growing): splits are penalized for features that rows have to acquire."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def boost(
     acquired: Bools | None = None,
     features: Ints32 | None = None,
 ) -> tuple[GrownForest, Bools]:
-    """Grow trees one after the other; stop where no split is worth its penalised cost any more.
+    """Grow trees one after the other; stop where no split is worth its penalized cost any more.
 
     Parameters
     ----------

@@ -321,7 +321,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     acquired its feature yet. (2) Each forest is pruned for every penalty at once, exactly for the
     second-order surrogate of its loss, by minimum cuts on the validation rows; the prunings at each level of cost are
     acquisition policies. (3) On what a policy acquires, everything else is free: its refitted leaves, boosted trees and
-    extremely randomised trees without penalty are averaged. (4) Within a budget, the policy is chosen on the validation
+    extremely randomized trees without penalty are averaged. (4) Within a budget, the policy is chosen on the validation
     rows, and its predictors are fitted again on all rows.
 
     Parameters
@@ -334,7 +334,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
     budget
         Greatest expected cost of a row, in the unit of ``feature_costs``; None for no limit.
     n_free_trees
-        Number of boosted, and of randomised, trees that predict from what was acquired; 0 leaves prediction to the
+        Number of boosted, and of randomized, trees that predict from what was acquired; 0 leaves prediction to the
         policy's own trees with refitted leaves.
     randomised
         With ``budget``: a coin for each row between a cheaper and a costlier model, so that the expected cost on the
@@ -405,7 +405,7 @@ class BudgetedBoostingClassifier(ClassifierMixin, _BudgetedBoosting):  # type: i
 class BudgetedBoostingRegressor(RegressorMixin, _BudgetedBoosting):  # type: ignore[misc]
     r"""A regressor grown for a feature budget: the recipe of `BudgetedBoostingClassifier` with squared loss.
 
-    Parameters and attributes are those of the classifier. The target is standardised for the search; scores of
+    Parameters and attributes are those of the classifier. The target is standardized for the search; scores of
     candidates are minus the mean squared error, in the target's unit squared.
     """
 

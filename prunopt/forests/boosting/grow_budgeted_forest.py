@@ -123,7 +123,7 @@ def grow_budgeted_forest(
     regression: bool = False,
     shape: Shape = DEFAULT,
 ) -> BudgetedTrees:
-    r"""Grow a boosted forest in which every split is penalised for the features that its rows have not acquired yet.
+    r"""Grow a boosted forest in which every split is penalized for the features that its rows have not acquired yet.
 
     .. math:: \text{worth}(\text{split of } R \text{ on } k) = \tfrac12 \sum_c \Bigl(
         \frac{G_{Lc}^2}{H_{Lc} + \rho} + \frac{G_{Rc}^2}{H_{Rc} + \rho} - \frac{G_c^2}{H_c + \rho} \Bigr)
@@ -223,6 +223,6 @@ def _target(y: ArrayLike, n: int, regression: bool) -> tuple[AnyArray | None, Fl
 
 
 def squares_for(target: Floats) -> Squares:
-    """Return the loss that standardises ``target``."""
+    """Return the loss that standardizes ``target``."""
     spread = float(target.std())
     return Squares(float(target.mean()), spread if spread > 0 else 1.0)

@@ -5,7 +5,7 @@ task              scores                                 loss of a row
 ================  =====================================  =====================
 two classes       F = log odds of the second class       negative log likelihood
 more classes      one score a class, softmax             negative log likelihood
-regression        F = prediction (standardised target)   half the squared error
+regression        F = prediction (standardized target)   half the squared error
 ================  =====================================  =====================
 """
 
@@ -110,7 +110,7 @@ class Classification(Loss):
 
 @dataclass(frozen=True)
 class Squares(Loss):
-    """Half the squared error of the standardised target ``(y - centre) / scale``."""
+    """Half the squared error of the standardized target ``(y - centre) / scale``."""
 
     centre: float = 0.0
     scale: float = 1.0
@@ -125,7 +125,7 @@ class Squares(Loss):
         return scores - ((target - self.centre) / self.scale)[:, None], np.ones_like(scores)
 
     def rows(self, scores: Floats, target: Floats) -> Floats:
-        """Return half the squared error of the standardised target."""
+        """Return half the squared error of the standardized target."""
         return np.asarray(np.square(scores[:, 0] - (target - self.centre) / self.scale) / 2)
 
     def predictions(self, scores: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Predictors over what a policy has acquired: refitted leaves, boosted and randomised trees without penalty, blends."""
+"""Predictors over what a policy has acquired: refitted leaves, boosted and randomized trees without penalty, blends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prunopt.forests.boosting.cost_efficient_boosting import Problem, Shape, boo
 from prunopt.forests.boosting.losses import Classification, Loss
 from prunopt.forests.boosting.trees import GrownForest
 
-# Weights of the refitted policy trees, of boosted trees, and of extremely randomised trees.
+# Weights of the refitted policy trees, of boosted trees, and of extremely randomized trees.
 BLENDS: dict[str, tuple[float, float, float]] = {
     "refit": (1.0, 0.0, 0.0),
     "boosted": (0.0, 1.0, 0.0),
@@ -45,7 +45,7 @@ class Blend:
     boosted : GrownForest or None
         Trees grown without penalty on what the policy acquires.
     extra
-        Extremely randomised trees of scikit-learn on the same codes, or None.
+        Extremely randomized trees of scikit-learn on the same codes, or None.
     prior : (C,) float64
         The predictions of no features at all.
     slope
@@ -146,7 +146,7 @@ def free_shape(loss: Loss, n_trees: int) -> Shape:
 
 
 def extra_trees(data: Problem, n_trees: int, seed: int) -> Any:
-    """Return extremely randomised trees fitted to the codes of ``data``."""
+    """Return extremely randomized trees fitted to the codes of ``data``."""
     if isinstance(data.loss, Classification):
         model: Any = ExtraTreesClassifier(n_trees, min_samples_leaf=1, random_state=seed)
         target: Any = data.target.astype(np.int64)

@@ -8,7 +8,7 @@ trees before t, and v_h the values of node h of tree t,
     a_h = e_h - e_{\mathrm{left}(h)} - e_{\mathrm{right}(h)}
 
 is the fall of the second-order loss that the split of h brings. A pruning with kept splits H acquires for each row the
-groups on its paths; maximising profit less the penalised cost over all prunings is a maximum-weight closure, solved
+groups on its paths; maximizing profit less the penalized cost over all prunings is a maximum-weight closure, solved
 exactly for every penalty at once. The certificate speaks about the surrogate on the rows it was computed on, and
 nothing else.
 """
@@ -47,7 +47,7 @@ class SurrogatePath:
         A node inside belongs to the pruning k (0 = the cheapest) when ``rank <= k``; leaves have the greatest number.
     cost : (P,) float64
         Mean cost of a row for each pruning, on the rows of the path, in the caller's unit (rounded to whole units of
-        the closure where costs are no small whole numbers).
+        the closure where costs are not small whole numbers).
     profit : (P,) float64
         Fall of the mean surrogate loss.
     penalty : (P,) float64

@@ -77,7 +77,7 @@ class GrownForest:
 
     @property
     def internal(self) -> NDArray[np.intp]:
-        """The nodes that are no leaves."""
+        """The nodes that are not leaves."""
         return np.flatnonzero(self.feature >= 0)
 
     @property

@@ -64,7 +64,7 @@ class BudgetedClosure:
 
     The budget row breaks the total unimodularity of the closure: with it the problem is NP-hard (a knapsack is a
     closure without shared requirements). Lagrange's bound
-    :math:`\max_{p \ge 0} \min_x u (p \sum c_j w_j - \sum a_h x_h - p B / v)` is the line between two neighbours on
+    :math:`\max_{p \ge 0} \min_x u (p \sum c_j w_j - \sum a_h x_h - p B / v)` is the line between two neighbors on
     the path over all penalties. Profits are integers, so any bound may be rounded up to a multiple of u.
 
     Parameters

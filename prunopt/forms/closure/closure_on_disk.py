@@ -336,7 +336,7 @@ class ClosureWriter:
     n_items
         Number of items m.
     seed
-        Requirements are put into a random order within their chunk, which lets solvers treat neighbours as a sample.
+        Requirements are put into a random order within their chunk, which lets solvers treat neighbors as a sample.
     """
 
     def __init__(self, folder: str | os.PathLike[str], n_items: int, *, seed: int = 0) -> None:

@@ -105,7 +105,7 @@ class Lattice(NamedTuple):
 
 
 def lattice(loss: Floats, unit: float) -> Lattice | None:
-    """Return the values that choices of one level of each group can lose, None where losses are no whole numbers."""
+    """Return the values that choices of one level of each group can lose, None where losses are not whole numbers."""
     there = np.isfinite(loss)
     if not unit < WHOLE or not loss.size or not there.any(axis=1).all():
         return None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @one_line
 @dataclass(frozen=True, eq=False)
 class CoupledKnapsack:
-    r"""A multiple-choice knapsack whose costs couple neighbouring groups.
+    r"""A multiple-choice knapsack whose costs couple neighboring groups.
 
     .. math::
         \min_{x} \; \sum_i \ell_i(x_i)
@@ -154,7 +154,7 @@ class CoupledKnapsack:
         return table if self.edges[edge, 0] == first else table.T
 
     def messages(self, multiplier: float) -> tuple[Floats, Floats]:
-        r"""Minimise loss + multiplier * cost over the spanning forest, edges outside of it at their least.
+        r"""Minimize loss + multiplier * cost over the spanning forest, edges outside of it at their least.
 
         Returns
         -------

@@ -14,7 +14,7 @@ EPS = float(np.finfo(np.float64).eps)  # twice the unit roundoff: a factor 2 to 
 
 
 def surely_below(floor: Floats, normal: Floats) -> bool:
-    """Whether H - diag(floor) is positive semidefinite, proven by a Cholesky factorisation in floating point.
+    """Whether H - diag(floor) is positive semidefinite, proven by a Cholesky factorization in floating point.
 
     It runs to its end on the matrix less d (d + 4) eps of H's diagonal only where that margin outweighs its own
     rounding [1]_: the error is at most d (d + 2) u of the diagonal in norm, after scaling by it.

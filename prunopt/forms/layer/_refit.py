@@ -15,10 +15,10 @@ STEPS = 400
 def masked_least_squares(
     weight: Floats, normal: Floats, mask: Bools, start: ArrayLike | None = None, *, direct: int = DIRECT
 ) -> tuple[Floats, float]:
-    r"""Minimise tr (W - W') H (W - W')^T over W' that are 0 where ``mask`` is False.
+    r"""Minimize tr (W - W') H (W - W')^T over W' that are 0 where ``mask`` is False.
 
     Row i is optimal when its gradient :math:`((W' - W) H)_{i,K_i}` vanishes on the kept columns K_i. Equal masks share
-    one factorisation.
+    one factorization.
 
     Returns
     -------

@@ -141,7 +141,7 @@ class LayerLeastSquares(ABC):
         r"""Return a lower bound on E from a diagonal matrix D that dominates the inverse, D - C >= 0.
 
         :math:`C_{SS} \preceq D_{SS}` gives :math:`E(S) \ge \sum_{(i,j) \in S} w_{ij}^2 / D_{jj}`, a sum that `cheapest`
-        minimises. That D dominates is checked by a Cholesky factorisation.
+        minimizes. That D dominates is checked by a Cholesky factorization.
         """
         D = np.asarray(diagonal, np.float64)
         d = self.shape[1]

@@ -54,7 +54,7 @@ def candidates(kept: int, block: int) -> Bools:
 
 
 def codes_of(mask: ArrayLike, kept: int, block: int) -> Ints:
-    """Return the number of the candidate of every block; ValueError where a block is no candidate.
+    """Return the number of the candidate of every block; ValueError where a block is not a candidate.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def pack(codes: ArrayLike, n_codes: int) -> Bytes:
 
 
 def unpack(packed: ArrayLike, count: int, n_codes: int) -> Ints:
-    """Return the ``count`` codes that `pack` has packed; ValueError where the bytes are no such codes."""
+    """Return the ``count`` codes that `pack` has packed; ValueError where the bytes are not such codes."""
     data = np.asarray(packed)
     size, bits = word_of(n_codes)
     n_words = -(-int(count) // size)

@@ -202,7 +202,7 @@ class QuadraticKnapsack:
         return self.value_of(decided) + float(np.sort(single + partners / 2)[:wanted].sum())
 
     def to_pulp(self) -> pulp.LpProblem:
-        """Return the integer model with its products linearised: y_ij <= x_i, y_ij <= x_j, y_ij >= x_i + x_j - 1."""
+        """Return the integer model with its products linearized: y_ij <= x_i, y_ij <= x_j, y_ij >= x_i + x_j - 1."""
         import pulp
 
         model = pulp.LpProblem("quadratic_knapsack", pulp.LpMinimize)

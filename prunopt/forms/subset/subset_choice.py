@@ -32,7 +32,7 @@ class SubsetChoice:
     ----------
     loss : callable
         ``loss(kept) -> float``, ``kept`` a bool array (n,). Deterministic; solvers call it for one mask at a time, in
-        an order in which neighbours share their first items, so that it may keep what it has computed for them.
+        an order in which neighbors share their first items, so that it may keep what it has computed for them.
     cost : (n,) float
         :math:`c_i \ge 0`, what keeping an item costs.
     budget : float

@@ -110,7 +110,7 @@ class _Sized(torch.fx.Proxy):
     def _number(self) -> Any:
         value = self.tracer.value_of(self.node)  # type: ignore[attr-defined]
         if not isinstance(value, int | float):
-            raise torch.fx.proxy.TraceError(f"{self.node} is no number that depends on shapes alone")
+            raise torch.fx.proxy.TraceError(f"{self.node} is not a number that depends on shapes alone")
         return value
 
     def __index__(self) -> int:

@@ -1,4 +1,4 @@
-"""DEPrune: depthwise kernels pruned in tiles of their diagonal form, within a modelled latency [1]_.
+"""DEPrune: depthwise kernels pruned in tiles of their diagonal form, within a modeled latency [1]_.
 
 References
 ----------
@@ -30,7 +30,7 @@ def deprune(
     Parameters
     ----------
     budget
-        The share of the modelled latency of the depthwise layers (in diagonal form, by tiles) that may be used.
+        The share of the modeled latency of the depthwise layers (in diagonal form, by tiles) that may be used.
         The weights are zeros in the copy: only kernels made for the diagonal form run faster by them.
     """
     task, names = depthwise_task(model, example, budget=budget, tile=tile)

@@ -111,7 +111,7 @@ def picture(
     resize: int | None = None,
     channels: int = 3,
 ) -> torch.Tensor:
-    """Return a picture as the network ``name`` expects it: scaled, the middle cut out, normalised.
+    """Return a picture as the network ``name`` expects it: scaled, the middle cut out, normalized.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def picture(
     resize
         What a shorter side is scaled to, for a square picture; None: 8/7 of the size, either side.
     channels
-        3, or 1 for shades of grey.
+        3, or 1 for shades of gray.
 
     Returns
     -------

@@ -74,7 +74,7 @@ def taps(module: Any, x: torch.Tensor, generator: torch.Generator, most: int = P
 
 
 def _margins(module: Any) -> tuple[int, ...]:
-    """The padding of a convolution of one tap; 0 where it pads to the "same" size, which then is no padding."""
+    """The padding of a convolution of one tap; 0 where it pads to the "same" size, which then is not padding."""
     return module.padding if isinstance(module.padding, tuple) else (0,)
 
 

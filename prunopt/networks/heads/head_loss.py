@@ -22,7 +22,7 @@ from prunopt.networks.transformers.families import blocks, family_of
 
 
 class HeadLoss:
-    r"""The mean loss over examples as a function of the heads that stay: what `HeadSelection` minimises.
+    r"""The mean loss over examples as a function of the heads that stay: what `HeadSelection` minimizes.
 
     Blocks in front of the first one that differs from an earlier call are not computed again: their outputs are kept,
     the least recently used going first. Of the :math:`2^{LH}` selections of L layers of H heads that makes about one

@@ -159,7 +159,7 @@ def save_ticket(folder: str | os.PathLike[str], ticket: Ticket, task: LotteryTic
         "epsilon": task.epsilon,
         "delta": task.delta,
         "seed": int(task.seed),
-        "random network": task.report(),
+        "random_network": task.report(),
         "modules": layers,
         "counts": ticket.counts,
         "certificate": asdict(ticket.certificate),

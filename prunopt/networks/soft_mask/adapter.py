@@ -263,7 +263,7 @@ class SoftMasks:
         if self.forward is self.model:
             return self.model(x)
         with warnings.catch_warnings():
-            # torch.compile looks at .grad of the gates, which are no leaves
+            # torch.compile looks at .grad of the gates, which are not leaves
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf", UserWarning)
             return self.forward(x)
 

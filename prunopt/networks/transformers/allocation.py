@@ -95,7 +95,7 @@ class MaskedModel:
         return block_statistics(self.masks.model, self._parts[2])
 
     def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
-        """Return the measure of an allocation, in nats a token."""
+        """Return the measure of an allocation, in nats per token."""
         return float(self._parts[1].loss(allocation, fidelity=fidelity))
 
 
@@ -129,7 +129,7 @@ class LoadedModel:
         return block_statistics(self.masks.model, self._calibration)
 
     def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
-        """Return the divergence from the dense model, in nats a token."""
+        """Return the divergence from the dense model, in nats per token."""
         return float(self._text.loss(allocation, fidelity=fidelity))
 
 

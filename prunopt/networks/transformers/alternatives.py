@@ -66,10 +66,10 @@ class Alternatives:
     groups, neurons : (blocks, alternatives) int
         What stays; -1 where a block has fewer alternatives.
     loss : (blocks, alternatives) float
-        KL(dense || model) in nats a token; infinite where there is no alternative.
+        KL(dense || model) in nats per token; infinite where there is no alternative.
     costs
         From names of resources to (blocks, alternatives): ``parameters``, ``memory`` (bytes of weights), ``kv_cache``
-        (bytes a token), ``latency_ms`` (a pass over a window), ``decode_ms`` (a pass over one token).
+        (bytes per token), ``latency_ms`` (a pass over a window), ``decode_ms`` (a pass over one token).
     base
         What the rest of the model costs: embeddings, norms, the head.
     about

@@ -28,7 +28,7 @@ class BlockStatistics:
     sizes : (n,) float
         Weights of each block's linear layers.
     redundancy : (n, n) float
-        Uncentred linear CKA of the blocks' inputs.
+        Uncentered linear CKA of the blocks' inputs.
     levels : (K,) float
         Fractions removed at which `errors` are known.
     errors : (n, K) float

@@ -64,7 +64,7 @@ def prune_to_budgets(
         As of `prune_transformer`.
     budget
         ``po.Budget("memory", share=0.6)``, ``"latency_ms=0.7x"`` or several, of parameters, memory (bytes of weights in
-        the checkpoint's number format), kv_cache (bytes a token), latency_ms and decode_ms, of the whole model.
+        the checkpoint's number format), kv_cache (bytes per token), latency_ms and decode_ms, of the whole model.
     granularity
         What may be removed: blocks, attention, mlp, heads, ffn.
     alternatives
@@ -162,10 +162,10 @@ def said(use: BudgetUse, measured: float | None = None) -> str:
     elif use.resource.endswith("_ms"):
         unit, by, digits = "ms", 1.0, 2
     elif use.resource == "kv_cache":
-        unit, by, digits = "bytes a token", 1.0, 0
+        unit, by, digits = "bytes per token", 1.0, 0
     else:
         unit, by, digits = "million", 1e6, 3
-    price = f"one more {unit} would save {use.price * by:.3g} nats a token" if use.price > 0 else "not in the way"
+    price = f"one more {unit} would save {use.price * by:.3g} nats per token" if use.price > 0 else "not in the way"
     return (
         f"{use.resource}: {use.used / by:.{digits}f} of {use.limit / by:.{digits}f} {unit} used "
         f"(before: {use.total / by:.{digits}f}); "

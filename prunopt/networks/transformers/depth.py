@@ -81,7 +81,7 @@ def block_influence(model: nn.Module, calibration: Any) -> Floats:
 
 
 class DropLosses:
-    """KL(dense || model without some blocks) in nats a token; blocks before the first dropped one are not run again.
+    """KL(dense || model without some blocks) in nats per token; blocks before the first dropped one are not run again.
 
     Parameters
     ----------
@@ -313,7 +313,7 @@ def repair_gaps(
 
     .. math:: W + E X^T (X X^T + \lambda I)^{-1}
 
-    which minimises :math:`\|E - (W' - W) X\|^2 + \lambda \|W' - W\|^2`. A gap at the beginning has no layer before it.
+    which minimizes :math:`\|E - (W' - W) X\|^2 + \lambda \|W' - W\|^2`. A gap at the beginning has no layer before it.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ SCORES = ("wanda", "magnitude")
 
 
 class TextEvaluator:
-    r"""What a decision costs a language model on text, in nats a token.
+    r"""What a decision costs a language model on text, in nats per token.
 
     ``"loss"`` is the mean negative log-likelihood (its exp is the perplexity), ``"kl"`` the mean over tokens of
     :math:`KL(p_{dense} \| p_{decision})`. The dense model is that of ``apply`` in its own number format, so that with
@@ -64,7 +64,7 @@ class TextEvaluator:
         return self.windows[: math.ceil(fidelity * len(self.windows))]
 
     def loss(self, decision: Any, *, fidelity: float = 1.0) -> float:
-        """Return what the decision costs, in nats a token."""
+        """Return what the decision costs, in nats per token."""
         windows = self.taken(fidelity)
         if self.measure == "loss":
             return float(self.losses(decision, fidelity=fidelity).loss.mean())

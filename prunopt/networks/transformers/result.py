@@ -77,7 +77,7 @@ class PruneResult:
         """Write the model, its configuration and ``prunopt.json`` to a folder; `prunopt.networks.load` reads it.
 
         ``like`` is the folder of the model before: the number of files and what lies beside the weights (tokenizer,
-        chat template) are kept, and the model card names its licence.
+        chat template) are kept, and the model card names its license.
         """
         save(self, folder, tokenizer=tokenizer, like=like)
 

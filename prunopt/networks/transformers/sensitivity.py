@@ -34,7 +34,7 @@ class Sensitivity:
     errors : (blocks, levels) float
         Relative error of the projection down, re-solved, on the inputs of the dense model.
     divergences : (blocks,) float
-        KL(dense || model) in nats a token, with only that block pruned, at level ``base``.
+        KL(dense || model) in nats per token, with only that block pruned, at level ``base``.
     base : int
         Which of the levels.
     neurons : (blocks, levels) int

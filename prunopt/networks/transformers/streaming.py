@@ -101,7 +101,7 @@ class StreamedModel:
 
     @contextmanager
     def around(self) -> Iterator[None]:
-        """Have what is no block in memory; blocks hand on what enters them, so that the model can be run."""
+        """Have what is not a block in memory; blocks hand on what enters them, so that the model can be run."""
         inside = tuple(f"{b.name}." for b in self.blocks)
         names = [n for n in self._sources if not n.startswith(inside)]
         self._fill(self.model, {n: self._sources[n] for n in names})
@@ -118,7 +118,7 @@ class StreamedModel:
             release(*(self.model.get_submodule(name.rpartition(".")[0]) for name in names))
 
     def finish(self) -> torch.dtype:
-        """Write what is no block and the headers; return the format of most of the numbers."""
+        """Write what is not a block and the headers; return the format of most of the numbers."""
         assert self._files is not None
         inside, seen = tuple(f"{b.name}." for b in self.blocks), set[str]()
         for name, source in self._sources.items():

@@ -18,7 +18,7 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.networks.transformers.calibration import check_length
 
-MUCH_MORE, LITTLE = 1.5, 0.05  # times the loss, and nats a token, that another domain may gain before it is said
+MUCH_MORE, LITTLE = 1.5, 0.05  # times the loss, and nats per token, that another domain may gain before it is said
 SHORTEST = 16  # tokens of a window that is held out
 
 
@@ -43,7 +43,7 @@ def token_windows(
     tokenizer
         Of the model; called as transformers' are.
     text
-        Tokenised as a whole.
+        Tokenized as a whole.
     length
         Tokens in a window.
     count
@@ -177,7 +177,7 @@ class TokenLosses:
     def against(self, other: TokenLosses) -> tuple[float, float]:
         """Return the mean difference of the loss to another model's on the same tokens, and its standard error.
 
-        The error is that of the means of windows, so that it does not take neighbouring tokens for independent.
+        The error is that of the means of windows, so that it does not take neighboring tokens for independent.
         """
         shape, mend = validate.Shown(f"shape {other.loss.shape}"), "use the same text"
         validate.require(
@@ -201,7 +201,7 @@ def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> 
     if not known or far <= max(MUCH_MORE * near, LITTLE) + 2 * math.hypot(near_error, far_error):
         return ""
     return (
-        f"the other domain loses {far:.2f} nats a token, the calibration's {near:.2f}: mix that domain into the "
+        f"the other domain loses {far:.2f} nats per token, the calibration's {near:.2f}: mix that domain into the "
         "calibration, or use the method wanda"
     )
 

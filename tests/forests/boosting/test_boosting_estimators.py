@@ -21,7 +21,7 @@ from prunopt.forests.boosting.recipe import Candidate, within
 
 COSTS = np.array([4.0, 4.0, 1.0, 2.0, 8.0, 0.5])
 WEIGHTS = (
-    "a weight is no repetition: rows are split at random, and each is counted once by the bins and the least leaf size"
+    "a weight repeats no row: rows are split at random, and each is counted once by the bins and the least leaf size"
 )
 EXPECTED = {
     "check_sample_weight_equivalence_on_dense_data": WEIGHTS,

@@ -54,7 +54,7 @@ def test_disk_and_memory_agree(seed: int, tmp_path_factory: pytest.TempPathFacto
         assert disk.violation(x) == problem.violation(x)
     optimum = brute_force_closure(problem)
     assert brute_force_closure(again) == optimum
-    for denominator in (problem.penalty.denominator * 3, 7):  # 7: penalties are no whole numbers of its units
+    for denominator in (problem.penalty.denominator * 3, 7):  # 7: penalties are not whole numbers of its units
         shares = [rng.integers(0, 30, e) for _, e in disk.sizes]
         duals = {"requirements": multipliers_for(disk, folder / f"m{denominator}", shares, denominator)}
         assert disk.bound(duals) <= optimum + 1e-9

@@ -75,9 +75,9 @@ def test_command_on_a_file(tmp_path: Path) -> None:
     done = RUN.invoke(app, ["lottery", "--target", str(file), "--epsilon", "0.02", "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
-    assert report["measured error"] <= report["bound"] <= report["a-priori bound"]
-    assert report["target accuracy"] is None
-    assert report["parameters"]["kept second"] == report["proven least"]
+    assert report["measured_error"] <= report["bound"] <= report["a_priori_bound"]
+    assert report["target_accuracy"] is None
+    assert report["parameters"]["kept_second"] == report["proven_least"]
     assert sorted(f.name for f in out.iterdir()) == ["ticket.json", "ticket.safetensors"]
     stays = sum(int((t != 0).sum()) for t in load_file(out / "ticket.safetensors").values())
     assert stays == report["parameters"]["kept"]

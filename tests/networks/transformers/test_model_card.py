@@ -40,7 +40,7 @@ def test_the_card_says_what_was_done_and_whose_licence_holds(tmp_path: Path) -> 
     after = result.evaluation["perplexity"]["second_text"]["after"]
     assert f"| {after:.2f} |" in card
     assert "`from_pretrained` of transformers with `trust_remote_code=True` (blocks differ in shape), or" in card
-    assert "Licence:** that of the base model (cc-by-sa-4.0)" in card
+    assert "License:** that of the base model (cc-by-sa-4.0)" in card
 
 
 def test_without_a_base_no_licence_is_claimed(tmp_path: Path) -> None:

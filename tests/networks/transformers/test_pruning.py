@@ -358,7 +358,7 @@ def test_shrinkage_leaves_the_diagonal_and_the_errors_that_are_told() -> None:
     assert prune_transformer(model, ids, sparsity=0.2).options["shrinkage"] == fifth.options["shrinkage"] == 0.2
     published = PruneOptions(refit=False)
     assert prune_transformer(model, ids, **options, method="wanda", options=published).options["shrinkage"] == 0
-    # The first layer sees the same inputs in all three: told is the error on these, which only shrinkage 0 minimises.
+    # The first layer sees the same inputs in all three: told is the error on these, which only shrinkage 0 minimizes.
     errors = [r.report[0].error for r in (plain, fifth, alone)]
     assert errors[0] < errors[1] < errors[2]
     weight, new = (

@@ -69,7 +69,7 @@ def test_the_sub_network_is_the_target_and_all_its_weights_are_draws(constructio
         assert 0 < far <= c.error_bound <= c.a_priori_bound
         assert c.largest_weight_error <= 0.02 * (1 + 1e-6)
         stays = sum(int((p != 0).sum()) for p in ticket.module.parameters())
-        assert stays == ticket.counts["kept"] == ticket.counts["kept first"] + solution.objective
+        assert stays == ticket.counts["kept"] == ticket.counts["kept_first"] + solution.objective
     for pruned, drawn in zip(ticket.module.parameters(), whole.parameters(), strict=True):
         assert ((pruned == 0) | (pruned == drawn)).all()
     assert sum(p.numel() for p in whole.parameters()) == ticket.counts["sampled"]

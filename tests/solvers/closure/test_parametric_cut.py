@@ -28,7 +28,7 @@ from prunopt.testing import brute_force_closure, random_closure
 
 
 def large_closure(rng: np.random.Generator, n_items: int, n_requirements: int, factor: int = 1) -> Closure:
-    """Many trees of up to 10 items, whose requirements are shared with neighbours only: a path with many steps."""
+    """Many trees of up to 10 items, whose requirements are shared with neighbors only: a path with many steps."""
     parent = np.array([rng.integers(h - h % 10, h) if h % 10 else -1 for h in range(n_items)], np.int32)
     middle = np.arange(n_items) * n_requirements // n_items
     needs = [np.unique(np.clip(m + rng.integers(-6, 7, rng.integers(0, 6)), 0, n_requirements - 1)) for m in middle]

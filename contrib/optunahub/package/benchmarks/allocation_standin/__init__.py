@@ -1,4 +1,4 @@
-"""A stand-in for allocating sparsity to the blocks of a network: convex curves, coupled neighbours, one budget."""
+"""A stand-in for allocating sparsity to the blocks of a network: convex curves, coupled neighbors, one budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Problem"]
 
 
 class Problem(BaseProblem):
-    r"""Minimise what a network loses when its blocks are pruned to a common budget.
+    r"""Minimize what a network loses when its blocks are pruned to a common budget.
 
     .. math::
         f(u) = \sum_b a_b \, (e^{k_b s_b} - 1) + c \sum_b \sqrt{a_b a_{b+1}} \, s_b s_{b+1}, \qquad
@@ -34,7 +34,7 @@ class Problem(BaseProblem):
     sparsity
         S, in (0, 1).
     coupling
-        c: how much pruning a block hurts its neighbour.
+        c: how much pruning a block hurts its neighbor.
     seed
         Of the sizes n, the weights a (spread over two orders of magnitude) and the rates k.
     """
@@ -56,7 +56,7 @@ class Problem(BaseProblem):
 
     @property
     def directions(self) -> list[optuna.study.StudyDirection]:
-        """Return that the loss is minimised."""
+        """Return that the loss is minimized."""
         return [optuna.study.StudyDirection.MINIMIZE]
 
     def __call__(self, trial: optuna.Trial) -> float:

@@ -1,4 +1,4 @@
-"""Minimise a parabola of one real and one categorical parameter."""
+"""Minimize a parabola of one real and one categorical parameter."""
 
 import optuna
 import optunahub

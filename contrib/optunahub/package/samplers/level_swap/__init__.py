@@ -62,7 +62,7 @@ class LevelSwapSampler(optuna.samplers.BaseSampler):
         return dict(self._sampler.sample_relative(study, trial, search_space))
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-        """Refuse a parameter that is no level."""
+        """Refuse a parameter that is not a level."""
         raise ValueError(f"parameters must be level_0 to level_{len(self.search_space) - 1}, got {param_name!r}")
 
 

@@ -1,0 +1,1 @@
+"""JSON Schemas of what each command prints with ``--json``: ``COMMAND.json``."""
