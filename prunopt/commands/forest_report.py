@@ -396,12 +396,12 @@ def _draw_sizes(ax: Any, report: dict[str, Any]) -> None:
 
     rows, chosen = report["path"], report["chosen"]
     marker = "o" if len(rows) < 40 else ""
-    ax.plot([r["size"] for r in rows], [r["test score"] for r in rows], marker=marker, color=COLOURS[0], label="path")
-    whole = report["unpruned"]["test score"]
+    ax.plot([r["size"] for r in rows], [r["test_score"] for r in rows], marker=marker, color=COLOURS[0], label="path")
+    whole = report["unpruned"]["test_score"]
     ax.axhline(whole, linestyle="--", color=COLOURS[1], label="unpruned forest")
     if len(report["sizes"]) == 1:
         at = report["sizes"][0]["used"]
-        ax.plot(at, chosen["test score"], "o", markersize=13, fillstyle="none", color=COLOURS[3], label="chosen")
+        ax.plot(at, chosen["test_score"], "o", markersize=13, fillstyle="none", color=COLOURS[3], label="chosen")
     ax.set_xlabel(report["size"])
     ax.set_ylabel(f"test {report['score']}")
     ax.legend(framealpha=0.85, edgecolor="none", fontsize="small")
