@@ -74,7 +74,9 @@ def heads(
     from prunopt.networks.transformers.reading import read_model
 
     estimates.heads(model, examples=examples, length=length)
-    with progress("heads", total=5 + (wanted.resource == "latency_ms") + curve * 9 * (len(CURVE) + 1)) as tell:
+    with progress(
+        "heads", total=5 + any(b.resource == "latency_ms" for b in wanted) + curve * 9 * (len(CURVE) + 1)
+    ) as tell:
         tell("reading the model")
         network, tokenizer = read_model(model)
         screen = _screened(network) if screen is None else screen
