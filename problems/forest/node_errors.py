@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from prunopt.core.arrays import Floats, Ints, Singles
+from prunopt.core.arrays import AnyArray, Floats, Ints, Singles
 from prunopt.core.validate import Shown, floats, invalid, one_of, require
 from prunopt.problems.forest.tree_ensemble import TreeEnsemble
 
@@ -15,6 +15,7 @@ LOSSES = ("misclassification", "gini", "log", "squared")
 ERRORS = ("holdout", "oob", "inbag")
 # A class that a node never saw has probability 0; the log loss counts it as this.
 LEAST_PROBABILITY = 1e-6
+FEW_LEAVES = 4  # below which counts of rows tell little
 NO_ROW = 'no row is out of bag: fit with bootstrap=True, or pass held-out rows with errors="holdout"'
 
 
@@ -60,6 +61,28 @@ def tree_weights(forest: Any, errors: str, n_trees: int, weight: Floats) -> Floa
     per_tree = np.where(times == 0, 1.0, 0.0) * weight if errors == "oob" else times * weight
     require(np.any(per_tree), "errors", "leave each tree a row to judge it", errors, NO_ROW)
     return np.asarray(per_tree, np.float64)
+
+
+def holds_training_rows(forest: Any, ensemble: TreeEnsemble, X: AnyArray) -> bool:
+    """Return whether the first rows are those that a forest was fitted on, by how many reach each leaf of a tree."""
+    from prunopt.problems.forest._routing import add_leaves
+
+    trees = getattr(forest, "estimators_", None) or [forest]
+    tree, rows = trees[0].tree_, np.arange(len(X))
+    if tree.n_leaves < FEW_LEAVES or len(X) < tree.n_node_samples[0] or hasattr(forest, "samplers_"):
+        return False
+    if len(trees) > 1 or getattr(forest, "bootstrap", False):
+        try:
+            samples = forest.estimators_samples_
+        except AttributeError:  # a forest that resamples in a way of its own
+            return False
+        rows = np.unique(samples[0])
+    if len(rows) != tree.n_node_samples[0] or rows[-1] >= len(X):
+        return False
+    leaves = np.empty((len(rows), 1), np.int32)
+    add_leaves(X[rows], ensemble.arrays._replace(offsets=ensemble.offsets[:2]), leaves)
+    inside = np.bincount(leaves[:, 0], minlength=tree.node_count)
+    return bool(np.all(np.where(tree.children_left < 0, inside == tree.n_node_samples, True)))
 
 
 def node_errors(

@@ -338,6 +338,7 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
         note("no pictures: they need matplotlib (pip install 'prunopt[plot]')")
         return []
     from prunopt.plots import COLOURS, acquired_features, pareto
+    from prunopt.plots.forests import MOST_GROUPS
 
     case = a.case
     path = a.choice.path
@@ -364,8 +365,9 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     else:
         path.plot(X, y, ax=ax, unit=case.currency)
         ax.set_xlabel(f"mean cost per {case.who} [{case.currency or 'unit of the feature costs'}]")
-    if case.is_classification and not a.choice.sizes:
-        place = (report["chosen"]["test_cost"], 1 - report["chosen"]["test_score"])
+    if not a.choice.sizes:
+        alone = replace(path, points=path.points[:1], lifetime=a.choice.solution.value.astype(np.int64)).curve(X, y)
+        place = (float(alone.expected_cost[0]), float(alone.error[0]))
         ax.plot(*place, "o", markersize=13, fillstyle="none", color=COLOURS[3])
         ax.annotate("chosen", place, (-9, 9), textcoords="offset points", ha="right")
     ax.set_title(f"{case.name}: every optimal pruning, by {report.get('size', 'what it costs')}")
@@ -379,9 +381,9 @@ def _draw(out: Path, report: dict[str, Any], a: Analysis) -> list[str]:
     ax.set_title(f"{case.name}: the trees, before and after pruning")
     with write_atomically(out / "trees.png") as temporary:
         figure.savefig(temporary, dpi=150)
-    if len(case.names) > 60 or a.choice.sizes:  # more rows than a page has lines; features by cost, not by size
+    if a.choice.sizes:  # features are drawn by cost
         return ["pareto.png", "trees.png"]
-    figure = Figure(figsize=(7.2, 1.2 + 0.28 * len(case.names)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.2 + 0.28 * min(len(case.names), MOST_GROUPS)), layout="constrained")
     names = dict(zip((f"x{k}" for k in range(len(case.names))), case.names, strict=True))
     ax = acquired_features(path, X, figure.add_subplot(), unit=case.currency, who=case.who, names=names)
     ax.set_title(f"{case.name}: what is acquired at which budget")

@@ -60,7 +60,7 @@ def verify_forest(folder: Path) -> dict[str, Any]:
     whole = np.ones(len(saved.ensemble.internal), np.bool_)
     score = float(forest.score(case.X[rows.test], case.y[rows.test]))
     _same("the mean cost of the saved forest", saved.cost(whole), chosen["cost"])
-    _same("its number of tests", len(whole), chosen["nodes"])
+    _same("its number of internal nodes", len(whole), chosen["nodes"])
     _same("its score on the test rows", score, chosen["test_score"])
 
     n_trees = saved.ensemble.n_trees
@@ -106,7 +106,7 @@ def _verify_given(folder: Path, report: dict[str, Any]) -> dict[str, Any]:
     # A booster's file holds single precision.
     tolerance = 1e-5 if booster else TOLERANCE
     _same("the mean cost of the saved forest", task.cost(kept), chosen["cost"])
-    _same("its number of tests", int(kept.sum()), chosen["nodes"])
+    _same("its number of internal nodes", int(kept.sum()), chosen["nodes"])
     _same("its score on the test rows", score, chosen["test_score"], tolerance)
     if report.get("sizes"):
         return _within_sizes(folder, forest, task, report, kept, score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import wraps
@@ -19,6 +20,7 @@ from prunopt.core.validate import Shown, require
 from prunopt.forests.boosters.reading import booster_of
 from prunopt.forests.path import TOLERANCE, BudgetPath, PathPoint
 from prunopt.problems.forest.forest_budget import ForestBudget
+from prunopt.problems.forest.node_errors import holds_training_rows
 
 if TYPE_CHECKING:
     from prunopt.forms.closure.parametric_closure import PenaltyPath
@@ -84,7 +86,8 @@ def budget_path(
     loss
         ``"misclassification"``, ``"gini"`` or ``"log"`` for classifiers; regressors use ``"squared"``.
     errors
-        ``"holdout"``, ``"oob"`` or ``"inbag"`` (see `ForestBudget.from_forest`).
+        ``"holdout"``, ``"oob"`` or ``"inbag"`` (see `ForestBudget.from_forest`). The very rows that the forest was
+        fitted on, with ``"holdout"``, warn.
     limits
         Time limit; an incomplete path is valid, its gaps tell what is open.
 
@@ -111,6 +114,7 @@ def budget_path(
         )
     options: dict[str, Any] = {"sample_weight": sample_weight, "errors": errors, "loss": loss}
     task = ForestBudget.from_forest(forest, X, y, feature_costs, 0, **groups, **options)
+    _warn_of_training_rows(forest, task, errors)
     return path_of(task, forest, closure_path, limits)
 
 
@@ -156,11 +160,20 @@ def size_path(
     booster = booster_of(forest)
     if booster is None:
         task = ForestBudget.from_forest(forest, X, y, feature_costs, 0, errors=errors, **options)
+        _warn_of_training_rows(forest, task, errors)
     else:
         require(errors == "holdout", "errors", "be left out for boosters", errors)
         require(resource != "bytes", "resource", "be nodes, trees or features for boosters", resource)
         task = booster.task(X, y, feature_costs, **options)
     return path_of(ForestSize.of(task, resource), forest, closure_path, limits)
+
+
+def _warn_of_training_rows(forest: Any, task: ForestBudget, errors: str) -> None:
+    """Say so where rows that are to be held out are those of the fit: the trees know their labels."""
+    if errors == "holdout" and holds_training_rows(forest, task.ensemble, task.X):
+        bootstrap = getattr(forest, "bootstrap", False)
+        mend = 'pass rows that it has not seen, or errors="oob"' if bootstrap else "pass rows that it has not seen"
+        warnings.warn(f'X holds the rows that the forest was fitted on, with errors="holdout"; {mend}', stacklevel=3)
 
 
 def path_of(task: ForestBudget, forest: Any, closure_path: Any, limits: Limits | None) -> BudgetPath:

@@ -291,7 +291,7 @@ class BudgetPath:
     def plot_sizes(
         self, ax: Axes | None = None, *, penalty: float | None = None, budget: float | None = None, unit: str = ""
     ) -> Axes:
-        """Draw how many tests every tree had, and how many one point of the path keeps (see `index`)."""
+        """Draw how many internal nodes every tree had, and how many one point of the path keeps (see `index`)."""
         from prunopt.forests.pictures import draw_sizes
 
         return draw_sizes(self, ax, unit, self.index(penalty=penalty, budget=budget))

@@ -74,11 +74,13 @@ def draw_path(
     if X is not None and y is not None:
         test, whole = path.curve(X, y), path.unpruned(X, y)
         low, high = test.error - test.standard_error, test.error + test.standard_error
-        ax.fill_between(test.expected_cost, low, high, color=BLUE, alpha=0.2, linewidth=0)
+        # From one point to the next cheaper one nothing lies between: within a budget there is the cheaper one.
+        ax.fill_between(test.expected_cost, low, high, step="pre", color=BLUE, alpha=0.2, linewidth=0)
         ax.plot(
             test.expected_cost,
             test.error,
             color=BLUE,
+            drawstyle="steps-pre",
             marker="o",
             markersize=4,
             label="vote of the pruned forest, test rows (±1 standard error)",
@@ -132,14 +134,14 @@ def over_folds(folds: Any, budgets: ArrayLike | None = None) -> tuple[Floats, Fl
 
 
 def draw_sizes(path: Path, ax: Axes | None, unit: str, k: int) -> Axes:
-    """Draw how many tests every tree keeps at point k; see `BudgetPath.plot_sizes`."""
+    """Draw how many internal nodes every tree keeps at point k; see `BudgetPath.plot_sizes`."""
     tree = path.ensemble.tree[path.ensemble.internal]
     before = np.bincount(tree, minlength=path.ensemble.n_trees)
     after = np.bincount(tree[path.lifetime > k], minlength=path.ensemble.n_trees)
     order = np.argsort(-before, kind="stable")
     cost = f"{path.points[k].expected_cost:.4g} {unit}".strip()
     labels = "as grown", f"kept at a mean cost of {cost}"
-    return before_after(before[order], after[order], ax, what="tests", part="tree, by size", labels=labels)
+    return before_after(before[order], after[order], ax, what="internal nodes", part="tree, by size", labels=labels)
 
 
 def draw_tree(path: Path, tree: int, ax: Axes | None, k: int, names: Mapping[str, str] | None) -> Axes:
@@ -175,7 +177,7 @@ def draw_tree(path: Path, tree: int, ax: Axes | None, k: int, names: Mapping[str
             text = f"{value[0]:.3g}" if classes is None else f"{classes[int(value.argmax())]}\n{value.max():.2f}"
         ax.text(x[h - first], y[h - first], text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=3)
     n_before, n_after = int(np.count_nonzero(e.left[nodes] >= 0)), int(np.count_nonzero(split[nodes]))
-    ax.set_title(f"tree {tree}: {n_after} of {n_before} tests kept (gray: pruned away)", fontsize="medium")
+    ax.set_title(f"tree {tree}: {n_after} of {n_before} internal nodes kept (grey: pruned away)", fontsize="medium")
     ax.set_axis_off()
     ax.margins(0.04, 0.08)
     return ax

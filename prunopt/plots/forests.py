@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prunopt.forests.path import BudgetPath
 
 LEAST_WIDTH = 0.004  # of the axis: a pruning that is best for a sliver of budgets is still seen
+MOST_GROUPS = 60  # that a picture has lines for
 
 
 def acquired_features(
@@ -28,7 +29,7 @@ def acquired_features(
     who: str = "row",
     names: Mapping[str, str] | None = None,
 ) -> Axes:
-    """Draw which features (or groups of features) are acquired at which budget.
+    """Draw which features (or groups of features) are acquired at which budget, the most acquired ones of many.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def acquired_features(
     """
     called = names or {}
     shares = _asked(path) if X is None else _shares(path, X)
-    ax = new_axes(ax, (7.2, 0.9 + 0.28 * len(shares)))
+    ax = new_axes(ax, (7.2, 0.9 + 0.28 * min(len(shares), MOST_GROUPS)))
     # By rising budget: the last point of the path is the cheapest.
     cost = np.array([p.expected_cost for p in path.points])[::-1]
     shares = shares[:, ::-1]
@@ -54,7 +55,7 @@ def acquired_features(
     for k in range(len(edges) - 2, 0, -1):
         edges[k] = min(edges[k], edges[k + 1] - LEAST_WIDTH * top)
     edges = np.maximum.accumulate(np.maximum(edges, 0.0))
-    order = np.lexsort((path.feature_costs.group_cost, shares @ np.diff(edges)))
+    order = np.lexsort((path.feature_costs.group_cost, shares @ np.diff(edges)))[-MOST_GROUPS:]
     mesh = ax.pcolormesh(edges, np.arange(len(order) + 1), shares[order], cmap="Blues", vmin=0.0, vmax=1.0)
     labels = [called.get(name, name) for name in path.feature_costs.group_names]
     labels = [f"{labels[g]} ({path.feature_costs.group_cost[g]:g})" for g in order]
@@ -62,7 +63,8 @@ def acquired_features(
     ax.hlines(np.arange(1, len(order)), edges[0], top, color="white", linewidth=1.0)
     ax.set_xlim(edges[0], top)
     ax.set_xlabel(f"budget: mean cost per {who} [{unit or 'unit of the costs'}]")
-    ax.set_ylabel(f"feature (cost{f', {unit}' if unit else ''})")
+    some = f"{len(order)} most acquired of {len(shares)} features" if len(order) < len(shares) else "feature"
+    ax.set_ylabel(f"{some} (cost{f', {unit}' if unit else ''})")
     if X is not None:
         ax.figure.colorbar(mesh, ax=ax, label=f"share of {who}s that acquire it", pad=0.02)
     return ax

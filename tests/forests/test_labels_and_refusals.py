@@ -9,11 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 
 from prunopt.forests import (
     BudgetedBoostingClassifier,
@@ -21,6 +28,7 @@ from prunopt.forests import (
     BudgetedForestClassifier,
     budget_path,
     refit_leaves,
+    size_path,
 )
 from prunopt.problems.forest.feature_costs import FeatureCosts
 
@@ -215,3 +223,23 @@ def test_what_says_which_class_is_no_number_of_numpy() -> None:
         BudgetedClassifier(class_weight="zz").fit(X, Y)
     with pytest.raises(ValueError, match="a label in class_weight must be one of 0, 1, got 2"):
         BudgetedClassifier(class_weight={2: 1}).fit(X, Y)
+
+
+def test_training_rows_given_as_held_out_warn() -> None:
+    rows, y = make_classification(120, 4, random_state=0)
+    forests = [
+        RandomForestClassifier(4, random_state=0),
+        ExtraTreesClassifier(4, random_state=0),
+        BaggingClassifier(n_estimators=4, random_state=0),
+        DecisionTreeClassifier(random_state=0),
+    ]
+    for forest in forests:
+        forest.fit(rows[:80], y[:80])
+        with pytest.warns(UserWarning, match='X holds the rows that the forest was fitted on, with errors="holdout"'):
+            budget_path(forest, rows[:80], y[:80], None)
+        with pytest.warns(UserWarning, match="pass rows that it has not seen"):
+            size_path(forest, rows[:80], y[:80])
+        for part in (slice(40), slice(40, 120), slice(80, 120)):
+            assert budget_path(forest, rows[part], y[part], None).points
+        if getattr(forest, "bootstrap", False):
+            assert budget_path(forest, rows[:80], y[:80], None, errors="oob").points

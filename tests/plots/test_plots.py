@@ -179,6 +179,26 @@ def test_a_path_is_drawn_beside_its_neighbours(path: BudgetPath, rows: Any) -> N
     ax.figure.canvas.draw()
 
 
+def test_the_most_acquired_of_many_features_are_drawn() -> None:
+    random = np.random.default_rng(0)
+    X = random.normal(size=(120, 70))
+    forest = RandomForestClassifier(4, max_depth=3, random_state=0).fit(X[:80], X[:80, 0] > 0)
+    many = budget_path(forest, X[80:], X[80:, 0] > 0, None)
+    ax = plots.acquired_features(many, X[80:])
+    assert len(ax.get_yticklabels()) == 60
+    assert ax.get_ylabel() == "60 most acquired of 70 features (cost)"
+    drawn = {label.get_text().removesuffix(" (1)") for label in ax.get_yticklabels()}
+    assert drawn >= set(many.points[0].acquired)  # those that no row acquires are left out
+
+
+def test_the_vote_falls_in_steps(path: BudgetPath, rows: Any) -> None:
+    X, y = rows
+    ax = path.plot(X[80:], y[80:])
+    assert [line.get_drawstyle() for line in ax.get_lines()[:2]] == ["default", "steps-pre"]
+    sizes = path.plot_sizes(penalty=path.points[0].penalty)
+    assert "internal nodes" in sizes.get_ylabel()
+
+
 def test_sizes_before_and_after(path: BudgetPath) -> None:
     penalty = path.points[len(path.points) // 2].penalty
     ax = path.plot_sizes(penalty=penalty, unit="CAD")
