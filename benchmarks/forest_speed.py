@@ -1,7 +1,7 @@
 """Time and memory of the exact cut and the exact path, against HiGHS and OR-tools on the same closures.
 
     python -m benchmarks.forest_speed            # the whole table, about 10 minutes on one core
-    python -m benchmarks.forest_speed magic      # one part: magic, highs, letter, memory, primal-dual
+    python -m benchmarks.forest_speed magic      # one part: magic, highs, letter, memory, primal-dual, unlimited
 
 The forests: magic, 10,000 rows, 40 trees of depth 8; letter, 15,000 rows, 100 trees of depth 10; costs are integers
 1 to 20. A "single cut" is the cut of the full instance at the median of the path's breakpoints.
@@ -182,6 +182,33 @@ def primal_dual(budget: float = 20.0) -> dict[str, Any]:
     return {"optimum": exact.objective, "after seconds": budget, "rules": rows}
 
 
+def unlimited() -> dict[str, Any]:
+    """Time and peak memory of `budget_path` for 100 trees without a limit of depth, 20,000 made rows of 50 features."""
+    import time
+
+    from sklearn.datasets import make_classification
+    from sklearn.ensemble import RandomForestClassifier
+
+    from prunopt.forests import budget_path
+
+    shape: dict[str, Any] = {"n_informative": 12, "n_redundant": 10, "flip_y": 0.05, "class_sep": 0.8}
+    X, y = make_classification(40_000, 50, random_state=0, **shape)
+    n, costs = 20_000, np.random.default_rng(0).integers(1, 21, 50).astype(float)
+    small = RandomForestClassifier(5, random_state=0).fit(X[:300], y[:300])
+    budget_path(small, X[300:600], y[300:600], costs)  # compiles the kernels
+    forest = RandomForestClassifier(100, random_state=0).fit(X[:n], y[:n])
+    before, start = peak_bytes(), time.process_time()
+    path = budget_path(forest, X[n:], y[n:], costs)
+    return {
+        "cpu seconds": time.process_time() - start,
+        "points": len(path.points),
+        "nodes": len(path.lifetime),
+        "greatest gap": max(point.gap for point in path.points),
+        "peak bytes": peak_bytes(),
+        "peak bytes before": before,
+    }
+
+
 def part(name: str) -> dict[str, Any]:
     """Measure one part of the table."""
     if name in SHAPES:
@@ -189,7 +216,7 @@ def part(name: str) -> dict[str, Any]:
     if name == "memory":
         kinds = [(data, what) for data in SHAPES for what in ("cut", "path")]
         return {" ".join(k): in_fresh_process("benchmarks.forest_speed", "memory_of", *k) for k in kinds}
-    return {"highs": highs, "primal-dual": primal_dual}[name]()
+    return {"highs": highs, "primal-dual": primal_dual, "unlimited": unlimited}[name]()
 
 
 def main(parts: list[str]) -> None:
@@ -197,7 +224,7 @@ def main(parts: list[str]) -> None:
 
     OR-tools brings a HiGHS of its own: in one process the two get in each other's way.
     """
-    for name in parts or [*SHAPES, "highs", "memory", "primal-dual"]:
+    for name in parts or [*SHAPES, "highs", "memory", "primal-dual", "unlimited"]:
         figures = in_fresh_process("benchmarks.forest_speed", "part", name)
         store("forest_speed", {name: {"figures": figures, "machine": described("highspy", "ortools")}})
         print(name, figures, flush=True)

@@ -177,7 +177,7 @@ def draw_tree(path: Path, tree: int, ax: Axes | None, k: int, names: Mapping[str
             text = f"{value[0]:.3g}" if classes is None else f"{classes[int(value.argmax())]}\n{value.max():.2f}"
         ax.text(x[h - first], y[h - first], text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=3)
     n_before, n_after = int(np.count_nonzero(e.left[nodes] >= 0)), int(np.count_nonzero(split[nodes]))
-    ax.set_title(f"tree {tree}: {n_after} of {n_before} internal nodes kept (grey: pruned away)", fontsize="medium")
+    ax.set_title(f"tree {tree}: {n_after} of {n_before} internal nodes kept (gray: pruned away)", fontsize="medium")
     ax.set_axis_off()
     ax.margins(0.04, 0.08)
     return ax

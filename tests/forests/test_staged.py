@@ -126,7 +126,9 @@ def test_mistakes_count_in_the_choice_of_stages() -> None:
     assert scoring.worth == 7.0
     # Where a mistake costs less than any feature, no stage acquires a thing.
     model = BudgetedClassifier(feature_costs=[2, 1, 10, 100], misclassification_costs=[[0, 0.5], [0.5, 0]], cv=(3, 1),
-                               candidates=("staged",), n_trees=8, random_state=0).fit(X.to_numpy(), Y)  # fmt: skip
+                               candidates=("staged",), n_trees=8, random_state=0)  # fmt: skip
+    with pytest.warns(UserWarning, match="for every row"):
+        model.fit(X.to_numpy(), Y)
     assert model.cost_per_row(X.to_numpy()).max() == 0.0
 
 
