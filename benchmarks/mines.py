@@ -2,8 +2,8 @@
 
 The file holds the value of every block, one a line, x first, then y, then z upwards, after their number (the data of
 MineFlow, ``bauxitemed.dat`` of 120 x 120 x 26 blocks, are such). A block needs the nine above it. The block model is
-fetched by whoever measures, none is shipped. Processor seconds of one thread, the peers' in processes of their own: with
-``MINES_PYTHON`` naming a Python that has pymineflow (and OR-tools), else in this one. Every optimum must be the same
+fetched by whoever measures, none is shipped. Processor seconds of one thread, in processes of their own, the peers' by
+the Python that ``MINES_PYTHON`` names (with pymineflow and OR-tools), else by this one. Every optimum must be the same
 number; ours is with the check of its proof.
 """
 
@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,9 @@ def apart(function: str, file: str, *shape: str) -> dict[str, Any]:
 def main(file: str, *shape: str) -> None:
     """Measure one block model on all sides, three times, and print the least seconds of each."""
     kinds = ("ours", "ortools", "mineflow")
-    rows = {f"{kind}, {k}": partial(apart, kind, file, *shape) for k in range(3) for kind in kinds}
+    rows: dict[str, Callable[[], Any]] = {
+        f"{kind}, {k}": partial(apart, kind, file, *shape) for k in range(3) for kind in kinds
+    }
     found = recorded("mines", Path(file).stem, rows)["rows"]
     least = {kind: min(found[f"{kind}, {k}"]["seconds"] for k in range(3)) for kind in kinds}
     values = {row["value"] for row in found.values()}
