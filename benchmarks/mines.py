@@ -1,0 +1,119 @@
+"""Ultimate pits of a mine: ``python -m benchmarks.mines FILE NX NY NZ`` beside OR-tools and MineFlow.
+
+The file holds the value of every block, one a line, x first, then y, then z upwards, after their number (the data of
+MineFlow, ``bauxitemed.dat`` of 120 x 120 x 26 blocks, are such). A block needs the nine above it. The block model is
+fetched by whoever measures, none is shipped. Processor seconds of one thread, in processes of their own, the peers' by
+the Python that ``MINES_PYTHON`` names (with pymineflow and OR-tools), else by this one. Every optimum must be the same
+number; ours is with the check of its proof.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import recorded
+
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def precedences(nx: int, ny: int, nz: int) -> tuple[Numbers, Numbers]:
+    """Return each block with those above it: the nearest nine of the next level."""
+    at = np.arange(nx * ny * nz).reshape(nz, ny, nx)
+    below, above = [], []
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            ys, xs = slice(max(0, -dy), ny - max(0, dy)), slice(max(0, -dx), nx - max(0, dx))
+            yt, xt = slice(max(0, dy), ny - max(0, -dy)), slice(max(0, dx), nx - max(0, -dx))
+            below.append(at[:-1, ys, xs].ravel())
+            above.append(at[1:, yt, xt].ravel())
+    return np.concatenate(below), np.concatenate(above)
+
+
+def values_of(file: str) -> Numbers:
+    """Return the values of a file's blocks."""
+    numbers = np.loadtxt(file, np.int64)
+    return numbers[1:] if numbers[0] == len(numbers) - 1 else numbers
+
+
+def ours(file: str, *shape: str) -> dict[str, Any]:
+    """The closure by `min-cut`, with the check of its proof."""
+    import prunopt as po
+    from prunopt.forms import Closure
+
+    values, (below, above) = values_of(file), precedences(*map(int, shape))
+    small = Closure.of([3, -2], requirements=[[], []], cost=[], arcs=[(0, 1)])
+    po.solve(small)  # compilation is done before
+    closure = Closure(
+        values, np.full(len(values), -1, np.int32), np.zeros(len(values) + 1, np.int64), [], [],
+        arcs=np.column_stack([below, above]),
+    )  # fmt: skip
+    start = time.process_time()
+    answer = po.solve(closure)
+    return {"value": -answer.objective, "bound": -answer.bound, "seconds": time.process_time() - start,
+            "solver": answer.solver, "arcs": len(below), "blocks": int(answer.value.sum())}  # fmt: skip
+
+
+def mineflow(file: str, *shape: str) -> dict[str, Any]:
+    """MineFlow's pseudoflow on explicit precedences: building and solving."""
+    from pymineflow import ExplicitPit
+
+    values, (below, above) = values_of(file), precedences(*map(int, shape))
+    start = time.process_time()
+    _, value, blocks, seconds = ExplicitPit(len(values), below, above, values).solve()
+    return {"value": int(value), "blocks": int(blocks), "seconds": time.process_time() - start, "of solving": seconds}
+
+
+def ortools(file: str, *shape: str) -> dict[str, Any]:
+    """OR-tools' push-relabel: building the graph and solving it."""
+    from ortools.graph.python import max_flow
+
+    values, (below, above) = values_of(file), precedences(*map(int, shape))
+    n, gain, loss = len(values), np.flatnonzero(values > 0), np.flatnonzero(values < 0)
+    start = time.process_time()
+    solver = max_flow.SimpleMaxFlow()
+    tails = np.concatenate([np.full(len(gain), n), loss, below])
+    heads = np.concatenate([gain, np.full(len(loss), n + 1), above])
+    room = np.concatenate([values[gain], -values[loss], np.full(len(below), 2**60)])
+    solver.add_arcs_with_capacity(tails, heads, room)
+    if solver.solve(n, n + 1) != solver.OPTIMAL:
+        raise RuntimeError("OR-tools did not solve the flow")
+    value = int(values[gain].sum()) - solver.optimal_flow()
+    return {"value": value, "seconds": time.process_time() - start}
+
+
+def apart(function: str, file: str, *shape: str) -> dict[str, Any]:
+    """Return what a function of this module says, in a process of its own."""
+    python = sys.executable if function == "ours" else os.environ.get("MINES_PYTHON", sys.executable)
+    code = f"import json, benchmarks.mines as m; print(json.dumps(m.{function}(*{(file, *shape)!r})))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{function}: {done.stderr[-1500:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main(file: str, *shape: str) -> None:
+    """Measure one block model on all sides, three times, and print the least seconds of each."""
+    kinds = ("ours", "ortools", "mineflow")
+    rows: dict[str, Callable[[], Any]] = {
+        f"{kind}, {k}": partial(apart, kind, file, *shape) for k in range(3) for kind in kinds
+    }
+    found = recorded("mines", Path(file).stem, rows)["rows"]
+    least = {kind: min(found[f"{kind}, {k}"]["seconds"] for k in range(3)) for kind in kinds}
+    values = {row["value"] for row in found.values()}
+    ratios = ", ".join(f"{least['ours'] / least[kind]:.3g} x {kind}'s" for kind in kinds[1:])
+    print(f"{Path(file).stem}: optimum {', '.join(map(str, values))}; ours {least['ours']:.3g} s, {ratios}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
