@@ -167,4 +167,5 @@ def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:
                 continue
             bias: Any = layer.bias
             replace_weight(layer, torch.zeros(given), None if bias is None else torch.zeros(given[0]))
-        fit_attention(block)
+        for attention in block.attentions:
+            fit_attention(attention)

@@ -7,7 +7,7 @@ import inspect
 import os
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -108,7 +108,20 @@ class FeedForward:
 class Block:
     """A block: ``layers`` are the names, inside it, of its prunable linear layers, in the order they are used.
 
-    ``missing`` says what of it is not understood and stays as it is; empty where nothing is.
+    Parameters
+    ----------
+    name, module
+        Where it is in the model.
+    attention, feed_forward
+        Its parts; None where there is none.
+    stages
+        Names of linear layers, those with the same input together, in the order they are used.
+    missing
+        What of it is not understood and stays as it is; empty where nothing is.
+    cross
+        The attention to what an encoder puts out, of blocks of a decoder.
+    target
+        Whether the block is one of a decoder that has an encoder beside it.
     """
 
     name: str
@@ -117,10 +130,29 @@ class Block:
     feed_forward: FeedForward | None
     stages: tuple[tuple[str, ...], ...]
     missing: str = ""
+    cross: Attention | None = None
+    target: bool = False
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attentions that there are; all lose the same number of head groups."""
+        return tuple(part for part in (self.attention, self.cross) if part is not None)
+
+    @property
+    def crossing(self) -> tuple[str, ...]:
+        """Names of the layers whose input is what the encoder puts out."""
+        if self.cross is None:
+            return ()
+        inside = self.cross.name.removeprefix(f"{self.name}.")
+        return tuple(dict.fromkeys((f"{inside}.{self.cross.key}", f"{inside}.{self.cross.value}")))
 
     def layer_of(self, part: Attention | FeedForward) -> str:
         """Return the name, inside the block, of the projection out of its heads or neurons."""
         return next(name for name in self.layers if self.module.get_submodule(name) is part.projection)
+
+    def attention_before(self, layer: str) -> Attention:
+        """Return the attention whose output projection a layer is."""
+        return next(part for part in self.attentions if self.layer_of(part) == layer)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -258,6 +290,8 @@ class Family:
         Why heads of the family cannot be removed, {} standing for the model's class; empty where they can.
     experts
         Where experts are; they stay as they are.
+    cross
+        Where the attention of a decoder to its encoder is, inside a block; its parts are called as those of the other.
     """
 
     name: str
@@ -271,6 +305,7 @@ class Family:
     before: tuple[str, ...] = ()
     fixed: str = ""
     experts: tuple[str, ...] = ("mlp.experts", "block_sparse_moe.experts", "moe.experts")
+    cross: str = ""
 
     def __call__(self, model: nn.Module) -> list[Block] | None:
         """Return the blocks of a model, or None if it is another family's."""
@@ -284,6 +319,10 @@ class Family:
             mend = "pass one of them as a model of its own, such as model.get_encoder()"
             raise validate.invalid("model", "have one sequence of blocks", several, mend)
         path, modules = text[0] if len(text) == 1 else towers[0]
+        return self.tower(model, path, modules)
+
+    def tower(self, model: nn.Module, path: str, modules: nn.ModuleList) -> list[Block]:
+        """Return the blocks of a list."""
         return [self._block(model, f"{path}.{k}" if path else str(k), m) for k, m in enumerate(modules)]
 
     def _fits(self, module: nn.Module) -> bool:
@@ -294,13 +333,7 @@ class Family:
         return _has(module, self.output, *(f"{self.attention}.{name}" for name in self.inputs))
 
     def _experts(self, module: nn.Module) -> str | None:
-        for path in self.experts:
-            try:
-                module.get_submodule(path)
-            except AttributeError:
-                continue
-            return path
-        return None
+        return next((path for path in self.experts if _at(module, path) is not None), None)
 
     def _block(self, model: nn.Module, name: str, module: nn.Module) -> Block:
         kind, missing = type(model).__name__, []
@@ -315,6 +348,12 @@ class Family:
         else:
             gone = next(n for n in self.inputs if not _has(module, f"{self.attention}.{n}"))
             missing.append(f"{name} of {kind} has no linear layer {self.attention}.{gone}")
+        cross = None
+        if self.cross:
+            other = replace(self, attention=self.cross, output=self.cross + self.output.removeprefix(self.attention))
+            cross = other._heads(model, name, module)
+            query, *rest = (f"{self.cross}.{n}" for n in cross.inputs)
+            stages += [(query,), tuple(rest), (other.output,)]
         up = tuple(dict.fromkeys(part for part in (self.gate, self.up) if part is not None))
         if _has(module, *up, self.down):
             (owner, first), (down_owner, down) = _parted(module, self.up), _parted(module, self.down)
@@ -326,7 +365,7 @@ class Family:
             experts = self._experts(module)
             no = f"has no linear layer {next(n for n in (*up, self.down) if not _has(module, n))}"
             missing.append(f"{name} of {kind} {no if experts is None else 'has experts, which stay as they are'}")
-        return Block(name, module, heads, neurons, tuple(stages), "; ".join(missing))
+        return Block(name, module, heads, neurons, tuple(stages), "; ".join(missing), cross, bool(self.cross))
 
     def _heads(self, model: nn.Module, name: str, module: nn.Module) -> Attention:
         attention = module.get_submodule(self.attention)
@@ -340,6 +379,40 @@ class Family:
             f"{name}.{self.attention}", attention, query, key, value, owner, output, width, n_heads, n_groups,
             fixed.format(type(model).__name__), self.parts,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TwoStacks:
+    """A family with an encoder and a decoder that sees what it puts out: the blocks of one, then those of the other.
+
+    Parameters
+    ----------
+    name
+        Of the family.
+    encoder, decoder
+        What the parts of their blocks are called; that of the decoder names its ``cross``.
+    """
+
+    name: str
+    encoder: Family
+    decoder: Family
+
+    def __call__(self, model: nn.Module) -> list[Block] | None:
+        """Return the blocks of a model, or None if it is another family's."""
+        lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+        cross = self.decoder.cross
+        seeing = [(p, m) for p, m in lists if self.decoder._fits(m[0]) and _at(m[0], cross) is not None]
+        others = [(p, m) for p, m in lists if self.encoder._fits(m[0]) and _at(m[0], cross) is None]
+        if len(seeing) != 1 or len(others) != 1:
+            return None
+        return self.encoder.tower(model, *others[0]) + self.decoder.tower(model, *seeing[0])
+
+
+def _at(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _parted(module: nn.Module, path: str) -> tuple[nn.Module, str]:
@@ -382,14 +455,28 @@ BERT = ("intermediate.dense", None, "output.dense")
 T5, DENSE = "layer.0.SelfAttention", "layer.1.DenseReluDense"
 BIAS = "the position bias of {} is one for all blocks"
 LOW_RANK = ("q_a_proj", "kv_a_proj_with_mqa")
-KNOWN = (
+OPT = Family("opt", "self_attn", SEPARATE, "self_attn.out_proj", "fc1", None, "fc2")  # and BART, Marian, Whisper
+T5_PLAIN = Family("t5", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi", None, f"{DENSE}.wo", fixed=BIAS)
+T5_GATED = replace(T5_PLAIN, name="t5-gated", up=f"{DENSE}.wi_1", gate=f"{DENSE}.wi_0")
+
+
+def _decoder_of_t5(family: Family) -> Family:
+    """Return the declaration of a decoder, which has an attention more."""
+    up, gate, down = (part and part.replace("layer.1", "layer.2") for part in (family.up, family.gate, family.down))
+    return replace(family, up=up or "", gate=gate, down=down or "", cross="layer.1.EncDecAttention")
+
+
+KNOWN: tuple[Family | TwoStacks, ...] = (
+    TwoStacks("encoder-decoder", OPT, replace(OPT, cross="encoder_attn")),
+    TwoStacks("t5-encoder-decoder", T5_PLAIN, _decoder_of_t5(T5_PLAIN)),
+    TwoStacks("t5-gated-encoder-decoder", T5_GATED, _decoder_of_t5(T5_GATED)),
     # Llama, Mistral, Qwen, SmolLM3, Granite, Gemma, OLMo, StableLM, Cohere, EXAONE; Mixtral, Qwen-MoE, GPT-OSS: experts
     Family("llama", "self_attn", SEPARATE, "self_attn.o_proj", *GATED),
     Family("glm4", "self_attn", SEPARATE, "self_attn.o_proj", *HALVES, experts=()),
     Family("starcoder2", "self_attn", SEPARATE, "self_attn.o_proj", "mlp.c_fc", None, "mlp.c_proj", experts=()),
     Family("phi3", "self_attn", ("qkv_proj",), "self_attn.o_proj", *HALVES),
     Family("phi", "self_attn", SEPARATE, "self_attn.dense", *FC),
-    Family("opt", "self_attn", SEPARATE, "self_attn.out_proj", "fc1", None, "fc2"),  # and BART, Marian, Whisper
+    OPT,
     Family("gpt2", "attn", ("c_attn",), "attn.c_proj", "mlp.c_fc", None, "mlp.c_proj"),
     Family("gpt-neox", "attention", ("query_key_value",), "attention.dense", *WIDE, parts=False),
     Family("falcon", "self_attention", ("query_key_value",), "self_attention.dense", *WIDE, parts=False),
@@ -401,8 +488,8 @@ KNOWN = (
     Family("mpnet", "attention.attn", ("q", "k", "v"), "attention.attn.o", *BERT, fixed=BIAS),
     Family("vit", "attention", SEPARATE, "attention.o_proj", *FC),
     Family("clip", "self_attn", SEPARATE, "self_attn.out_proj", *FC),
-    Family("t5", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi", None, f"{DENSE}.wo", fixed=BIAS),
-    Family("t5-gated", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi_1", f"{DENSE}.wi_0", f"{DENSE}.wo", fixed=BIAS),
+    T5_PLAIN,
+    T5_GATED,
 )
 for _family in reversed(KNOWN):  # those registered later are asked first
     register_family(_family.name, _family)

@@ -79,7 +79,7 @@ class LayerwisePruning:
         self._declared = getattr(getattr(model, "config", None), "dtype", None)
         self.repair, self.repairs, self._weights = repair, list[RepairReport](), tokens.row_weights()
         fitted = distributed.part_of(tokens if repair is None else repair.fitted(tokens, seed))
-        self._fold = distributed.shard(folds_of(tokens))
+        self._folds = {t: distributed.shard(folds_of(tokens.row_weights(target=t))) for t in (False, True)}
         with nullcontext() if source is None else source.around():
             self.stream = Activations(model, self.blocks, fitted, options.activations_dir)
         self._dense = None if repair is None else DenseStream(self.stream)
@@ -87,13 +87,14 @@ class LayerwisePruning:
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
-        self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
+        attentions = sum(len(b.attentions) for b, g in zip(self.blocks, plan.groups, strict=True) if g > 0)
+        self.n_layers = attentions + sum(n > 0 for n in plan.neurons)
         for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
             dense = None if self._dense is None else copy_of(block)
             with self._in_memory(block):
-                if groups and block.attention is not None:
-                    goal = LayerGoal(group_columns(block.attention), groups, "head group")
-                    self._remove(block, block.layer_of(block.attention), goal)
+                for attention in block.attentions if groups else ():
+                    goal = LayerGoal(group_columns(attention), groups, "head group")
+                    self._remove(block, block.layer_of(attention), goal)
                 if neurons and block.feed_forward is not None:
                     single = list(np.arange(block.feed_forward.width)[:, None])
                     self._remove(block, block.layer_of(block.feed_forward), LayerGoal(single, neurons, "neuron"))
@@ -138,7 +139,8 @@ class LayerwisePruning:
         if by_norms(self.method, self.options.refit):
             return InputNorms(self.stream, block, layer, self.step)
         if self.options.shrinkage == AUTO:
-            return fold_hessians(self.stream, block, layer, self._fold)
+            target = block.target and layer not in block.crossing
+            return fold_hessians(self.stream, block, layer, self._folds[target])
         return [(1.0, distributed.hessians(self.stream, block, [layer])[layer])]
 
     def _remove(self, block: Block, layer: str, goal: LayerGoal) -> None:
@@ -147,8 +149,8 @@ class LayerwisePruning:
         if self._replayed(block, name):
             return
         value, row = self._solved(block, layer, self._inputs(block, layer), goal)
-        if goal.unit == "head group" and block.attention is not None:
-            remove_groups(block.attention, value)
+        if goal.unit == "head group":
+            remove_groups(block.attention_before(layer), value)
         elif block.feed_forward is not None:
             remove_neurons(block.feed_forward, value)
         changed = [n for n in block.layers if tuple(weight_of(block.module.get_submodule(n)).shape) != before[n]]
@@ -246,7 +248,9 @@ class LayerwisePruning:
             layer, what = key.rsplit(".", 1)
             if what == "weight":
                 replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
-        fit_attention(block, row["gone"] if row.get("unit") == "head group" else ())
+        for attention in block.attentions:
+            whose = name == f"{block.name}.{block.layer_of(attention)}"
+            fit_attention(attention, row["gone"] if whose and row.get("unit") == "head group" else ())
         found: dict[str, Any] = row
         return found
 

@@ -24,8 +24,9 @@ from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers import distributed
 from prunopt.networks.transformers.before_after import compared, measure, sizes
-from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
-from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
+from prunopt.networks.transformers.block_allocation import BY_SIZE, Allocation, block_sparsities, resolved
+from prunopt.networks.transformers.calibration import Calibration, as_calibration, completed, rare_share
+from prunopt.networks.transformers.calibration_inputs import TOKENS
 from prunopt.networks.transformers.devices import device_of
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
@@ -43,7 +44,7 @@ from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, re
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult, written
 from prunopt.networks.transformers.stock_configs import write_config
-from prunopt.networks.transformers.streaming import check_in_memory, check_streamed, open_streamed
+from prunopt.networks.transformers.streaming import StreamedModel, check_in_memory, check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
@@ -100,7 +101,9 @@ def prune_transformer(
         are read from it one at a time, pruned, and written to the folder ``out``; beside a block and its Hessians
         no more than the embedding and the activations is in memory.
     calibration
-        Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
+        Token ids (n, length), what a tokenizer returns, or sources with weights; pictures (n, channels, height, width)
+        or features (n, bands, frames) where the model takes those; for models with an encoder and a decoder with
+        ``labels``, what the decoder should say (see `as_calibration`).
     sparsity
         Fraction removed of the parameters of all blocks' linear layers, met to one unit; None: 0.2, or what the
         pattern N:M comes to.
@@ -158,7 +161,8 @@ def prune_transformer(
     else:
         check_in_memory(model, run.get("out"))
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
-    check_length(model, tokens.windows.shape[1])
+    digests = {"calibration": tokens.digest()}
+    tokens, said = completed(tokens, model)
     method = _method(_default(recipe, found) if method is None else method, recipe)
     units = _units(units, pattern, recipe)
     if allocation is None:
@@ -180,10 +184,14 @@ def prune_transformer(
         validate.require(not learns, "repair", "be left out with the method maskllm", "blocks", "its weights are held")
         streamed = "be left out for a model that is streamed"
         validate.require(source is None, "repair", streamed, "blocks", "read the model into memory")
+        stacks = validate.Shown("blocks, for an encoder and a decoder")
+        validate.require(tokens.target is None, "repair", "be left out", stacks, "errors of layers are re-solved alone")
         alone = distributed.rank_and_size()[1] == 1
         validate.require(alone, "repair", "be left out in several processes", "blocks", "repair runs in one")
         repair.windows_held_out(len(tokens.windows), seed)
     texts = options.evaluation or {}
+    if tokens.takes != TOKENS or tokens.target is not None:
+        _check_general(name_of(method), allocation, source)
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
@@ -195,7 +203,7 @@ def prune_transformer(
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
     options = replace(options, damping=float(damping), shrinkage=rho)
-    digests = {"calibration": tokens.digest(), "model": model_digest(model) if source is None else source.digest()}
+    digests["model"] = model_digest(model) if source is None else source.digest()
     work = model if options.in_place or source is not None else copy.deepcopy(model)
     work.eval()
     if device is not None and source is None:
@@ -229,7 +237,7 @@ def prune_transformer(
             pair = replace(pair[0], bytes=stored), replace(pair[1], bytes=sizes(work)[1])
         result = PruneResult(
             work, tuple(walk.report), removed, target, total, stock, asked,
-            (*notes, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
+            (*notes, *said, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
         )  # fmt: skip
         return result if finish is None else finish(result)
 
@@ -259,6 +267,18 @@ def _method(method: Method, recipe: Recipe) -> Method:
 
         return Obc(proof=0)  # a bound for every layer takes longer than its mask
     return method
+
+
+def _check_general(method: str, allocation: Any, source: StreamedModel | None) -> None:
+    """Refuse what needs next-token losses of windows of tokens."""
+    other = "for a model of other inputs than one text"
+    validate.require(method != "maskllm", "method", f"be one that solves layers {other}", method)
+    rule = validate.Shown(repr(allocation) if isinstance(allocation, str) else "a rule")
+    by_size = not callable(allocation) and (not isinstance(allocation, str) or allocation in BY_SIZE)
+    validate.require(by_size, "allocation", f"be {', '.join(BY_SIZE)}, a file or numbers {other}", rule)
+    validate.require(
+        source is None, "model", f"be in memory {other}", validate.Shown("streamed"), "leave streaming out"
+    )
 
 
 def _units(units: Sequence[str] | None, pattern: Any, recipe: Recipe) -> tuple[str, ...]:
@@ -357,9 +377,11 @@ def _asked(
 
 
 def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> list[str]:
-    notes = [
-        f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
-    ]
+    if tokens.takes == TOKENS:
+        rare = f"{rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
+        notes = [f"calibrated on {tokens.n_tokens} tokens, {rare}"]
+    else:
+        notes = [f"calibrated on {len(tokens.windows)} {tokens.takes}, {tokens.n_tokens} places in all"]
     missing = [b.missing for b in walk.blocks if b.missing]
     if missing:
         notes.append(f"left as they are in {len(missing)} of {len(walk.blocks)} blocks: {missing[0]}")

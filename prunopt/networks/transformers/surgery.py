@@ -110,15 +110,13 @@ def note_shapes(module: Any, n_heads: int, width: int, n_groups: int | None = No
         module.config.num_attention_heads = n_heads
 
 
-def fit_attention(block: Block, gone: Sequence[int] = ()) -> None:
+def fit_attention(attention: Attention, gone: Sequence[int] = ()) -> None:
     """Tell an attention what its projections now hold; without ``gone``, values for each head are to be loaded."""
-    attention = block.attention
-    if attention is not None:
-        without_inputs(attention)
-        n_heads = weight_of(attention.projection).shape[1] // attention.head_dim
-        n_groups = n_heads // attention.heads_per_group
-        keep_per_head(attention, _kept(attention.n_groups, gone, "removed groups")[:n_groups])
-        note_shapes(attention.module, n_heads, attention.head_dim, n_groups)
+    without_inputs(attention)
+    n_heads = weight_of(attention.projection).shape[1] // attention.head_dim
+    n_groups = n_heads // attention.heads_per_group
+    keep_per_head(attention, _kept(attention.n_groups, gone, "removed groups")[:n_groups])
+    note_shapes(attention.module, n_heads, attention.head_dim, n_groups)
 
 
 def remove_neurons(feed_forward: FeedForward, removed: Sequence[int] | Ints) -> None:
@@ -146,8 +144,9 @@ def parameters_of(block: Block) -> dict[str, int]:
     if attention is not None:
         layers = [block.module.get_submodule(name) for name in block.layers]
         out["attention"] = _count([layer for layer in layers if not any(layer is n for n in neurons)])
-        of_heads = _count([*(child(attention.module, n) for n in attention.inputs), attention.projection])
-        out["group"] = (of_heads - _bias(attention.projection)) // max(1, attention.n_groups)
+        for part in block.attentions:
+            of_heads = _count([*(child(part.module, n) for n in part.inputs), part.projection])
+            out["group"] += (of_heads - _bias(part.projection)) // max(1, part.n_groups)
     return out
 
 

@@ -15,7 +15,7 @@ from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers._recomputed import recomputed_errors, recomputed_repairs
 from prunopt.networks.transformers.block_removal import remove_parts
-from prunopt.networks.transformers.calibration import as_calibration
+from prunopt.networks.transformers.calibration import as_calibration, completed
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 
@@ -96,6 +96,7 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     tokens = as_calibration(calibration)
     if tokens.digest() != manifest["before"]["calibration"]:
         raise CertificateError("the calibration is not the one that was used: their digests differ")
+    tokens, _ = completed(tokens, original)
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
     remove_parts(before, manifest["options"].get("parts", {}))

@@ -18,7 +18,8 @@ import transformers
 from prunopt.networks import PruneOptions, load, prune_transformer
 from prunopt.networks.transformers import calibration
 from prunopt.networks.transformers.block_arguments import output_of
-from prunopt.networks.transformers.families import blocks, weight_of
+from prunopt.networks.transformers.calibration_inputs import two_sided
+from prunopt.networks.transformers.families import Attention, blocks, weight_of
 from prunopt.networks.transformers.surgery import group_columns, remove_groups, remove_neurons
 
 JOBS = ("heads", "ffn", "2:4", "unstructured")
@@ -143,12 +144,20 @@ CASES = (
 def inputs(model: Any, n: int = 2, length: int = 16, *, padded: bool = False) -> dict[str, torch.Tensor]:
     """What a model is run on: token ids, or pixels."""
     draw = torch.Generator().manual_seed(1)
-    if getattr(model, "main_input_name", "input_ids") == "pixel_values":
+    takes = getattr(model, "main_input_name", "input_ids")
+    if takes == "pixel_values":
         return {"pixel_values": torch.randn(n, 3, 16, 16, generator=draw)}
     given = {"input_ids": torch.randint(3, 90, (n, length), generator=draw)}
-    if padded:
+    if takes == "input_features":
+        given = {"input_features": torch.randn(n, 8, 32, generator=draw)}
+    elif padded:
         given["attention_mask"] = torch.ones(n, length, dtype=torch.long)
         given["attention_mask"][:, -5:] = 0
+    if two_sided(model):  # of another length than the source
+        given["decoder_input_ids"] = torch.randint(3, 90, (n, length - 4), generator=draw)
+        if padded:
+            given["decoder_attention_mask"] = torch.ones(n, length - 4, dtype=torch.long)
+            given["decoder_attention_mask"][:, -3:] = 0
     return given
 
 
@@ -169,24 +178,25 @@ def removal(case: Case, job: str) -> float:
     masked, cut = case.model(), case.model()
     for model in (masked, cut):
         for block in blocks(model):
-            part: Any = block.attention if job == "heads" else block.feed_forward
-            if part is None:
-                continue
-            if job == "heads":
-                gone = [1]
-                columns = torch.cat([torch.from_numpy(group_columns(part)[g]) for g in gone])
-            else:
-                gone = [0, 5, 11]
-                columns = torch.tensor(gone)
-            if model is masked:
-                with torch.no_grad():
-                    weight_of(part.projection)[:, columns] = 0
-            elif job == "heads":
-                remove_groups(part, gone)
-            else:
-                remove_neurons(part, gone)
+            for part in block.attentions if job == "heads" else (block.feed_forward,):
+                if part is not None:
+                    _remove(part, masked=model is masked)
     given = inputs(masked)
     return far(values(cut, given), values(masked, given))
+
+
+def _remove(part: Any, *, masked: bool) -> None:
+    """Remove a head group or three neurons, or what they give."""
+    heads = isinstance(part, Attention)
+    gone = [1] if heads else [0, 5, 11]
+    if masked:
+        columns = torch.cat([torch.from_numpy(group_columns(part)[g]) for g in gone]) if heads else torch.tensor(gone)
+        with torch.no_grad():
+            weight_of(part.projection)[:, columns] = 0
+    elif heads:
+        remove_groups(part, gone)
+    else:
+        remove_neurons(part, gone)
 
 
 def stream(case: Case, *, padded: bool) -> float:
@@ -196,7 +206,8 @@ def stream(case: Case, *, padded: bool) -> float:
     own: list[torch.Tensor] = []
     found = blocks(model)
     hooks = [b.module.register_forward_hook(lambda _m, _a, out: own.append(output_of(out).detach())) for b in found]
-    for k in range(len(given["input_ids"])):
+    n = len(next(iter(given.values())))
+    for k in range(n):
         values(model, {n: v[k : k + 1] for n, v in given.items()})  # what pruning does
     for hook in hooks:
         hook.remove()
@@ -204,7 +215,7 @@ def stream(case: Case, *, padded: bool) -> float:
     worst = 0.0
     for k, block in enumerate(found):
         walk.advance(block)
-        for w in range(len(given["input_ids"])):
+        for w in range(n):
             worst = max(worst, far(walk.window(w), own[w * len(found) + k].reshape(walk.window(w).shape)))
     walk.close()
     return worst
@@ -217,17 +228,16 @@ def run(case: Case, job: str) -> str:
     if job != "2:4":
         asked["sparsity"] = 0.15
     given = inputs(model)
-    ids = given.get("input_ids", torch.zeros(2, 16, dtype=torch.long))
     if job in ("heads", "ffn"):
         same: dict[str, Any] = {"allocation": "uniform", "options": PruneOptions(uniform=True)}
         try:
-            result = prune_transformer(model, ids, **asked, **same)
+            result = prune_transformer(model, given, **asked, **same)
         except ValueError as error:
             if "sparsity must" not in str(error):
                 raise
-            result = prune_transformer(model, ids, **asked)  # stock code has no such shape: it is loaded by prunopt
+            result = prune_transformer(model, given, **asked)  # stock code has no such shape: it is loaded by prunopt
     else:
-        result = prune_transformer(model, ids, **asked)
+        result = prune_transformer(model, given, **asked)
     pruned: Any = result.model
     out = values(pruned, given)
     with tempfile.TemporaryDirectory() as place:
@@ -247,9 +257,10 @@ def run(case: Case, job: str) -> str:
         distance = removal(case, job)
         if distance > 2e-6:
             return f"WRONG removal {distance:.1e}"
-    if hasattr(pruned, "generate") and pruned.can_generate() and "input_ids" in given:
+    if hasattr(pruned, "generate") and pruned.can_generate():
         settings: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-        cached, plain = (again.generate(**inputs(model), use_cache=c, **settings) for c in (True, False))
+        asked = {n: v for n, v in inputs(model).items() if not n.startswith("decoder")}
+        cached, plain = (again.generate(**asked, use_cache=c, **settings) for c in (True, False))
         if not torch.equal(cached, plain):
             return "WRONG generation"
     return words
@@ -269,8 +280,6 @@ def tried(what: Callable[[], str]) -> str:
 
 def outcomes(case: Case) -> dict[str, str]:
     def streamed() -> str:
-        if "input_ids" not in inputs(case.model()):
-            return "no token ids to walk with"
         error = max(stream(case, padded=False), stream(case, padded=True))
         return f"{error:.0e}" if error <= 1e-6 else f"WRONG stream {error:.1e}"
 
