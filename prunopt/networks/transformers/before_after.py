@@ -63,7 +63,8 @@ def measure(model: nn.Module, texts: Mapping[str, Any]) -> Measured:
         for k, window in enumerate(scored):
             start = time.perf_counter()
             out = output(model, data.given(k, next(model.parameters()).device))
-            rates.append((len(window) if window.dim() == 1 else 1) / (time.perf_counter() - start))
+            if window.dim() == 1:  # tokens, not pixels
+                rates.append(len(window) / (time.perf_counter() - start))
             if causal:
                 found = losses_from(out, window[None])
                 parts.append(found if data.target_mask is None else _counted(found, data.target_mask[k, 1:].numpy()))
@@ -74,7 +75,7 @@ def measure(model: nn.Module, texts: Mapping[str, Any]) -> Measured:
         else:
             outputs[name] = torch.stack(values)
     model.train(was)
-    return Measured(parameters, stored, losses, outputs, statistics.median(rates))
+    return Measured(parameters, stored, losses, outputs, statistics.median(rates) if rates else None)
 
 
 def joined(parts: list[TokenLosses]) -> TokenLosses:

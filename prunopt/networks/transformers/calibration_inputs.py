@@ -102,7 +102,8 @@ class Calibration:
 
     def of(self, at: Any) -> Calibration:
         """Return some of the windows, by an index of tensors."""
-        held = {name: getattr(self, name) for name in ("windows", "mask", "weight", "source", "target", "target_mask")}
+        names = ("windows", "mask", "weight", "source", "target", "target_mask")
+        held: Any = {name: getattr(self, name) for name in names}
         return replace(self, **{name: None if tensor is None else tensor[at] for name, tensor in held.items()})
 
 
@@ -147,7 +148,7 @@ def as_calibration(given: Any) -> Calibration:
         weights.append(torch.full((len(part.windows),), share, dtype=torch.float64))
         sources.append(torch.full((len(part.windows),), k, dtype=torch.int64))
     first = parts[0][0]
-    joined = {
+    joined: Any = {
         name: None if getattr(first, name) is None else torch.cat([getattr(p, name) for p, _ in parts])
         for name in ("windows", "mask", "target", "target_mask")
     }
@@ -255,16 +256,12 @@ def for_model(tokens: Calibration, model: nn.Module) -> tuple[Calibration, tuple
         else:
             said = torch.cat([_said(model, tokens.windows[k : k + 1]) for k in range(len(tokens.windows))])
             tokens = replace(tokens, target=said, target_mask=torch.ones(said.shape, dtype=torch.bool))
-    assert tokens.target is not None and tokens.target_mask is not None
+    target = torch.as_tensor(tokens.target)
+    check_length(model, target.shape[1])
     if not tokens.shifted:
-        first = torch.full((len(tokens.target), 1), _start(model))
-        target = torch.cat([first, tokens.target[:, :-1]], dim=1)
-        known = torch.cat([first >= 0, tokens.target_mask[:, :-1]], dim=1)
-        tokens = replace(tokens, target=target, target_mask=known & tokens.target_mask, shifted=True)
-    assert tokens.target is not None
-    tokens = replace(tokens, target=tokens.target.clamp_min(0))  # labels say -100 where there is nothing
-    check_length(model, tokens.target.shape[1] if tokens.target is not None else 1)
-    return tokens, notes
+        target = torch.cat([torch.full((len(target), 1), _start(model)), target[:, :-1]], dim=1)
+    # labels are below 0 where there is nothing
+    return replace(tokens, target=target.clamp_min(0), shifted=True), notes
 
 
 def _start(model: nn.Module) -> int:
@@ -285,7 +282,7 @@ def _said(model: Any, features: torch.Tensor) -> torch.Tensor:
     device = next(model.parameters()).device
     said = torch.tensor([[_start(model)]], device=device)
     encoded = model.get_encoder()(features.to(device))
-    for _ in range(SAID - 1):
+    for _ in range(min(SAID, positions_of(model) or SAID) - 1):
         logits = getattr(model(encoder_outputs=encoded, decoder_input_ids=said, use_cache=False), "logits", None)
         kind, mend = Shown(type(model).__name__), "pass decoder_input_ids in the calibration"
         if logits is None:

@@ -13,10 +13,11 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.core.budget import Budget
 from prunopt.networks.transformers.families import Block
-from prunopt.networks.transformers.recipes import UNITS
+from prunopt.networks.transformers.recipes import ALL_UNITS, UNITS
 from prunopt.networks.transformers.stock_configs import config_takes
 from prunopt.networks.transformers.surgery import parameters_of
 
+EXPERT_STEP = 8
 RESOURCES = ("parameters",)  # what a budget of a transformer may name
 WIDTH_STEPS = (64, 8, 1)  # uniform widths: multiples of the first of these that the dense width is, at least 8 times
 
@@ -33,6 +34,8 @@ class Plan:
         Parameters removed, those that were asked for, and those of all blocks' linear layers.
     unit
         Parameters of the smallest unit that can be removed: removed and target differ by less.
+    experts
+        Whole experts removed from each block; empty: none.
     """
 
     groups: tuple[int, ...]
@@ -41,6 +44,7 @@ class Plan:
     target: int
     total: int
     unit: int
+    experts: tuple[int, ...] = ()
 
 
 def check_sparsity(sparsity: float) -> float:
@@ -70,13 +74,14 @@ def parameters_to_remove(budget: Budget | str | Sequence[Budget | str], total: i
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Parameters of blocks: of a whole block, its attention's groups and its neurons."""
+    """Parameters of blocks: of a whole block, its attention's groups and its neurons; how many of these go at once."""
 
     whole: tuple[int, ...]
     group: tuple[int, ...]
     neuron: tuple[int, ...]
     width: tuple[int, ...]
     groups: tuple[int, ...]
+    step: tuple[int, ...]
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> _Sizes:
@@ -85,8 +90,9 @@ class _Sizes:
             tuple(r["attention"] + r["feed_forward"] for r in rows),
             tuple(r["group"] for r in rows),
             tuple(r["neuron"] for r in rows),
-            tuple(0 if b.feed_forward is None else b.feed_forward.width for b in blocks),
+            tuple(0 if (part := b.feed_forward or b.experts) is None else part.width for b in blocks),
             tuple(0 if b.attention is None else b.attention.n_groups for b in blocks),
+            tuple(_step_of(b) for b in blocks),
         )
 
     def removed(self, groups: Sequence[int], neurons: Sequence[int]) -> int:
@@ -125,7 +131,7 @@ def structured_plan(
         Remove the target or more, never less.
     """
     for unit_name in units:
-        validate.one_of("units", unit_name, UNITS)
+        validate.one_of("units", unit_name, ALL_UNITS)
     validate.require(units, "units", f"name some of {', '.join(UNITS)}", tuple(units))
     validate.unique("units", units)
     sizes, ffn, n = _Sizes.of(blocks), "ffn" in units, len(blocks)
@@ -149,24 +155,33 @@ def structured_plan(
                     stay = [g for g in range(1, sizes.groups[k] + 1) if g in stock_groups or g == sizes.groups[k]]
                     groups[k] = min((sizes.groups[k] - g for g in stay), key=lambda gone: (abs(gone - wanted), gone))
     if ffn:
+        rest = [allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k] for k in range(n)]
+        if uniform and len(set(zip(sizes.whole, sizes.neuron, sizes.width, strict=True))) > 1:
+            # blocks of several kinds, such as those of an encoder and a decoder, lose the same share of their widths
+            share = sum(rest) / max(1, np.dot(sizes.width, sizes.neuron))
+            rest = [share * w * m for w, m in zip(sizes.width, sizes.neuron, strict=True)]
         for k in range(n):
-            rest = allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k]
-            neurons[k] = int(np.clip(round(rest / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
+            neurons[k] = int(np.clip(round(rest[k] / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
     step = 1
     if uniform:
         step = next(s for s in WIDTH_STEPS if all(w % s == 0 and w >= 8 * s for w in sizes.width if w) or s == 1)
         neurons = [
             int(min(max(0, w - step), round(c / step) * step)) for c, w in zip(neurons, sizes.width, strict=True)
         ]
+    neurons = [
+        min(max(0, w - s), round(c / s) * s) if s > 1 else c
+        for c, w, s in zip(neurons, sizes.width, sizes.step, strict=True)
+    ]
     if ffn and not uniform:
         neurons = _settled(sizes, groups, neurons, target)
     while (
         at_least and sizes.removed(groups, neurons) < target and _one_more(sizes, groups, neurons, ffn, uniform, step)
     ):
         pass
-    unit = max(sizes.neuron, default=1) if ffn else max(sizes.group)
+    each = [m * max(s, step) for m, s in zip(sizes.neuron, sizes.step, strict=True)]
+    unit = max(each, default=1) if ffn else max(sizes.group)
     if uniform:
-        unit *= step * n
+        unit *= n if ffn else step * n
     removed, total = sizes.removed(groups, neurons), sum(sizes.whole)
     if removed < (target if at_least else target - unit * (1 if ffn else n)):
         raise validate.invalid(
@@ -178,15 +193,45 @@ def structured_plan(
     return Plan(tuple(groups), tuple(neurons), removed, target, total, unit)
 
 
+def expert_plan(blocks: Sequence[Block], target: int, *, at_least: bool = False) -> Plan:
+    """Return how many whole experts all blocks that have some lose: the same number, so that stock code loads the rest.
+
+    A router goes on picking as many for a token as before: so many stay at least.
+    """
+    having = [b.experts for b in blocks if b.experts is not None]
+    nothing = validate.Shown("('experts',)")
+    validate.require(having, "units", "leave out 'experts'", nothing, "the model has none that prunopt knows")
+    fixed = next((e.fixed for e in having if e.fixed), "")
+    validate.require(not fixed, "units", "leave out 'experts'", nothing, fixed)
+    each = [0 if b.experts is None else parameters_of(b)["expert"] for b in blocks]
+    total, one = sum(_Sizes.of(blocks).whole), sum(each)
+    room = min(e.count - max(1, e.top_k) for e in having)
+    count = max(1, math.ceil(target / one) if at_least else round(target / one))
+    said = (
+        f"be {room * one / total:.3f} or less: of {having[0].count} experts {having[0].top_k} are used for each token"
+    )
+    validate.require(count <= room, "sparsity", said, validate.Shown(f"{target / total:.3f}"), "ask for less")
+    gone = tuple(0 if b.experts is None else count for b in blocks)
+    none = (0,) * len(blocks)
+    return Plan(none, none, count * one, target, total, one, gone)
+
+
 def _one_more(sizes: _Sizes, groups: list[int], neurons: list[int], ffn: bool, uniform: bool, step: int) -> bool:
     """Remove one more unit, from the block that has lost least of them (from every block where all stay alike)."""
     gone, there, many = (neurons, sizes.width, step) if ffn else (groups, sizes.groups, 1)
-    room = [k for k in range(len(gone)) if gone[k] + many < there[k]]
+    more = [max(many, s) if ffn else many for s in sizes.step]
+    room = [k for k in range(len(gone)) if gone[k] + more[k] < there[k]]
     if not room or (uniform and len(room) < len(gone)):
         return False
     for k in room if uniform else [min(room, key=lambda i: (gone[i] / there[i], i))]:
-        gone[k] += many
+        gone[k] += more[k]
     return True
+
+
+def _step_of(block: Block) -> int:
+    """Return how many neurons a block loses at once: kernels of experts ask for slices of 16 bytes, of any format."""
+    part = block.experts
+    return EXPERT_STEP if part is not None and part.width % EXPERT_STEP == 0 and part.width > EXPERT_STEP else 1
 
 
 def _settled(sizes: _Sizes, groups: Sequence[int], neurons: Sequence[int], target: int) -> list[int]:
@@ -195,14 +240,14 @@ def _settled(sizes: _Sizes, groups: Sequence[int], neurons: Sequence[int], targe
     missing = target - sizes.removed(groups, out)
     sign = 1 if missing > 0 else -1
     while True:
-        room = [k for k in range(len(out)) if (out[k] < sizes.width[k] - 1 if sign > 0 else out[k] > 0)]
-        room = [k for k in room if abs(missing - sign * sizes.neuron[k]) < abs(missing)]
+        room = [k for k, s in enumerate(sizes.step) if (out[k] + s < sizes.width[k] if sign > 0 else out[k] >= s)]
+        room = [k for k in room if abs(missing - sign * sizes.step[k] * sizes.neuron[k]) < abs(missing)]
         if not room:
             return out
         # The block that has given least (or most, when taking back) of its width goes first.
         k = min(room, key=lambda i: (sign * out[i] / sizes.width[i], i))
-        out[k] += sign
-        missing -= sign * sizes.neuron[k]
+        out[k] += sign * sizes.step[k]
+        missing -= sign * sizes.step[k] * sizes.neuron[k]
 
 
 def stock_group_counts(model: Any, blocks: Sequence[Block]) -> list[int]:

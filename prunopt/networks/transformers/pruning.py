@@ -26,7 +26,7 @@ from prunopt.networks.transformers import distributed
 from prunopt.networks.transformers.before_after import compared, measure, sizes
 from prunopt.networks.transformers.block_allocation import BY_SIZE, Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.calibration import Calibration, as_calibration, completed, rare_share
-from prunopt.networks.transformers.calibration_inputs import TOKENS
+from prunopt.networks.transformers.calibration_inputs import TOKENS, for_model
 from prunopt.networks.transformers.devices import device_of
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
@@ -36,6 +36,7 @@ from prunopt.networks.transformers.number_formats import restore, to_single
 from prunopt.networks.transformers.parameter_budget import (
     Plan,
     check_sparsity,
+    expert_plan,
     parameters_to_remove,
     stock_group_counts,
     structured_plan,
@@ -111,7 +112,8 @@ def prune_transformer(
         In its place: ``po.Budget("parameters", share=0.8)``, ``"parameters=80M"`` or several. Counted are all
         parameters of the model, embeddings among them; what is left is within it.
     units
-        What is removed: ``"ffn"`` (neurons), ``"heads"`` (whole key-value groups), or both. Not with ``pattern``.
+        What is removed: ``"ffn"`` (neurons, those inside each expert too), ``"heads"`` (whole key-value groups, of
+        attentions to an encoder too), or both; or ``"experts"`` (whole ones). Not with ``pattern``.
     method
         A solver, by name or as an instance with options of its own. For units wanda, obs-swap, obs-greedy, slimgpt,
         magnitude or obs-branch-and-bound; for patterns obc, sparsegpt, mask-descent, mask-enumeration, wanda or
@@ -192,6 +194,9 @@ def prune_transformer(
     texts = options.evaluation or {}
     if tokens.takes != TOKENS or tokens.target is not None:
         _check_general(name_of(method), allocation, source)
+        texts = {
+            name: for_model(as_calibration(w), model)[0] for name, w in texts.items()
+        }  # targets of the dense model
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
@@ -325,6 +330,9 @@ def _plan(
 ) -> Plan:
     found = blocks(model)
     target = round(sparsity * _linear(found)) if least is None else least
+    if "experts" in units:
+        validate.require(len(units) == 1, "units", "be 'experts' alone, or without it", tuple(units))
+        return expert_plan(found, target, at_least=least is not None)
     groups = stock_group_counts(model, found) if uniform else None
     plan = structured_plan(
         found, numbers, target, units=units, uniform=uniform, stock_groups=groups, at_least=least is not None
@@ -383,6 +391,9 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> lis
     else:
         notes = [f"calibrated on {len(tokens.windows)} {tokens.takes}, {tokens.n_tokens} places in all"]
     missing = [b.missing for b in walk.blocks if b.missing]
+    routed = [b for b in walk.blocks if b.experts is not None]
+    if routed and not any("expert" in row.unit for row in walk.report):
+        notes.append(f"the experts of {len(routed)} of {len(walk.blocks)} blocks stay as they are")
     if missing:
         notes.append(f"left as they are in {len(missing)} of {len(walk.blocks)} blocks: {missing[0]}")
     if rho:

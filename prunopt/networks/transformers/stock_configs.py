@@ -12,10 +12,10 @@ from torch import nn
 
 from prunopt.networks.transformers._hugging_face import config_errors
 from prunopt.networks.transformers.families import Block, blocks
+from prunopt.networks.transformers.stack_configs import is_mixed, stated_shapes
 
 # What families call the width of their feed-forward part, and the numbers of heads and groups.
 WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim", "d_ff")
-SIDES = ("encoder_ffn_dim", "decoder_ffn_dim")
 HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
 GROUPS = ("num_key_value_heads", "num_kv_heads")
 Shape = tuple[int, int, int]  # heads, groups, width of a head
@@ -28,9 +28,13 @@ def write_config(model: nn.Module, found: Sequence[Block]) -> bool:
         return False
     heads = {(b.attention.n_heads, b.attention.n_groups, b.attention.head_dim) for b in found if b.attention}
     widths = {b.feed_forward.width for b in found if b.feed_forward}
-    if len(heads) > 1 or len(widths) > 1:
+    if is_mixed(found):
+        stated = stated_shapes(model, found)
+    elif len(heads) > 1 or len(widths) > 1:
         return False
-    for config_with in _stated(model, next(iter(heads), None), next(iter(widths), None)):
+    else:
+        stated = _stated(model, next(iter(heads), None), next(iter(widths), None))
+    for config_with in stated:
         if _builds(model, config_with):
             model.config = config_with
             return True

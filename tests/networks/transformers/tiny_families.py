@@ -14,15 +14,17 @@ from typing import Any
 
 import torch
 import transformers
+from torch.overrides import TorchFunctionMode
 
 from prunopt.networks import PruneOptions, load, prune_transformer
 from prunopt.networks.transformers import calibration
 from prunopt.networks.transformers.block_arguments import output_of
 from prunopt.networks.transformers.calibration_inputs import two_sided
-from prunopt.networks.transformers.families import Attention, blocks, weight_of
+from prunopt.networks.transformers.expert_surgery import keep_experts, keep_neurons
+from prunopt.networks.transformers.families import Attention, Experts, blocks, weight_of
 from prunopt.networks.transformers.surgery import group_columns, remove_groups, remove_neurons
 
-JOBS = ("heads", "ffn", "2:4", "unstructured")
+JOBS = ("heads", "ffn", "experts", "2:4", "unstructured")
 BASE = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8,
     "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
@@ -174,19 +176,65 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def removal(case: Case, job: str) -> float:
-    """How far a model whose heads or neurons are removed is from one where they are masked."""
+    """How far a model whose heads, neurons or experts are removed is from one where they are masked."""
+    if job == "experts":
+        return expert_removal(case)
     masked, cut = case.model(), case.model()
     for model in (masked, cut):
         for block in blocks(model):
-            for part in block.attentions if job == "heads" else (block.feed_forward,):
+            for part in block.attentions if job == "heads" else (block.feed_forward, block.experts):
                 if part is not None:
                     _remove(part, masked=model is masked)
     given = inputs(masked)
     return far(values(cut, given), values(masked, given))
 
 
+class WithoutExpert(TorchFunctionMode):
+    """Routers never pick an expert: its logit is minus infinity."""
+
+    def __init__(self, routers: list[Any], expert: int) -> None:
+        super().__init__()
+        self.weights, self.expert = {r.weight.data_ptr() for r in routers}, expert
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.nn.functional.linear and args[1].data_ptr() in self.weights:
+            out = out.clone()
+            out[..., self.expert] = -torch.inf
+        return out
+
+
+def expert_removal(case: Case) -> float:
+    """How far a model without the second expert of each layer is from one that never picks it."""
+    masked, cut = case.model(), case.model()
+    for block in blocks(cut):
+        if block.experts is not None:
+            keep_experts(block.experts, torch.tensor([k for k in range(block.experts.count) if k != 1]))
+    given = inputs(masked)
+    with WithoutExpert([b.experts.router for b in blocks(masked) if b.experts is not None], 1):
+        never = values(masked, given)
+    return far(values(cut, given), never)
+
+
+def _remove_from_experts(part: Experts, *, masked: bool) -> None:
+    """Remove eight neurons of each expert, other ones each, or what they give."""
+    gone = [sorted({(e + 5 * k) % part.width for k in range(8)}) for e in range(part.count)]
+    if not masked:
+        stay = [[k for k in range(part.width) if k not in g] for g in gone]
+        keep_neurons(part, torch.tensor(stay))
+        return
+    with torch.no_grad():
+        for expert, columns in enumerate(gone):
+            part.down[expert][:, columns] = 0
+        if part.shared is not None:
+            weight_of(part.shared.projection)[:, -8 * part.shared_width :] = 0
+
+
 def _remove(part: Any, *, masked: bool) -> None:
     """Remove a head group or three neurons, or what they give."""
+    if isinstance(part, Experts):
+        _remove_from_experts(part, masked=masked)
+        return
     heads = isinstance(part, Attention)
     gone = [1] if heads else [0, 5, 11]
     if masked:
@@ -224,11 +272,14 @@ def stream(case: Case, *, padded: bool) -> float:
 def run(case: Case, job: str) -> str:
     """Prune, save, load, load by stock code, generate with and without a cache; say how it went in a word."""
     model = case.model()
-    asked: dict[str, Any] = {"pattern": job} if job not in ("heads", "ffn") else {"units": (job,)}
+    units, routed = job in ("heads", "ffn", "experts"), any(b.experts is not None for b in blocks(model))
+    if job == "experts" and not routed:
+        return ""
+    asked: dict[str, Any] = {"units": (job,)} if units else {"pattern": job}
     if job != "2:4":
-        asked["sparsity"] = 0.15
+        asked["sparsity"] = 0.05 if job == "heads" and routed else 0.15
     given = inputs(model)
-    if job in ("heads", "ffn"):
+    if units:
         same: dict[str, Any] = {"allocation": "uniform", "options": PruneOptions(uniform=True)}
         try:
             result = prune_transformer(model, given, **asked, **same)
@@ -253,7 +304,7 @@ def run(case: Case, job: str) -> str:
             stock = type(model).from_pretrained(folder, attn_implementation="eager").eval()
             if far(values(stock, given), out) > 1e-6:
                 return f"WRONG stock {far(values(stock, given), out):.1e}"
-    if job in ("heads", "ffn"):
+    if units:
         distance = removal(case, job)
         if distance > 2e-6:
             return f"WRONG removal {distance:.1e}"
@@ -288,7 +339,9 @@ def outcomes(case: Case) -> dict[str, str]:
 
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "families.md"
-HEAD = "| model | heads | neurons | 2:4 | unstructured | what cannot be had |\n|---|---|---|---|---|---|\n"
+HEAD = (
+    "| model | heads | neurons | experts | 2:4 | unstructured | what cannot be had |\n|---|---|---|---|---|---|---|\n"
+)
 
 
 def row(case: Case, found: dict[str, str]) -> str:
