@@ -103,8 +103,9 @@ class Calibration:
     def of(self, at: Any) -> Calibration:
         """Return some of the windows, by an index of tensors."""
         names = ("windows", "mask", "weight", "source", "target", "target_mask")
-        held: Any = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if tensor is None else tensor[at] for name, tensor in held.items()})
+        held = {name: getattr(self, name) for name in names}
+        some: Any = {name: None if tensor is None else tensor[at] for name, tensor in held.items()}
+        return replace(self, **some)
 
 
 def as_calibration(given: Any) -> Calibration:

@@ -14,9 +14,11 @@ from prunopt.networks.transformers.expert_surgery import COUNTS
 from prunopt.networks.transformers.families import Block
 
 PLAIN = ("intermediate_size", "ffn_dim", "d_ff")
+APART = ("moe_intermediate_size",)
+WIDTH = ("head_dim",)
 HEADS = ("num_attention_heads", "num_heads")
 GROUPS = ("num_key_value_heads", "num_kv_heads")
-Stated = list[tuple[Sequence[str], set[int]]]
+Stated = list[tuple[tuple[str, ...], set[int]]]
 
 
 def is_mixed(found: Sequence[Block]) -> bool:
@@ -25,21 +27,25 @@ def is_mixed(found: Sequence[Block]) -> bool:
 
 
 def stated_shapes(model: nn.Module, found: Sequence[Block]) -> list[Any]:
-    """Return copies of a model's configuration that state what its blocks are; none where blocks of a kind differ."""
-    model_config: Any = model.config
-    config = copy.deepcopy(model_config)
-    text = config.get_text_config() if not any(b.target for b in found) else config
-    wanted = _of_stacks(found) if any(b.target for b in found) else _of_experts(text, found)
-    if any(len(values) > 1 for _, values in wanted):
-        return []
-    with contextlib.suppress(*config_errors()):
-        for names, values in wanted:
-            name = next((n for n in names if isinstance(getattr(text, n, None), int)), None)
-            if name is not None and values:
-                setattr(text, name, next(iter(values)))
-        config.validate()
-        return [config]
-    return []
+    """Return copies of a model's configuration that state what its blocks are, the plainest first.
+
+    There are none where blocks of a kind differ.
+    """
+    whole: Any = model.config
+    two, out = any(b.target for b in found), []
+    for wanted in [_of_stacks(found)] if two else _of_experts(found):
+        if any(len(values) > 1 for _, values in wanted):
+            continue
+        config = copy.deepcopy(whole)
+        text = config if two else config.get_text_config()
+        with contextlib.suppress(*config_errors()):
+            for names, values in wanted:
+                name = next((n for n in names if isinstance(getattr(text, n, None), int)), None)
+                if values and (name or names == WIDTH):
+                    setattr(text, name or names[0], next(iter(values)))
+            config.validate()
+            out.append(config)
+    return out
 
 
 def _of_stacks(found: Sequence[Block]) -> Stated:
@@ -52,17 +58,18 @@ def _of_stacks(found: Sequence[Block]) -> Stated:
     return out
 
 
-def _of_experts(config: Any, found: Sequence[Block]) -> Stated:
-    experts = [b.experts for b in found if b.experts]
-    apart = isinstance(getattr(config, "moe_intermediate_size", None), int)
-    attentions = [b.attention for b in found if b.attention]
-    return [
-        (PLAIN, _widths(b.feed_forward for b in found)),
-        (("moe_intermediate_size",) if apart else PLAIN, _widths(experts)),
+def _of_experts(found: Sequence[Block]) -> list[Stated]:
+    """Return the shapes, experts' neurons under one name or the other, a head's width said or not."""
+    experts, attentions = [b.experts for b in found if b.experts], [b.attention for b in found if b.attention]
+    counts: Stated = [
         (COUNTS, {e.count for e in experts}),
         (HEADS, {a.n_heads for a in attentions}),
         (GROUPS, {a.n_groups for a in attentions}),
     ]
+    width: Stated = [(WIDTH, {a.head_dim for a in attentions})]
+    dense, routed = _widths(b.feed_forward for b in found), _widths(experts)
+    named: list[Stated] = [[(PLAIN, dense), (APART, routed)], [(PLAIN, dense | routed)]]
+    return [neurons + counts + rest for rest in ([], width) for neurons in named]
 
 
 def _widths(parts: Iterable[Any]) -> set[int]:

@@ -33,7 +33,7 @@ BASE = {
 GROUPED = BASE | {"num_key_value_heads": 4}
 OPT = {k: v for k, v in BASE.items() if k != "intermediate_size"} | {"ffn_dim": 64, "word_embed_proj_dim": 32}
 FALCON = {k: v for k, v in BASE.items() if k != "intermediate_size"} | {"ffn_hidden_size": 64}
-EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LATENT = GROUPED | EXPERTS | {
     "num_key_value_heads": 8, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
     "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1,
@@ -277,7 +277,7 @@ def run(case: Case, job: str) -> str:
         return ""
     asked: dict[str, Any] = {"units": (job,)} if units else {"pattern": job}
     if job != "2:4":
-        asked["sparsity"] = 0.05 if job == "heads" and routed else 0.15
+        asked["sparsity"] = {"heads": 0.05, "experts": 0.1}.get(job, 0.15) if routed else 0.15
     given = inputs(model)
     if units:
         same: dict[str, Any] = {"allocation": "uniform", "options": PruneOptions(uniform=True)}
