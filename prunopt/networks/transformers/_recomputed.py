@@ -16,7 +16,7 @@ from prunopt.core.solution import CertificateError
 from prunopt.networks.transformers.calibration import Activations, Calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.repair import BlockRepair
-from prunopt.networks.transformers.scored import SAMPLED_SAID, sampled_weights, step_of
+from prunopt.networks.transformers.scored import SAMPLED_SAID, step_of
 from prunopt.networks.transformers.surgery import group_columns, remove_groups
 
 
@@ -31,14 +31,14 @@ def recomputed_errors(
     rows = {row["name"]: row for row in manifest["report"]}
     # published weights come with errors on some of the tokens: their rows say so
     some = any(SAMPLED_SAID in row["message"] for row in manifest["report"])
-    weights = sampled_weights(tokens, step_of(tokens)) if some else None
     stream = Activations(pruned, blocks(pruned), tokens)
+    step = step_of(stream.calibration) if some else 1
     for dense, block in zip(blocks(original), blocks(pruned), strict=True):
         work = copy.deepcopy(dense)  # becomes the pruned block, layer by layer
         for stage in work.stages:
             if not any(f"{block.name}.{layer}" in rows for layer in stage):
                 continue
-            hessian = stream.hessians(work, stage[:1], weights)[stage[0]]
+            hessian = stream.hessians(work, stage[:1], step)[stage[0]]
             for layer in stage:
                 row = rows.get(f"{block.name}.{layer}")
                 if row is None:
@@ -89,7 +89,7 @@ def _after(work: Block, block: Block, layer: str, row: dict[str, Any], shape: tu
     new = _weight(block, layer)
     if row["unit"] == "weight":
         return new
-    units = _columns(work, row)
+    units = _columns(work, layer, row)
     gone = np.concatenate([units[k] for k in row["gone"]]) if row["gone"] else np.zeros(0, np.int64)
     kept = np.setdiff1d(np.arange(shape[1]), gone)
     if len(kept) != new.shape[1]:
@@ -99,12 +99,11 @@ def _after(work: Block, block: Block, layer: str, row: dict[str, Any], shape: tu
     return out
 
 
-def _columns(work: Block, row: dict[str, Any]) -> list[NDArray[np.int64]]:
+def _columns(work: Block, layer: str, row: dict[str, Any]) -> list[NDArray[np.int64]]:
     if row["unit"] == "neuron":
         assert work.feed_forward is not None
         return list(np.arange(work.feed_forward.width)[:, None])
-    assert work.attention is not None
-    return group_columns(work.attention)
+    return group_columns(work.attention_before(layer))
 
 
 def _carry(work: Block, block: Block, layer: str, row: dict[str, Any] | None) -> None:
@@ -112,6 +111,5 @@ def _carry(work: Block, block: Block, layer: str, row: dict[str, Any] | None) ->
     if row is None or row["unit"] == "neuron":  # neurons go last: nothing of the block comes after them
         return
     if row["unit"] == "head group":
-        assert work.attention is not None
-        remove_groups(work.attention, row["gone"])
+        remove_groups(work.attention_before(layer), row["gone"])
     replace_weight(work.module.get_submodule(layer), torch.from_numpy(_weight(block, layer)))

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from prunopt.networks.transformers.block_arguments import without_caching
-from prunopt.networks.transformers.calibration import check_length
+from prunopt.networks.transformers.calibration_inputs import as_calibration, for_model, two_sided
 from prunopt.networks.transformers.figures import CALIBRATION, SECOND
 from prunopt.networks.transformers.number_formats import stored_dtype
 from prunopt.networks.transformers.text import TokenLosses, check_next_token, domain_rise, losses_from
@@ -43,8 +44,11 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(model: nn.Module, texts: Mapping[str, torch.Tensor]) -> Measured:
-    """Measure a model on windows of tokens, (n, length) for each text; none: its size alone."""
+def measure(model: nn.Module, texts: Mapping[str, Any]) -> Measured:
+    """Measure a model on windows of tokens, (n, length) for each text, or what `as_calibration` reads; none: its size.
+
+    Of a model with an encoder and a decoder the losses are those of what the decoder should say.
+    """
     parameters, stored = sizes(model)
     if not texts:
         return Measured(parameters, stored)
@@ -53,22 +57,25 @@ def measure(model: nn.Module, texts: Mapping[str, torch.Tensor]) -> Measured:
     rates: list[float] = []
     losses, outputs = {}, {}
     for name, windows in texts.items():
-        check_length(model, windows.shape[1])
+        data, _ = for_model(as_calibration(windows), model)
         parts, values = [], []
-        for window in windows:
+        scored = data.windows if data.target is None else data.target
+        for k, window in enumerate(scored):
             start = time.perf_counter()
-            out = output(model, window[None])
-            rates.append(len(window) / (time.perf_counter() - start))
+            out = output(model, data.given(k, next(model.parameters()).device))
+            if window.dim() == 1:  # tokens, not pixels
+                rates.append(len(window) / (time.perf_counter() - start))
             if causal:
-                parts.append(losses_from(out, window[None]))
+                found = losses_from(out, window[None])
+                parts.append(found if data.target_mask is None else _counted(found, data.target_mask[k, 1:].numpy()))
             else:
                 values.append(out[0].float().cpu())
-        if causal:
+        if parts:
             losses[name] = joined(parts)
         else:
             outputs[name] = torch.stack(values)
     model.train(was)
-    return Measured(parameters, stored, losses, outputs, statistics.median(rates))
+    return Measured(parameters, stored, losses, outputs, statistics.median(rates) if rates else None)
 
 
 def joined(parts: list[TokenLosses]) -> TokenLosses:
@@ -111,7 +118,14 @@ def compared(before: Measured, after: Measured) -> dict[str, Any]:
     return found
 
 
-def _causal(model: nn.Module) -> bool:
+def _counted(losses: TokenLosses, counted: NDArray[np.bool_]) -> TokenLosses:
+    """Return the losses of one window as a column, those of padding left out."""
+    return TokenLosses(losses.loss[0][counted][:, None], losses.right[0][counted][:, None])
+
+
+def _causal(model: Any) -> bool:
+    if two_sided(model):
+        return model.get_output_embeddings() is not None
     try:
         check_next_token(model)
     except (ValueError, TypeError):
@@ -119,9 +133,9 @@ def _causal(model: nn.Module) -> bool:
     return True
 
 
-def output(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def output(model: nn.Module, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return logits, or the last hidden states of a model without."""
     with without_caching(model) as asked:
-        out = model(input_ids=ids.to(next(model.parameters()).device), **asked)
+        out = model(**given, **asked)
     found: torch.Tensor = out.logits if getattr(out, "logits", None) is not None else out[0]
     return found

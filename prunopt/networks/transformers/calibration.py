@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,116 +15,38 @@ import torch
 from torch import nn
 
 from prunopt.core.arrays import Floats
-from prunopt.core.validate import Shown, invalid, number, require
-from prunopt.networks.transformers.block_arguments import BlockArguments, Stop, output_of
+from prunopt.core.validate import Shown, invalid, require
+from prunopt.networks.transformers.block_arguments import Arguments, BlockArguments, Stop, output_of
+from prunopt.networks.transformers.calibration_inputs import TOKENS, for_model
+from prunopt.networks.transformers.calibration_inputs import Calibration as Calibration
+from prunopt.networks.transformers.calibration_inputs import as_calibration as as_calibration
+from prunopt.networks.transformers.calibration_inputs import check_length as check_length
 from prunopt.networks.transformers.families import Block, blocks, is_linear
 
-MUST = "be token ids (n, length), or a list of sources"
 SINGLE_ONLY = ("mps",)  # devices without double precision
 CHUNK = 4096  # rows of a product in single precision; their sums are in double
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """What a model is calibrated on.
-
-    Parameters
-    ----------
-    windows : (n, length) int64
-        Token ids.
-    mask : (n, length) bool
-        False for padding, which does not count.
-    weight : (n,) float
-        What a token of each window counts.
-    source : (n,) int
-        Number of the source of each window.
-    """
-
-    windows: torch.Tensor
-    mask: torch.Tensor
-    weight: torch.Tensor
-    source: torch.Tensor
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of tokens that count."""
-        return int(self.mask.sum())
-
-    def digest(self) -> str:
-        """Return the SHA-256 of all that it holds."""
-        whole = hashlib.sha256()
-        for tensor in (self.windows, self.mask, self.weight, self.source):
-            whole.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-        whole.update(b"-")  # where older versions kept weights of single tokens
-        return whole.hexdigest()
-
-    def row_weights(self) -> torch.Tensor:
-        """Return what each token counts, (n, length) double; padding counts 0."""
-        return self.weight[:, None].double() * self.mask.double()
-
-
-def as_calibration(given: Any) -> Calibration:
-    """Read what users give as calibration.
-
-    Parameters
-    ----------
-    given
-        (n, length) token ids; a mapping with ``input_ids`` and perhaps ``attention_mask``, as tokenizers return; a
-        sequence of these; or a sequence of pairs (one of these, weight): sources whose shares in the sums of outer
-        products are as their weights, however long they are.
+@torch.no_grad()
+def completed(calibration: Calibration, model: nn.Module) -> tuple[Calibration, tuple[str, ...]]:
+    """Return a calibration with all that the model takes, the mask of all tokens among it, and notes.
 
     Raises
     ------
     ValueError
-        If there are no tokens, or windows of different lengths.
+        If the model takes something else, or cannot be run on the first window.
     """
-    if isinstance(given, Calibration):
-        return given
-    parts = _sources(given)
-    lengths = sorted({ids.shape[1] for ids, _, _ in parts})
-    require(len(lengths) == 1, "calibration", "have windows of one length", lengths, "cut all sources to one length")
-    weighted = any(w is not None for _, _, w in parts)
-    weights, sources = [], []
-    for k, (ids, mask, weight) in enumerate(parts):
-        share = 1.0
-        if weighted:
-            share = number(f"weight of calibration[{k}]", weight, low=0, open_ends="(") / max(1, int(mask.sum()))
-        weights.append(torch.full((len(ids),), share, dtype=torch.float64))
-        sources.append(torch.full((len(ids),), k, dtype=torch.int64))
-    ids = torch.cat([p[0] for p in parts])
-    out = Calibration(ids, torch.cat([p[1] for p in parts]), torch.cat(weights), torch.cat(sources))
-    require(out.n_tokens, "calibration", "hold tokens", Shown("none"), "pass at least one window of text")
-    return out
-
-
-def _sources(given: Any) -> list[tuple[torch.Tensor, torch.Tensor, float | None]]:
-    if isinstance(given, (torch.Tensor, np.ndarray, Mapping)) or hasattr(given, "input_ids"):
-        return [(*_ids(given), None)]
-    if isinstance(given, str) or not isinstance(given, Sequence) or not len(given):
-        empty = "an empty " if isinstance(given, Sequence) and not given else ""
-        raise invalid("calibration", MUST, Shown(f"{empty}{type(given).__name__}"))
-    if all(isinstance(g, Sequence) and not isinstance(g, str) and all(isinstance(t, int) for t in g) for g in given):
-        return [(*_ids(np.array(given)), None)]
-    pairs = [g if isinstance(g, tuple) and len(g) == 2 and np.isscalar(g[1]) else (g, None) for g in given]
-    return [(*_ids(g), None if w is None else float(w)) for g, w in pairs]
-
-
-def _ids(given: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    mask = None
-    if isinstance(given, Mapping) or hasattr(given, "input_ids"):
-        mask, given = given.get("attention_mask"), given["input_ids"]
-    try:
-        ids = torch.as_tensor(given)
-    except (TypeError, ValueError) as error:
-        raise invalid("calibration", MUST, Shown(type(given).__name__), str(error)) from None
-    if ids.dim() == 1:
-        ids = ids[None]
-    whole = ids.dim() == 2 and not ids.is_floating_point()
-    require(whole, "calibration", MUST, Shown(f"{ids.dtype} of shape {tuple(ids.shape)}"))
-    known = torch.ones(ids.shape, dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
-    shape = Shown(f"shape {tuple(known.shape)}")
-    require(known.shape == ids.shape, "attention_mask of the calibration", f"have shape {tuple(ids.shape)}", shape)
-    return ids.long(), known
+    calibration, notes = for_model(calibration, model)
+    if calibration.takes != TOKENS and calibration.mask.shape[1] == 1:
+        first = BlockArguments(blocks(model)[:1])
+        try:
+            length = first.capture(model, calibration.given(0, next(model.parameters()).device)).shape[1]
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            what = Shown(f"{calibration.takes} of shape {tuple(calibration.windows.shape)}")
+            reason = " ".join(str(error).split())[:200]
+            raise invalid("calibration", f"be what {type(model).__name__} can be run on", what, reason) from None
+        calibration = replace(calibration, mask=calibration.mask.expand(-1, length))
+    return calibration, notes
 
 
 class Activations:
@@ -155,28 +76,35 @@ class Activations:
         if isinstance(found, Block):
             names = [block.name for block in blocks(model)]
             found = blocks(model)[names.index(found.name) :]
-        takes = getattr(model, "main_input_name", "input_ids")
-        kind = Shown(f"{type(model).__name__}, which takes {takes}")
-        mend = "remove its heads with prunopt.networks.heads, by batches of its own inputs"
-        require(takes == "input_ids", "model", "take token ids, as the calibration holds them", kind, mend)
-        check_length(model, calibration.windows.shape[1])
-        self.calibration = calibration
+        self._model, self._found = model, tuple(found)
+        self.calibration = completed(calibration, model)[0]
         self._store: torch.Tensor | None = None
         self._dtype = torch.float32  # of the model's hidden states
         self._folder = tempfile.TemporaryDirectory(dir=folder) if folder is not None else None
-        self._arguments = BlockArguments(found)
-        padded, device = not bool(calibration.mask.all()), next(model.parameters()).device
-        for k, window in enumerate(calibration.windows):
-            given = {"input_ids": window[None].to(device)}
-            if padded:
-                given["attention_mask"] = calibration.mask[k : k + 1].long().to(device)
-            hidden = self._arguments.capture(model, given)
+        self._target = self._found[0].target
+        self._enter()
+
+    def _enter(self) -> None:
+        """Keep what enters the first block of the encoder, or of the decoder, and the arguments of all of them."""
+        self._arguments = BlockArguments([block for block in self._found if block.target == self._target])
+        device, n = next(self._model.parameters()).device, len(self.calibration.windows)
+        self._store = None
+        for k in range(n):
+            given = self.calibration.given(k, device)
+            hidden = self._arguments.capture(self._model, given)
             if k == 0:
-                self._arguments.check(model, given)
+                self._arguments.check(self._model, given)
             if self._store is None:
                 self._dtype = hidden.dtype
-                self._store = self._new((len(calibration.windows), *hidden.shape[1:]), hidden.device)
+                self._store = self._new((n, *hidden.shape[1:]), hidden.device)
             self._store[k] = hidden[0]
+
+    def _arguments_of(self, block: Block) -> list[Arguments]:
+        """Return a block's arguments; the first one of a decoder is entered with what the encoder now puts out."""
+        if block.target != self._target:
+            self._target = block.target
+            self._enter()
+        return self._arguments.of(block)
 
     def _new(self, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
         if self._folder is None:
@@ -202,16 +130,16 @@ class Activations:
 
     def run(self, block: Block) -> Iterator[tuple[int, Callable[[], torch.Tensor]]]:
         """Yield the number of each window, and a call that puts it through the block."""
+        arguments, device = self._arguments_of(block), next(block.module.parameters()).device
         assert self._store is not None
-        device = next(block.module.parameters()).device
-        for k, (args, kwargs) in enumerate(self._arguments.of(block)):
+        for k, (args, kwargs) in enumerate(arguments):
             entering = self._store[k : k + 1].to(device, self._dtype, copy=True)  # a block may work in place
             yield k, partial(_through, block, entering, args, kwargs)
 
     def through(self, block: Block, k: int) -> torch.Tensor:
         """Return what the block puts out at window k, (length, width), with gradients where they are on."""
+        args, kwargs = self._arguments_of(block)[k]
         assert self._store is not None
-        args, kwargs = self._arguments.of(block)[k]
         entering = self._store[k : k + 1].to(next(block.module.parameters()).device, self._dtype, copy=True)
         out = _through(block, entering, args, kwargs)
         return out.reshape(-1, out.shape[-1])
@@ -229,9 +157,9 @@ class Activations:
     @torch.no_grad()
     def advance(self, block: Block) -> None:
         """Put every window through the block: what comes out enters the next one."""
-        assert self._store is not None
         for k, compute in self.run(block):
             out = compute()
+            assert self._store is not None
             _require_finite(out, f"outputs of {block.name}", k)
             self._store[k] = out.reshape(self._store[k].shape)
 
@@ -252,6 +180,7 @@ class Activations:
 
             return hook
 
+        self._arguments_of(block)  # before hooks that would stop the model's own pass
         handles = []
         for name in layers:
             layer = block.module.get_submodule(name)
@@ -270,17 +199,21 @@ class Activations:
             for handle in handles:
                 handle.remove()
 
-    def hessians(self, block: Block, layers: Sequence[str], weights: torch.Tensor | None = None) -> dict[str, Floats]:
+    def weights_of(self, block: Block, layer: str, step: int = 1) -> torch.Tensor:
+        """Return what each token that enters a layer counts, (n, length) double; see `Calibration.row_weights`."""
+        return self.calibration.row_weights(target=block.target and layer not in block.crossing, step=step)
+
+    def hessians(self, block: Block, layers: Sequence[str], step: int = 1) -> dict[str, Floats]:
         r"""Return :math:`H = \sum_t \omega_t x_t x_t^T / \sum_t \omega_t` over the tokens entering each layer.
 
-        Products in single precision, sums in double, both where the block is; padding has weight 0. ``weights``,
-        (n, length), stand in the place of the calibration's own.
+        Products in single precision, sums in double, both where the block is; padding has weight 0, and so have all
+        but every ``step``-th token of each window.
         """
         sums: dict[str, torch.Tensor] = {}
-        weights = self.calibration.row_weights() if weights is None else weights
+        weights = {layer: self.weights_of(block, layer, step) for layer in layers}
 
         def take(name: str, window: int, rows: torch.Tensor) -> None:
-            scale = weights[window].sqrt().float()[:, None].to(rows.device)
+            scale = weights[name][window].sqrt().float()[:, None].to(rows.device)
             if name not in sums:
                 place = rows.device if rows.device.type not in SINGLE_ONLY else torch.device("cpu")
                 sums[name] = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=place)
@@ -290,9 +223,8 @@ class Activations:
                 total += (scaled.T @ scaled).to(total.device)
 
         self.inputs(block, layers, take)
-        whole = float(weights.sum())
-        for h in sums.values():  # in place: at most one copy at a time
-            h.add_(h.T.clone()).div_(2 * whole)
+        for name, h in sums.items():  # in place: at most one copy at a time
+            h.add_(h.T.clone()).div_(2 * float(weights[name].sum()))
         return {name: h.cpu().numpy() for name, h in sums.items()}
 
 
@@ -309,23 +241,3 @@ def _through(block: Block, entering: torch.Tensor, args: Any, kwargs: Any) -> to
 def _require_finite(values: torch.Tensor, what: str, window: int) -> None:
     finite = bool(torch.isfinite(values).all())
     require(finite, "calibration", f"give finite {what}", Shown(f"NaN or infinity at window {window}"))
-
-
-def positions_of(model: nn.Module) -> int | None:
-    """Return how many positions a model knows; None where nothing says so."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa's kin count positions from behind the padding's.
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    config: Any = getattr(model, "config", None)
-    found = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
-    return next((n for n in found if isinstance(n, int) and n > 0), None)
-
-
-def check_length(model: nn.Module, length: int) -> None:
-    """Refuse windows that are longer than the positions that a model knows."""
-    most = positions_of(model)
-    fits = most is None or length <= most
-    require(
-        fits, "length", f"be at most {most}, the positions of {type(model).__name__}", length, "cut shorter windows"
-    )

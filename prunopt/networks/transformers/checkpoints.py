@@ -15,6 +15,7 @@ from prunopt.core.files import read_json
 from prunopt.networks.io.folders import MANIFEST, WEIGHTS, read_manifest
 from prunopt.networks.io.shards import TensorFiles, digests, weight_files, write_index
 from prunopt.networks.transformers._hugging_face import model_class, require_transformers
+from prunopt.networks.transformers.expert_surgery import keep_experts, keep_neurons
 from prunopt.networks.transformers.families import blocks, is_linear, replace_weight, weight_of
 from prunopt.networks.transformers.modelling_file import without_modelling_file
 from prunopt.networks.transformers.number_formats import as_dtype, most_common, stored_dtype
@@ -64,11 +65,13 @@ def write_configs(model: nn.Module, folder: Path, dtype: torch.dtype) -> None:
 
 
 def linear_shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Return (out, in) of every linear layer in the blocks."""
+    """Return (out, in) of every linear layer in the blocks; of experts, how many and their neurons."""
     out = {}
     for block in blocks(model):
         for name in block.layers:
             out[f"{block.name}.{name}"] = list(weight_of(block.module.get_submodule(name)).shape)
+        if block.experts is not None:
+            out[f"{block.name}.{block.experts.name}.experts"] = [block.experts.count, block.experts.width]
     return out
 
 
@@ -152,20 +155,31 @@ def _check_depth(raw: Any, files: list[Path]) -> None:
             validate.require(fits, name, f"be at most the tensors of {files[0].name}", raw[name])
 
 
+def _given(shapes: dict[str, Any], known: dict[str, list[int]], place: str, path: Path) -> list[int]:
+    given, dense = shapes[place], known[place]
+    fits = isinstance(given, list) and len(given) == 2 and all(type(n) is int for n in given)
+    fits = fits and all(0 <= n <= m for n, m in zip(given, dense, strict=True))
+    validate.require(fits, f"shape of {place} in {path}", f"be two numbers up to {dense}", given)
+    found: list[int] = given
+    return found
+
+
 def _give_shapes(model: nn.Module, shapes: Any, path: Path) -> None:
     """Cut the linear layers down to the manifest's shapes; none may grow."""
     known = linear_shapes(model)
     whole = isinstance(shapes, dict) and set(shapes) == set(known)
     validate.require(whole, f"shapes of {path}", "be those of the model's linear layers", validate.Shown("others"))
     for block in blocks(model):
+        if block.experts is not None:
+            count, width = _given(shapes, known, f"{block.name}.{block.experts.name}.experts", path)
+            keep_neurons(block.experts, torch.arange(width).expand(block.experts.count, -1))
+            keep_experts(block.experts, torch.arange(count))
         for name in block.layers:
             place, layer = f"{block.name}.{name}", block.module.get_submodule(name)
-            given, dense = shapes[place], known[place]
-            fits = isinstance(given, list) and len(given) == 2 and all(type(n) is int for n in given)
-            fits = fits and all(0 <= n <= m for n, m in zip(given, dense, strict=True))
-            validate.require(fits, f"shape of {place} in {path}", f"be two numbers up to {dense}", given)
+            given, dense = _given(shapes, known, place, path), known[place]
             if not is_linear(layer) or given == dense:
                 continue
             bias: Any = layer.bias
             replace_weight(layer, torch.zeros(given), None if bias is None else torch.zeros(given[0]))
-        fit_attention(block)
+        for attention in block.attentions:
+            fit_attention(attention)

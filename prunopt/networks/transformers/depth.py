@@ -289,7 +289,7 @@ def prune_depth(
 
 def _without_judges(tokens: Calibration, options: DepthOptions) -> Calibration:
     at = [k for k in range(len(tokens.windows)) if not options.windows <= k < options.windows + options.judges]
-    return Calibration(tokens.windows[at], tokens.mask[at], tokens.weight[at], tokens.source[at])
+    return tokens.of(at)
 
 
 def _to_dense(model: nn.Module, dense: Sequence[torch.Tensor], windows: torch.Tensor) -> float:

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -48,9 +47,8 @@ def part_of(calibration: Calibration) -> Calibration:
     rank, size = rank_and_size()
     if size == 1:
         return calibration
-    windows = shard(calibration.windows)
-    rest = {name: getattr(calibration, name)[rank::size] for name in ("mask", "weight", "source")}
-    return replace(calibration, windows=windows, **rest)
+    shard(calibration.windows)  # enough of them
+    return calibration.of(slice(rank, None, size))
 
 
 def added(numbers: Sequence[float]) -> list[float]:
@@ -155,4 +153,7 @@ def hessians(stream: Any, block: Any, layers: Any) -> dict[str, Floats]:
     found: dict[str, Floats] = stream.hessians(block, layers)
     if rank_and_size()[1] == 1:
         return found
-    return summed(found, float(stream.calibration.row_weights().sum()))
+    out: dict[str, Floats] = {}
+    for layer in layers:
+        out |= summed({layer: found[layer]}, float(stream.weights_of(block, layer).sum()))
+    return out

@@ -7,7 +7,7 @@ import inspect
 import os
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -15,117 +15,18 @@ import torch
 from torch import nn
 
 from prunopt.core import validate
+from prunopt.networks.transformers.block_parts import Attention as Attention
+from prunopt.networks.transformers.block_parts import Block as Block
+from prunopt.networks.transformers.block_parts import Experts as Experts
+from prunopt.networks.transformers.block_parts import FeedForward as FeedForward
+from prunopt.networks.transformers.block_parts import at, has_layers, parted
+from prunopt.networks.transformers.block_parts import child as child
+from prunopt.networks.transformers.block_parts import is_linear as is_linear
+from prunopt.networks.transformers.block_parts import replace_weight as replace_weight
+from prunopt.networks.transformers.block_parts import weight_of as weight_of
 
 GROUP = "prunopt.families"
 TEACH = "teach prunopt its blocks with prunopt.networks.register_family(name, reader)"
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """The attention of a block.
-
-    Parameters
-    ----------
-    name
-        Where its module is in the model.
-    module
-        Holds the projections.
-    query, key, value
-        Names of the projections inside ``module``; those that are fused into one have the same name.
-    output_owner, output
-        The module that holds the output projection, and its name there.
-    head_dim
-        Width of a head.
-    n_heads, n_groups
-        Query heads, and the key-value heads that they share in equal parts.
-    fixed
-        Why heads cannot be removed; empty where they can.
-    parts
-        Rows of a projection of all three: all queries, all keys, all values (GPT-2); False: those of each group
-        together (GPT-NeoX). Projections of one or two of them always hold group after group.
-    """
-
-    name: str
-    module: nn.Module
-    query: str
-    key: str
-    value: str
-    output_owner: nn.Module
-    output: str
-    head_dim: int
-    n_heads: int
-    n_groups: int
-    fixed: str = ""
-    parts: bool = True
-
-    @property
-    def fused(self) -> bool:
-        """Whether query, key and value are one projection."""
-        return self.query == self.key == self.value
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of the projections of query, key and value, each once."""
-        return tuple(dict.fromkeys((self.query, self.key, self.value)))
-
-    @property
-    def projection(self) -> nn.Module:
-        """The output projection, whose inputs are the heads."""
-        return child(self.output_owner, self.output)
-
-    @property
-    def heads_per_group(self) -> int:
-        """Number of query heads that share a key-value head."""
-        return self.n_heads // max(1, self.n_groups)
-
-
-@dataclass(frozen=True, eq=False)
-class FeedForward:
-    """The feed-forward part of a block: ``down(act(gate(x)) * up(x))``, or ``down(act(up(x)))`` without a gate.
-
-    Where ``gate`` and ``up`` have the same name, one projection holds both, a half each.
-    """
-
-    name: str
-    up_owner: nn.Module
-    up: str
-    gate: str | None
-    down_owner: nn.Module
-    down: str
-
-    @property
-    def projection(self) -> nn.Module:
-        """The projection down, whose inputs are the neurons."""
-        return child(self.down_owner, self.down)
-
-    @property
-    def width(self) -> int:
-        """Number of neurons."""
-        return weight_of(self.projection).shape[1]
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """A block: ``layers`` are the names, inside it, of its prunable linear layers, in the order they are used.
-
-    ``missing`` says what of it is not understood and stays as it is; empty where nothing is.
-    """
-
-    name: str
-    module: nn.Module
-    attention: Attention | None
-    feed_forward: FeedForward | None
-    stages: tuple[tuple[str, ...], ...]
-    missing: str = ""
-
-    def layer_of(self, part: Attention | FeedForward) -> str:
-        """Return the name, inside the block, of the projection out of its heads or neurons."""
-        return next(name for name in self.layers if self.module.get_submodule(name) is part.projection)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the linear layers inside the block."""
-        return tuple(name for stage in self.stages for name in stage)
 
 
 Reader = Callable[[nn.Module], "list[Block] | None"]
@@ -194,46 +95,6 @@ def blocks(model: nn.Module) -> list[Block]:
     return _read(model)[1]
 
 
-def child(owner: nn.Module, name: str) -> nn.Module:
-    """Return a module inside another, by its dotted name."""
-    return owner.get_submodule(name)
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer, stored either way round."""
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def weight_of(layer: nn.Module) -> torch.Tensor:
-    """Return the weight of a linear layer as (out, in); a view, also where it is stored as (in, out)."""
-    weight = layer.weight
-    if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
-        raise validate.invalid("layer", "have a weight of two dimensions", validate.Shown(type(layer).__name__))
-    return weight if isinstance(layer, nn.Linear) else weight.T
-
-
-def replace_weight(layer: nn.Module, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
-    """Give a linear layer another weight (out, in), of any shape, and the bias of it (None: the one it has)."""
-    old: Any = layer
-    stored = weight if isinstance(layer, nn.Linear) else weight.T
-    old.weight = nn.Parameter(
-        stored.detach().to(old.weight).contiguous().clone(), requires_grad=old.weight.requires_grad
-    )
-    if bias is not None and old.bias is not None:
-        old.bias = nn.Parameter(bias.detach().to(old.bias).clone(), requires_grad=old.bias.requires_grad)
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = weight.shape
-    else:
-        old.nf, old.nx = weight.shape
-
-
-def _has(module: nn.Module, *names: str) -> bool:
-    try:
-        return all(is_linear(module.get_submodule(name)) for name in names)
-    except AttributeError:
-        return False
-
-
 @dataclass(frozen=True)
 class Family:
     """What a family calls the parts of its blocks: all that prunopt has to know of most of them.
@@ -257,7 +118,9 @@ class Family:
     fixed
         Why heads of the family cannot be removed, {} standing for the model's class; empty where they can.
     experts
-        Where experts are; they stay as they are.
+        Where experts are.
+    cross
+        Where the attention of a decoder to its encoder is, inside a block; its parts are called as those of the other.
     """
 
     name: str
@@ -271,6 +134,7 @@ class Family:
     before: tuple[str, ...] = ()
     fixed: str = ""
     experts: tuple[str, ...] = ("mlp.experts", "block_sparse_moe.experts", "moe.experts")
+    cross: str = ""
 
     def __call__(self, model: nn.Module) -> list[Block] | None:
         """Return the blocks of a model, or None if it is another family's."""
@@ -284,53 +148,59 @@ class Family:
             mend = "pass one of them as a model of its own, such as model.get_encoder()"
             raise validate.invalid("model", "have one sequence of blocks", several, mend)
         path, modules = text[0] if len(text) == 1 else towers[0]
+        return self.tower(model, path, modules)
+
+    def tower(self, model: nn.Module, path: str, modules: nn.ModuleList) -> list[Block]:
+        """Return the blocks of a list."""
         return [self._block(model, f"{path}.{k}" if path else str(k), m) for k, m in enumerate(modules)]
 
     def _fits(self, module: nn.Module) -> bool:
         whole = self._has_attention(module)
-        return whole and (_has(module, self.down, self.up) or self._experts(module) is not None)
+        return whole and (has_layers(module, self.down, self.up) or self._experts(module) is not None)
 
     def _has_attention(self, module: nn.Module) -> bool:
-        return _has(module, self.output, *(f"{self.attention}.{name}" for name in self.inputs))
+        return has_layers(module, self.output, *(f"{self.attention}.{name}" for name in self.inputs))
 
     def _experts(self, module: nn.Module) -> str | None:
-        for path in self.experts:
-            try:
-                module.get_submodule(path)
-            except AttributeError:
-                continue
-            return path
-        return None
+        return next((path for path in self.experts if at(module, path) is not None), None)
 
     def _block(self, model: nn.Module, name: str, module: nn.Module) -> Block:
         kind, missing = type(model).__name__, []
-        heads = neurons = None
+        heads = neurons = experts = None
         stages: list[tuple[str, ...]] = []
         if self._has_attention(module):
             heads = self._heads(model, name, module)
-            stages += [(f"{self.attention}.{layer}",) for layer in self.before if _has(heads.module, layer)]
+            stages += [(f"{self.attention}.{layer}",) for layer in self.before if has_layers(heads.module, layer)]
             inputs = tuple(f"{self.attention}.{layer}" for layer in heads.inputs)
             stages += [(layer,) for layer in inputs] if self.before else [inputs]
             stages.append((self.output,))
         else:
-            gone = next(n for n in self.inputs if not _has(module, f"{self.attention}.{n}"))
+            gone = next(n for n in self.inputs if not has_layers(module, f"{self.attention}.{n}"))
             missing.append(f"{name} of {kind} has no linear layer {self.attention}.{gone}")
+        cross = None
+        if self.cross:
+            other = replace(self, attention=self.cross, output=self.cross + self.output.removeprefix(self.attention))
+            cross = other._heads(model, name, module)
+            query, *rest = (f"{self.cross}.{n}" for n in cross.inputs)
+            stages += [(query,), tuple(rest), (other.output,)]
         up = tuple(dict.fromkeys(part for part in (self.gate, self.up) if part is not None))
-        if _has(module, *up, self.down):
-            (owner, first), (down_owner, down) = _parted(module, self.up), _parted(module, self.down)
-            gate = None if self.gate is None else _parted(module, self.gate)[1]
+        if has_layers(module, *up, self.down):
+            (owner, first), (down_owner, down) = parted(module, self.up), parted(module, self.down)
+            gate = None if self.gate is None else parted(module, self.gate)[1]
             where = self.down.rpartition(".")[0]
             neurons = FeedForward(f"{name}.{where}" if where else name, owner, first, gate, down_owner, down)
             stages += [up, (self.down,)]
         else:
-            experts = self._experts(module)
-            no = f"has no linear layer {next(n for n in (*up, self.down) if not _has(module, n))}"
-            missing.append(f"{name} of {kind} {no if experts is None else 'has experts, which stay as they are'}")
-        return Block(name, module, heads, neurons, tuple(stages), "; ".join(missing))
+            path = self._experts(module)
+            experts = None if path is None else _routed(module, path, self, kind)
+            no = f"has no linear layer {next(n for n in (*up, self.down) if not has_layers(module, n))}"
+            if experts is None:
+                missing.append(f"{name} of {kind} {no if path is None else 'has experts, which stay as they are'}")
+        return Block(name, module, heads, neurons, tuple(stages), "; ".join(missing), cross, bool(self.cross), experts)
 
     def _heads(self, model: nn.Module, name: str, module: nn.Module) -> Attention:
         attention = module.get_submodule(self.attention)
-        (owner, output), width = _parted(module, self.output), _head_dim(model, attention)
+        (owner, output), width = parted(module, self.output), _head_dim(model, attention)
         n_heads = weight_of(child(owner, output)).shape[1] // width
         query, key, value = self.inputs if len(self.inputs) == 3 else (self.inputs[0],) + 2 * (self.inputs[-1],)
         rows = weight_of(child(attention, key)).shape[0] // width
@@ -342,10 +212,53 @@ class Family:
         )  # fmt: skip
 
 
-def _parted(module: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """Return the module that holds a layer, and the layer's name there."""
-    owner, _, name = path.rpartition(".")
-    return module.get_submodule(owner), name
+@dataclass(frozen=True)
+class TwoStacks:
+    """A family with an encoder and a decoder that sees what it puts out: the blocks of one, then those of the other.
+
+    Parameters
+    ----------
+    name
+        Of the family.
+    encoder, decoder
+        What the parts of their blocks are called; that of the decoder names its ``cross``.
+    """
+
+    name: str
+    encoder: Family
+    decoder: Family
+
+    def __call__(self, model: nn.Module) -> list[Block] | None:
+        """Return the blocks of a model, or None if it is another family's."""
+        lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+        cross = self.decoder.cross
+        seeing = [(p, m) for p, m in lists if self.decoder._fits(m[0]) and at(m[0], cross) is not None]
+        others = [(p, m) for p, m in lists if self.encoder._fits(m[0]) and at(m[0], cross) is None]
+        if len(seeing) != 1 or len(others) != 1:
+            return None
+        return self.encoder.tower(model, *others[0]) + self.decoder.tower(model, *seeing[0])
+
+
+def _routed(module: nn.Module, path: str, family: Family, kind: str) -> Experts | None:
+    """Return experts that are kept as tensors of three dimensions behind a router; None where they are not."""
+    owner_path = path.rpartition(".")[0]
+    owner, experts = module.get_submodule(owner_path), module.get_submodule(path)
+    router = at(owner, "gate") or at(owner, "router")
+    held = [getattr(experts, name, None) for name in ("gate_up_proj", "down_proj")]
+    weight = getattr(router, "weight", None)
+    tensors = all(isinstance(t, torch.Tensor) and t.dim() == 3 for t in held)
+    if router is None or not tensors or not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        return None
+    shared, beside = None, f"{owner_path}.shared_experts"
+    names = [f"{beside}.{part.rpartition('.')[2]}" for part in (family.up, family.gate or family.up, family.down)]
+    if at(module, beside) is not None:
+        if not has_layers(module, *names):
+            return None
+        (up_owner, up), (_, gate), (down_owner, down) = (parted(module, name) for name in names)
+        shared = FeedForward(beside, up_owner, up, gate, down_owner, down)
+    groups = getattr(router, "num_group", None) or 1
+    fixed = f"the router of {kind} picks experts by groups" if isinstance(groups, int) and groups > 1 else ""
+    return Experts(owner_path, owner, experts, router, shared, fixed)
 
 
 def _head_dim(model: nn.Module, attention: nn.Module) -> int:
@@ -382,14 +295,28 @@ BERT = ("intermediate.dense", None, "output.dense")
 T5, DENSE = "layer.0.SelfAttention", "layer.1.DenseReluDense"
 BIAS = "the position bias of {} is one for all blocks"
 LOW_RANK = ("q_a_proj", "kv_a_proj_with_mqa")
-KNOWN = (
+OPT = Family("opt", "self_attn", SEPARATE, "self_attn.out_proj", "fc1", None, "fc2")  # and BART, Marian, Whisper
+T5_PLAIN = Family("t5", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi", None, f"{DENSE}.wo", fixed=BIAS)
+T5_GATED = replace(T5_PLAIN, name="t5-gated", up=f"{DENSE}.wi_1", gate=f"{DENSE}.wi_0")
+
+
+def _decoder_of_t5(family: Family) -> Family:
+    """Return the declaration of a decoder, which has an attention more."""
+    up, gate, down = (part and part.replace("layer.1", "layer.2") for part in (family.up, family.gate, family.down))
+    return replace(family, up=up or "", gate=gate, down=down or "", cross="layer.1.EncDecAttention")
+
+
+KNOWN: tuple[Family | TwoStacks, ...] = (
+    TwoStacks("encoder-decoder", OPT, replace(OPT, cross="encoder_attn")),
+    TwoStacks("t5-encoder-decoder", T5_PLAIN, _decoder_of_t5(T5_PLAIN)),
+    TwoStacks("t5-gated-encoder-decoder", T5_GATED, _decoder_of_t5(T5_GATED)),
     # Llama, Mistral, Qwen, SmolLM3, Granite, Gemma, OLMo, StableLM, Cohere, EXAONE; Mixtral, Qwen-MoE, GPT-OSS: experts
     Family("llama", "self_attn", SEPARATE, "self_attn.o_proj", *GATED),
     Family("glm4", "self_attn", SEPARATE, "self_attn.o_proj", *HALVES, experts=()),
     Family("starcoder2", "self_attn", SEPARATE, "self_attn.o_proj", "mlp.c_fc", None, "mlp.c_proj", experts=()),
     Family("phi3", "self_attn", ("qkv_proj",), "self_attn.o_proj", *HALVES),
     Family("phi", "self_attn", SEPARATE, "self_attn.dense", *FC),
-    Family("opt", "self_attn", SEPARATE, "self_attn.out_proj", "fc1", None, "fc2"),  # and BART, Marian, Whisper
+    OPT,
     Family("gpt2", "attn", ("c_attn",), "attn.c_proj", "mlp.c_fc", None, "mlp.c_proj"),
     Family("gpt-neox", "attention", ("query_key_value",), "attention.dense", *WIDE, parts=False),
     Family("falcon", "self_attention", ("query_key_value",), "self_attention.dense", *WIDE, parts=False),
@@ -401,8 +328,8 @@ KNOWN = (
     Family("mpnet", "attention.attn", ("q", "k", "v"), "attention.attn.o", *BERT, fixed=BIAS),
     Family("vit", "attention", SEPARATE, "attention.o_proj", *FC),
     Family("clip", "self_attn", SEPARATE, "self_attn.out_proj", *FC),
-    Family("t5", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi", None, f"{DENSE}.wo", fixed=BIAS),
-    Family("t5-gated", T5, ("q", "k", "v"), f"{T5}.o", f"{DENSE}.wi_1", f"{DENSE}.wi_0", f"{DENSE}.wo", fixed=BIAS),
+    T5_PLAIN,
+    T5_GATED,
 )
 for _family in reversed(KNOWN):  # those registered later are asked first
     register_family(_family.name, _family)

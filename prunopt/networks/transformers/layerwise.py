@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,9 @@ from prunopt.networks.transformers import distributed
 from prunopt.networks.transformers.before_after import Measured
 from prunopt.networks.transformers.calibration import Activations, Calibration
 from prunopt.networks.transformers.device_solve import solve_on_device, solves
-from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
+from prunopt.networks.transformers.expert_pruning import remove_expert_neurons, remove_whole_experts
+from prunopt.networks.transformers.expert_surgery import restore_experts
+from prunopt.networks.transformers.families import Block, Experts, blocks, replace_weight, weight_of
 from prunopt.networks.transformers.layer import (
     LayerGoal,
     LayerReport,
@@ -36,6 +38,8 @@ from prunopt.networks.transformers.shrinkage import AUTO, Folds, chosen_shrinkag
 from prunopt.networks.transformers.streamed_texts import StreamedTexts
 from prunopt.networks.transformers.streaming import StreamedModel
 from prunopt.networks.transformers.surgery import fit_attention, group_columns, remove_groups, remove_neurons
+
+EXPERTS = "experts"  # what the journal calls a step of them
 
 
 class LayerwisePruning:
@@ -79,7 +83,7 @@ class LayerwisePruning:
         self._declared = getattr(getattr(model, "config", None), "dtype", None)
         self.repair, self.repairs, self._weights = repair, list[RepairReport](), tokens.row_weights()
         fitted = distributed.part_of(tokens if repair is None else repair.fitted(tokens, seed))
-        self._fold = distributed.shard(folds_of(tokens))
+        self._folds = {t: distributed.shard(folds_of(tokens.row_weights(target=t))) for t in (False, True)}
         with nullcontext() if source is None else source.around():
             self.stream = Activations(model, self.blocks, fitted, options.activations_dir)
         self._dense = None if repair is None else DenseStream(self.stream)
@@ -87,16 +91,28 @@ class LayerwisePruning:
 
     def structured(self, plan: Plan) -> None:
         """Remove head groups, then neurons, of each block."""
-        self.n_layers = sum(g > 0 for g in plan.groups) + sum(n > 0 for n in plan.neurons)
-        for block, groups, neurons in zip(self.blocks, plan.groups, plan.neurons, strict=True):
+        attentions = sum(len(b.attentions) for b, g in zip(self.blocks, plan.groups, strict=True) if g > 0)
+        self.n_layers = attentions + sum(n > 0 for n in plan.experts)
+        for block, neurons in zip(self.blocks, plan.neurons, strict=True):
+            routed = 0 if block.experts is None else block.experts.count + (block.experts.shared is not None)
+            self.n_layers += (routed or 1) if neurons else 0
+        fewer = plan.experts or (0,) * len(self.blocks)
+        for block, groups, neurons, experts in zip(self.blocks, plan.groups, plan.neurons, fewer, strict=True):
             dense = None if self._dense is None else copy_of(block)
             with self._in_memory(block):
-                if groups and block.attention is not None:
-                    goal = LayerGoal(group_columns(block.attention), groups, "head group")
-                    self._remove(block, block.layer_of(block.attention), goal)
+                for attention in block.attentions if groups else ():
+                    goal = LayerGoal(group_columns(attention), groups, "head group")
+                    self._remove(block, block.layer_of(attention), goal)
                 if neurons and block.feed_forward is not None:
                     single = list(np.arange(block.feed_forward.width)[:, None])
                     self._remove(block, block.layer_of(block.feed_forward), LayerGoal(single, neurons, "neuron"))
+                if block.experts is not None and (experts or neurons):
+                    self._experts(
+                        block,
+                        block.experts,
+                        remove_whole_experts if experts else remove_expert_neurons,
+                        experts or neurons,
+                    )
                 self._repaired(block, dense)
                 self.stream.advance(block)
 
@@ -138,7 +154,8 @@ class LayerwisePruning:
         if by_norms(self.method, self.options.refit):
             return InputNorms(self.stream, block, layer, self.step)
         if self.options.shrinkage == AUTO:
-            return fold_hessians(self.stream, block, layer, self._fold)
+            target = block.target and layer not in block.crossing
+            return fold_hessians(self.stream, block, layer, self._folds[target])
         return [(1.0, distributed.hessians(self.stream, block, [layer])[layer])]
 
     def _remove(self, block: Block, layer: str, goal: LayerGoal) -> None:
@@ -147,8 +164,8 @@ class LayerwisePruning:
         if self._replayed(block, name):
             return
         value, row = self._solved(block, layer, self._inputs(block, layer), goal)
-        if goal.unit == "head group" and block.attention is not None:
-            remove_groups(block.attention, value)
+        if goal.unit == "head group":
+            remove_groups(block.attention_before(layer), value)
         elif block.feed_forward is not None:
             remove_neurons(block.feed_forward, value)
         changed = [n for n in block.layers if tuple(weight_of(block.module.get_submodule(n)).shape) != before[n]]
@@ -169,10 +186,41 @@ class LayerwisePruning:
             _, row = self._solved(block, layer, inputs, goal)
             self._done(block, name, [layer], row)
 
+    def _experts(self, block: Block, experts: Experts, remove: Callable[..., list[LayerReport]], count: int) -> None:
+        """Make the experts of a block smaller or fewer."""
+        name = f"{block.name}.{experts.name}.experts"
+        if self._restored(block, name) is not None:
+            return
+        alone = distributed.rank_and_size()[1] == 1
+        kind = validate.Shown("several, for a model with experts")
+        validate.require(alone, "processes", "be one", kind, "start it without torchrun")
+        validate.require(
+            self.options.shrinkage != AUTO, "shrinkage", "be a number for experts", AUTO, "leave it out: 0.2 is taken"
+        )
+
+        def solve(layer: str, weight: torch.Tensor, hessian: Floats, goal: LayerGoal) -> Any:
+            tensors, row = self._solution(layer, weight, [(1.0, hessian)], goal)
+            return tensors["value"].numpy(), tensors["new"].numpy(), row
+
+        rows = remove(self.stream, block, experts, count, solve)
+        self.report += rows
+        if self.journal is not None:
+            held = {f"{experts.name}.{n}": t.detach().cpu() for n, t in experts.owner.state_dict().items()}
+            self.journal.append(name, held, {"unit": EXPERTS, "rows": [row.to_dict() for row in rows]})
+        self._tell(rows[-1])
+
     def _solved(self, block: Block, layer: str, inputs: Folds | InputNorms, goal: LayerGoal) -> tuple[Any, LayerReport]:
         """Solve a layer and give it its new weights, as they will be stored; return the value and the report."""
-        linear, options = block.module.get_submodule(layer), self.options
-        old, name = weight_of(linear).detach(), f"{block.name}.{layer}"
+        linear = block.module.get_submodule(layer)
+        tensors, row = self._solution(f"{block.name}.{layer}", weight_of(linear).detach(), inputs, goal)
+        replace_weight(linear, tensors["new"])
+        return tensors["value"].numpy(), row
+
+    def _solution(
+        self, name: str, old: torch.Tensor, inputs: Folds | InputNorms, goal: LayerGoal
+    ) -> tuple[dict[str, torch.Tensor], LayerReport]:
+        """Return the value and the new weights of a layer, as they will be stored, and the report."""
+        options = self.options
         weight = old.double().cpu().numpy()
         dtype = stored_dtype(old, self._declared)
         solved: Any = None
@@ -200,8 +248,7 @@ class LayerwisePruning:
             tensors = {"value": torch.from_numpy(np.asarray(solved[0])), "new": torch.from_numpy(solved[1])}
             record = solved[2].to_dict()
         tensors, record = distributed.from_first(tensors, record)
-        replace_weight(linear, tensors["new"])
-        return tensors["value"].numpy(), report_from(record)
+        return tensors, report_from(record)
 
     def _done(self, block: Block, name: str, changed: list[str], row: LayerReport) -> None:
         self.report.append(row)
@@ -242,11 +289,18 @@ class LayerwisePruning:
         tensors, row = distributed.from_first(*(step or (None, None)))
         if row is None:
             return None
+        if row.get("unit") == EXPERTS and block.experts is not None:
+            restore_experts(block.experts, {n.removeprefix(f"{block.experts.name}."): t for n, t in tensors.items()})
+            self.report += [report_from(r) for r in row["rows"]]
+            self._tell(self.report[-1])
+            return dict(row)
         for key, tensor in tensors.items():
             layer, what = key.rsplit(".", 1)
             if what == "weight":
                 replace_weight(block.module.get_submodule(layer), tensor, tensors.get(f"{layer}.bias"))
-        fit_attention(block, row["gone"] if row.get("unit") == "head group" else ())
+        for attention in block.attentions:
+            whose = name == f"{block.name}.{block.layer_of(attention)}"
+            fit_attention(attention, row["gone"] if whose and row.get("unit") == "head group" else ())
         found: dict[str, Any] = row
         return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.parameter_budget import BlockSizes, Plan, checked_sizes
+from prunopt.networks.transformers.stack_configs import is_mixed
 from prunopt.networks.transformers.stock_configs import config_takes
 
 STEPS = (64, 32, 8, 1)  # widths are multiples of the first of these that is near enough; 32: rows that llama.cpp packs
@@ -44,6 +45,8 @@ def one_shape_plan(
         Take the nearest shape, up to a whole group or neuron of every block away.
     """
     sizes, kind = checked_sizes(blocks, units), type(model).__name__
+    if is_mixed(blocks):
+        return _same_shares(sizes, target, units, at_least), ""
     widths, counts = ({n for n in numbers if n} for numbers in (sizes.width, sizes.groups))
     for name, found in (("ffn", widths), ("heads", counts)):
         if name in units and len(found) > 1:
@@ -83,6 +86,31 @@ def _narrower(missing: int, neuron: int, width: int, step: int, at_least: bool) 
     count = missing / (neuron * step)
     steps = math.ceil(count) if at_least else round(count)
     return min(max(steps, 0) * step, width - step)
+
+
+def _same_shares(sizes: BlockSizes, target: int, units: Sequence[str], at_least: bool) -> Plan:
+    """Return what blocks of two stacks, or with experts, lose: as many groups each, the same share of their widths."""
+    total, ffn = sum(sizes.whole), "ffn" in units
+    gone = 0
+    if "heads" in units:
+        most = min((g for g in sizes.groups if g), default=1) - 1
+        wanted = target / total * (most + 1) if ffn else target / max(1, sum(sizes.group))
+        gone = min(most, math.ceil(wanted) if at_least and not ffn else math.floor(wanted + 0.5))
+    groups, held = (
+        tuple(gone if g else 0 for g in sizes.groups),
+        sum(w * n for w, n in zip(sizes.width, sizes.neuron, strict=True)),
+    )
+    neurons, each = (0,) * len(groups), [1] * len(groups)
+    if ffn:
+        share = (target - sizes.removed(groups, neurons)) / max(1, held)
+        common = next(s for s in STEPS if s == 1 or all(w % s == 0 and w >= 8 * s for w in sizes.width if w))
+        each = [max(s, common) for s in sizes.step]
+        up = math.ceil if at_least else round
+        neurons = tuple(
+            min(max(0, w - s), max(0, up(share * w / s)) * s) for w, s in zip(sizes.width, each, strict=True)
+        )
+    unit = sum(n * s for n, s in zip(sizes.neuron, each, strict=True)) if ffn else sum(sizes.group)
+    return Plan(groups, neurons, sizes.removed(groups, neurons), target, total, unit)
 
 
 def _plan(sizes: BlockSizes, gone: int, narrower: int, target: int, unit: int) -> Plan:

@@ -12,8 +12,10 @@ from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.core.budget import Budget
 from prunopt.networks.transformers.families import Block
-from prunopt.networks.transformers.recipes import UNITS
+from prunopt.networks.transformers.recipes import ALL_UNITS, UNITS
 from prunopt.networks.transformers.surgery import parameters_of
+
+EXPERT_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Plan:
         Parameters removed, those that were asked for, and those of all blocks' linear layers.
     unit
         Parameters of the smallest unit that can be removed: removed and target differ by less.
+    experts
+        Whole experts removed from each block; empty: none.
     """
 
     groups: tuple[int, ...]
@@ -36,6 +40,7 @@ class Plan:
     target: int
     total: int
     unit: int
+    experts: tuple[int, ...] = ()
 
 
 def check_sparsity(sparsity: float) -> float:
@@ -59,13 +64,14 @@ def parameters_to_remove(budgets: Sequence[Budget], total: int) -> int:
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """Parameters of blocks: of a whole block, its attention's groups and its neurons."""
+    """Parameters of blocks: of a whole block, its attention's groups and its neurons; how many of these go at once."""
 
     whole: tuple[int, ...]
     group: tuple[int, ...]
     neuron: tuple[int, ...]
     width: tuple[int, ...]
     groups: tuple[int, ...]
+    step: tuple[int, ...]
 
     @classmethod
     def of(cls, blocks: Sequence[Block]) -> BlockSizes:
@@ -75,8 +81,9 @@ class BlockSizes:
             tuple(r["attention"] + r["feed_forward"] for r in rows),
             tuple(r["group"] for r in rows),
             tuple(r["neuron"] for r in rows),
-            tuple(0 if b.feed_forward is None else b.feed_forward.width for b in blocks),
+            tuple(0 if (part := b.feed_forward or b.experts) is None else part.width for b in blocks),
             tuple(0 if b.attention is None else b.attention.n_groups for b in blocks),
+            tuple(_step_of(b) for b in blocks),
         )
 
     def removed(self, groups: Sequence[int], neurons: Sequence[int]) -> int:
@@ -118,13 +125,17 @@ def structured_plan(
                 wanted = allocation[k] * (sizes.groups[k] if ffn else sizes.whole[k] / max(1, sizes.group[k]))
                 groups[k] = min(sizes.groups[k] - 1, math.floor(wanted + 0.5))
     if ffn:
+        rest = [allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k] for k in range(n)]
         for k in range(n):
-            rest = allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k]
-            neurons[k] = int(np.clip(round(rest / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
+            neurons[k] = int(np.clip(round(rest[k] / max(1, sizes.neuron[k])), 0, max(0, sizes.width[k] - 1)))
+        neurons = [
+            min(max(0, w - s), round(c / s) * s) if s > 1 else c
+            for c, w, s in zip(neurons, sizes.width, sizes.step, strict=True)
+        ]
         neurons = _settled(sizes, groups, neurons, target)
     while at_least and sizes.removed(groups, neurons) < target and _one_more(sizes, groups, neurons, ffn):
         pass
-    unit = max(sizes.neuron, default=1) if ffn else max(sizes.group)
+    unit = max((m * s for m, s in zip(sizes.neuron, sizes.step, strict=True)), default=1) if ffn else max(sizes.group)
     removed, total = sizes.removed(groups, neurons), sum(sizes.whole)
     if removed < (target if at_least else target - unit * (1 if ffn else n)):
         raise validate.invalid(
@@ -139,7 +150,7 @@ def structured_plan(
 def checked_sizes(blocks: Sequence[Block], units: Sequence[str]) -> BlockSizes:
     """Return the sizes of blocks; ValueError where they have no such units, or ones that cannot be removed."""
     for unit_name in units:
-        validate.one_of("units", unit_name, UNITS)
+        validate.one_of("units", unit_name, ALL_UNITS)
     validate.require(units, "units", f"name some of {', '.join(UNITS)}", tuple(units))
     validate.unique("units", units)
     sizes, left = BlockSizes.of(blocks), next((b.missing for b in blocks if b.missing), "")
@@ -151,14 +162,45 @@ def checked_sizes(blocks: Sequence[Block], units: Sequence[str]) -> BlockSizes:
     return sizes
 
 
+def expert_plan(blocks: Sequence[Block], target: int, *, at_least: bool = False) -> Plan:
+    """Return how many whole experts all blocks that have some lose: the same number, so that stock code loads the rest.
+
+    A router goes on picking as many for a token as before: so many stay at least.
+    """
+    having = [b.experts for b in blocks if b.experts is not None]
+    nothing = validate.Shown("('experts',)")
+    validate.require(having, "units", "leave out 'experts'", nothing, "the model has none that prunopt knows")
+    fixed = next((e.fixed for e in having if e.fixed), "")
+    validate.require(not fixed, "units", "leave out 'experts'", nothing, fixed)
+    each = [0 if b.experts is None else parameters_of(b)["expert"] for b in blocks]
+    total, one = sum(BlockSizes.of(blocks).whole), sum(each)
+    room = min(e.count - max(1, e.top_k) for e in having)
+    count = max(1, math.ceil(target / one) if at_least else round(target / one))
+    said = (
+        f"be {room * one / total:.3f} or less: of {having[0].count} experts {having[0].top_k} are used for each token"
+    )
+    validate.require(count <= room, "sparsity", said, validate.Shown(f"{target / total:.3f}"), "ask for less")
+    gone = tuple(0 if b.experts is None else count for b in blocks)
+    none = (0,) * len(blocks)
+    return Plan(none, none, count * one, target, total, one, gone)
+
+
 def _one_more(sizes: BlockSizes, groups: list[int], neurons: list[int], ffn: bool) -> bool:
     """Remove one more unit, from the block that has lost least of them."""
     gone, there = (neurons, sizes.width) if ffn else (groups, sizes.groups)
-    room = [k for k in range(len(gone)) if gone[k] + 1 < there[k]]
+    more = sizes.step if ffn else (1,) * len(groups)
+    room = [k for k in range(len(gone)) if gone[k] + more[k] < there[k]]
     if not room:
         return False
-    gone[min(room, key=lambda i: (gone[i] / there[i], i))] += 1
+    k = min(room, key=lambda i: (gone[i] / there[i], i))
+    gone[k] += more[k]
     return True
+
+
+def _step_of(block: Block) -> int:
+    """Return how many neurons a block loses at once: kernels of experts ask for slices of 16 bytes, of any format."""
+    part = block.experts
+    return EXPERT_STEP if part is not None and part.width % EXPERT_STEP == 0 and part.width > EXPERT_STEP else 1
 
 
 def _settled(sizes: BlockSizes, groups: Sequence[int], neurons: Sequence[int], target: int) -> list[int]:
@@ -167,11 +209,11 @@ def _settled(sizes: BlockSizes, groups: Sequence[int], neurons: Sequence[int], t
     missing = target - sizes.removed(groups, out)
     sign = 1 if missing > 0 else -1
     while True:
-        room = [k for k in range(len(out)) if (out[k] < sizes.width[k] - 1 if sign > 0 else out[k] > 0)]
-        room = [k for k in room if abs(missing - sign * sizes.neuron[k]) < abs(missing)]
+        room = [k for k, s in enumerate(sizes.step) if (out[k] + s < sizes.width[k] if sign > 0 else out[k] >= s)]
+        room = [k for k in room if abs(missing - sign * sizes.step[k] * sizes.neuron[k]) < abs(missing)]
         if not room:
             return out
         # The block that has given least (or most, when taking back) of its width goes first.
         k = min(room, key=lambda i: (sign * out[i] / sizes.width[i], i))
-        out[k] += sign
-        missing -= sign * sizes.neuron[k]
+        out[k] += sign * sizes.step[k]
+        missing -= sign * sizes.step[k] * sizes.neuron[k]

@@ -25,9 +25,10 @@ from prunopt.networks.io.journal import Journal, model_digest
 from prunopt.networks.transformers import distributed
 from prunopt.networks.transformers.alternatives import GRANULARITY, RESOURCES
 from prunopt.networks.transformers.before_after import compared, measure, sizes
-from prunopt.networks.transformers.block_allocation import Allocation, block_sparsities, resolved
+from prunopt.networks.transformers.block_allocation import BY_SIZE, Allocation, block_sparsities, resolved
 from prunopt.networks.transformers.budgeted_pruning import prune_to_budgets
-from prunopt.networks.transformers.calibration import Calibration, as_calibration, check_length, rare_share
+from prunopt.networks.transformers.calibration import Calibration, as_calibration, completed, rare_share
+from prunopt.networks.transformers.calibration_inputs import TOKENS, for_model
 from prunopt.networks.transformers.devices import device_of
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
@@ -38,6 +39,7 @@ from prunopt.networks.transformers.one_shape import one_shape_plan
 from prunopt.networks.transformers.parameter_budget import (
     Plan,
     check_sparsity,
+    expert_plan,
     parameters_to_remove,
     structured_plan,
 )
@@ -45,7 +47,7 @@ from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, re
 from prunopt.networks.transformers.repair import BlockRepair, repair_of
 from prunopt.networks.transformers.result import PruneResult, written
 from prunopt.networks.transformers.stock_configs import as_configured, write_config
-from prunopt.networks.transformers.streaming import check_in_memory, check_streamed, open_streamed
+from prunopt.networks.transformers.streaming import StreamedModel, check_in_memory, check_streamed, open_streamed
 from prunopt.networks.transformers.surgery import parameters_of
 from prunopt.solvers.relaxed.maskllm import MaskLLM
 
@@ -103,7 +105,9 @@ def prune_transformer(
         are read from it one at a time, pruned, and written to the folder ``out``; beside a block and its Hessians
         no more than the embedding and the activations is in memory.
     calibration
-        Token ids (n, length), what a tokenizer returns, or sources with weights (see `as_calibration`).
+        Token ids (n, length), what a tokenizer returns, or sources with weights; pictures (n, channels, height, width)
+        or features (n, bands, frames) where the model takes those; for models with an encoder and a decoder with
+        ``labels``, what the decoder should say (see `as_calibration`).
     sparsity
         Fraction removed of the parameters of all blocks' linear layers, met to 0.005 by one shape in all blocks, to one
         unit by shapes that differ; None: 0.2, or what the pattern N:M comes to.
@@ -114,7 +118,8 @@ def prune_transformer(
         blocks are measured and chosen by `prune_to_budgets`, which has more options; ``units`` then says what may go,
         blocks, attention and mlp too.
     units
-        What is removed: ``"ffn"`` (neurons), ``"heads"`` (whole key-value groups), or both. Not with ``pattern``.
+        What is removed: ``"ffn"`` (neurons, those inside each expert too), ``"heads"`` (whole key-value groups, of
+        attentions to an encoder too), or both; or ``"experts"`` (whole ones). Not with ``pattern``.
     method
         A solver, by name or as an instance with options of its own. For units wanda, obs-swap, obs-greedy, slimgpt,
         magnitude or obs-branch-and-bound; for patterns obc, sparsegpt, mask-descent, mask-enumeration, wanda or
@@ -168,7 +173,8 @@ def prune_transformer(
     else:
         check_in_memory(model, run.get("out"))
     found, shape = blocks(model), None if pattern in (None, "unstructured") else check_pattern(pattern)
-    check_length(model, tokens.windows.shape[1])
+    digests = {"calibration": tokens.digest()}
+    tokens, said = completed(tokens, model)
     method = _method(_default(recipe, found) if method is None else method, recipe)
     units = _units(units, pattern, recipe)
     if allocation is None and pattern is not None:
@@ -197,10 +203,17 @@ def prune_transformer(
         validate.require(not learns, "repair", "be left out with the method maskllm", "blocks", "its weights are held")
         streamed = "be left out for a model that is streamed"
         validate.require(source is None, "repair", streamed, "blocks", "read the model into memory")
+        stacks = validate.Shown("blocks, for an encoder and a decoder")
+        validate.require(tokens.target is None, "repair", "be left out", stacks, "errors of layers are re-solved alone")
         alone = distributed.rank_and_size()[1] == 1
         validate.require(alone, "repair", "be left out in several processes", "blocks", "repair runs in one")
         repair.windows_held_out(len(tokens.windows), seed)
     texts = options.evaluation or {}
+    if tokens.takes != TOKENS or tokens.target is not None:
+        _check_general(name_of(method), allocation, source)
+        texts = {
+            name: for_model(as_calibration(w), model)[0] for name, w in texts.items()
+        }  # targets of the dense model
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
@@ -212,7 +225,7 @@ def prune_transformer(
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
     options = replace(options, damping=float(damping), shrinkage=rho)
-    digests = {"calibration": tokens.digest(), "model": model_digest(model) if source is None else source.digest()}
+    digests["model"] = model_digest(model) if source is None else source.digest()
     work = model if options.in_place or source is not None else copy.deepcopy(model)
     work.eval()
     if device is not None and source is None:
@@ -249,7 +262,7 @@ def prune_transformer(
             pair = replace(pair[0], bytes=stored), replace(pair[1], bytes=sizes(work)[1])
         result = PruneResult(
             work, tuple(walk.report), removed, target, total, stock, asked,
-            (*why, *notes, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
+            (*why, *notes, *said, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
         )  # fmt: skip
         return result if finish is None else finish(result)
 
@@ -298,6 +311,18 @@ def _method(method: Method, recipe: Recipe) -> Method:
 
         return Obc(proof=0)  # a bound for every layer takes longer than its mask
     return method
+
+
+def _check_general(method: str, allocation: Any, source: StreamedModel | None) -> None:
+    """Refuse what needs next-token losses of windows of tokens."""
+    other = "for a model of other inputs than one text"
+    validate.require(method != "maskllm", "method", f"be one that solves layers {other}", method)
+    rule = validate.Shown(repr(allocation) if isinstance(allocation, str) else "a rule")
+    by_size = not callable(allocation) and (not isinstance(allocation, str) or allocation in BY_SIZE)
+    validate.require(by_size, "allocation", f"be {', '.join(BY_SIZE)}, a file or numbers {other}", rule)
+    validate.require(
+        source is None, "model", f"be in memory {other}", validate.Shown("streamed"), "leave streaming out"
+    )
 
 
 def _units(units: Sequence[str] | None, pattern: Any, recipe: Recipe) -> tuple[str, ...]:
@@ -351,6 +376,9 @@ def _one_shape(
     given = allocation if isinstance(allocation, str) else validate.Shown("sparsities that differ")
     validate.require(flat, "allocation", "be 'uniform' for one shape in all blocks", given, mend)
     target = round(sparsity * _linear(found)) if least is None else least
+    if "experts" in units:
+        validate.require(len(units) == 1, "units", "be 'experts' alone, or without it", tuple(units))
+        return expert_plan(found, target, at_least=least is not None), ()
     insist, at_least = free is False, least is not None
     plan, why = one_shape_plan(model, found, target, units=units, at_least=at_least, insist=insist)
     if plan is None and insist:
@@ -409,10 +437,15 @@ def _asked(
 
 
 def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> list[str]:
-    notes = [
-        f"calibrated on {tokens.n_tokens} tokens, {rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
-    ]
+    if tokens.takes == TOKENS:
+        rare = f"{rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
+        notes = [f"calibrated on {tokens.n_tokens} tokens, {rare}"]
+    else:
+        notes = [f"calibrated on {len(tokens.windows)} {tokens.takes}, {tokens.n_tokens} places in all"]
     missing = [b.missing for b in walk.blocks if b.missing]
+    routed = [b for b in walk.blocks if b.experts is not None]
+    if routed and not any("expert" in row.unit for row in walk.report):
+        notes.append(f"the experts of {len(routed)} of {len(walk.blocks)} blocks stay as they are")
     if missing:
         notes.append(f"left as they are in {len(missing)} of {len(walk.blocks)} blocks: {missing[0]}")
     if rho:

@@ -11,6 +11,7 @@ from prunopt.core.deprecation import say, warn
 
 SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
 UNITS = ("heads", "ffn")
+ALL_UNITS = (*UNITS, "experts")
 STRUCTURED = ("wanda", "obs-swap", "obs-greedy", "slimgpt", "magnitude", "obs-branch-and-bound")
 PATTERNED = ("sparsegpt", "obc", "mask-descent", "mask-enumeration", "wanda", "magnitude", "tile-flow", "maskllm")
 

@@ -27,22 +27,14 @@ def by_norms(method: Method, refit: bool) -> bool:
 
 def step_of(calibration: Calibration) -> int:
     """Return k such that every k-th token of each window is enough to measure errors on."""
-    return math.ceil(calibration.windows.numel() / SAMPLED)
-
-
-def sampled_weights(calibration: Calibration, step: int) -> torch.Tensor:
-    """Return the row weights with all but every ``step``-th token of each window at 0."""
-    weights = calibration.row_weights()
-    weights[:, torch.arange(weights.shape[1]) % step != 0] = 0
-    return weights
+    return math.ceil(calibration.mask.numel() / SAMPLED)
 
 
 class InputNorms:
     r"""What enters a layer: :math:`\sum_t \omega_t x_{tj}^2 / \sum_t \omega_t`, and every k-th token for the error."""
 
     def __init__(self, stream: Activations, block: Block, layer: str, step: int) -> None:
-        tokens = stream.calibration
-        weights, sampled = tokens.row_weights(), sampled_weights(tokens, step)
+        weights, sampled = stream.weights_of(block, layer), stream.weights_of(block, layer, step)
         parts: list[torch.Tensor] = []
         sums: list[torch.Tensor] = []
 

@@ -9,7 +9,7 @@ import torch
 
 from prunopt.core.arrays import Floats
 from prunopt.networks.transformers import distributed
-from prunopt.networks.transformers.calibration import CHUNK, Activations, Calibration
+from prunopt.networks.transformers.calibration import CHUNK, Activations
 from prunopt.networks.transformers.families import Block
 from prunopt.networks.transformers.layer import LayerGoal, relative_error, shrunk
 from prunopt.solvers.layer.wanda import wanda_choice
@@ -29,8 +29,8 @@ def fold_hessians(stream: Activations, block: Block, layer: str, fold: torch.Ten
     several processes each adds up its own windows; ``fold`` (n, length) has the numbers of their folds (None:
     `folds_of`).
     """
-    weights = stream.calibration.row_weights()
-    fold = folds_of(stream.calibration) if fold is None else fold
+    weights = stream.weights_of(block, layer)
+    fold = folds_of(weights) if fold is None else fold
     sums: dict[int, torch.Tensor] = {}
 
     def take(name: str, window: int, rows: torch.Tensor) -> None:
@@ -51,9 +51,9 @@ def fold_hessians(stream: Activations, block: Block, layer: str, fold: torch.Ten
     return [(shares[f], ((h + h.T) / (2 * shares[f])).numpy()) for f, h in sorted(sums.items()) if shares[f] > 0]
 
 
-def folds_of(tokens: Calibration) -> torch.Tensor:
-    """Return the number of each token's fold, (n, length)."""
-    counts, (n, length) = tokens.row_weights().sum(dim=1) > 0, tokens.windows.shape
+def folds_of(weights: torch.Tensor) -> torch.Tensor:
+    """Return the number of each token's fold, (n, length), by what tokens count."""
+    counts, (n, length) = weights.sum(dim=1) > 0, weights.shape
     place = torch.cumsum(counts.long(), 0) - 1
     if int(counts.sum()) >= FOLDS:
         return (place % FOLDS)[:, None].expand(n, length)

@@ -12,10 +12,10 @@ from torch import nn
 
 from prunopt.networks.transformers._hugging_face import config_errors
 from prunopt.networks.transformers.families import Block, blocks
+from prunopt.networks.transformers.stack_configs import is_mixed, stated_shapes
 
 # What families call the width of their feed-forward part, and the numbers of heads and groups.
 WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "hidden_dim", "d_ff")
-SIDES = ("encoder_ffn_dim", "decoder_ffn_dim")
 HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads")
 GROUPS = ("num_key_value_heads", "num_kv_heads")
 Shape = tuple[int, int, int]  # heads, groups, width of a head
@@ -27,10 +27,14 @@ def write_config(model: nn.Module, found: Sequence[Block]) -> bool:
         return False
     heads = _heads(found)
     widths = {b.feed_forward.width for b in found if b.feed_forward}
+    if is_mixed(found):
+        stated = stated_shapes(model, found)
+    else:
+        one_kind = next(iter(heads)) if len(heads) == 1 else None
+        one_width = next(iter(widths)) if len(widths) == 1 else None
+        stated = _stated(model, one_kind, one_width)
     # Where blocks differ, the configuration may say so already (Gemma 4's heads): only trying tells.
-    one_kind = next(iter(heads)) if len(heads) == 1 else None
-    one_width = next(iter(widths)) if len(widths) == 1 else None
-    for config_with in (*_stated(model, one_kind, one_width), model.config):
+    for config_with in (*stated, model.config):
         if _builds(model, config_with):
             model.config = config_with
             return True

@@ -67,5 +67,5 @@ class StreamedTexts:
     def _outputs(self, stream: Activations) -> Iterator[torch.Tensor]:
         for k, window in enumerate(stream.calibration.windows):
             self.source.last = stream.window(k)[None].to(self.source.device)
-            yield output(self.source.model, window[None])
+            yield output(self.source.model, {"input_ids": window[None].to(self.source.device)})
         self.source.last = None

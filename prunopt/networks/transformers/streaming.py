@@ -21,6 +21,7 @@ from prunopt.networks.io.folders import WEIGHTS, check_target
 from prunopt.networks.io.shards import GrowingFiles, TensorFiles
 from prunopt.networks.transformers._hugging_face import folder_of, model_class, require_transformers
 from prunopt.networks.transformers.block_allocation import BY_SIZE
+from prunopt.networks.transformers.calibration_inputs import TOKENS, two_sided
 from prunopt.networks.transformers.families import Block, blocks
 from prunopt.networks.transformers.number_formats import as_dtype, stored_dtype
 
@@ -50,6 +51,8 @@ class StreamedModel:
         self.folder, self.out, self.device = folder, out, torch.device("cpu") if device is None else device
         self.tensors = TensorFiles(folder)
         self.model = _without_weights(self.folder)
+        one = getattr(self.model, "main_input_name", TOKENS) == TOKENS and not two_sided(self.model)
+        require(one, "model", "take one text to be streamed", Shown(type(self.model).__name__), MEND)
         self.blocks = blocks(self.model)
         self._sources = self._located()
         self._files: GrowingFiles | None = None

@@ -13,7 +13,15 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Ints
-from prunopt.networks.transformers.families import Attention, Block, FeedForward, child, replace_weight, weight_of
+from prunopt.networks.transformers.families import (
+    Attention,
+    Block,
+    Experts,
+    FeedForward,
+    child,
+    replace_weight,
+    weight_of,
+)
 
 
 def group_columns(attention: Attention) -> list[Ints]:
@@ -110,15 +118,13 @@ def note_shapes(module: Any, n_heads: int, width: int, n_groups: int | None = No
         module.config.num_attention_heads = n_heads
 
 
-def fit_attention(block: Block, gone: Sequence[int] = ()) -> None:
+def fit_attention(attention: Attention, gone: Sequence[int] = ()) -> None:
     """Tell an attention what its projections now hold; without ``gone``, values for each head are to be loaded."""
-    attention = block.attention
-    if attention is not None:
-        without_inputs(attention)
-        n_heads = weight_of(attention.projection).shape[1] // attention.head_dim
-        n_groups = n_heads // attention.heads_per_group
-        keep_per_head(attention, _kept(attention.n_groups, gone, "removed groups")[:n_groups])
-        note_shapes(attention.module, n_heads, attention.head_dim, n_groups)
+    without_inputs(attention)
+    n_heads = weight_of(attention.projection).shape[1] // attention.head_dim
+    n_groups = n_heads // attention.heads_per_group
+    keep_per_head(attention, _kept(attention.n_groups, gone, "removed groups")[:n_groups])
+    note_shapes(attention.module, n_heads, attention.head_dim, n_groups)
 
 
 def remove_neurons(feed_forward: FeedForward, removed: Sequence[int] | Ints) -> None:
@@ -134,8 +140,8 @@ def remove_neurons(feed_forward: FeedForward, removed: Sequence[int] | Ints) -> 
 
 
 def parameters_of(block: Block) -> dict[str, int]:
-    """Return the parameters of a block's linear layers by part, and of one head group and one neuron."""
-    out = {"attention": 0, "group": 0, "feed_forward": 0, "neuron": 0}
+    """Return the parameters of a block's linear layers by part, and of one head group, one neuron and one expert."""
+    out = {"attention": 0, "group": 0, "feed_forward": 0, "neuron": 0, "expert": 0}
     attention, ffn = block.attention, block.feed_forward
     neurons: list[nn.Module] = []
     if ffn is not None:
@@ -143,12 +149,27 @@ def parameters_of(block: Block) -> dict[str, int]:
         neurons.append(ffn.projection)
         out["feed_forward"] = _count(neurons)
         out["neuron"] = (out["feed_forward"] - _bias(ffn.projection)) // max(1, ffn.width)
+    if block.experts is not None:
+        out["feed_forward"], out["neuron"], out["expert"] = expert_parameters(block.experts)
     if attention is not None:
         layers = [block.module.get_submodule(name) for name in block.layers]
         out["attention"] = _count([layer for layer in layers if not any(layer is n for n in neurons)])
-        of_heads = _count([*(child(attention.module, n) for n in attention.inputs), attention.projection])
-        out["group"] = (of_heads - _bias(attention.projection)) // max(1, attention.n_groups)
+        for part in block.attentions:
+            of_heads = _count([*(child(part.module, n) for n in part.inputs), part.projection])
+            out["group"] += (of_heads - _bias(part.projection)) // max(1, part.n_groups)
     return out
+
+
+def expert_parameters(experts: Experts) -> tuple[int, int, int]:
+    """Return the parameters of all experts, of a neuron in each of them, and of one expert."""
+    routed = sum(p.numel() for p in experts.module.parameters())
+    shared, biases = 0, getattr(experts.module, "down_proj_bias", torch.empty(0)).numel()
+    if experts.shared is not None:
+        down: Any = experts.shared.projection
+        names = {experts.shared.up, experts.shared.gate or experts.shared.up}
+        shared = _count([*(child(experts.shared.up_owner, n) for n in names), down])
+        biases += _bias(down)
+    return routed + shared, (routed + shared - biases) // max(1, experts.width), routed // max(1, experts.count)
 
 
 def _count(layers: Sequence[nn.Module]) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
-from prunopt.networks.transformers.calibration import check_length
+from prunopt.networks.transformers.calibration_inputs import TOKENS, check_length, two_sided
 
 MUCH_MORE, LITTLE = 1.5, 0.05  # times the loss, and nats per token, that another domain may gain before it is said
 SHORTEST = 16  # tokens of a window that is held out
@@ -208,6 +208,10 @@ def domain_rise(before: Sequence[TokenLosses], after: Sequence[TokenLosses]) -> 
 
 def logits_of(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     """Return a language model's logits (n, length, vocabulary); ValueError where it has none."""
+    alone = getattr(model, "main_input_name", TOKENS) == TOKENS and not two_sided(model)
+    validate.require(
+        alone, "model", "take one text, as causal language models do", validate.Shown(type(model).__name__)
+    )
     ids = ids.to(next(model.parameters()).device)
     found: torch.Tensor | None = getattr(model(input_ids=ids, use_cache=False), "logits", None)
     if found is None or found.dim() != 3:

@@ -15,10 +15,11 @@ from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
 from prunopt.networks.transformers._recomputed import recomputed_errors, recomputed_repairs
 from prunopt.networks.transformers.block_removal import remove_parts
-from prunopt.networks.transformers.calibration import as_calibration
+from prunopt.networks.transformers.calibration import as_calibration, completed
 from prunopt.networks.transformers.checkpoints import load
 from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.modelling_file import check_modelling_file
+from prunopt.networks.transformers.surgery import parameters_of
 
 TOLERANCE = 1e-3  # relative, of errors that are sums in single precision
 
@@ -53,7 +54,7 @@ def verify_folder(
     found = blocks(model)
     pattern, total = manifest["options"]["pattern"], int(manifest["total"])
     if pattern is None:
-        left = sum(p.numel() for b in found for n in b.layers for p in b.module.get_submodule(n).parameters())
+        left = sum(parameters_of(b)[part] for b in found for part in ("attention", "feed_forward"))
         removed = total - left
         if removed != manifest["removed"]:
             raise CertificateError(f"{removed} parameters are missing, the manifest says {manifest['removed']}")
@@ -99,6 +100,7 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     tokens = as_calibration(calibration)
     if tokens.digest() != manifest["before"]["calibration"]:
         raise CertificateError("the calibration is not the one that was used: their digests differ")
+    tokens, _ = completed(tokens, original)
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
     remove_parts(before, manifest["options"].get("parts", {}))
@@ -108,4 +110,9 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
         worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
         if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
             raise CertificateError(f"{name}: error {error:.6g}, the manifest says {claim:.6g}")
-    return f"{count} {'repaired blocks' if repaired else 'layers'} recomputed, largest relative difference {worst:.1e}"
+    kind, experts = (
+        "repaired blocks" if repaired else "layers",
+        sum("expert" in row["unit"] for row in manifest["report"]),
+    )
+    rest = f"; those of {experts} experts are not" if experts and not repaired else ""
+    return f"{count} {kind} recomputed, largest relative difference {worst:.1e}{rest}"

@@ -136,14 +136,6 @@ def test_the_table_has_a_row_for_each_family() -> None:
     assert [line.split(" | ")[0].removeprefix("| ") for line in rows[1:]] == [case.name for case in CASES]
 
 
-def test_neurons_of_experts_are_refused_and_the_reason_is_said() -> None:
-    case = next(c for c in CASES if c.name == "Mixtral")
-    with pytest.raises(
-        ValueError, match=r"units must leave out 'ffn', got .*MixtralForCausalLM has experts, which stay"
-    ):
-        prune_transformer(case.model(), tiny_tokens(2, 16), units="ffn", sparsity=0.2)
-
-
 def test_a_family_in_a_file_is_used(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from prunopt.networks.transformers.families import Family\n"

@@ -16,15 +16,18 @@ from typing import Any
 
 import torch
 import transformers
+from torch.overrides import TorchFunctionMode
 
 from prunopt.networks import load, prune_transformer
 from prunopt.networks.transformers import calibration
 from prunopt.networks.transformers.block_arguments import output_of
-from prunopt.networks.transformers.families import blocks, weight_of
+from prunopt.networks.transformers.calibration_inputs import two_sided
+from prunopt.networks.transformers.expert_surgery import keep_experts, keep_neurons
+from prunopt.networks.transformers.families import Attention, Experts, blocks, weight_of
 from prunopt.networks.transformers.one_shape import stock_group_counts
 from prunopt.networks.transformers.surgery import group_columns, parameters_of, remove_groups, remove_neurons
 
-JOBS = ("heads", "ffn", "2:4", "unstructured")
+JOBS = ("heads", "ffn", "experts", "2:4", "unstructured")
 BASE = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8,
     "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
@@ -33,7 +36,7 @@ BASE = {
 GROUPED = BASE | {"num_key_value_heads": 4}
 OPT = {k: v for k, v in BASE.items() if k != "intermediate_size"} | {"ffn_dim": 64, "word_embed_proj_dim": 32}
 FALCON = {k: v for k, v in BASE.items() if k != "intermediate_size"} | {"ffn_hidden_size": 64}
-EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LATENT = GROUPED | EXPERTS | {
     "num_key_value_heads": 8, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8,
     "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1,
@@ -146,12 +149,20 @@ CASES = (
 def inputs(model: Any, n: int = 2, length: int = 16, *, padded: bool = False) -> dict[str, torch.Tensor]:
     """What a model is run on: token ids, or pixels."""
     draw = torch.Generator().manual_seed(1)
-    if getattr(model, "main_input_name", "input_ids") == "pixel_values":
+    takes = getattr(model, "main_input_name", "input_ids")
+    if takes == "pixel_values":
         return {"pixel_values": torch.randn(n, 3, 16, 16, generator=draw)}
     given = {"input_ids": torch.randint(3, 90, (n, length), generator=draw)}
-    if padded:
+    if takes == "input_features":
+        given = {"input_features": torch.randn(n, 8, 32, generator=draw)}
+    elif padded:
         given["attention_mask"] = torch.ones(n, length, dtype=torch.long)
         given["attention_mask"][:, -5:] = 0
+    if two_sided(model):  # of another length than the source
+        given["decoder_input_ids"] = torch.randint(3, 90, (n, length - 4), generator=draw)
+        if padded:
+            given["decoder_attention_mask"] = torch.ones(n, length - 4, dtype=torch.long)
+            given["decoder_attention_mask"][:, -3:] = 0
     return given
 
 
@@ -168,28 +179,75 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def removal(case: Case, job: str) -> float:
-    """How far a model whose heads or neurons are removed is from one where they are masked."""
+    """How far a model whose heads, neurons or experts are removed is from one where they are masked."""
+    if job == "experts":
+        return expert_removal(case)
     masked, cut = case.model(), case.model()
     for model in (masked, cut):
         for block in blocks(model):
-            part: Any = block.attention if job == "heads" else block.feed_forward
-            if part is None:
-                continue
-            if job == "heads":
-                gone = [1]
-                columns = torch.cat([torch.from_numpy(group_columns(part)[g]) for g in gone])
-            else:
-                gone = [0, 5, 11]
-                columns = torch.tensor(gone)
-            if model is masked:
-                with torch.no_grad():
-                    weight_of(part.projection)[:, columns] = 0
-            elif job == "heads":
-                remove_groups(part, gone)
-            else:
-                remove_neurons(part, gone)
+            for part in block.attentions if job == "heads" else (block.feed_forward, block.experts):
+                if part is not None:
+                    _remove(part, masked=model is masked)
     given = inputs(masked)
     return far(values(cut, given), values(masked, given))
+
+
+class WithoutExpert(TorchFunctionMode):
+    """Routers never pick an expert: its logit is minus infinity."""
+
+    def __init__(self, routers: list[Any], expert: int) -> None:
+        super().__init__()
+        self.weights, self.expert = {r.weight.data_ptr() for r in routers}, expert
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.nn.functional.linear and args[1].data_ptr() in self.weights:
+            out = out.clone()
+            out[..., self.expert] = -torch.inf
+        return out
+
+
+def expert_removal(case: Case) -> float:
+    """How far a model without the second expert of each layer is from one that never picks it."""
+    masked, cut = case.model(), case.model()
+    for block in blocks(cut):
+        if block.experts is not None:
+            keep_experts(block.experts, torch.tensor([k for k in range(block.experts.count) if k != 1]))
+    given = inputs(masked)
+    with WithoutExpert([b.experts.router for b in blocks(masked) if b.experts is not None], 1):
+        never = values(masked, given)
+    return far(values(cut, given), never)
+
+
+def _remove_from_experts(part: Experts, *, masked: bool) -> None:
+    """Remove eight neurons of each expert, other ones each, or what they give."""
+    gone = [sorted({(e + 5 * k) % part.width for k in range(8)}) for e in range(part.count)]
+    if not masked:
+        stay = [[k for k in range(part.width) if k not in g] for g in gone]
+        keep_neurons(part, torch.tensor(stay))
+        return
+    with torch.no_grad():
+        for expert, columns in enumerate(gone):
+            part.down[expert][:, columns] = 0
+        if part.shared is not None:
+            weight_of(part.shared.projection)[:, -8 * part.shared_width :] = 0
+
+
+def _remove(part: Any, *, masked: bool) -> None:
+    """Remove a head group or three neurons, or what they give."""
+    if isinstance(part, Experts):
+        _remove_from_experts(part, masked=masked)
+        return
+    heads = isinstance(part, Attention)
+    gone = [1] if heads else [0, 5, 11]
+    if masked:
+        columns = torch.cat([torch.from_numpy(group_columns(part)[g]) for g in gone]) if heads else torch.tensor(gone)
+        with torch.no_grad():
+            weight_of(part.projection)[:, columns] = 0
+    elif heads:
+        remove_groups(part, gone)
+    else:
+        remove_neurons(part, gone)
 
 
 def stream(case: Case, *, padded: bool) -> float:
@@ -199,7 +257,8 @@ def stream(case: Case, *, padded: bool) -> float:
     own: list[torch.Tensor] = []
     found = blocks(model)
     hooks = [b.module.register_forward_hook(lambda _m, _a, out: own.append(output_of(out).detach())) for b in found]
-    for k in range(len(given["input_ids"])):
+    n = len(next(iter(given.values())))
+    for k in range(n):
         values(model, {n: v[k : k + 1] for n, v in given.items()})  # what pruning does
     for hook in hooks:
         hook.remove()
@@ -207,7 +266,7 @@ def stream(case: Case, *, padded: bool) -> float:
     worst = 0.0
     for k, block in enumerate(found):
         walk.advance(block)
-        for w in range(len(given["input_ids"])):
+        for w in range(n):
             worst = max(worst, far(walk.window(w), own[w * len(found) + k].reshape(walk.window(w).shape)))
     walk.close()
     return worst
@@ -236,12 +295,17 @@ def modelling_class(folder: Path) -> Any:
 def run(case: Case, job: str) -> str:
     """Prune, save, load, load by stock code, generate with and without a cache; say how it went in a word."""
     model = case.model()
-    asked: dict[str, Any] = {"pattern": job} if job not in ("heads", "ffn") else {"units": (job,)}
+    units, routed = job in ("heads", "ffn", "experts"), any(b.experts is not None for b in blocks(model))
+    if job == "experts" and not routed:
+        return ""
+    asked: dict[str, Any] = {"units": (job,)} if units else {"pattern": job}
     if job != "2:4":
-        asked["sparsity"] = least_share(model) if job == "heads" else 0.15
+        mixed = routed or any(b.target for b in blocks(model))
+        asked["sparsity"] = {"heads": 0.05, "experts": 0.1}.get(job, 0.15) if routed else 0.15
+        if job == "heads" and not mixed:
+            asked["sparsity"] = least_share(model)
     given = inputs(model)
-    ids = given.get("input_ids", torch.zeros(2, 16, dtype=torch.long))
-    result = prune_transformer(model, ids, **asked)
+    result = prune_transformer(model, given, **asked)
     pruned: Any = result.model
     out = values(pruned, given)
     with tempfile.TemporaryDirectory() as place:
@@ -255,14 +319,15 @@ def run(case: Case, job: str) -> str:
         stock: Any = kind.from_pretrained(folder, attn_implementation="eager").eval()
         if far(values(stock, given), out) > 1e-6:
             return f"WRONG {words} {far(values(stock, given), out):.1e}"
-    if job in ("heads", "ffn"):
+    if units:
         distance = removal(case, job)
         if distance > 2e-6:
             return f"WRONG removal {distance:.1e}"
-    if hasattr(pruned, "generate") and pruned.can_generate() and "input_ids" in given:
+    if hasattr(pruned, "generate") and pruned.can_generate():
         settings: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
-        cached, plain = (stock.generate(**inputs(model), use_cache=c, **settings) for c in (True, False))
-        ours = again.generate(**inputs(model), **settings)
+        asked = {n: v for n, v in inputs(model).items() if not n.startswith("decoder")}
+        cached, plain = (stock.generate(**asked, use_cache=c, **settings) for c in (True, False))
+        ours = again.generate(**asked, **settings)
         if not (torch.equal(cached, plain) and torch.equal(cached, ours)):
             return "WRONG generation"
     return words
@@ -282,8 +347,6 @@ def tried(what: Callable[[], str]) -> str:
 
 def outcomes(case: Case) -> dict[str, str]:
     def streamed() -> str:
-        if "input_ids" not in inputs(case.model()):
-            return "no token ids to walk with"
         error = max(stream(case, padded=False), stream(case, padded=True))
         return f"{error:.0e}" if error <= 1e-6 else f"WRONG stream {error:.1e}"
 
@@ -292,7 +355,9 @@ def outcomes(case: Case) -> dict[str, str]:
 
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "families.md"
-HEAD = "| model | heads | neurons | 2:4 | unstructured | what cannot be had |\n|---|---|---|---|---|---|\n"
+HEAD = (
+    "| model | heads | neurons | experts | 2:4 | unstructured | what cannot be had |\n|---|---|---|---|---|---|---|\n"
+)
 
 
 def row(case: Case, found: dict[str, str]) -> str:
