@@ -236,7 +236,7 @@ def prune_transformer(
     options = replace(options, free_shapes=None if pattern is not None else plan is None)
     if plan is None and pattern is None:
         plan = _free_plan(blocks(work), numbers, sparsity, least, units)
-    asked = _asked(units, sparsity, budget, method, allocation, numbers, pattern, shape, options, run)
+    asked = _asked(units, sparsity, asked_of, method, allocation, numbers, pattern, shape, options, run)
     asked |= dict(zip(("windows", "length"), tokens.windows.shape, strict=True))
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
