@@ -149,7 +149,8 @@ def structured_plan(
                     not block.attention.fixed, "units", "leave out 'heads'", tuple(units), block.attention.fixed
                 )
                 # alone, groups have to make up for what neurons do not give
-                wanted = allocation[k] * (sizes.groups[k] if ffn else sizes.whole[k] / max(1, sizes.group[k]))
+                whole = sum(sizes.whole) / n if uniform else sizes.whole[k]
+                wanted = allocation[k] * (sizes.groups[k] if ffn else whole / max(1, sizes.group[k]))
                 groups[k] = min(sizes.groups[k] - 1, math.floor(wanted + 0.5))
                 if uniform and stock_groups is not None:
                     stay = [g for g in range(1, sizes.groups[k] + 1) if g in stock_groups or g == sizes.groups[k]]
