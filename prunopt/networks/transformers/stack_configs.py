@@ -40,9 +40,11 @@ def stated_shapes(model: nn.Module, found: Sequence[Block]) -> list[Any]:
         text = config if two else config.get_text_config()
         with contextlib.suppress(*config_errors()):
             for names, values in wanted:
-                name = next((n for n in names if isinstance(getattr(text, n, None), int)), None)
-                if values and (name or names == WIDTH):
-                    setattr(text, name or names[0], next(iter(values)))
+                known = [n for n in names if isinstance(getattr(text, n, None), int)]
+                if names != COUNTS:  # which several names may stand for
+                    known = known[:1]
+                for name in (names if names == WIDTH else known) if values else ():
+                    setattr(text, name, next(iter(values)))
             config.validate()
             out.append(config)
     return out
