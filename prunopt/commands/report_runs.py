@@ -242,9 +242,10 @@ def _heads(folder: Path, r: dict[str, Any]) -> Page:
 def _cnn(folder: Path, r: dict[str, Any]) -> Page:
     page = Page(f"A convolutional network made smaller: {r['model'] or folder.resolve().name}", "prunopt cnn")
     page.facts = [("method", r["method"])]
-    if r.get("total"):
-        what = r.get("resource", "milliseconds")
-        page.facts.append((what, f"{_number(r['used'], 6)} of {_number(r['total'], 6)} ({r['used'] / r['total']:.1%})"))
+    uses = r.get("budgets") or ([r | {"resource": r.get("resource", "milliseconds")}] if r.get("total") else [])
+    for use in uses:
+        told = f"{_number(use['used'], 6)} of {_number(use['total'], 6)} ({use['used'] / use['total']:.1%})"
+        page.facts.append((use["resource"], told))
     page.facts += [(name, _number(value)) for name, value in (r.get("measured") or {}).items()]
     page.facts += [(f"accuracy {name}", f"{value:.1%}") for name, value in (r.get("accuracy") or {}).items()]
     page.certificate = [_proven(r["status"], r["objective"], r["bound"], r["solver"])]
