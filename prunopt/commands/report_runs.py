@@ -305,9 +305,10 @@ def _heads(folder: Path, r: dict[str, Any]) -> Page:
 def _cnn(folder: Path, r: dict[str, Any]) -> Page:
     page = Page(f"A convolutional network made smaller: {r['model'] or folder.resolve().name}", "prunopt cnn")
     page.facts = [("method", r["method"])]
-    if r.get("total"):
-        share = f"{r['used'] / r['total']:.1%}"
-        page.lead.append((r.get("resource", "milliseconds"), share, f"{r['used']:,.6g} of {r['total']:,.6g}"))
+    uses = r.get("budgets") or ([r | {"resource": r.get("resource", "milliseconds")}] if r.get("total") else [])
+    for use in uses:
+        amount = f"{_number(use['used'], 6)} of {_number(use['total'], 6)}"
+        page.lead.append((use["resource"], f"{use['used'] / use['total']:.1%}", amount))
     accuracy = {name.replace("_", " "): f"{value:.1%}" for name, value in (r.get("accuracy") or {}).items()}
     if "after" in accuracy:
         before = ", ".join(f"{name} {value}" for name, value in accuracy.items() if name != "after")

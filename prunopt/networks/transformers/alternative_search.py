@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from prunopt.networks.transformers.families import blocks, replace_weight, weigh
 from prunopt.networks.transformers.text import divergence, logits_of
 from prunopt.problems.allocation.learned_weights import learned_weights
 
-WHOLE = (1.0, 2.0, 4.0, 1e6)  # factors of losses of parts that go as a whole, tried first
+WHOLE = (2.0, 4.0)  # factors of losses of parts that go as a whole, tried first; then without such parts
 LEAST = 0.1  # of a learned weight
-SECONDS, GAP = 5.0, 1e-3  # for a choice with weights
+SECONDS, GAP = 5.0, 1e-9  # for a choice with weights
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,10 @@ def _proposed(
         (library.neurons == 0) & (library.neurons[:, :1] > 0)
     )
     yield first
-    for factor in WHOLE[1:]:
-        choice = _choice(library, budgets, np.where(went, factor, 1.0))
+    # large factors would drown the other losses: what is not to go is left out instead
+    kept = replace(library, loss=np.where(went, np.inf, library.loss))
+    for part, factor in [*((library, f) for f in WHOLE), (kept, 1.0)]:
+        choice = _choice(part, budgets, np.where(went, factor, 1.0))
         if choice is not None and choice.levels.tobytes() not in tried and len(tried) < options.evaluations:
             yield choice
     n, idle = len(library.loss), 0
