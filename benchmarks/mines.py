@@ -53,10 +53,9 @@ def ours(file: str, *shape: str) -> dict[str, Any]:
     values, (below, above) = values_of(file), precedences(*map(int, shape))
     small = Closure.of([3, -2], requirements=[[], []], cost=[], arcs=[(0, 1)])
     po.solve(small)  # compilation is done before
-    closure = Closure(
-        values, np.full(len(values), -1, np.int32), np.zeros(len(values) + 1, np.int64), [], [],
-        arcs=np.column_stack([below, above]),
-    )  # fmt: skip
+    arcs, nothing = np.column_stack([below, above]).astype(np.int32), np.zeros(len(values) + 1, np.int64)
+    alone = np.full(len(values), -1, np.int32)
+    closure = Closure(values, alone, nothing, np.zeros(0, np.int32), np.zeros(0, np.int64), arcs=arcs)
     start = time.process_time()
     answer = po.solve(closure)
     return {"value": -answer.objective, "bound": -answer.bound, "seconds": time.process_time() - start,
