@@ -33,8 +33,8 @@ def eliminate(
 ) -> tuple[Ints, Floats, Floats, Floats, Ints, Floats, Floats, Floats]:
     """Remove ``count`` of the ``free`` weights of a row, at most ``quota`` of each ``block`` consecutive ones.
 
-    Without blocks only the cheapest by their first costs are looked at: ``count`` and the share ``reach`` of the others.
-    The rest of the row costs as much work for each removal, and is hardly ever removed.
+    Without blocks only the cheapest by their first costs are looked at: ``count`` and the share ``reach`` of the
+    others. The rest of the row costs as much work for each removal, and is hardly ever removed.
 
     Returns the weights removed, what each cost, R, z = R^-1 w_S; the columns that stay, their L, v and q.
     """

@@ -122,8 +122,7 @@ def structured_plan(
         for k, block in enumerate(blocks):
             if block.attention is not None:
                 # alone, groups have to make up for what neurons do not give
-                whole = sum(sizes.whole) / n if uniform else sizes.whole[k]
-                wanted = allocation[k] * (sizes.groups[k] if ffn else whole / max(1, sizes.group[k]))
+                wanted = allocation[k] * (sizes.groups[k] if ffn else sizes.whole[k] / max(1, sizes.group[k]))
                 groups[k] = min(sizes.groups[k] - 1, math.floor(wanted + 0.5))
     if ffn:
         rest = [allocation[k] * sizes.whole[k] - groups[k] * sizes.group[k] for k in range(n)]

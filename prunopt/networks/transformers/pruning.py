@@ -237,7 +237,7 @@ def prune_transformer(
     if plan is None and pattern is None:
         plan = _free_plan(blocks(work), numbers, sparsity, least, units)
     asked = _asked(units, sparsity, asked_of, method, allocation, numbers, pattern, shape, options, run)
-    asked |= dict(zip(("windows", "length"), tokens.windows.shape, strict=True))
+    asked |= dict(zip(("windows", "length"), tokens.windows.shape[: 2 if tokens.takes == TOKENS else 1], strict=False))
     digests["options"] = json.dumps(asked)
     folder = run.get("resume_dir")
     first = distributed.rank_and_size()[0] == 0
