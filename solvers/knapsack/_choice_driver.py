@@ -52,7 +52,7 @@ class Search:
         self.whole = not elastic and unit < 2.0**50 and np.array_equal(loss[there], np.rint(loss[there]))
         absolute = 1e-12 if elastic else max(0.99 * gap, 1.0 - 1e-6 if self.whole else 0.0) / self.factor
         self.best = Best(
-            np.array([math.inf, 0.99 * gap, absolute]), known.copy(), np.zeros((POOL, len(loss)), np.int64)
+            np.array([math.inf, 0.99 * gap, absolute, -math.inf]), known.copy(), np.zeros((POOL, len(loss)), np.int64)
         )
         self._offer(known)
         self.shape = loss.shape
@@ -117,9 +117,10 @@ class Search:
 
     @property
     def bound(self) -> float:
-        """The least bound of open nodes, or what closes nodes."""
+        """The least bound of open nodes, or what closes nodes: stated once, no node is closed below it."""
         open_ones = self.tree.bound[self.tree.heap[0]] if self.tree.counts[2] else math.inf
-        found = min(float(open_ones), float(target_of(self.best))) * self.factor
+        found = min(float(open_ones), float(target_of(self.best)))
+        self.best.value[3], found = max(found, float(self.best.value[3])), found * self.factor
         return float(math.ceil(found - 1e-9)) if self.whole else found
 
     @property

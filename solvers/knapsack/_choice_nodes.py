@@ -36,16 +36,16 @@ class Program(NamedTuple):
 class Best(NamedTuple):
     """The best choice known: its loss, itself, and what the search has to reach to stop."""
 
-    value: Floats  # (3,): objective, relative and absolute gap
+    value: Floats  # (4,): objective, relative and absolute gap, a bound that was stated
     choice: Ints
     pool: Ints  # (POOL, G)
 
 
 @njit
 def target_of(best: Best) -> float:
-    """Return the bound that closes a node."""
+    """Return the bound that closes a node: what the gap allows, but no less than a bound that was stated before."""
     least = float(best.value[0])
-    return least - max(float(best.value[1]) * abs(least), float(best.value[2]))
+    return max(least - max(float(best.value[1]) * abs(least), float(best.value[2])), float(best.value[3]))
 
 
 @njit

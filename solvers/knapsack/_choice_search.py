@@ -153,12 +153,15 @@ def _split(program: Program, tree: Tree, node: int, alive: Bools, columns: Ints,
 
 @njit
 def _close(program: Program, tree: Tree, node: int, alive: Bools, target: float) -> None:
-    """Give a node with one choice, which does not fit, multipliers that prove it."""
+    """Give a node with one choice multipliers that prove what it loses, or that it does not fit."""
     groups, n = len(program.loss), len(program.limit)
     choice = np.empty(groups, np.int64)
     for g in range(groups):
         choice[g] = np.argmax(alive[g])
-    if objective(program, choice) < np.inf:
+    value = objective(program, choice)
+    if value < np.inf:  # no better than the best one; other multipliers may have ended below the target
+        tree.penalties[node] = 0.0
+        tree.bound[node] = value
         return
     lost, over, at = 0.0, 0.0, 0
     for r in range(n):
