@@ -3,6 +3,8 @@
 ``python -m benchmarks.language_model_cost memory`` prunes the first four blocks (the peak is of one block, whatever
 their number) in processes of their own and compares the growth of the peak with its law; ``speed`` prunes neurons at 20
 and 30 % as ``ours`` of `benchmarks.language_model`, and times prefill and generation beside the dense model, in turn.
+``streamed`` writes a model of 1.1 billion random parameters in bfloat16 (2.3 GB) and prunes all of its 22 blocks as they
+are read, in processes of their own: the peak of resident memory, the files included that are mapped.
 Results: ``results/language_model_cost.json.gz``.
 """
 
@@ -81,6 +83,51 @@ def memory() -> dict[str, Any]:
     return described() | {"rows": rows}
 
 
+def large(folder: Path) -> None:
+    """Write a model of 1.1 billion random parameters, in bfloat16 and in shards."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+             "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048}  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), dtype=torch.bfloat16)
+    model.save_pretrained(folder, max_shard_size="500MB")
+
+
+def streamed_peak(folder: str, method: str, out: str) -> dict[str, Any]:
+    """Return the peak of this process while the model is pruned from its folder into another."""
+    import time
+
+    import torch
+
+    from benchmarks.machine import peak_bytes
+    from prunopt.networks.transformers.pruning import prune_transformer
+    from prunopt.networks.transformers.recipes import PruneOptions
+
+    torch.set_num_threads(1)
+    windows = torch.randint(0, 32000, (2, 64), generator=torch.Generator().manual_seed(0))
+    start, options = time.perf_counter(), PruneOptions(refit=method != "wanda, no refit")
+    result = prune_transformer(folder, windows, sparsity=0.2, units=("ffn",), method="wanda", options=options, out=out)
+    return {"method": method, "peak": peak_bytes(), "seconds": time.perf_counter() - start, "removed": result.removed,
+            "total": result.total, "stock": result.stock}  # fmt: skip
+
+
+def streamed() -> dict[str, Any]:
+    """Return the peaks with and without re-solving."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        whole = Path(place) / "large"
+        large(whole)
+        bytes_ = sum(f.stat().st_size for f in whole.iterdir())
+        for method in ("wanda, no refit", "wanda"):
+            out = str(Path(place) / f"out-{len(rows)}")
+            rows.append(in_fresh_process("benchmarks.language_model_cost", "streamed_peak", str(whole), method, out))
+            rows[-1] |= {"bytes": bytes_, "written": sum(f.stat().st_size for f in Path(out).iterdir())}
+            print(rows[-1], flush=True)
+    return described("torch", "transformers") | {"rows": rows}
+
+
 def speed() -> dict[str, Any]:
     """Return seconds for a prompt and for each new token, one thread, dense and pruned in turn."""
     import torch
@@ -124,9 +171,10 @@ def speed() -> dict[str, Any]:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("memory", "speed"))
+    parts = {"memory": memory, "speed": speed, "streamed": streamed}
+    parser.add_argument("what", choices=parts)
     what = parser.parse_args().what
-    store("language_model_cost", {what: {"memory": memory, "speed": speed}[what]()})
+    store("language_model_cost", {what: parts[what]()})
 
 
 if __name__ == "__main__":
