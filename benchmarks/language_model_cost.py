@@ -3,8 +3,8 @@
 ``python -m benchmarks.language_model_cost memory`` prunes the first four blocks (the peak is of one block, whatever
 their number) in processes of their own and compares the growth of the peak with its law; ``speed`` prunes neurons at 20
 and 30 % as ``ours`` of `benchmarks.language_model`, and times prefill and generation beside the dense model, in turn.
-``streamed`` writes a model of 1.1 billion random parameters in bfloat16 (2.3 GB) and prunes all of its 22 blocks as they
-are read, in processes of their own: the peak of resident memory, the files included that are mapped.
+``streamed`` writes a model of 1.1 billion random parameters in bfloat16 (2.3 GB) and prunes all of its 22 blocks as
+they are read, in processes of their own: the peak of resident memory, the files included that are mapped.
 Results: ``results/language_model_cost.json.gz``.
 """
 
