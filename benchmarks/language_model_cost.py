@@ -88,10 +88,11 @@ def large(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    sizes = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+    sizes: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
              "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048}  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes), dtype=torch.bfloat16)
+    family: Any = AutoModelForCausalLM
+    model = family.from_config(LlamaConfig(**sizes), dtype=torch.bfloat16)
     model.save_pretrained(folder, max_shard_size="500MB")
 
 
@@ -115,7 +116,7 @@ def streamed_peak(folder: str, method: str, out: str) -> dict[str, Any]:
 
 def streamed() -> dict[str, Any]:
     """Return the peaks with and without re-solving."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "large"
         large(whole)
