@@ -88,8 +88,10 @@ def large(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    sizes: dict[str, Any] = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
-             "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048}  # fmt: skip
+    sizes: dict[str, Any] = {
+        "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048,
+    }  # fmt: skip
     torch.manual_seed(0)
     family: Any = AutoModelForCausalLM
     model = family.from_config(LlamaConfig(**sizes), dtype=torch.bfloat16)
