@@ -143,7 +143,7 @@ class Flipped(Shifted):
             yield torch.stack(rows), self.y[at]
 
 
-def cifar() -> dict[str, tuple[Tensor, Tensor]]:
+def cifar(sizes: tuple[int, int, int] = CIFAR_SIZES) -> dict[str, tuple[Tensor, Tensor]]:
     """Return three parts of the slice of CIFAR-10, normalized as the checkpoint of `resnet20` expects."""
     from PIL import Image
 
@@ -154,7 +154,7 @@ def cifar() -> dict[str, tuple[Tensor, Tensor]]:
     for part in ("train", "test"):
         own = [n for n in names if n.startswith(part)]
         chosen[part] = [own[k] for k in draw.permutation(len(own))]
-    a, b, c = CIFAR_SIZES
+    a, b, c = sizes
     parts = {"train": chosen["train"][:a], "choose": chosen["train"][a : a + b], "test": chosen["test"][:c]}
     mean, spread = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     out = {}
@@ -165,9 +165,9 @@ def cifar() -> dict[str, tuple[Tensor, Tensor]]:
     return out
 
 
-def resnet20() -> nn.Module:
-    """Return ResNet-20 as trained on all of CIFAR-10."""
-    state = torch.load(DATA / "resnet20_cifar10.th", map_location="cpu", weights_only=True)["state_dict"]
-    model = ResNet()
+def resnet20(layers: int = 20) -> nn.Module:
+    """Return ResNet-20, or ResNet-56, as trained on all of CIFAR-10."""
+    state = torch.load(DATA / f"resnet{layers}_cifar10.th", map_location="cpu", weights_only=True)["state_dict"]
+    model = ResNet((layers - 2) // 6)
     model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     return model

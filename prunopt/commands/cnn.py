@@ -46,6 +46,9 @@ def cnn(
     ] = None,
     loss: Annotated[str, typer.Option(help="measured on the network, or layers (quicker, worse).")] = "measured",
     taps: Annotated[bool, typer.Option("--taps", help="Offer windows of taps beside widths, in one choice.")] = False,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="Offer to remove branches of residual sums whole, in the same choice.")
+    ] = False,
     distill_minutes: Annotated[
         float | None, typer.Option(help="Learn from the dense network for so long in the end, on --images; no labels.")
     ] = None,
@@ -77,6 +80,7 @@ def cnn(
     channels = (DEFAULT, *IMPORTANCES)
     validate.one_of("--method", method, (*channels, *DEPTHWISE, "s2h"))
     validate.require(not taps or method in channels, "--taps", "go with an importance as --method", method)
+    validate.require(not branches or method in channels, "--branches", "go with an importance as --method", method)
     for option, value, least in (("--limit", limit, 2), ("--size", size, 8), ("--threads", threads, 1)):
         validate.whole_number(option, value, low=least)
     shape = _shape(input_shape, size)
@@ -119,7 +123,19 @@ def cnn(
 
             times = LatencyTable(runtime, latency_table, threads=threads)
         job = Job(
-            dense, name, pictures, example, times, tell, tuple(budgets), method, loss, taps, seed, distill_minutes
+            dense,
+            name,
+            pictures,
+            example,
+            times,
+            tell,
+            tuple(budgets),
+            method,
+            loss,
+            taps,
+            branches,
+            seed,
+            distill_minutes,
         )
         if method == "s2h":
             from prunopt.commands.cnn_training import Schedule, learn_widths
@@ -198,11 +214,11 @@ def _channels(job: Job) -> tuple[nn.Module, dict[str, Any]]:
 
     importance = "obs" if job.method == DEFAULT else job.method
     repair: Repair | None = Repair()
-    widths = Widths(loss=job.loss, windows=job.taps)
+    widths = Widths(loss=job.loss, windows=job.taps, branches=job.branches)
     if job.pictures is None:
         if job.method != "magnitude":
             note("no --images: the smallest weights go (--method magnitude), nothing is re-solved")
-        importance, repair, widths = "magnitude", None, Widths(windows=job.taps)
+        importance, repair, widths = "magnitude", None, Widths(windows=job.taps, branches=job.branches)
     result = prune_cnn(
         job.dense,
         job.example,

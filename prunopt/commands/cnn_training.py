@@ -34,6 +34,7 @@ class Job:
     method: str
     loss: str
     taps: bool
+    branches: bool
     seed: int
     distill_minutes: float | None = None
 
