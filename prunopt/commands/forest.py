@@ -214,9 +214,7 @@ def forest(
         if out is not None:
             tell("writing")
             with written_together():
-                if costs is not None:
-                    copy_costs(costs, out)
-                write(out, report, analysis)
+                write(out, report, analysis, [] if costs is None else [copy_costs(costs, out)])
     if as_json:
         print_json(report)
     else:

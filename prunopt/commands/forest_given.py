@@ -229,7 +229,8 @@ def describe(report: dict[str, Any], case: Case, choice: Choice) -> None:
     report["costs"] = case.costs if case.listed is None else None
 
 
-def copy_costs(costs: Path, out: Path) -> None:
-    """Keep the cost list in the model's folder."""
+def copy_costs(costs: Path, out: Path) -> str:
+    """Keep the cost list in the model's folder, and return the file's name."""
     with write_atomically(out / COSTS) as temporary:
         temporary.write_bytes(costs.read_bytes())
+    return COSTS

@@ -292,8 +292,8 @@ def size_lines(report: dict[str, Any], unit: str, who: str) -> list[str]:
     ]
 
 
-def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
-    """Write every file of the report into the folder ``out``, each whole or not at all, report.json last."""
+def write(out: Path, report: dict[str, Any], a: Analysis, others: Sequence[str] = ()) -> None:
+    """Write every file of the report into ``out``, each whole or not at all, report.json last; ``others`` are there."""
     try:
         import skops.io  # noqa: F401
     except ImportError:
@@ -308,7 +308,7 @@ def write(out: Path, report: dict[str, Any], a: Analysis) -> None:
         for row in report["path"]:
             writer.writerow([" ".join(row[h]) if h == "features" else row[h] for h in heads])
     files = ["path.csv", *_draw(out, report, a)]
-    report["files"] = [*files, save_forest(out, a.choice.forest), "report.json"]
+    report["files"] = [*others, *files, save_forest(out, a.choice.forest), "report.json"]
     write_json(out / "report.json", report)
 
 
