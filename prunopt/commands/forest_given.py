@@ -47,7 +47,7 @@ def load_forest(given: str) -> Any:
 
 
 def _refuse_costs(path: Path) -> None:
-    """Refuse a JSON file that is no model: most likely the cost list."""
+    """Refuse a JSON file that is not a model: most likely the cost list."""
     try:
         found = read_json(path)
     except ValueError:

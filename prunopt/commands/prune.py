@@ -94,7 +94,7 @@ def prune(
         bool | None,
         typer.Option(
             "--free-shapes/--one-shape",
-            help="Blocks may differ in shape: saved with a modelling file for trust_remote_code. [default: one shape, "
+            help="Blocks may differ in shape: saved with a modeling file for trust_remote_code. [default: one shape, "
             "which stock code loads, where the configuration can state it and no --allocation differs by block]",
         ),
     ] = None,
@@ -344,12 +344,12 @@ def verify(
             for name, text in found.items():
                 print(f"{name.replace('_', ' ')}: {text}")
         return
-    held = "hold prunopt.json, or what prunopt forest writes: model.json, or report.json beside a forest"
-    validate.require((folder / "prunopt.json").is_file(), "folder", held, str(folder))
     from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.reading import read_model
     from prunopt.networks.transformers.verification import verify_folder
 
+    held = "hold prunopt.json, or what prunopt forest writes: model.json, or report.json beside a forest"
+    validate.require((folder / "prunopt.json").is_file(), "folder", held, str(folder))
     if family is not None:
         use_family(family)
     network = tokens = None

@@ -295,7 +295,7 @@ def test_killed_it_goes_on_with_resume(place: Path, tmp_path: Path) -> None:
     ("words", "named"),
     [
         (["--sparsity", "1.5"], "sparsity must be a finite number >= 0 and < 1, got 1.5"),
-        (["--units", "legs"], "units must be one of 'heads', 'ffn', got 'legs'"),
+        (["--units", "legs"], "units must be one of 'heads', 'ffn', 'experts', got 'legs'"),
         (["--sparsity", "0"], "sparsity must be above 0"), (["--sparsity", "0.00001"], "sparsity must remove a unit"),
         (["--pattern", "2:4", "--sparsity", "0.2"], "sparsity must be 0.5, got 0.2; pattern 2:4 sets it; leave it out"),
         (["--budget", "macs=0.5"], "must be one of 'parameters', 'memory', 'kv_cache'"),

@@ -32,7 +32,7 @@ from prunopt.forests.boosting.recipe import (
 from prunopt.forests.estimator_rows import EstimatorOfRows, keep
 
 LADDER = 2.0 ** (-np.arange(16) / 3)  # default levels as shares of the full cost: 100 %, 79 %, 63 % ... 3 %
-FEW_ROWS = 1000  # up to which every other level will do: neighbours cannot be told apart
+FEW_ROWS = 1000  # up to which every other level will do: neighbors cannot be told apart
 COSTLIER = (1.26, 1.6, 2.0)  # levels above the budget that a mixture looks for partners at
 KINDS = ("validation", "train")
 LEAST_BINS, ROWS_A_BIN = 16, 4

@@ -22,7 +22,7 @@ RIDGE = 3.0
 FEW = 100  # validation rows outside the commonest class below which prunings are also judged on the training rows
 WINDOW = 0.65
 LOSS_SHARE = 0.3
-EXTRA, EXTRA_FEW = 1.0, 0.5  # randomised trees for each free tree: of few rows, fewer make the mean as steady
+EXTRA, EXTRA_FEW = 1.0, 0.5  # randomized trees for each free tree: of few rows, fewer make the mean as steady
 FEW_ROWS = 1000
 
 
@@ -111,7 +111,7 @@ def _judged(proposal: Proposal, train: Problem, valid: Problem, settings: Settin
 def trained(
     policy: AcquisitionPolicy, data: Problem, settings: Settings, *, extra_share: float = 1.0, slope: float = 1.0
 ) -> Blend:
-    """Return the predictors of a policy, with a share of the randomised trees that a model has."""
+    """Return the predictors of a policy, with a share of the randomized trees that a model has."""
     extra = extra_share * (EXTRA if len(data.target) > FEW_ROWS else EXTRA_FEW)
     return Blend.trained(
         policy,

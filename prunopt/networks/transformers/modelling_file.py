@@ -1,4 +1,4 @@
-"""A modelling file beside a model whose blocks differ in shape, so that transformers loads it without prunopt."""
+"""A modeling file beside a model whose blocks differ in shape, so that transformers loads it without prunopt."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def write_modelling_file(model: nn.Module, folder: Path) -> bool:
 
 
 def without_modelling_file(config: Any) -> Any:
-    """Return a configuration as it was before the modelling file was named in it."""
+    """Return a configuration as it was before the modeling file was named in it."""
     if not isinstance(config, dict) or not isinstance(config.get(KEY), dict):
         return config
     rest = {name: value for name, value in config.items() if name not in (KEY, "auto_map")}
@@ -144,7 +144,7 @@ def without_modelling_file(config: Any) -> Any:
 
 
 def check_modelling_file(folder: str | os.PathLike[str], model: nn.Module) -> str | None:
-    """Compare a folder's modelling file, if there is one, with what prunopt writes; CertificateError if they differ."""
+    """Compare a folder's modeling file, if there is one, with what prunopt writes; CertificateError if they differ."""
     place = Path(folder)
     config = read_json(place / "config.json")
     if KEY not in config and not (place / FILE).is_file():

@@ -92,7 +92,7 @@ class PruneOptions:
         for single weights and 0.2 for whole units where weights are re-solved, but 0 for slimgpt, which is as
         published, and magnitude.
     free_shapes
-        True: blocks end in shapes of their own, as the allocation says, and the folder comes with a modelling file for
+        True: blocks end in shapes of their own, as the allocation says, and the folder comes with a modeling file for
         ``from_pretrained(folder, trust_remote_code=True)``. False: one shape in all blocks, which stock code loads; see
         `prunopt.networks.transformers.one_shape.one_shape_plan`. None: one shape, unless an allocation is given whose
         blocks differ, or the model's configuration cannot state what is asked for, which a note then says.

@@ -123,7 +123,7 @@ def save(
 
     ``config.json``, ``generation_config.json`` and ``model.safetensors`` are those of transformers, weights in the
     number format of the checkpoint that they come from; where all blocks have one shape, stock ``from_pretrained``
-    reads the folder, else it does so with ``trust_remote_code=True``, by a modelling file that needs no prunopt.
+    reads the folder, else it does so with ``trust_remote_code=True``, by a modeling file that needs no prunopt.
     ``prunopt.json`` holds shapes, budget, the report of every layer, figures before and after, notes, versions, and the
     digests of weights, calibration and the model before; ``README.md`` is a model card.
 
@@ -174,7 +174,7 @@ def written(source: StreamedModel) -> Iterator[Callable[[PruneResult], PruneResu
 
 
 def _describe(result: PruneResult, place: Path, dtype: str | None, like: str | os.PathLike[str] | None) -> None:
-    """Write the manifest, the model card and, where stock code does not do, a modelling file."""
+    """Write the manifest, the model card and, where stock code does not do, a modeling file."""
     remote = not result.stock and write_modelling_file(result.model, place)
     manifest = {
         "format": FORMAT, "kind": "transformer", "stock": result.stock, "remote_code": remote,

@@ -67,7 +67,7 @@ def verify_folder(
             "" if pattern == "unstructured" else f", all {pattern}"
         )
     if (said := check_modelling_file(folder, model)) is not None:
-        checks["modelling file"] = said
+        checks["modeling file"] = said
     if original is None:
         return checks
     if model_digest(original) != manifest["before"]["model"]:

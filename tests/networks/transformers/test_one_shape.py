@@ -157,7 +157,7 @@ def test_blocks_that_differ_load_without_prunopt(tmp_path: Path) -> None:
 def test_a_modelling_file_that_was_changed_is_found(tmp_path: Path) -> None:
     result = prune_transformer(tiny_transformer(), tiny_tokens(4), options=FREE)
     result.save(tmp_path / "out")
-    assert verify_folder(tmp_path / "out")["modelling file"].startswith(f"{FILE} is as prunopt writes it")
+    assert verify_folder(tmp_path / "out")["modeling file"].startswith(f"{FILE} is as prunopt writes it")
     path, config = tmp_path / "out" / FILE, tmp_path / "out" / "config.json"
     text, told = path.read_text(), json.loads(config.read_text())
     path.write_text(text + "import os\n")

@@ -285,7 +285,7 @@ def least_share(model: Any) -> float:
 
 
 def modelling_class(folder: Path) -> Any:
-    """The class in a folder's modelling file, as ``trust_remote_code`` would find it."""
+    """The class in a folder's modeling file, as ``trust_remote_code`` would find it."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (name,) = config["auto_map"].values()
     found = runpy.run_path(str(folder / f"{name.partition('.')[0]}.py"))
