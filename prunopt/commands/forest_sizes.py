@@ -17,8 +17,6 @@ WRITTEN = "write a number for the mean cost of a row, or nodes=500, trees=20, by
 
 def read_budgets(given: list[str] | None) -> tuple[float | None, list[Budget]]:
     """Return the mean cost of a row and the sizes that ``--budget`` names; beside sizes the mean cost is one."""
-    from prunopt.forests.size_budgets import COST, RESOURCES
-
     costs: list[float] = []
     sizes: list[Budget] = []
     for text in given or []:
@@ -27,11 +25,15 @@ def read_budgets(given: list[str] | None) -> tuple[float | None, list[Budget]]:
         except ValueError:
             if not any(sign in text for sign in "=<"):
                 raise invalid("--budget", "be a number or a size", text, WRITTEN) from None
+            from prunopt.forests.size_budgets import RESOURCES  # with its kernels, which a plain number has no use for
+
             sizes += Budget.several(text, RESOURCES)
     require(len(costs) < 2, "--budget", "name the mean cost of a row once", costs)
     for cost in costs:
         number("--budget", cost, low=0, mend="leave it out for no limit")
     if sizes and costs:
+        from prunopt.forests.size_budgets import COST
+
         sizes.append(Budget(COST, limit=costs[0]))
     return (None, sizes) if sizes else (costs[0] if costs else None, sizes)
 

@@ -103,6 +103,9 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     tokens, _ = completed(tokens, original)
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
+    for model in (before, after):  # a mask made for one kernel of attention means another thing to the next
+        if hasattr(model, "set_attn_implementation"):
+            model.set_attn_implementation("eager")
     remove_parts(before, manifest["options"].get("parts", {}))
     repaired = manifest.get("repair")
     recomputed = recomputed_repairs if repaired else recomputed_errors
