@@ -104,8 +104,9 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     worst, count = 0.0, 0
     before, after = (copy.deepcopy(m).float() for m in (original, pruned))  # as they were when it was pruned
     for model in (before, after):  # a mask made for one kernel of attention means another thing to the next
-        if hasattr(model, "set_attn_implementation"):
-            model.set_attn_implementation("eager")
+        choose: Any = getattr(model, "set_attn_implementation", None)
+        if choose is not None:
+            choose("eager")
     remove_parts(before, manifest["options"].get("parts", {}))
     repaired = manifest.get("repair")
     recomputed = recomputed_repairs if repaired else recomputed_errors
