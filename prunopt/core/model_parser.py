@@ -18,6 +18,9 @@ def parse() -> None:
     """Parse ``argv[1]`` and write the arrays to ``argv[2]``; what is wrong goes to standard error."""
     try:
         parts = _parsed(Path(sys.argv[1]))
+    except UnicodeDecodeError:
+        print(f"{sys.argv[1]}: cannot be read as a model (names that are not UTF-8)", file=sys.stderr)
+        raise SystemExit(REFUSED) from None
     except ValueError as error:
         print(error, file=sys.stderr)
         raise SystemExit(REFUSED) from None
