@@ -69,3 +69,13 @@ def test_the_package_of_solvers_lists_them() -> None:
     import prunopt
 
     assert callable(prunopt.solvers)
+
+
+def test_no_output_of_a_run_is_tracked() -> None:
+    """Journals, locks and picked-up searches belong to whoever ran them."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    stray = re.compile(r"\.(journal|guard|lock|log|db|sqlite3?|pkl|tmp)$")
+    kept = "tests/trust/corpus/"  # hostile files, which readers are held against
+    assert not [f for f in done.stdout.split("\n") if stray.search(f) and not f.startswith(kept)]
