@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,27 @@ def sources_of(
 
     sources = source_windows(tokenizer, given, length=length, count=count, seed=seed)
     return sources, _texts(model, tokenizer, given, length=length, count=count, seed=seed, check=check)
+
+
+def repair_named(
+    repair: str | None, minutes: float | None, model: Any, tokenizer: Any, given: Sequence[str], *, length: int,
+    count: int, seed: int,
+) -> Any:  # fmt: skip
+    """Return ``repair`` as `prune_transformer` takes it: that of outputs learns from all of the calibration text."""
+    if repair != "outputs":
+        mend = "it says how long --repair outputs may take"
+        validate.require(minutes is None, "--repair-minutes", "be left out", minutes, mend)
+        return repair
+    from prunopt.networks.transformers.output_repair import OutputRepair
+
+    validate.require(not isinstance(model, Path), "--repair", "be left out for a model that is streamed", repair)
+    how = OutputRepair() if minutes is None else OutputRepair(minutes=minutes)
+    if tokenizer is None or Path(given[0]).is_dir() or Path(given[0]).suffix.lower() in (".zip", PAIRS, ARRAY):
+        return how
+    from prunopt.networks.transformers.text import learning_windows
+
+    windows = learning_windows(tokenizer, given, length=length, count=count, seed=seed, held_out=SCORED)
+    return replace(how, windows=windows) if len(windows) > count else how
 
 
 def _texts(

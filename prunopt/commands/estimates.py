@@ -118,7 +118,7 @@ def prune(
     evaluated: int,
     stream: bool | None,
     folds: bool = False,
-    repair: bool = False,
+    repair: str | None = None,
 ) -> bool:
     """Refuse `prunopt prune` where there is too little memory for it; return whether the model is to be streamed.
 
@@ -140,7 +140,10 @@ def prune(
         "a layer that is solved": _layer(found, by_norms, folds),
         "a window's pass": found.window(length),
     }
-    if repair:
+    if repair == "outputs":  # the dense model, also in bfloat16; gradients, two moments, the best so far
+        parts["repair of outputs"] = 6.5 * found.weights
+        parts["gradients"] = 4 * found.layers * found.window(length) + 4 * found.logits(length)
+    elif repair:
         parts["repair of a block"] = parts["activations of a block"] / 2 + 6 * found.weights / max(found.layers, 1)
         parts["gradients"] = 2 * found.window(length)
     if method == "maskllm":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunopt.commands import budget_kinds, estimates
-from prunopt.commands.calibration_sources import SCORED, sources_of
+from prunopt.commands.calibration_sources import SCORED, repair_named, sources_of
 from prunopt.commands.lengths import window_length
 from prunopt.commands.output import guarded, note, number, print_json, progress, table
 from prunopt.commands.recipe_file import RECIPE, as_defaults, read_recipe, recipe_of, write_recipe
@@ -111,7 +111,14 @@ def prune(
         ),
     ] = None,
     repair: Annotated[
-        str | None, typer.Option(help="blocks: train what stays of each block towards what the dense block puts out.")
+        str | None,
+        typer.Option(
+            help="outputs: train what stays, at the end, towards the dense model's predictions on all of the "
+            "calibration's text. blocks: each block towards what the dense block puts out."
+        ),
+    ] = None,
+    repair_minutes: Annotated[
+        float | None, typer.Option(help="How long --repair outputs may take at most. [default: 10]")
     ] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows (pairs, pictures), over all sources.")] = 32,
     length: Annotated[
@@ -190,13 +197,16 @@ def prune(
     length = window_length(model) if length is None else length
     streamed = estimates.prune(
         model, windows=windows, length=length, method=method or (U if pattern is None else P).method, refit=refit,
-        evaluated=SCORED if evaluate else 0, stream=stream, folds=folds, repair=repair is not None,
+        evaluated=SCORED if evaluate else 0, stream=stream, folds=folds, repair=repair,
     )  # fmt: skip
     with joined_ranks() as rank, progress("prune") as tell, _work(work, recipe, resume, rank):
         tell("reading the model")
         network, tokenizer, folder = _read(model, streamed)
         sources, texts = sources_of(
             network, tokenizer, calibration, length=length, count=windows, seed=seed, check=check, folder=folder
+        )
+        how = repair_named(
+            repair, repair_minutes, network, tokenizer, calibration, length=length, count=windows, seed=seed
         )
         solver: Any = method
         if method == "maskllm":
@@ -215,7 +225,7 @@ def prune(
         ) if several else prune_transformer(
             network, sources, sparsity=sparsity, budget=budget or None,
             units=None if units is None else _parts(units), method=solver, allocation=allocation, pattern=pattern,
-            options=options, resume_dir=work, seed=seed, device=device, out=out if streamed else None, repair=repair,
+            options=options, resume_dir=work, seed=seed, device=device, out=out if streamed else None, repair=how,
         )  # fmt: skip
         if rank:
             return

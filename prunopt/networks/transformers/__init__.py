@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.learned_masks import masks_by as masks_by
     from prunopt.networks.transformers.learned_masks import refit_masks as refit_masks
     from prunopt.networks.transformers.learned_masks import save_masks as save_masks
+    from prunopt.networks.transformers.output_repair import OutputRepair as OutputRepair
+    from prunopt.networks.transformers.output_repair import OutputRepairReport as OutputRepairReport
+    from prunopt.networks.transformers.output_repair import repair_outputs as repair_outputs
     from prunopt.networks.transformers.pruning import prune_transformer as prune_transformer
     from prunopt.networks.transformers.puzzletron import read_puzzletron as read_puzzletron
     from prunopt.networks.transformers.reading import read_model as read_model
@@ -82,6 +85,7 @@ _PLACES = {
     "prunopt.networks.transformers.puzzletron": "read_puzzletron",
     "prunopt.networks.transformers.reading": "read_model",
     "prunopt.networks.transformers.recipes": "PruneOptions Recipe",
+    "prunopt.networks.transformers.output_repair": "OutputRepair OutputRepairReport repair_outputs",
     "prunopt.networks.transformers.repair": "BlockRepair RepairReport",
     "prunopt.networks.transformers.result": "PruneResult save",
     "prunopt.networks.transformers.text": "TokenLosses read_text source_windows token_losses token_windows",

@@ -15,6 +15,7 @@ from prunopt.core.arrays import Floats
 from prunopt.core.solution import CertificateError
 from prunopt.networks.transformers.calibration import Activations, Calibration
 from prunopt.networks.transformers.families import Block, blocks, replace_weight, weight_of
+from prunopt.networks.transformers.output_repair import output_divergence
 from prunopt.networks.transformers.repair import BlockRepair
 from prunopt.networks.transformers.scored import SAMPLED_SAID, step_of
 from prunopt.networks.transformers.surgery import group_columns, remove_groups
@@ -73,6 +74,13 @@ def recomputed_repairs(
             out, target = after.window(k).double(), before.window(k).double()
             total += float(((out - target).square().sum(-1) / target.square().sum(-1) * weights[k]).sum())
         yield block.name, total / float(weights[held].sum()), claims[block.name]
+
+
+def recomputed_outputs(
+    original: nn.Module, pruned: nn.Module, tokens: Calibration, manifest: dict[str, Any]
+) -> Iterator[tuple[str, float, float]]:
+    """Yield how far the repaired model's outputs are from the original's, and what the manifest says of it."""
+    yield "outputs", output_divergence(pruned, original, tokens), manifest["output_repair"]["calibration"]
 
 
 def _energy(weight: Floats, hessian: Floats) -> float:

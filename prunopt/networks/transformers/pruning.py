@@ -36,6 +36,13 @@ from prunopt.networks.transformers.layerwise import LayerwisePruning
 from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
 from prunopt.networks.transformers.number_formats import restore, to_single
 from prunopt.networks.transformers.one_shape import one_shape_plan
+from prunopt.networks.transformers.output_repair import (
+    OutputRepair,
+    OutputRepairReport,
+    check_repair,
+    repair_of,
+    repaired_once,
+)
 from prunopt.networks.transformers.parameter_budget import (
     Plan,
     check_sparsity,
@@ -44,7 +51,7 @@ from prunopt.networks.transformers.parameter_budget import (
     structured_plan,
 )
 from prunopt.networks.transformers.recipes import WORK, PruneOptions, Recipe, recipe_for, refuse_removed, shrinkage_of
-from prunopt.networks.transformers.repair import BlockRepair, repair_of
+from prunopt.networks.transformers.repair import BlockRepair
 from prunopt.networks.transformers.result import PruneResult, written
 from prunopt.networks.transformers.stock_configs import as_configured, write_config
 from prunopt.networks.transformers.streaming import StreamedModel, check_in_memory, check_streamed, open_streamed
@@ -61,7 +68,7 @@ class Run(TypedDict, total=False):
     device: str | None
     seed: int
     out: str | os.PathLike[str] | None
-    repair: str | BlockRepair | None
+    repair: str | BlockRepair | OutputRepair | None
 
 
 @moved_arguments(options=PruneOptions)
@@ -136,8 +143,9 @@ def prune_transformer(
         ``resume_dir``: a folder for finished layers; a killed run with the same inputs goes on there and ends with the
         same bytes. ``device``: where blocks run and their inputs' products are summed (None: where the model is).
         ``seed``: same seed, same answer. ``out``: where the result is written, with a folder for a model.
-        ``repair``: ``"blocks"`` trains what stays of each block, once it is pruned, towards what the dense block puts
-        out, with a quarter of the windows held out; a `BlockRepair` says how; None: not at all.
+        ``repair``: ``"outputs"`` trains what stays of the whole model, once it is pruned, towards the dense model's
+        predictions, ten minutes at most, `OutputRepair` says how; ``"blocks"`` trains each block towards what the dense
+        block puts out, see `BlockRepair`; None: not at all.
 
     Returns
     -------
@@ -198,16 +206,9 @@ def prune_transformer(
         plan, why = _one_shape(model, found, allocation, sparsity, least, units, options.free_shapes)
         allocation = "uniform" if plan is not None else recipe.allocation if allocation is None else allocation
     repair, seed = repair_of(run.get("repair")), int(run.get("seed", 0))
+    alone = distributed.rank_and_size()[1] == 1
     if repair is not None:
-        learns = name_of(method) == "maskllm"
-        validate.require(not learns, "repair", "be left out with the method maskllm", "blocks", "its weights are held")
-        streamed = "be left out for a model that is streamed"
-        validate.require(source is None, "repair", streamed, "blocks", "read the model into memory")
-        stacks = validate.Shown("blocks, for an encoder and a decoder")
-        validate.require(tokens.target is None, "repair", "be left out", stacks, "errors of layers are re-solved alone")
-        alone = distributed.rank_and_size()[1] == 1
-        validate.require(alone, "repair", "be left out in several processes", "blocks", "repair runs in one")
-        repair.windows_held_out(len(tokens.windows), seed)
+        check_repair(repair, tokens, method=name_of(method), streamed=source is not None, alone=alone, seed=seed)
     texts = options.evaluation or {}
     if tokens.takes != TOKENS or tokens.target is not None:
         _check_general(name_of(method), allocation, source)
@@ -217,15 +218,20 @@ def prune_transformer(
     if source is not None:
         check_streamed(name_of(method), allocation)
     if name_of(method) == "maskllm":
-        one = distributed.rank_and_size()[1] == 1
-        validate.require(one, "method", "be one of layers in several processes", "maskllm", "start it without torchrun")
-        dense = measure(model, texts)
+        validate.require(
+            alone, "method", "be one of layers in several processes", "maskllm", "start it without torchrun"
+        )
+        original = measure(model, texts)
         result = _learned(model, tokens, shape, method, pattern, run)
-        return replace(result, evaluation=compared(dense, measure(result.model, texts)))
+        return replace(result, evaluation=compared(original, measure(result.model, texts)))
     damping = recipe.damping if options.damping is None else options.damping
     rho = shrinkage_of(options.shrinkage, name_of(method), options.refit, recipe.shrinkage)
     options = replace(options, damping=float(damping), shrinkage=rho)
     digests["model"] = model_digest(model) if source is None else source.digest()
+    whole = repair if isinstance(repair, OutputRepair) else None
+    dense = copy.deepcopy(model) if whole is not None and options.in_place else model
+    if whole is not None and whole.windows is not None:
+        digests["repair"] = as_calibration(whole.windows).digest()
     work = model if options.in_place or source is not None else copy.deepcopy(model)
     work.eval()
     if device is not None and source is None:
@@ -243,7 +249,8 @@ def prune_transformer(
     first = distributed.rank_and_size()[0] == 0
     journal = Journal(folder, digests) if folder is not None and first else None
     before = measure(work, texts) if source is None else None
-    walk = LayerwisePruning(work, tokens, method, options, seed, journal, source, repair)
+    by_block = repair if isinstance(repair, BlockRepair) else None
+    walk = LayerwisePruning(work, tokens, method, options, seed, journal, source, by_block)
     with nullcontext() if source is None or not first else written(source) as finish:
         try:
             if plan is not None:
@@ -253,6 +260,7 @@ def prune_transformer(
                 walk.patterned(shape, numbers)
                 removed, total = sum(r.total - r.kept for r in walk.report), sum(r.total for r in walk.report)
                 target = round(sparsity * total) if shape is None else removed
+            outputs = None if whole is None else repaired_once(work, dense, tokens, whole, walk, formats)
             pair = (before, measure(work, texts)) if before is not None else walk.measured()
         finally:
             walk.close()
@@ -262,7 +270,8 @@ def prune_transformer(
             pair = replace(pair[0], bytes=stored), replace(pair[1], bytes=sizes(work)[1])
         result = PruneResult(
             work, tuple(walk.report), removed, target, total, stock, asked,
-            (*why, *notes, *said, *_notes(walk, tokens, rho)), digests, compared(*pair), repairs=tuple(walk.repairs),
+            (*why, *notes, *said, *_notes(walk, tokens, rho, outputs)), digests, compared(*pair),
+            repairs=tuple(walk.repairs), output_repair=outputs,
         )  # fmt: skip
         return result if finish is None else finish(result)
 
@@ -433,10 +442,12 @@ def _asked(
         "pattern": pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": options.refit, "damping": options.damping, "free_shapes": options.free_shapes,
         "shrinkage": options.shrinkage, "seed": int(run.get("seed", 0)),
-    } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": asdict(repair)})  # fmt: skip
+    } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": repair.to_dict()})  # fmt: skip
 
 
-def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> list[str]:
+def _notes(
+    walk: LayerwisePruning, tokens: Calibration, rho: float | str, outputs: OutputRepairReport | None
+) -> list[str]:
     if tokens.takes == TOKENS:
         rare = f"{rare_share(tokens.windows):.1%} of kinds seen fewer than 5 times"
         notes = [f"calibrated on {tokens.n_tokens} tokens, {rare}"]
@@ -461,6 +472,11 @@ def _notes(walk: LayerwisePruning, tokens: Calibration, rho: float | str) -> lis
         notes.append(
             f"repair: {better} of {len(walk.repairs)} blocks better, error of their outputs on windows held out "
             f"{before:.4g} -> {after:.4g}; errors of layers are those before it"
+        )
+    if outputs is not None:
+        notes.append(
+            f"repair of outputs: {outputs.before:.4g} -> {outputs.after:.4g} from the dense model on windows held out, "
+            f"{outputs.tokens:,} tokens in {outputs.seconds:.0f} s; errors of layers are those before it"
         )
     raised = [r for r in walk.report if r.damping_tried]
     if raised:

@@ -64,6 +64,10 @@ class BlockRepair:
         validate.number("held_out", self.held_out, low=0, high=1, open_ends="()")
         validate.whole_number("patience", self.patience, low=1)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
     def windows_held_out(self, n: int, seed: int) -> list[int]:
         """Return which of ``n`` windows are held out; ValueError where none would be left to learn from."""
         mend = "pass more windows, or leave repair out"
@@ -105,15 +109,6 @@ class RepairReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text."""
         return asdict(self)
-
-
-def repair_of(given: Any) -> BlockRepair | None:
-    """Read what users give as ``repair``: None, ``"blocks"`` or a `BlockRepair`."""
-    if given is None or isinstance(given, BlockRepair):
-        return given
-    kind = given if isinstance(given, str) else validate.Shown(type(given).__name__)
-    validate.require(given == "blocks", "repair", "be 'blocks', a BlockRepair or None", kind)
-    return BlockRepair()
 
 
 class DenseStream:
@@ -197,8 +192,8 @@ def repair_block(
     best, kept, done = [p.detach().clone() for p in parameters], 0, 0
     masks = [p.detach() != 0 if p.dim() > 1 else None for p in parameters]
     order, rate, adam = torch.Generator().manual_seed(seed), options.rate, None
-    with torch.enable_grad(), _trained(block, parameters):
-        sizes = [_size(p) for p in parameters]
+    with torch.enable_grad(), trained(block.module, parameters):
+        sizes = [size_of(p) for p in parameters]
         while done < options.epochs and done - kept < options.patience:
             if adam is None:
                 groups = [{"params": [p], "lr": rate * size} for p, size in zip(parameters, sizes, strict=True)]
@@ -211,15 +206,15 @@ def repair_block(
                 adam.step()
             done += 1
             working = [p.detach().clone() for p in parameters]
-            _set(parameters, [w.to(kind).to(w.dtype) for w, kind in zip(working, formats, strict=True)])
+            put(parameters, [w.to(kind).to(w.dtype) for w, kind in zip(working, formats, strict=True)])
             error = held_out_error(block, stream, dense, weights, held)
             if error < least:
                 least, kept, best = error, done, [p.detach().clone() for p in parameters]
-                _set(parameters, working)
+                put(parameters, working)
             else:
                 rate, adam = rate * LOWER, None
-                _set(parameters, best)
-    _set(parameters, best)
+                put(parameters, best)
+    put(parameters, best)
     return RepairReport(block.name, before, least, done, kept, time.perf_counter() - start)
 
 
@@ -228,21 +223,23 @@ def _parameters(block: Block) -> list[nn.Parameter]:
     return [p for name in block.layers for p in block.module.get_submodule(name).parameters()]
 
 
-def _size(p: torch.Tensor) -> float:
+def size_of(p: torch.Tensor) -> float:
+    """Return the root mean square of what is not 0, the unit of a step."""
     kept = p.detach()[p.detach() != 0]
     return float(kept.square().mean().sqrt()) if kept.numel() else 0.0
 
 
 @torch.no_grad()
-def _set(parameters: list[nn.Parameter], values: list[torch.Tensor]) -> None:
+def put(parameters: list[nn.Parameter], values: list[torch.Tensor]) -> None:
+    """Give parameters these values."""
     for p, value in zip(parameters, values, strict=True):
         p.copy_(value)
 
 
 @contextmanager
-def _trained(block: Block, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Let gradients reach these parameters of a block alone, and leave none behind."""
-    were = {p: p.requires_grad for p in block.module.parameters()}
+def trained(module: nn.Module, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Let gradients reach these parameters of a module alone, and leave none behind."""
+    were = {p: p.requires_grad for p in module.parameters()}
     try:
         for p in were:
             p.requires_grad_(False)

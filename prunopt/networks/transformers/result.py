@@ -20,6 +20,7 @@ from prunopt.networks.transformers.checkpoints import linear_shapes, write_confi
 from prunopt.networks.transformers.layer import LayerReport
 from prunopt.networks.transformers.model_card import copy_beside, write_card
 from prunopt.networks.transformers.modelling_file import write_modelling_file
+from prunopt.networks.transformers.output_repair import OutputRepairReport
 from prunopt.networks.transformers.repair import RepairReport
 from prunopt.networks.transformers.streaming import StreamedModel
 
@@ -51,6 +52,8 @@ class PruneResult:
         Where a streamed model was written; None for others.
     repairs
         One row for each block that was repaired; the report's errors are those before.
+    output_repair
+        What the repair of the whole model came to, if there was one; the report's errors are those before.
     """
 
     model: nn.Module
@@ -65,6 +68,7 @@ class PruneResult:
     evaluation: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     repairs: tuple[RepairReport, ...] = ()
+    output_repair: OutputRepairReport | None = None
 
     @property
     def sparsity(self) -> float:
@@ -187,5 +191,7 @@ def _describe(result: PruneResult, place: Path, dtype: str | None, like: str | o
     }  # fmt: skip
     if result.repairs:
         manifest["repair"] = [row.to_dict() for row in result.repairs]
+    if result.output_repair is not None:
+        manifest["output_repair"] = result.output_repair.to_dict()
     write_json(place / MANIFEST, manifest)
     write_card(place, manifest, like)

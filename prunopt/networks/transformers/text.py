@@ -122,6 +122,44 @@ def held_out_windows(
     most
         Windows over all files.
     """
+    found = [
+        ids[s : s + size]
+        for ids, size, starts in _held_out(tokenizer, texts, length, count, seed, most)
+        for s in starts
+    ]
+    return torch.stack(found) if found else None
+
+
+def learning_windows(
+    tokenizer: Any, texts: Sequence[str], *, length: int, count: int, seed: int, held_out: int = 4, most: int = 1024
+) -> torch.Tensor:
+    """Return windows side by side of the same files, all but those that share a token with `held_out_windows`.
+
+    Parameters
+    ----------
+    texts, length, count, seed
+        As there, and ``held_out`` is its ``most``.
+    most
+        Windows over all files, at even distances where there are more.
+    """
+    found: list[torch.Tensor] = []
+    for ids, size, starts in _held_out(tokenizer, texts, length, count, seed, held_out):
+        free = np.ones(len(ids), np.bool_)
+        for s in starts:
+            free[s : s + size] = False
+        found += [ids[s : s + length] for s in _free_places(free, length)]
+    if not found:
+        raise validate.invalid(
+            "calibration", f"make a window of {length} tokens", validate.Shown("none"), "pass more text"
+        )
+    places = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
+    return torch.stack([found[int(i)] for i in places])
+
+
+def _held_out(
+    tokenizer: Any, texts: Sequence[str], length: int, count: int, seed: int, most: int
+) -> list[tuple[torch.Tensor, int, list[int]]]:
+    """Return the tokens of each file, the size of windows held out of calibration, and where in it they begin."""
     free = []
     for k, text in enumerate(texts):
         ids = tokens_of(tokenizer, read_text(_name_and_weight(text)[0]))
@@ -134,11 +172,11 @@ def held_out_windows(
         for ids, left in free if size >= SHORTEST else ():
             places = _free_places(left, size)
             wanted = min(len(places), max(1, most // len(texts)))
-            chosen = [places[int(i)] for i in np.linspace(0, len(places) - 1, wanted)] if wanted else []
-            found += [ids[s : s + size] for s in chosen]
-        if found:
-            return torch.stack(found)
-    return None
+            at = np.linspace(0, len(places) - 1, wanted) if wanted else ()
+            found.append((ids, size, [places[int(i)] for i in at]))
+        if any(starts for _, _, starts in found):
+            return found
+    return [(ids, length, []) for ids, _ in free]
 
 
 def _free_places(left: NDArray[np.bool_], size: int) -> list[int]:

@@ -13,7 +13,7 @@ from prunopt.core.solution import CertificateError
 from prunopt.forms.layer.nm_patterns import check_pattern
 from prunopt.networks.io.folders import read_manifest
 from prunopt.networks.io.journal import model_digest
-from prunopt.networks.transformers._recomputed import recomputed_errors, recomputed_repairs
+from prunopt.networks.transformers._recomputed import recomputed_errors, recomputed_outputs, recomputed_repairs
 from prunopt.networks.transformers.block_removal import remove_parts
 from prunopt.networks.transformers.calibration import as_calibration, completed
 from prunopt.networks.transformers.checkpoints import load
@@ -109,14 +109,17 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
             choose("eager")
     remove_parts(before, manifest["options"].get("parts", {}))
     repaired = manifest.get("repair")
-    recomputed = recomputed_repairs if repaired else recomputed_errors
+    whole = manifest.get("output_repair")
+    recomputed = recomputed_outputs if whole else recomputed_repairs if repaired else recomputed_errors
     for name, error, claim in recomputed(before, after, tokens, manifest):
         worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
         if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
             raise CertificateError(f"{name}: error {error:.6g}, the manifest says {claim:.6g}")
     kind, experts = (
-        "repaired blocks" if repaired else "layers",
+        "divergence of the repaired outputs" if whole else "repaired blocks" if repaired else "layers",
         sum("expert" in row["unit"] for row in manifest["report"]),
     )
+    if whole:
+        return f"{kind} recomputed, relative difference {worst:.1e}; errors of layers are those before that repair"
     rest = f"; those of {experts} experts are not" if experts and not repaired else ""
     return f"{count} {kind} recomputed, largest relative difference {worst:.1e}{rest}"
