@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -130,3 +131,27 @@ def test_pages_are_in_the_menu_and_links_lead_somewhere() -> None:
     for page in every:
         for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text("utf-8")):
             assert (DOCS / page).parent.joinpath(target).exists(), f"{page}: {target}"
+
+
+PUBLIC = (
+    "prunopt", "prunopt.forests", "prunopt.forms", "prunopt.networks", "prunopt.networks.transformers",
+    "prunopt.networks.cnn", "prunopt.networks.heads", "prunopt.networks.soft_mask", "prunopt.networks.lottery",
+    "prunopt.plots", "prunopt.study", "prunopt.problems", "prunopt.testing",
+)  # fmt: skip
+
+
+def test_the_reference_names_what_users_import() -> None:
+    """A heading is the path that is imported, not the file in which something is written."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("matplotlib")
+    packages = {name: importlib.import_module(name) for name in PUBLIC}
+    wrong = []
+    for page in (DOCS / "reference").glob("*.md"):
+        for path in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE):
+            parent, _, name = path.rpartition(".")
+            if parent in PUBLIC or (found := getattr(importlib.import_module(parent), name)) is None:
+                continue
+            offered = [p for p, m in packages.items() if name in dir(m) and getattr(m, name) is found]
+            wrong += [f"{path}: {p}.{name}" for p in offered if find_spec(f"{p}.{name}") is None]  # no module's name
+    assert not wrong

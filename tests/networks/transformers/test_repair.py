@@ -135,7 +135,10 @@ def test_verification_finds_false_claims_of_a_repair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"repair": "layers"}, "repair must be 'blocks', 'outputs', a BlockRepair, an OutputRepair or None, got 'layers'"),
+        (
+            {"repair": "layers"},
+            "repair must be 'blocks', 'outputs', a BlockRepair, an OutputRepair or None, got 'layers'",
+        ),
         ({"repair": True}, "repair must be 'blocks', 'outputs', a BlockRepair, an OutputRepair or None, got bool"),
         ({"repair": "blocks", "method": "maskllm"}, "repair must be left out with the method maskllm"),
     ],
