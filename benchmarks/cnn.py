@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +37,24 @@ from prunopt.networks.cnn.importances import Ranking
 from prunopt.networks.cnn.kernel_windows import WindowOptions
 from prunopt.networks.cnn.latency import LatencyTable, file_runner, folded, runner
 from prunopt.networks.cnn.models import read_cnn, read_pictures
-from prunopt.networks.cnn.output_matching import OutputMatching, match_outputs
+from prunopt.networks.cnn.output_matching import OutputMatching
 from prunopt.networks.cnn.profile import CnnProfile, Widths, profile_cnn
 from prunopt.networks.cnn.pruning import prune_cnn
 from prunopt.networks.cnn.repair import Repair, logits, reestimated, repair
 from prunopt.networks.cnn.surgery import onnx_file
 from prunopt.networks.cnn.windowed_conv import Window, choose_windows, with_windows
 
-SHARES = (0.74, 0.85, 0.77, 0.92)  # of the dense network's milliseconds in ONNX Runtime
+SHARES = (0.75, 0.85, 0.65)  # of the dense network's milliseconds in ONNX Runtime
 PEER_RATIOS = (0.05, 0.1, 0.2, 0.3)
 WIDTHS = {"levels": 12, "round_to": 16}  # ONNX Runtime pads channels to blocks of 16 where it has AVX-512
-LATER = (0.75, 0.65)  # repaired, and distilled without labels for so many minutes of a core
+DISTILLED = (0.75, 0.65)  # without labels, for so many minutes of a core
 MINUTES = 10.0
 NAMES = ("mobilenetv2", "efficientnet-lite0")
 # The second network got less computing time: no windows, no channels of the residual stream (of which the first
 # network's answers remove none), its ranking from 125 pictures, and first the losses that need no run of the network.
 SEARCH: dict[str, dict[str, Any]] = {
-    "mobilenetv2": {"probe": 32, "windows": False, "hidden": True, "first": "measured"},
-    "efficientnet-lite0": {"probe": 32, "windows": False, "hidden": True, "first": "measured"},
+    "mobilenetv2": {"probe": 32, "windows": False, "hidden": True},
+    "efficientnet-lite0": {"probe": 32, "windows": False, "hidden": True},
 }
 
 
@@ -146,39 +146,27 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
         return profiles[loss]
 
     def ours(
-        share: float, loss: str, refit: bool, taps: bool = False, mirror: bool = False
+        share: float, loss: str, refit: bool, taps: bool = False, mirror: bool = False, distill: bool = False
     ) -> tuple[nn.Module, dict[str, Any]]:
         offered = profile(loss) if taps else replace(profile(loss), windows=())
         result = prune_cnn(
             dense, mirrored(calibration) if mirror else calibration, budget=f"latency_ms={share}x", widths=offered,
             table=table, repair=Repair(batch_norm="keep") if refit else None,
+            training=OutputMatching(minutes=MINUTES) if distill else None,
         )  # fmt: skip
         return result.model, result.to_dict()
 
-    def matched(share: float) -> tuple[nn.Module, dict[str, Any]]:
-        label = f"measured-repair-{share}"
-        model = load_cnn(folder(name) / label, dense)
-        found = match_outputs(model, dense, calibration, OutputMatching(minutes=MINUTES))
-        return model, {"matched": asdict(found), **{k: rows[label][k] for k in ("used", "total")}}
-
-    loss = str(SEARCH[name]["first"])
-    for share in SHARES[:2]:
-        job(f"{loss}-repair-{share}", lambda share=share: ours(share, loss, True))
-    for share in (0.9, 0.7):
-        job(f"windows-{share}", lambda share=share: windows(dense, calibration, share, table))
-    for share in (0.6, 0.4):
-        job(f"deprune-{share}", lambda share=share: masked(dense, X, share))
     for share in SHARES:
         job(f"measured-repair-{share}", lambda share=share: ours(share, "measured", True))
-    for share in LATER:
-        job(f"measured-repair-{share}", lambda share=share: ours(share, "measured", True))
-        job(f"matched-{share}", lambda share=share: matched(share))
-    for share in (0.76, 0.74):
-        job(f"mirrored-repair-{share}", lambda share=share: ours(share, "measured", True, mirror=True))
-    job("joint-repair-0.74", lambda: ours(0.74, "measured", True, taps=True))
-    job("measured-0.74", lambda: ours(0.74, "measured", False))
+    for share in DISTILLED:
+        job(f"matched-{share}", lambda share=share: ours(share, "measured", True, distill=True))
+    job("mirrored-repair-0.75", lambda: ours(0.75, "measured", True, mirror=True))
+    job("measured-0.75", lambda: ours(0.75, "measured", False))
     for other in ("fisher", "layers"):
-        job(f"{other}-repair-0.74", lambda other=other: ours(0.74, other, True))
+        job(f"{other}-repair-0.75", lambda other=other: ours(0.75, other, True))
+    job("windows-0.9", lambda: windows(dense, calibration, 0.9, table))
+    job("joint-repair-0.75", lambda: ours(0.75, "measured", True, taps=True))
+    job("deprune-0.6", lambda: masked(dense, X, 0.6))
 
 
 def mirrored(X: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,13 @@ class OutputMatching:
         validate.number("learning_rate", self.learning_rate, low=0, open_ends="(")
         validate.number("held_out", self.held_out, low=0, high=1, open_ends="()")
 
+    def split(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which of ``n`` pictures are learned from, and which judge: nothing else should be fitted on these."""
+        judges = round(n * self.held_out)
+        validate.require(2 <= judges <= n - 2, "images", "hold 2 or more to learn from and 2 or more held out", n)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        return order[judges:], order[:judges]
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -103,12 +110,9 @@ def match_outputs(
         Pictures without labels, 4 or more.
     """
     images, tell, start = batch_of(images), progress or silent, time.perf_counter()
-    judges = round(len(images) * how.held_out)
-    enough = 2 <= judges <= len(images) - 2
-    validate.require(enough, "images", "hold 2 or more to learn from and 2 or more held out", len(images))
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(images), generator=generator)
-    learned, held = order[judges:], images[order[:judges]]
+    learned, judges = how.split(len(images), seed)
+    held = images[judges]
     student.eval()
     teacher.eval()
     wanted = outputs_of(teacher, held)

@@ -197,7 +197,9 @@ def prune_cnn(
     refuse_wrong(model, smaller, found, keep, example[:2])
     smaller = with_windows(smaller, placed)
     if repair is not None:
-        smaller = _repaired(model, smaller, example, found, keep, repair, seed, notes, progress)
+        # what judges a distillation is not fitted before it, or nothing would look better afterwards
+        some = example[training.split(len(example), seed)[0]] if isinstance(training, OutputMatching) else example
+        smaller = _repaired(model, smaller, some, found, keep, repair, seed, notes, progress)
     if isinstance(training, OutputMatching):
         done = match_outputs(smaller, model, example, training, seed=seed, progress=progress)
         notes.append(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from prunopt.networks.transformers.layerwise import LayerwisePruning
 
 WARM = 0.05  # of the way, in which the rate rises
+WORK = 1.2e14, 1.2e16  # multiplications of a repair by default, on a processor and on an accelerator
+MOST = 100  # steps by default
 CHECKED = 4  # windows of the calibration on which a verification measures again
 
 
@@ -47,11 +49,12 @@ class OutputRepair:
 
     Parameters
     ----------
-    minutes
-        It ends within so many, > 0.
     steps
-        And after so many steps; None: as the minutes allow. With steps that end before the minutes do, the same seed
-        gives the same weights.
+        How many, >= 1; None: as many as `WORK` multiplications allow, at most `MOST`: about ten minutes of one core for
+        a model of a hundred million parameters, on a GPU of a hundred times as many. The same seed gives the same
+        weights.
+    minutes
+        It ends within so many, > 0, wherever it is; None: after the steps alone.
     batch
         Windows in a step, >= 1.
     rate
@@ -72,8 +75,8 @@ class OutputRepair:
     .. [2] S. Muralidharan et al., "Compact language models via pruning and knowledge distillation", NeurIPS 2024.
     """
 
-    minutes: float = 10.0
     steps: int | None = None
+    minutes: float | None = None
     batch: int = 4
     rate: float = 0.001
     held_out: int = 8
@@ -82,12 +85,20 @@ class OutputRepair:
     windows: Any = None
 
     def __post_init__(self) -> None:
-        validate.number("minutes", self.minutes, low=0, open_ends="(")
+        if self.minutes is not None:
+            validate.number("minutes", self.minutes, low=0, open_ends="(")
         validate.number("rate", self.rate, low=0, open_ends="(")
         for name in ("batch", "held_out", "every", "patience"):
             validate.whole_number(name, getattr(self, name), low=1)
         if self.steps is not None:
             validate.whole_number("steps", self.steps, low=1)
+
+    def steps_for(self, model: nn.Module, tokens: int) -> int:
+        """Return how many steps a repair takes; ``tokens`` are those of a window. 0: the default leaves it out."""
+        if self.steps is not None:
+            return self.steps
+        each = 8.0 * sum(p.numel() for p in model.parameters()) * tokens * self.batch  # forward twice, backward once
+        return min(MOST, int(WORK[next(model.parameters()).device.type != "cpu"] / each))
 
     def split(self, n: int, seed: int) -> tuple[list[int], list[int]]:
         """Return which of ``n`` windows are learned from, and which judge."""
@@ -211,6 +222,7 @@ def repair_outputs(
     judge = partial(_mean, model, teacher, data, held, faster)
     before = least = judge()
     best, kept, done, since, tokens, scale = [p.detach().clone() for p in parameters], 0, 0, 0, 0, 1.0
+    steps = max(1, how.steps_for(model, int(weights.shape[1])))
     order, queue, part = torch.Generator().manual_seed(seed), list[int](), 0.0
     with torch.enable_grad(), trained(model, parameters):
         sizes = [size_of(p) for p in parameters]
@@ -231,8 +243,9 @@ def repair_outputs(
             adam.step()
             adam.zero_grad()
             done += 1
-            spent = (time.perf_counter() - start) / (60 * how.minutes)
-            part = spent if how.steps is None else max(spent, done / how.steps)
+            part = done / steps
+            if how.minutes is not None:
+                part = max(part, (time.perf_counter() - start) / (60 * how.minutes))
             if done % how.every and part < 1:
                 continue
             working = [p.detach().clone() for p in parameters]
@@ -244,7 +257,7 @@ def repair_outputs(
             else:
                 since, scale, adam = since + 1, scale * LOWER, _adam(parameters)
                 put(parameters, best)
-            tell(f"repair of outputs, step {done}: {found:.4g} on windows held out, {before:.4g} before")
+            tell(f"repair of outputs, step {done} of {steps}: {found:.4g} on windows held out, {before:.4g} before")
     put(parameters, best)
     model.train(was)
     now = output_divergence(model, dense, given)

@@ -144,7 +144,7 @@ def prune_transformer(
         same bytes. ``device``: where blocks run and their inputs' products are summed (None: where the model is).
         ``seed``: same seed, same answer. ``out``: where the result is written, with a folder for a model.
         ``repair``: ``"outputs"`` trains what stays of the whole model, once it is pruned, towards the dense model's
-        predictions, ten minutes at most, `OutputRepair` says how; ``"blocks"`` trains each block towards what the dense
+        predictions, an `OutputRepair` says how; ``"blocks"`` trains each block towards what the dense
         block puts out, see `BlockRepair`; None: not at all.
 
     Returns
