@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,23 +68,39 @@ def sources_of(
 
 def repair_named(
     repair: str | None, minutes: float | None, model: Any, tokenizer: Any, given: Sequence[str], *, length: int,
-    count: int, seed: int,
+    count: int, seed: int, method: str | None, alone: bool, fits: Callable[[], bool],
 ) -> Any:  # fmt: skip
-    """Return ``repair`` as `prune_transformer` takes it: that of outputs learns from all of the calibration text."""
-    if repair != "outputs":
+    """Return ``repair`` as `prune_transformer` takes it: that of outputs learns from all of the calibration text.
+
+    None is that of outputs, wherever it can be done within the work that it takes by default; else a note says why not.
+    """
+    if repair not in ("outputs", None):
         mend = "it says how long --repair outputs may take"
         validate.require(minutes is None, "--repair-minutes", "be left out", minutes, mend)
-        return repair
-    from prunopt.networks.transformers.output_repair import OutputRepair
+        return None if repair == "none" else repair
+    from prunopt.networks.transformers.output_repair import LEAST, OutputRepair
 
-    validate.require(not isinstance(model, Path), "--repair", "be left out for a model that is streamed", repair)
-    how = OutputRepair() if minutes is None else OutputRepair(minutes=minutes)
-    if tokenizer is None or Path(given[0]).is_dir() or Path(given[0]).suffix.lower() in (".zip", PAIRS, ARRAY):
-        return how
-    from prunopt.networks.transformers.text import learning_windows
+    how = OutputRepair(minutes=minutes)
+    if isinstance(model, Path):
+        why = "the model is streamed"
+    elif not alone:
+        why = "it runs in one process"
+    elif method == "maskllm":
+        why = "maskllm holds the weights"
+    else:
+        text = tokenizer is not None and not Path(given[0]).is_dir()
+        if text and Path(given[0]).suffix.lower() not in (".zip", PAIRS, ARRAY):
+            from prunopt.networks.transformers.text import learning_windows
 
-    windows = learning_windows(tokenizer, given, length=length, count=count, seed=seed, held_out=SCORED)
-    return replace(how, windows=windows) if len(windows) > count else how
+            windows = learning_windows(tokenizer, given, length=length, count=count, seed=seed, held_out=SCORED)
+            how = replace(how, windows=windows) if len(windows) > count else how
+        few = "fewer than 4 windows" if (count if how.windows is None else len(how.windows)) < 4 else ""
+        long = "" if how.steps_for(model, length) >= LEAST else "it would take long for a model of this size"
+        why = few or long or ("" if fits() else "it takes more memory than there is")
+    if repair is None and why:
+        note(f"the outputs are not repaired: {why}")
+        return None
+    return how
 
 
 def _texts(

@@ -140,10 +140,9 @@ def prune(
         "a layer that is solved": _layer(found, by_norms, folds),
         "a window's pass": found.window(length),
     }
-    if repair == "outputs":  # the dense model, also in bfloat16; gradients, two moments, the best so far
-        parts["repair of outputs"] = 6.5 * found.weights
-        parts["gradients"] = 4 * found.layers * found.window(length) + 4 * found.logits(length)
-    elif repair:
+    if repair == "outputs":
+        parts["repair of outputs"] = _repair(found, length)
+    elif repair not in (None, "none"):
         parts["repair of a block"] = parts["activations of a block"] / 2 + 6 * found.weights / max(found.layers, 1)
         parts["gradients"] = 2 * found.window(length)
     if method == "maskllm":
@@ -168,6 +167,17 @@ def prune(
         parts = max(parts, first, key=lambda p: sum(p.values()))
     _hold("prune", parts, mend, "torch", "transformers")
     return bool(stream)
+
+
+def _repair(found: Sizes, length: int) -> float:
+    """Bytes of the dense model, in bfloat16 too, gradients, two moments, the best weights and a window's passes."""
+    return 6.5 * found.weights + 4 * found.layers * found.window(length) + 4 * found.logits(length)
+
+
+def holds_repair(model: str, length: int) -> bool:
+    """Whether a repair of outputs, which nobody asked for, would fit beside the model that is in memory."""
+    found = model_sizes(model)
+    return found is None or _repair(found, length) + 2 * found.weights < room()[0]
 
 
 def _layer(found: Sizes, by_norms: bool, folds: bool) -> float:

@@ -113,12 +113,14 @@ def prune(
     repair: Annotated[
         str | None,
         typer.Option(
-            help="outputs: train what stays, at the end, towards the dense model's predictions on all of the "
-            "calibration's text. blocks: each block towards what the dense block puts out."
+            help="outputs: train the remaining weights, at the end, towards the dense model's predictions on all of "
+            "the calibration text. blocks: each block towards the outputs of the dense block. none. [default: outputs, "
+            "for a model in memory that is not too large for it]"
         ),
     ] = None,
     repair_minutes: Annotated[
-        float | None, typer.Option(help="How long --repair outputs may take at most. [default: 10]")
+        float | None,
+        typer.Option(help="How long --repair outputs may take at most. [default: a number of steps, not of minutes]"),
     ] = None,
     windows: Annotated[int, typer.Option(help="Calibration windows (pairs, pictures), over all sources.")] = 32,
     length: Annotated[
@@ -168,7 +170,7 @@ def prune(
     recipe = recipe_of(locals())
     from prunopt.networks.io.folders import check_target
     from prunopt.networks.transformers._hugging_face import folder_of
-    from prunopt.networks.transformers.distributed import joined_ranks
+    from prunopt.networks.transformers.distributed import joined_ranks, rank_and_size
     from prunopt.networks.transformers.families import use_family
     from prunopt.networks.transformers.pruning import prune_transformer
 
@@ -177,7 +179,7 @@ def prune(
     if several:
         budget_kinds.refuse_others(
             sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, repair=repair,
-            stream=stream, device=device,
+            repair_minutes=repair_minutes, stream=stream, device=device,
         )  # fmt: skip
         mend = "blocks come in the shapes that the budgets leave"
         validate.require(free_shapes is not False, "--one-shape", "be left out with these budgets", True, mend)
@@ -205,9 +207,10 @@ def prune(
         sources, texts = sources_of(
             network, tokenizer, calibration, length=length, count=windows, seed=seed, check=check, folder=folder
         )
-        how = repair_named(
-            repair, repair_minutes, network, tokenizer, calibration, length=length, count=windows, seed=seed
-        )
+        how = None if several else repair_named(
+            repair, repair_minutes, network, tokenizer, calibration, length=length, count=windows, seed=seed,
+            method=method, alone=rank_and_size()[1] == 1, fits=lambda: estimates.holds_repair(model, length),
+        )  # fmt: skip
         solver: Any = method
         if method == "maskllm":
             from prunopt.solvers.relaxed.maskllm import MaskLLM

@@ -63,7 +63,9 @@ def test_prune_evaluate_and_verify(place: Path, tmp_path: Path) -> None:
 
 
 def test_patterns_are_verified_with_their_errors(place: Path, tmp_path: Path) -> None:
-    status, said, errors = prune(place, tmp_path / "out", "--pattern", "2:4", "--method", "wanda", "--json")
+    status, said, errors = prune(
+        place, tmp_path / "out", "--pattern", "2:4", "--method", "wanda", "--repair", "none", "--json"
+    )
     assert status == 0, errors
     assert json.loads(said)["sparsity"] == 0.5
     words = ["--calibration", place / "text.txt", "--length", 32, "--windows", 20]
@@ -116,7 +118,17 @@ def test_stock_code_is_promised_only_where_it_loads(place: Path, tmp_path: Path)
 
 
 def test_windows_are_as_long_as_positions_reach_and_verify_reads_how_many(place: Path, tmp_path: Path) -> None:
-    words = ["--calibration", place / "text.txt", "--windows", 6, "--no-evaluate", "--out", tmp_path / "out"]
+    words = [
+        "--calibration",
+        place / "text.txt",
+        "--windows",
+        6,
+        "--no-evaluate",
+        "--out",
+        tmp_path / "out",
+        "--repair",
+        "none",
+    ]
     status, _, errors = run("prune", place / "tiny", *words)
     assert status == 0, errors
     options = json.loads((tmp_path / "out" / "prunopt.json").read_text())["options"]
@@ -188,7 +200,9 @@ def test_the_defaults_of_command_and_library_are_one(place: Path, tmp_path: Path
     assert status == 0, errors
     model, tokenizer = read_model(place / "tiny")
     windows = source_windows(tokenizer, [str(place / "text.txt")], length=32, count=20, seed=0)
-    assert json.loads(said)["options"] == prune_transformer(model, windows).options
+    options = json.loads(said)["options"]
+    assert options.pop("repair")["kind"] == "outputs"  # the command alone has all of the text at hand
+    assert options == prune_transformer(model, windows).options
     assert json.loads(said)["options"]["method"] == "wanda"
 
 
@@ -340,3 +354,29 @@ def test_several_budgets_in_one_program(place: Path, tmp_path: Path) -> None:
     assert (status, "--granularity must come with a budget" in errors) == (1, True)
     status, _, errors = prune(place, tmp_path / "other", "--budget", "memory=10")
     assert (status, "nearest feasible request: memory=" in errors) == (1, True)
+
+
+def test_the_whole_model_is_repaired_unless_told_otherwise(place: Path, tmp_path: Path) -> None:
+    status, said, errors = prune(place, tmp_path / "out", "--json")
+    assert status == 0, errors
+    found = json.loads((tmp_path / "out" / "prunopt.json").read_text())["output_repair"]
+    assert found["after"] < found["before"]
+    assert found["tokens"] > 32 * 20  # of all the text, not of the calibration's windows alone
+    assert any("repair of outputs" in text for text in json.loads(said)["notes"])
+    status, said, errors = prune(place, tmp_path / "plain", "--repair", "none", "--json")
+    assert status == 0, errors
+    assert "output_repair" not in json.loads((tmp_path / "plain" / "prunopt.json").read_text())
+    status, _, errors = prune(place, tmp_path / "short", "--repair-minutes", 0.01)
+    assert status == 0, errors
+    status, _, errors = prune(place, tmp_path / "bad", "--repair", "blocks", "--repair-minutes", 1)
+    assert status != 0
+    assert "--repair-minutes must be left out" in errors
+
+
+def test_what_is_not_repaired_is_said(place: Path, tmp_path: Path) -> None:
+    status, _, errors = prune(place, tmp_path / "out", "--stream")
+    assert status == 0, errors
+    assert "the outputs are not repaired: the model is streamed" in errors
+    status, _, errors = prune(place, tmp_path / "bad", "--stream", "--repair", "outputs")
+    assert status != 0
+    assert "repair must be left out for a model that is streamed" in errors

@@ -72,7 +72,7 @@ def test_no_evaluate_scores_nothing(place: Path, tmp_path: Path) -> None:
 
 def test_streamed_by_the_command_it_is_the_same_file(place: Path, tmp_path: Path) -> None:
     for name, how in (("whole", "--no-stream"), ("streamed", "--stream")):
-        status, said, errors = run(*words(place, tmp_path / name, how, "--json"))
+        status, said, errors = run(*words(place, tmp_path / name, how, "--repair", "none", "--json"))
         assert status == 0, errors
         assert json.loads(said)["streamed"] is (name == "streamed")
     for name in ("model.safetensors", "config.json", "tokenizer_config.json"):
@@ -183,7 +183,7 @@ def test_two_processes_give_the_model_of_one(more: list[str], place: Path, tmp_p
     import torch
     from safetensors.torch import load_file
 
-    status, _, errors = run(*words(place, tmp_path / "one", *more, "--no-evaluate"))
+    status, _, errors = run(*words(place, tmp_path / "one", *more, "--no-evaluate", "--repair", "none"))
     assert status == 0, errors
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d"]
     launcher += ["--rdzv-endpoint=127.0.0.1:0", "-m", "prunopt"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WARM = 0.05  # of the way, in which the rate rises
 WORK = 1.2e14, 1.2e16  # multiplications of a repair by default, on a processor and on an accelerator
-MOST = 100  # steps by default
+LEAST, MOST = 10, 100  # steps: of which a command repairs without being asked, and by default
 CHECKED = 4  # windows of the calibration on which a verification measures again
 
 
@@ -50,7 +50,7 @@ class OutputRepair:
     Parameters
     ----------
     steps
-        How many, >= 1; None: as many as `WORK` multiplications allow, at most `MOST`: about ten minutes of one core for
+        How many, >= 1; None: as many as `WORK` multiplications allow, from 1 to 100: about ten minutes of a core for
         a model of a hundred million parameters, on a GPU of a hundred times as many. The same seed gives the same
         weights.
     minutes
@@ -94,7 +94,7 @@ class OutputRepair:
             validate.whole_number("steps", self.steps, low=1)
 
     def steps_for(self, model: nn.Module, tokens: int) -> int:
-        """Return how many steps a repair takes; ``tokens`` are those of a window. 0: the default leaves it out."""
+        """Return how many steps a repair takes, 0 where not one is within `WORK`; ``tokens`` are those of a window."""
         if self.steps is not None:
             return self.steps
         each = 8.0 * sum(p.numel() for p in model.parameters()) * tokens * self.batch  # forward twice, backward once
