@@ -50,7 +50,7 @@ def pruned(count: int, repair: BlockRepair | None) -> tuple[nn.Module, dict[str,
 def divergences(model: nn.Module, dense: list[list[torch.Tensor]]) -> dict[str, list[float]]:
     """Return the mean divergence over the tokens of each window, by text."""
     out = {}
-    for domain, windows, known in zip(DOMAINS, model_and_tokens()[2], dense, strict=True):
+    for domain, windows, known in zip(DOMAINS, model_and_tokens()[2], dense, strict=False):
         found = []
         for window, p in zip(windows[:WINDOWS], known, strict=True):
             q = torch.log_softmax(model(window[None]).logits[0].float(), -1)

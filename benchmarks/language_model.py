@@ -4,8 +4,10 @@
 for each cell, skipping those that are there; ``python -m benchmarks.language_model table`` prints the tables from them.
 
 Calibration: random windows of WikiText-2 valid. Evaluation: windows of WikiText-2 test (the same domain) and of the
-help texts that come with Python (``pydoc_data.topics``: technical documentation, many short lines). The model's weights
-come from a 4-bit file.
+help texts that come with Python (``pydoc_data.topics``: technical documentation, many short lines), and of film reviews
+(SST-2's sentences, one after the other), on which nothing was ever chosen. The model's weights come from a 4-bit file.
+A cell ``NAME, repaired`` is NAME with its outputs repaired, on all of WikiText-2 valid but 4 windows, as the command
+does it; ``NAME@1`` has other calibration windows.
 """
 
 from __future__ import annotations
@@ -23,26 +25,35 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import cache_folder, data_folder
-from benchmarks.language_model_cells import CELLS, DOMAINS, GROUPS, TRIALS, perplexity
+from benchmarks.language_model_cells import CELLS, DOMAINS, GROUPS, REPAIRED, options_of, perplexity
 from benchmarks.results import load, store
+from prunopt.networks.transformers.output_repair import OutputRepair, repair_outputs
 from prunopt.networks.transformers.pruning import prune_transformer
 from prunopt.networks.transformers.reading import read_model
 from prunopt.networks.transformers.recipes import PruneOptions
-from prunopt.networks.transformers.text import TokenLosses, read_text, token_losses, token_windows
+from prunopt.networks.transformers.text import TokenLosses, learning_windows, read_text, token_losses, token_windows
 
 LENGTH, CALIBRATION, EVALUATION, SEED = 512, 12, 10, 0
 
 
 @cache
-def model_and_tokens() -> tuple[Any, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-    """Return the dense model, the calibration windows, and the evaluation windows of both domains."""
+def model_and_tokens() -> tuple[Any, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return the dense model, the calibration windows, and the evaluation windows of all domains."""
     from pydoc_data.topics import topics
 
     model, tokenizer = read_model("smollm2")
-    valid, test = (read_text(data_folder() / f"wikitext2_{part}.txt") for part in ("valid", "test"))
+    test = read_text(data_folder() / "wikitext2_test.txt")
     second = "\n\n".join(topics[k] for k in sorted(topics))
-    windows = token_windows(tokenizer, valid, length=LENGTH, count=CALIBRATION, seed=SEED)
-    return model, windows, tuple(token_windows(tokenizer, t, length=LENGTH, count=EVALUATION) for t in (test, second))
+    reviews = (data_folder() / "sst2_train.tsv").read_text("utf-8").splitlines()
+    third = "\n".join(line.partition("\t")[0] for line in reviews)
+    texts = (test, second, third)
+    return model, calibration(SEED), tuple(token_windows(tokenizer, t, length=LENGTH, count=EVALUATION) for t in texts)
+
+
+def calibration(seed: int) -> torch.Tensor:
+    """Return random windows of WikiText-2 valid."""
+    text = read_text(data_folder() / "wikitext2_valid.txt")
+    return token_windows(read_model("smollm2")[1], text, length=LENGTH, count=CALIBRATION, seed=seed)
 
 
 def evaluate(model: Any) -> dict[str, Any]:
@@ -53,33 +64,43 @@ def evaluate(model: Any) -> dict[str, Any]:
 
 def measure(name: str) -> dict[str, Any]:
     """Prune as a cell says, and evaluate."""
-    model, windows, _ = model_and_tokens()
+    model, seed = model_and_tokens()[0], int(name.partition("@")[2] or SEED)
+    windows = calibration(seed)
     if name == "dense":
         return {"cell": name, "evaluation": evaluate(model)}
-    asked = (CELLS | TRIALS)[name]
-    if not asked:
-        raise ValueError(f"cell {name!r} was measured with an option that was removed; choose another")
+    asked = options_of(name)
     details = {k: asked[k] for k in asked.keys() & {f.name for f in fields(PruneOptions)}}
     options = {"allocation": "uniform"} | {k: v for k, v in asked.items() if k not in details}
     start, cpu = time.perf_counter(), time.process_time()
     folder = cache_folder() / "language_model" / name.replace("/", ", ")  # of a run that is killed and started again
     resumed = folder.exists()
-    if "pattern" not in options:
+    if "pattern" not in options and options["allocation"] is not None:
         details["free_shapes"] = True  # blocks differ in these tables; `benchmarks.one_shape` measures one shape
-    result = prune_transformer(model, windows, **options, options=PruneOptions(**details), resume_dir=folder)
+    run = {"options": PruneOptions(**details), "resume_dir": folder, "seed": seed}
+    result = prune_transformer(model, windows, **options, **run)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    rows, repairs = [r.to_dict() for r in result.report], [r.to_dict() for r in result.repairs]
+    rows = [r.to_dict() for r in result.report]
     if resumed:  # what came before is known by its steps alone
-        seconds, cpu = sum(r["seconds"] for r in [*rows, *repairs]), 0.0
-    found = evaluate(result.model)
-    shutil.rmtree(folder)
-    return {
-        "cell": name, "options": result.options, "evaluation": found, "seconds": seconds, "resumed": resumed,
-        "cpu_seconds": None if resumed else cpu, "repairs": repairs,
+        seconds, cpu = sum(r["seconds"] for r in rows), 0.0
+    found: dict[str, Any] = {
+        "cell": name.replace(REPAIRED, ""), "options": result.options, "evaluation": evaluate(result.model),
+        "seconds": seconds, "resumed": resumed, "cpu_seconds": None if resumed else cpu,
         "removed": result.removed, "target": result.target, "total": result.total,
         "error": float(np.mean([r["error"] for r in rows])), "notes": list(result.notes),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
+    if REPAIRED in name:
+        store("language_model", {found["cell"]: found})  # one pruning, two cells
+        text = [str(data_folder() / "wikitext2_valid.txt")]
+        tokenizer = read_model("smollm2")[1]
+        learned = learning_windows(tokenizer, text, length=LENGTH, count=CALIBRATION, seed=seed)
+        cpu = time.process_time()
+        how = OutputRepair(windows=learned)
+        report = repair_outputs(result.model, model, windows, how, seed=seed, progress=lambda t: print(t, flush=True))
+        found |= {"cell": name, "evaluation": evaluate(result.model), "repair": report.to_dict(),
+                  "repair_cpu_seconds": time.process_time() - cpu, "seconds": seconds + report.seconds}  # fmt: skip
+    shutil.rmtree(folder)
+    return found
 
 
 def run(cells: list[str]) -> None:
@@ -110,18 +131,20 @@ def table() -> None:
     found = load("language_model")
     dense = found["dense"]
     print("Perplexity; in brackets the paired difference of ours, in nats a token ± standard error over windows.\n")
-    print("| | " + " | ".join(DOMAINS) + " | layer error | pruning, s |\n|---|---|---|---|---|")
+    print("| | " + " | ".join(DOMAINS) + " | layer error | pruning, s |\n|---|---|---|---|---|---|")
     print("| dense | " + " | ".join(f"{perplexity(dense, d):.2f}" for d in DOMAINS) + " | | |")
-    for group, (methods, _) in GROUPS.items():
-        for method in [*methods, *(t.split("/")[1] for t in TRIALS if t.startswith(f"{group}/"))]:
-            row, ours = found.get(f"{group}/{method}"), found.get(f"{group}/ours")
-            if row is None:
-                continue
+    for group in GROUPS:
+        rows = {k.partition("/")[2]: v for k, v in found.items() if k.startswith(f"{group}/")}
+        best = rows.get("ours")
+        for method, row in rows.items():
             cells = []
             for domain in DOMAINS:
+                if domain not in row["evaluation"]:
+                    cells.append("")
+                    continue
                 text = f"{perplexity(row, domain):.2f}"
-                if ours is not None and method != "ours":
-                    mean, error = paired(ours, row, domain)
+                if best is not None and method != "ours" and domain in best["evaluation"]:
+                    mean, error = paired(best, row, domain)
                     text += f" ({mean:+.3f} ± {error:.3f})"
                 cells.append(text)
             label = group.replace("2-4", "2:4")

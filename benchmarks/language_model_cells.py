@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-DOMAINS = ("WikiText-2 test", "Python help")
+DOMAINS = ("WikiText-2 test", "Python help", "film reviews")
 
 STRUCTURED: dict[str, dict[str, Any]] = {
     "magnitude": {"method": "magnitude", "refit": False},
@@ -29,7 +29,10 @@ GROUPS = {
     "30 %": (STRUCTURED, {"sparsity": 0.3, "units": ("ffn",)}),
     "50 %": (SINGLE, {"sparsity": 0.5, "pattern": "unstructured"}),
     "2-4": (SINGLE, {"sparsity": 0.5, "pattern": "2:4"}),
+    "70 %": ({}, {"sparsity": 0.7, "pattern": "unstructured"}),
 }
+REPAIRED = ", repaired"  # the model of the cell without it, its outputs repaired as the command does it
+DEFAULT: dict[str, Any] = {"method": None, "allocation": None}  # what `prunopt prune` does, in one shape
 CELLS = {f"{g}/{m}": base | options for g, (methods, base) in GROUPS.items() for m, options in methods.items()}
 TRIALS: dict[str, dict[str, Any]] = {
     "10 %/ours, no shrinkage": GROUPS["10 %"][1] | {"method": "wanda", "allocation": "log", "shrinkage": 0},
@@ -40,12 +43,21 @@ TRIALS: dict[str, dict[str, Any]] = {
     "30 %/obs-greedy": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0},
     "30 %/obs-greedy shrunk": GROUPS["30 %"][1] | {"method": "obs-greedy", "shrinkage": 0.2},
     "2-4/sparsegpt+refit, rarity 0.5": {},  # likewise
-    "30 %/ours, repaired": GROUPS["30 %"][1] | STRUCTURED["ours"] | {"repair": "blocks"},
-    "2-4/ours, repaired": GROUPS["2-4"][1] | SINGLE["ours"] | {"repair": "blocks"},
-    "50 %/ours, repaired": GROUPS["50 %"][1] | SINGLE["ours"] | {"repair": "blocks"},
-    "50 %/obc": GROUPS["50 %"][1] | {"method": "obc"},
-    "50 %/obc, repaired": GROUPS["50 %"][1] | {"method": "obc", "repair": "blocks"},
+    "20 %/default": {"sparsity": 0.2} | DEFAULT,
+    "30 %/default": {"sparsity": 0.3} | DEFAULT,
+    "50 %/default": GROUPS["50 %"][1] | DEFAULT,
+    "2-4/default": GROUPS["2-4"][1] | DEFAULT,
+    "70 %/default": GROUPS["70 %"][1] | DEFAULT,
+    "70 %/sparsegpt": GROUPS["70 %"][1] | SINGLE["sparsegpt"],
 }  # fmt: skip
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Return what a cell asks for; its seed, ``@1`` at the end, and the repair are left to the caller."""
+    found = (CELLS | TRIALS)[name.partition("@")[0].removesuffix(REPAIRED)]
+    if not found:
+        raise ValueError(f"cell {name!r} was measured with an option that was removed; choose another")
+    return dict(found)
 
 
 def perplexity(result: dict[str, Any], domain: str) -> float:
