@@ -23,7 +23,7 @@ from prunopt.networks.cnn.pruning import prune_cnn
 from prunopt.networks.cnn.repair import logits
 
 SIZES = (7500, 500, 1000)  # more to learn from than the soft masks have; the same test pictures
-SHARE, CALIBRATION, STEPS, BATCH = 0.73, 500, 930, 64  # ten epochs of the pictures that teach
+SHARE, CALIBRATION, STEPS, BATCH, RATE = 0.73, 500, 930, 64, 0.02  # ten epochs of the pictures that teach
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     about = {"share": result.used / result.total, "seconds": time.perf_counter() - start, "pictures": len(few)}
     rows["pruned, repaired"] = {**accuracies(result.model, parts), **about}
     print(rows, flush=True)
-    done = match_outputs(result.model, dense, pictures, OutputMatching(30, STEPS, BATCH, 2e-3, every=40))
+    done = match_outputs(result.model, dense, pictures, OutputMatching(30, STEPS, BATCH, RATE, every=40))
     epochs = done.steps * BATCH / (0.8 * len(pictures))
     rows["distilled"] = {
         **accuracies(result.model, parts), **about, "epochs": epochs,

@@ -44,11 +44,9 @@ class OutputMatching:
     rate
         The highest step of Adam, as a fraction of the root mean square of each tensor, for those of depthwise layers
         and batch norms differ by orders of magnitude. It rises over the first twentieth of the way and falls to 0 along
-        a cosine. After two judgments without a better one the best weights are taken up again at a third of it.
+        a cosine.
     held_out
         The share of the pictures that judges, and is not learned from.
-    patience
-        The end comes after so many judgments without a better one.
     every
         Steps between two judgments.
     varied
@@ -59,9 +57,8 @@ class OutputMatching:
     minutes: float = 10.0
     steps: int | None = None
     batch: int = 16
-    rate: float = 1e-3
+    rate: float = 3e-3
     held_out: float = 0.2
-    patience: int = 10
     every: int = 25
     varied: bool = True
 
@@ -69,7 +66,7 @@ class OutputMatching:
         validate.number("minutes", self.minutes, low=0, open_ends="(")
         if self.steps is not None:
             validate.whole_number("steps", self.steps, low=1)
-        for name in ("batch", "patience", "every"):
+        for name in ("batch", "every"):
             validate.whole_number(name, getattr(self, name), low=1)
         validate.number("rate", self.rate, low=0, open_ends="(")
         validate.number("held_out", self.held_out, low=0, high=1, open_ends="()")
@@ -125,10 +122,12 @@ def match_outputs(
     kept = copy.deepcopy(student.state_dict())
     trained = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam([{"params": [p], "unit": _size(p)} for p in trained])
-    step, since, part, rate = 0, 0, 0.0, how.rate
-    while part < 1 and since < how.patience:
+    step, part = 0, 0.0
+    while part < 1:  # a repaired network gets worse before it gets better: nothing ends this early
         for group in optimizer.param_groups:
-            group["lr"] = group["unit"] * rate * min(1.0, (part + 1e-3) / WARM) * 0.5 * (1 + math.cos(math.pi * part))
+            group["lr"] = (
+                group["unit"] * how.rate * min(1.0, (part + 1e-3) / WARM) * 0.5 * (1 + math.cos(math.pi * part))
+            )
         at = learned[torch.randint(len(learned), (min(how.batch, len(learned)),), generator=generator)]
         x = _varied(images[at], generator) if how.varied else images[at]
         loss = _loss(student, teacher, x)
@@ -140,13 +139,8 @@ def match_outputs(
         part = max(spent, step / how.steps) if how.steps is not None else spent
         if step % how.every == 0 or part >= 1:
             found = divergence_of(wanted, outputs_of(student, held))
-            since = since + 1
             if found < best:
-                best, since, kept = found, 0, copy.deepcopy(student.state_dict())
-            elif since % 2 == 0:  # the rate is too high for this network
-                student.load_state_dict(kept)
-                optimizer.state.clear()
-                rate /= 3
+                best, kept = found, copy.deepcopy(student.state_dict())
             tell(f"distillation, step {step}: divergence {found:.4g}, {before:.4g} before")
     student.load_state_dict(kept)
     return Matched(before, best, step, time.perf_counter() - start)
