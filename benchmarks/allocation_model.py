@@ -49,9 +49,7 @@ EFFORT = {
 # Swaps begin near the optimum, where differences are small: fewer trials than dsa, each on more text.
 TRIALS, SWAPPED = {"dsa": 200, "swaps": 60}, {"windows": 8, "length": 256}
 LONGER = {("sparsegpt", 0.6)}  # where dsa was ahead of the first swaps: swaps from the learned allocation as well
-FURTHER = 64  # windows of the test text, drawn again, for `--further`: 32,768 tokens
-RULES = ("uniform", "owl", "atp", "mckp", "mckp in context", "mckp, learned", "dsa")  # beside `mckp, swaps` there
-OURS = ("mckp", "mckp in context", "mckp, swaps", "mckp, learned")
+FURTHER = 24  # windows of the test text, drawn again, for `--further`
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the prior, for weights learned from trials
 TOP, JUDGES = 8, 6  # the best decisions of a search are judged on so many windows that took no part in it
 BETAS = (-0.004, 0.002, 0.004, 0.008)
@@ -333,33 +331,31 @@ def column(sparsity: float, by: str) -> None:
 
 
 def further(sparsity: float, by: str) -> None:
-    """Compare the rules of a column on eight times the text, by the bfloat16 model; paired with `mckp, swaps`.
+    """Compare the best few of a column on three times the text, by the bfloat16 model; paired with `mckp, swaps`.
 
-    Beside them means of allocations, taken to the grid: ``mean of two``, by swaps and by learned weights, and ``mean of
-    four``, with both knapsacks.
+    Beside them ``mean``: the mean of the allocations by swaps and by learned weights, taken to the grid.
     """
     from prunopt.networks.transformers.evaluators import TextEvaluator
 
     bench, cells = Bench(by, "light"), Cells(by, sparsity)
+    found = {k[8:]: v["perplexity"] for k, v in cells.data.items() if k.startswith("heldout ")}
     evaluator = TextEvaluator(bench.judge.apply, bench.further)
     first: list[float] = []
-    for label, parts in (("mean of two", ("mckp, swaps", "mckp, learned")), ("mean of four", OURS)):
-        mean = np.mean([cells.data[k]["allocation"] for k in parts], axis=0)
-        cells.get(label, lambda mean=mean: {"allocation": bench.taken(mean).tolist()})  # type: ignore[misc]
-    for name in ["mckp, swaps", "mean of two", "mean of four", *RULES]:
+    mean = np.mean([cells.data[k]["allocation"] for k in ("mckp, swaps", "mckp, learned")], axis=0)
+    cells.get("mean", lambda: {"allocation": bench.taken(mean).tolist()})
+    best = sorted(found.keys() - {"mckp, swaps"}, key=lambda k: float(found[k]))[:3]
+    for name in ["mckp, swaps", *best, *({"mckp, learned"} - set(best)), "mean"]:
 
         def more(allocation: Floats) -> dict[str, Any]:
             losses = evaluator.losses(allocation)
             return {"perplexity": losses.perplexity, "windows": losses.loss.mean(axis=1).tolist()}
 
         a = np.array(cells.data[name]["allocation"])
-        if name in ("mean of two", "mean of four", *OURS):
-            cells.get(f"judge {name}", lambda a=a: {"judged": bench.judge.loss(a)})  # type: ignore[misc]
-        held = cells.get(f"long {name}", lambda a=a: more(a))  # type: ignore[misc]
+        held = cells.get(f"further {name}", lambda a=a: more(a))  # type: ignore[misc]
         first = first or held["windows"]
         gain = np.subtract(held["windows"], first)
         error = gain.std(ddof=1) / math.sqrt(len(gain))
-        print(f"{by} {sparsity:g} {name}: {held['perplexity']:.2f}, {gain.mean():+.4f} ± {error:.4f}", flush=True)
+        print(f"{by} {sparsity:g} {name}: {held['perplexity']:.2f}, {gain.mean():+.4f} ± {error:.4f}")
 
 
 def ours(cells: dict[str, Any]) -> str | None:
