@@ -208,8 +208,10 @@ class Follower(torch.fx.Interpreter):
         if name == "to" or name == "type_as":
             return self.labels[sources[0]]
 
+        inside = sources[:1] if name == "getitem" else sources  # an index is a number, not something that has channels
+
         def value(m: torch.fx.Node) -> Any:
-            return self.labels[m] if m in sources else self.env[m]
+            return self.labels[m] if m in inside else self.env[m]
 
         args, kwargs = (torch.fx.node.map_arg(a, value) for a in (n.args, n.kwargs))
         found = self._apply(n, args, kwargs)
@@ -230,7 +232,7 @@ class Follower(torch.fx.Interpreter):
             if target is getattr:
                 return getattr(args[0], args[1])
             return target(*args, **kwargs)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError) as error:
             raise Unfollowed from error
 
     def _check_sizes(self, n: torch.fx.Node, name: str, sources: list[torch.fx.Node], before: Any, found: Any) -> None:

@@ -460,3 +460,17 @@ def joined_rows() -> Any:
         return one + two
 
     return between(run, p=c(16, 16), q=c(16, 16), r=c(16, 16))
+
+
+@entry(partly=True)
+def permuted_by_numbers() -> Any:
+    return between(lambda s, x: x[:, torch.arange(15, -1, -1)], p=c(16, 16))
+
+
+@entry(partly=True)
+def attention_over_places() -> Any:
+    def run(s: Any, x: Any) -> Any:
+        t = s.b(F.relu(s.a(x))).flatten(2).transpose(1, 2)
+        return s.f((t + s.m(t, t, t)[0]).mean(1))
+
+    return Of(run, a=c(3, 16), b=c(16, 16), m=nn.MultiheadAttention(16, 4, batch_first=True), f=head(16))
