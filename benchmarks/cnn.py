@@ -3,10 +3,12 @@
 ``python -m benchmarks.cnn prune NAME [ROW...]`` prunes (the networks are
 kept in ``$PRUNOPT_BENCH_CACHE``; a second call goes on),
 ``python -m benchmarks.cnn time NAME [ROW...]`` times what was pruned,
-``python -m benchmarks.cnn show`` prints the tables. NAME is mobilenetv2 or efficientnet-lite0.
+``python -m benchmarks.cnn show`` prints the tables. NAME is mobilenetv2 or efficientnet-lite0, or one of these with
+``-swapped`` behind it.
 
 Pictures: imagenet_even_500.zip of ``$PRUNOPT_DATA`` or ``../shared/data``; the odd ones calibrate (no labels), the even
-ones are the table's. They may be training pictures: figures are relative to the dense network, no benchmark top-1.
+ones are the table's; swapped it is the other way round, so that both together judge on all 500. They may be training
+pictures: figures are relative to the dense network, no benchmark top-1.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ PEER_RATIOS = (0.05, 0.1, 0.2, 0.3)
 WIDTHS = {"levels": 12, "round_to": 16}  # ONNX Runtime pads channels to blocks of 16 where it has AVX-512
 DISTILLED = (0.75, 0.65)  # without labels, for so many minutes of a core
 MINUTES = 10.0
-NAMES = ("mobilenetv2", "efficientnet-lite0")
+NETWORKS = ("mobilenetv2", "efficientnet-lite0")
+SWAPPED = "-swapped"
+NAMES = (*NETWORKS, *(f"{name}{SWAPPED}" for name in NETWORKS))
 # The second network got less computing time: no windows, no channels of the residual stream (of which the first
 # network's answers remove none), its ranking from 125 pictures, and first the losses that need no run of the network.
 SEARCH: dict[str, dict[str, Any]] = {
@@ -61,8 +65,14 @@ SEARCH: dict[str, dict[str, Any]] = {
 def data(name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return calibration pictures, test pictures and test labels."""
     place = Path(os.environ.get("PRUNOPT_DATA") or "../shared/data") / "imagenet_even_500.zip"
-    X, y = read_pictures(place, name)
-    return X[1::2], X[::2], y[::2]
+    X, y = read_pictures(place, network(name))
+    first = int(name.endswith(SWAPPED))
+    return X[1 - first :: 2], X[first::2], y[first::2]
+
+
+def network(name: str) -> str:
+    """Return the network's own name."""
+    return name.removesuffix(SWAPPED)
 
 
 def folder(name: str) -> Path:
@@ -103,7 +113,7 @@ def peer(model: nn.Module, ratio: float) -> nn.Module:
 def prune(name: str, only: Sequence[str] = ()) -> None:
     """Prune by every method, or for some rows, test, and keep the networks."""
     torch.set_num_threads(1)
-    dense = read_cnn(name)
+    dense = read_cnn(network(name))
     calibration, X, y = data(name)
     found = results(name)
     rows = found["rows"]
@@ -114,7 +124,7 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
         start = time.perf_counter()
         model, about = make()
         spent = time.perf_counter() - start
-        save_cnn(model, folder(name) / label, dense=name)
+        save_cnn(model, folder(name) / label, dense=network(name))
         rows[label] = {**about, "top1": top1(model, X, y), "seconds": spent,
                        "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
         keep(name, found)
@@ -124,7 +134,7 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
     for ratio in PEER_RATIOS:
         job(f"peer-{ratio}", lambda ratio=ratio: (peer(dense, ratio), {}))
         job(f"peer-bn-{ratio}", lambda ratio=ratio: (reestimated(peer(dense, ratio), calibration), {}))
-    table = LatencyTable("onnxruntime", cache_folder() / f"cnn_latency_{name}.json")
+    table = LatencyTable("onnxruntime", cache_folder() / f"cnn_latency_{network(name)}.json")
     profiles: dict[str, CnnProfile] = {}
 
     def profile(loss: str) -> CnnProfile:
@@ -132,7 +142,7 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
         if loss not in profiles and path.is_file():
             profiles[loss] = read_profile(path, dense, calibration)
         if loss not in profiles:
-            options = SEARCH[name]
+            options = SEARCH[network(name)]
             groups = channel_groups(dense, calibration[:2])
             groups = groups.only(hidden_groups(groups)) if options["hidden"] else groups
             pictures = calibration[::2] if options["hidden"] else calibration
@@ -222,7 +232,7 @@ def masked(dense: nn.Module, X: torch.Tensor, share: float) -> tuple[nn.Module, 
 def clock(name: str, labels: Sequence[str] = (), repeats: int = 31) -> None:
     """Time the networks that are kept, or some of them, in turns, on one thread, in both runtimes."""
     torch.set_num_threads(1)
-    found, dense = results(name), read_cnn(name)
+    found, dense = results(name), read_cnn(network(name))
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     models = {label: load_cnn(folder(name) / label, dense) for label in labels or found["rows"]}
     files = {label: folder(name) / f"{label}.onnx" for label in models}
@@ -233,12 +243,11 @@ def clock(name: str, labels: Sequence[str] = (), repeats: int = 31) -> None:
         "onnxruntime": lambda: {label: file_runner(file, x) for label, file in files.items()},
         "torch": lambda: {label: runner(model, x, "torch") for label, model in models.items()},
     }
-    place = found.setdefault("later", {}) if labels else found  # figures of one run are compared, never those of two
     for runtime, jobs in timed.items():
         taken = in_turns(jobs(), repeats)
         for kind, part in (("times", 0), ("processor", 1)):
             medians = {label: statistics.median(t[part] for t in rows) for label, rows in taken.items()}
-            place.setdefault(kind, {})[runtime] = medians
+            found.setdefault(kind, {})[runtime] = medians
         keep(name, found)
 
 
@@ -256,23 +265,26 @@ def in_turns(jobs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list
 
 def show() -> None:
     """Print the tables."""
-    for name in NAMES:
-        found = results(name)
-        if not found["times"]:
+    for name in NETWORKS:
+        found, other = results(name), results(f"{name}{SWAPPED}")["rows"]
+        if not found["rows"]:
             continue
-        dense = found["rows"]["dense"]["top1"]
-        print(f"\n{name}: dense top-1 {dense:.1%} of 250\n")
-        print("| network | top-1 | lost | ORT wall ms | ORT processor ms | predicted | torch processor ms |")
-        print("|---|---|---|---|---|---|---|")
+        print(f"\n{name}: dense top-1 {found['rows']['dense']['top1']:.1%} of 250\n")
+        print("| network | points lost, 250 | all 500 | ORT, processor ms | predicted | torch, processor ms |")
+        print("|---|---|---|---|---|---|")
+        times = found["times"] and found["processor"]
         for label, row in found["rows"].items():
-            cells = [f"{row['top1']:.1%}", f"{100 * (dense - row['top1']):.1f}"]
-            own = found if label in found["times"]["onnxruntime"] else found.get("later", found)
-            for kind, runtime in (("times", "onnxruntime"), ("processor", "onnxruntime"), ("processor", "torch")):
-                times = own[kind][runtime]
-                cells.append(f"{times[label]:.2f} ({times['dense'] / times[label]:.2f}x)" if label in times else "")
-            whole = own["processor"]["onnxruntime"]["dense"]
-            predicted = f"{whole * row['used'] / row['total']:.2f}" if "used" in row else ""
-            print(f"| {label} | {' | '.join([*cells[:4], predicted, cells[4]])} |")
+            lost = 100 * (found["rows"]["dense"]["top1"] - row["top1"])
+            both = ""
+            if label in other and label != "dense":
+                more = 100 * (other["dense"]["top1"] - other[label]["top1"])
+                both = f"{(lost + more) / 2:.1f}"
+            cells = [f"{lost:.1f}", both]
+            for runtime in ("onnxruntime", "torch"):
+                ms = times.get(runtime, {}) if times else {}
+                cells.append(f"{ms[label]:.2f} ({ms['dense'] / ms[label]:.2f}x)" if label in ms else "")
+            predicted = f"{row['total'] / row['used']:.2f}x" if "used" in row else ""
+            print(f"| {label} | {' | '.join([*cells[:3], predicted, cells[3]])} |")
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.cnn import NAMES, results
+from benchmarks.cnn import NETWORKS, results
 from prunopt.core.files import write_atomically
 from prunopt.plots import COLOURS
 
@@ -14,7 +14,7 @@ CURVES = {  # what a label begins with, and what the legend says
     "measured-": "knapsack, measured loss, no repair",
     "layers-repair-": "knapsack, layers' error, repair",
     "measured-repair-": "knapsack, measured loss, repair",
-    "mirrored-repair-": "  + mirror images to re-solve on",
+    "matched-": "  + distilled without labels",
     "joint-repair-": "widths and windows in one knapsack, repair",
     "windows-": "tap windows alone",
 }
@@ -27,7 +27,7 @@ def frontier(place: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    timed = [name for name in NAMES if results(name).get("processor")]
+    timed = [name for name in NETWORKS if results(name).get("processor")]
     figure, grid = plt.subplots(
         1, len(timed), figsize=(1 + 5 * len(timed), 4.2), constrained_layout=True, squeeze=False
     )
@@ -46,11 +46,8 @@ def frontier(place: Path) -> None:
                 continue
             points = sorted([*points, dense])
             ax.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=title)
-        tuned = [(times[k], 100 * r["top1"]) for k, r in rows.items() if k.endswith("-tuned") and k in times]
-        if tuned:
-            ax.plot(*zip(*tuned, strict=True), "*", color="black", markersize=11, label="measured, repair, distilled")
-        ax.axvline(dense[0] / 1.3, color="grey", linestyle=":", linewidth=1)
-        ax.text(dense[0] / 1.3, 1, " 1.3x", color="grey")
+        ax.axvline(dense[0] / 1.3, color="gray", linestyle=":", linewidth=1)
+        ax.text(dense[0] / 1.3, 1, " 1.3x", color="gray")
         ax.set(
             title=name, xlabel="processor milliseconds in ONNX Runtime, one thread", ylabel="top-1 of 250 pictures (%)"
         )

@@ -130,7 +130,7 @@ def table() -> None:
     """Print one table for each group of cells."""
     found = load("language_model")
     dense = found["dense"]
-    print("Perplexity; in brackets the paired difference of ours, in nats a token ± standard error over windows.\n")
+    print("Perplexity; in brackets the paired difference of ours, in nats per token ± standard error over windows.\n")
     print("| | " + " | ".join(DOMAINS) + " | layer error | pruning, s |\n|---|---|---|---|---|---|")
     print("| dense | " + " | ".join(f"{perplexity(dense, d):.2f}" for d in DOMAINS) + " | | |")
     for group in GROUPS:

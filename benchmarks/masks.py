@@ -389,7 +389,7 @@ def rows_of(part: str) -> dict[str, Any]:
 
 
 def difference(row: Row, to: Row) -> str:
-    """Return the paired difference of losses in nats a token, with its standard error over groups of windows."""
+    """Return the paired difference of losses in nats per token, with its standard error over groups of windows."""
     d = np.array(row["losses"]) - np.array(to["losses"])
     return f"{d.mean():+.4f} ± {d.std(ddof=1) / np.sqrt(len(d)):.4f}"
 

@@ -121,12 +121,12 @@ def run(cells: list[str]) -> None:
 
 
 def mean(found: dict[str, Any]) -> float:
-    """Return the mean loss of a text, nats a token."""
+    """Return the mean loss of a text, nats per token."""
     return float(np.mean(found["loss"]))
 
 
 def table() -> None:
-    """Print what is on file; beside each perplexity the difference to ``neurons`` in nats a token, paired by window."""
+    """Print what is on file; beside each perplexity the difference to ``neurons`` in nats per token, paired by window."""
     found = load("one_shape")
     print("| | " + " | ".join((*CHOICE, *DOMAINS)) + " | heads, width | parameters | pruning, CPU s |")
     print("|---|" + "---|" * (len(CHOICE) + len(DOMAINS) + 3))

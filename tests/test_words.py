@@ -28,6 +28,7 @@ PHRASES = {
     r"\bstands? in (for|front)\b": "replaces, is a surrogate for, lies before",
     r"\bnone claimed\b": "no bound",
     r"\b(a|an) (weight|patient|row) \d|\d(\.\d+)? (bits?|bytes?|dollars?|CAD) an? \w+": "per weight, per patient",
+    r"\bnats a token\b": "nats per token",
     r"\blevel with\b": "on par with",
     r"\bshares? out\b": "allocates",
     r"\btariffs?\b": "price list, cost list",
