@@ -141,6 +141,10 @@ def prune(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Where blocks run: cpu, cuda, cuda:1. [default: cpu]")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Number format of the result: float32, bfloat16, float16. [default: the checkpoint's]"),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of --method maskllm.")] = 2000,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed run stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
@@ -179,7 +183,7 @@ def prune(
     if several:
         budget_kinds.refuse_others(
             sparsity=sparsity, units=units, method=method, allocation=allocation, pattern=pattern, repair=repair,
-            repair_minutes=repair_minutes, stream=stream, device=device,
+            repair_minutes=repair_minutes, dtype=dtype, stream=stream, device=device,
         )  # fmt: skip
         mend = "blocks come in the shapes that the budgets leave"
         validate.require(free_shapes is not False, "--one-shape", "be left out with these budgets", True, mend)
@@ -218,8 +222,8 @@ def prune(
             tell("learning masks")
             solver = MaskLLM(steps=steps)
         options = PruneOptions(
-            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), free_shapes=free_shapes, in_place=True,
-            evaluation=texts if evaluate and rank == 0 else None,
+            refit=refit, damping=damping, shrinkage=_shrinkage(shrinkage), free_shapes=free_shapes, dtype=dtype,
+            in_place=True, evaluation=texts if evaluate and rank == 0 else None,
             progress=lambda done, of, row: tell(row.name, done, of),
         )  # fmt: skip
         result = budget_kinds.pruned(

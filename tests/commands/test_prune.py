@@ -380,3 +380,21 @@ def test_what_is_not_repaired_is_said(place: Path, tmp_path: Path) -> None:
     status, _, errors = prune(place, tmp_path / "bad", "--stream", "--repair", "outputs")
     assert status != 0
     assert "repair must be left out for a model that is streamed" in errors
+
+
+def test_the_result_comes_in_another_number_format(place: Path, tmp_path: Path) -> None:
+    status, _, errors = prune(place, tmp_path / "out", "--dtype", "bfloat16", "--repair", "none")
+    assert status == 0, errors
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    sizes = [sum(f.stat().st_size for f in (p).glob("*.safetensors")) for p in (place / "tiny", tmp_path / "out")]
+    assert sizes[1] < 0.55 * sizes[0]
+    words = ["--original", place / "tiny", "--calibration", place / "text.txt", "--length", 32, "--windows", 20]
+    status, said, errors = run("verify", tmp_path / "out", *words)
+    assert status == 0, errors
+    status, _, errors = prune(place, tmp_path / "repaired", "--dtype", "bfloat16")
+    assert status == 0, errors
+    status, said, errors = run("verify", tmp_path / "repaired", *words)
+    assert status == 0, errors
+    status, _, errors = prune(place, tmp_path / "bad", "--dtype", "int8")
+    assert status != 0
+    assert "dtype must be one of" in errors

@@ -185,7 +185,7 @@ def choose_by_model(
         place.close()
     name = min(judged, key=lambda n: judged[n])
     note = (
-        f"divergence with all alternatives in place, on {len(judges)} further windows: {judged[name]:.3f} nats per token "
+        f"divergence with all alternatives in place, on {len(judges)} other windows: {judged[name]:.3f} nats per token "
         f"(by the sum of losses {judged['sum of losses']:.3f}); {len(tried)} choices tried"
     )
     return ModelChoice(found[name], judged, len(tried), note)

@@ -35,6 +35,20 @@ def to_single(model: nn.Module) -> dict[str, torch.dtype]:
     return formats
 
 
+@torch.no_grad()
+def rounded(model: nn.Module, name: str) -> dict[str, torch.dtype]:
+    """Round what a model holds to a format, its computation left in single precision; return formats for `restore`."""
+    kind = as_dtype(name)
+    assert kind is not None
+    tensors = {n: t for n, t in _tensors(model).items() if t.is_floating_point()}
+    for tensor in tensors.values():
+        tensor.copy_(tensor.to(kind).to(tensor.dtype))
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        config.dtype = kind
+    return dict.fromkeys(tensors, kind)
+
+
 def restore(model: nn.Module, formats: dict[str, torch.dtype]) -> None:
     """Bring a model's tensors back to the formats that they had."""
     for name, tensor in _tensors(model).items():

@@ -34,7 +34,7 @@ from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.layer import Method, name_of
 from prunopt.networks.transformers.layerwise import LayerwisePruning
 from prunopt.networks.transformers.learned_masks import MaskTaskOptions, as_result, learn_masks
-from prunopt.networks.transformers.number_formats import restore, to_single
+from prunopt.networks.transformers.number_formats import restore, rounded, to_single
 from prunopt.networks.transformers.one_shape import one_shape_plan
 from prunopt.networks.transformers.output_repair import (
     OutputRepair,
@@ -249,6 +249,10 @@ def prune_transformer(
     first = distributed.rank_and_size()[0] == 0
     journal = Journal(folder, digests) if folder is not None and first else None
     before = measure(work, texts) if source is None else None
+    if options.dtype is not None:
+        mend = "its files keep their number format"
+        validate.require(source is None, "dtype", "be left out for a model that is streamed", options.dtype, mend)
+        formats = rounded(work, options.dtype)
     by_block = repair if isinstance(repair, BlockRepair) else None
     walk = LayerwisePruning(work, tokens, method, options, seed, journal, source, by_block)
     with nullcontext() if source is None or not first else written(source) as finish:
@@ -442,7 +446,9 @@ def _asked(
         "pattern": pattern if shape is None else f"{shape[0]}:{shape[1]}",
         "refit": options.refit, "damping": options.damping, "free_shapes": options.free_shapes,
         "shrinkage": options.shrinkage, "seed": int(run.get("seed", 0)),
-    } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": repair.to_dict()})  # fmt: skip
+    } | ({} if (repair := repair_of(run.get("repair"))) is None else {"repair": repair.to_dict()}) | (
+        {} if options.dtype is None else {"dtype": options.dtype}
+    )  # fmt: skip
 
 
 def _notes(

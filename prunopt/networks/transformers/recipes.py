@@ -10,6 +10,7 @@ from prunopt.core import validate
 from prunopt.core.deprecation import say, warn
 
 SHRINKAGE = 0.2  # of Hessians towards their diagonals; what serves the whole model, see benchmarks
+FORMATS = ("float32", "bfloat16", "float16")
 UNITS = ("heads", "ffn")
 ALL_UNITS = (*UNITS, "experts")
 STRUCTURED = ("wanda", "obs-swap", "obs-greedy", "slimgpt", "magnitude", "obs-branch-and-bound")
@@ -96,6 +97,8 @@ class PruneOptions:
         ``from_pretrained(folder, trust_remote_code=True)``. False: one shape in all blocks, which stock code loads; see
         `prunopt.networks.transformers.one_shape.one_shape_plan`. None: one shape, unless an allocation is given whose
         blocks differ, or the model's configuration cannot state what is asked for, which a note then says.
+    dtype
+        The number format of the result, ``"bfloat16"``, ``"float16"`` or ``"float32"``; None: that of the checkpoint.
     activations_dir
         A folder for memory-mapped activations; None: they are in memory.
     in_place
@@ -114,6 +117,7 @@ class PruneOptions:
     damping: float | None = None
     shrinkage: float | str | None = None
     free_shapes: bool | None = None
+    dtype: str | None = None
     activations_dir: str | None = None
     in_place: bool = False
     progress: Callable[[int, int, Any], Any] | None = None
@@ -125,6 +129,8 @@ class PruneOptions:
             warn(f"PruneOptions(uniform={self.uniform})", f"free_shapes={not self.uniform}")
             object.__setattr__(self, "free_shapes", not self.uniform)
             object.__setattr__(self, "uniform", None)
+        if self.dtype is not None:
+            validate.one_of("dtype", self.dtype, FORMATS)
         if self.damping is not None:
             validate.number("damping", self.damping, low=0)
         shrinkage_of(self.shrinkage, "", self.refit)

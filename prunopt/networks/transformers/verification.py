@@ -21,6 +21,7 @@ from prunopt.networks.transformers.families import Block, blocks, weight_of
 from prunopt.networks.transformers.modelling_file import check_modelling_file
 from prunopt.networks.transformers.surgery import parameters_of
 
+ROUNDING = 1e-4  # of a relative error, where the weights before were rounded to another format
 TOLERANCE = 1e-3  # relative, of errors that are sums in single precision
 
 
@@ -113,7 +114,7 @@ def _errors(manifest: dict[str, Any], original: nn.Module, pruned: nn.Module, ca
     recomputed = recomputed_outputs if whole else recomputed_repairs if repaired else recomputed_errors
     for name, error, claim in recomputed(before, after, tokens, manifest):
         worst, count = max(worst, abs(error - claim) / max(claim, 1e-12)), count + 1
-        if abs(error - claim) > TOLERANCE * max(claim, 1e-6):
+        if abs(error - claim) > TOLERANCE * max(claim, 1e-6) + (ROUNDING if manifest["options"].get("dtype") else 0):
             raise CertificateError(f"{name}: error {error:.6g}, the manifest says {claim:.6g}")
     kind, experts = (
         "divergence of the repaired outputs" if whole else "repaired blocks" if repaired else "layers",
