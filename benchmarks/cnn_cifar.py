@@ -23,7 +23,7 @@ from prunopt.networks.cnn.pruning import prune_cnn
 from prunopt.networks.cnn.repair import logits
 
 SIZES = (7500, 500, 1000)  # more to learn from than the soft masks have; the same test pictures
-SHARE, CALIBRATION, STEPS, BATCH, RATE = 0.73, 500, 930, 64, 0.02  # ten epochs of the pictures that teach
+SHARE, CALIBRATION, STEPS, BATCH, RATE = 0.73, 500, 930, 64, 2e-3  # ten epochs of the pictures that teach
 
 
 def main() -> None:

@@ -25,8 +25,6 @@ from prunopt.networks.cnn.repair import apart, divergence_of, outputs_of
 from prunopt.networks.cnn.replay import run_last
 from prunopt.networks.cnn.watching import silent
 
-WARM = 0.05  # of the way, in which the rate rises
-
 
 @dataclass(frozen=True)
 class OutputMatching:
@@ -39,14 +37,13 @@ class OutputMatching:
     steps
         At most so many steps; None: as the time allows. With steps that end before the time does, the same seed gives
         the same network.
-    batch
-        Pictures of a step.
-    rate
-        The highest step of Adam, as a fraction of the root mean square of each tensor, for those of depthwise layers
-        and batch norms differ by orders of magnitude. It rises over the first twentieth of the way and falls to 0 along
-        a cosine.
+    batch, learning_rate
+        Pictures of a step, and the rate of Adam at the start; it falls to 0 along a cosine. After two judgments without
+        a better one the best weights are taken up again at a third of the rate.
     held_out
         The share of the pictures that judges, and is not learned from.
+    patience
+        The end comes after so many judgments without a better one.
     every
         Steps between two judgments.
     varied
@@ -57,8 +54,9 @@ class OutputMatching:
     minutes: float = 10.0
     steps: int | None = None
     batch: int = 16
-    rate: float = 3e-3
+    learning_rate: float = 3e-4
     held_out: float = 0.2
+    patience: int = 10
     every: int = 25
     varied: bool = True
 
@@ -66,9 +64,9 @@ class OutputMatching:
         validate.number("minutes", self.minutes, low=0, open_ends="(")
         if self.steps is not None:
             validate.whole_number("steps", self.steps, low=1)
-        for name in ("batch", "every"):
+        for name in ("batch", "patience", "every"):
             validate.whole_number(name, getattr(self, name), low=1)
-        validate.number("rate", self.rate, low=0, open_ends="(")
+        validate.number("learning_rate", self.learning_rate, low=0, open_ends="(")
         validate.number("held_out", self.held_out, low=0, high=1, open_ends="()")
 
     def split(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,14 +118,11 @@ def match_outputs(
     wanted = outputs_of(teacher, held)
     before = best = divergence_of(wanted, outputs_of(student, held))
     kept = copy.deepcopy(student.state_dict())
-    trained = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam([{"params": [p], "unit": _size(p)} for p in trained])
-    step, part = 0, 0.0
-    while part < 1:  # a repaired network gets worse before it gets better: nothing ends this early
+    optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], how.learning_rate)
+    step, since, part, rate = 0, 0, 0.0, how.learning_rate
+    while part < 1 and since < how.patience:
         for group in optimizer.param_groups:
-            group["lr"] = (
-                group["unit"] * how.rate * min(1.0, (part + 1e-3) / WARM) * 0.5 * (1 + math.cos(math.pi * part))
-            )
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * part))
         at = learned[torch.randint(len(learned), (min(how.batch, len(learned)),), generator=generator)]
         x = _varied(images[at], generator) if how.varied else images[at]
         loss = _loss(student, teacher, x)
@@ -139,15 +134,16 @@ def match_outputs(
         part = max(spent, step / how.steps) if how.steps is not None else spent
         if step % how.every == 0 or part >= 1:
             found = divergence_of(wanted, outputs_of(student, held))
+            since = since + 1
             if found < best:
-                best, kept = found, copy.deepcopy(student.state_dict())
+                best, since, kept = found, 0, copy.deepcopy(student.state_dict())
+            elif since % 2 == 0:  # the rate is too high for this network
+                student.load_state_dict(kept)
+                optimizer.state.clear()
+                rate /= 3
             tell(f"distillation, step {step}: divergence {found:.4g}, {before:.4g} before")
     student.load_state_dict(kept)
     return Matched(before, best, step, time.perf_counter() - start)
-
-
-def _size(p: torch.Tensor) -> float:
-    return float(p.detach().square().mean().sqrt()) or 1e-3  # biases may all be 0
 
 
 def _loss(student: nn.Module, teacher: nn.Module, x: Inputs) -> torch.Tensor:

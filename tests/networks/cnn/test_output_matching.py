@@ -42,7 +42,7 @@ def test_the_student_comes_nearer_on_pictures_that_it_has_not_seen() -> None:
     new = torch.randn(40, 3, 16, 16)
     wanted = outputs_of(teacher, new)
     before = divergence(wanted, student, new)
-    done = match_outputs(student, teacher, x, OutputMatching(minutes=1, steps=60, every=10, rate=0.03))
+    done = match_outputs(student, teacher, x, OutputMatching(minutes=1, steps=60, every=10, learning_rate=3e-3))
     assert done.after < done.before
     assert divergence(wanted, student, new) < before
 
@@ -50,7 +50,9 @@ def test_the_student_comes_nearer_on_pictures_that_it_has_not_seen() -> None:
 def test_never_worse_than_before() -> None:
     teacher, student, x = pair()
     weights = {k: v.clone() for k, v in student.state_dict().items()}
-    done = match_outputs(student, teacher, x, OutputMatching(minutes=1, steps=8, every=2, rate=500.0))
+    done = match_outputs(
+        student, teacher, x, OutputMatching(minutes=1, steps=8, every=2, patience=3, learning_rate=50.0)
+    )
     assert done.after == done.before
     assert all(torch.equal(weights[k], v) for k, v in student.state_dict().items())
 
