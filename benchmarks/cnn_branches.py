@@ -24,7 +24,7 @@ from prunopt.networks.cnn.output_matching import OutputMatching, match_outputs
 from prunopt.networks.cnn.profile import Widths, profile_cnn
 from prunopt.networks.cnn.pruning import prune_cnn
 
-SHARES, CALIBRATION, BATCH, STEPS = (0.75, 0.5, 0.35), 500, 16, 100
+SHARES, CALIBRATION, BATCH, STEPS = (0.75, 0.6), 500, 16, 100
 WIDTHS = Widths(round_to=8, levels=4, loss="measured", probe=96, branches=True)
 
 
@@ -51,7 +51,7 @@ def run() -> None:
             row = {**accuracies(result.model, parts), "status": result.solution.status.name, **result.measured,
                    "loss": result.solution.objective, "profile_seconds": seconds,
                    "dropped": [g["group"] for g in result.report if g["after"] == 0]}  # fmt: skip
-            done = match_outputs(result.model, dense, pictures, OutputMatching(30, STEPS, 64, 0.02, every=25))
+            done = match_outputs(result.model, dense, pictures, OutputMatching(30, STEPS, 64, 2e-3, every=25))
             row["distilled"] = accuracies(result.model, parts) | {"divergence": [done.before, done.after]}
             rows[f"{name} {share}"] = row
             store("cnn_branches", {"about": described("torch"), "rows": rows})

@@ -17,7 +17,10 @@ from prunopt.core.arrays import Floats
 from prunopt.core.files import write_atomically
 
 LAYERS = (0, 9, 19, 29)
-MODULES = ("self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+MODULES = (
+    *(f"self_attn.{part}_proj" for part in "qkvo"),
+    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
+)
 WINDOWS = {"calibration": 64, "heldout": 32}
 LENGTH = 512
 PREFIXES = (4, 16, 32, 64)  # numbers of windows after which the sums are kept

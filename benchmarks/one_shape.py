@@ -126,7 +126,7 @@ def mean(found: dict[str, Any]) -> float:
 
 
 def table() -> None:
-    """Print what is on file; beside each perplexity the difference to ``neurons`` in nats per token, paired by window."""
+    """Print what is on file; in brackets the difference to ``neurons``, nats per token, paired by window."""
     found = load("one_shape")
     print("| | " + " | ".join((*CHOICE, *DOMAINS)) + " | heads, width | parameters | pruning, CPU s |")
     print("|---|" + "---|" * (len(CHOICE) + len(DOMAINS) + 3))
