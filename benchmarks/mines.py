@@ -26,6 +26,7 @@ import numpy as np
 from benchmarks.machine import recorded
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
+DECIMALS = 6  # of values with more, so that integers can add them up on all sides
 
 
 def precedences(nx: int, ny: int, nz: int) -> tuple[Numbers, Numbers]:
@@ -50,8 +51,8 @@ def values_of(file: str) -> Numbers:
 def minelib(file: Path) -> tuple[Numbers, int, tuple[Numbers, Numbers]]:
     """Return the values of a pit of MineLib as integers, how many decimals they had, and its precedences."""
     lines = [line.split() for line in file.read_text().splitlines() if line.strip()[:1].isdigit()]
-    decimals = max(len(value.partition(".")[2]) for _, value in lines)
-    values = np.array([int(Fraction(value) * 10**decimals) for _, value in lines])
+    decimals = min(max(len(value.partition(".")[2]) for _, value in lines), DECIMALS)
+    values = np.array([round(Fraction(value) * 10**decimals) for _, value in lines])
     rows = file.with_suffix(".prec").read_text().splitlines()
     needs = [[int(word) for word in row.split()] for row in rows if row]
     below = np.repeat([row[0] for row in needs], [row[1] for row in needs])
