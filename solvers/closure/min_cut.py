@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core.jit import ctrl_c_held
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import require
@@ -54,12 +55,16 @@ class MinCut(Solver[Closure]):
         run = Run(limits)
         supply, capacity = integer_capacities(problem)
         indptr, indices, place = arcs_merged(problem)
-        graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
-        flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
-        done, interrupted = False, False
         trees: normalized.NormalizedTrees | None = None
-        if len(problem.arcs) and not problem.n_requirements:
-            trees = normalized.NormalizedTrees(supply, problem.parent, problem.arcs, (indptr, indices, place))
+        done, interrupted = False, False
+        try:
+            with ctrl_c_held():
+                graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
+                flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
+                if len(problem.arcs) and not problem.n_requirements:
+                    trees = normalized.NormalizedTrees(supply, problem.parent, problem.arcs, (indptr, indices, place))
+        except KeyboardInterrupt:
+            interrupted = True
         ready, scans = run.seconds, SLICE if limits.seconds is None else FIRST
         # The checks of the answer read the problem about as often as the preparations did: they get as much time.
         most = math.inf if limits.seconds is None else max(limits.seconds - 2 * ready, ready + limits.seconds / 2)
@@ -70,7 +75,7 @@ class MinCut(Solver[Closure]):
             return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator) - problem.slack)
 
         try:
-            while not done and not run.out_of_time and run.seconds < most:
+            while not (done or interrupted or run.out_of_time) and run.seconds < most:
                 start = run.seconds
                 if trees is None:
                     done = kernel.advance(graph, flow, supply, capacity, scans)

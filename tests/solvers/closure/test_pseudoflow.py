@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,3 +119,18 @@ def test_stopped_among_the_trees_min_cut_states_a_valid_bound(looks: int, monkey
     assert answer.bound <= best <= answer.objective <= 0
     assert answer.status is po.Status.FEASIBLE
     assert "interrupted" in answer.message
+
+
+def test_ctrl_c_while_a_cut_is_prepared_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numba boxes named tuples by Python code; an interruption there was a segmentation fault."""
+    build = module.kernel.build_graph
+
+    def pressed(*arguments: object) -> object:
+        signal.raise_signal(signal.SIGINT)
+        return build(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module.kernel, "build_graph", pressed)
+    problem = digraph(np.random.default_rng(1), 40, 120)
+    answer = po.solve(problem, "min-cut")
+    assert "interrupted" in answer.message
+    assert answer.bound <= answer.objective <= 0
