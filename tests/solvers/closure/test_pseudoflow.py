@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import prunopt as po
 from prunopt.forms import Closure
 from prunopt.solvers.closure import _pseudoflow as normalized
+from prunopt.solvers.closure import _push_relabel as kernel
 from prunopt.solvers.closure import min_cut as module
 from prunopt.solvers.closure.min_cut import arcs_merged
 from tests.solvers.closure.test_closure_kernels import Cut, best_closures
@@ -123,13 +124,13 @@ def test_stopped_among_the_trees_min_cut_states_a_valid_bound(looks: int, monkey
 
 def test_ctrl_c_while_a_cut_is_prepared_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numba boxes named tuples by Python code; an interruption there was a segmentation fault."""
-    build = module.kernel.build_graph
+    build = kernel.build_graph
 
     def pressed(*arguments: object) -> object:
         signal.raise_signal(signal.SIGINT)
-        return build(*arguments)  # type: ignore[arg-type]
+        return build(*arguments)
 
-    monkeypatch.setattr(module.kernel, "build_graph", pressed)
+    monkeypatch.setattr(kernel, "build_graph", pressed)
     problem = digraph(np.random.default_rng(1), 40, 120)
     answer = po.solve(problem, "min-cut")
     assert "interrupted" in answer.message
