@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 import numba
@@ -44,3 +48,28 @@ def njit(function: Callable[..., R]) -> Callable[..., R]:
     """
     compiled: Any = numba.njit(cache=True, nogil=True)(function)
     return compiled  # type: ignore[no-any-return]
+
+
+@contextmanager
+def ctrl_c_held() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` after the block instead of in it.
+
+    A kernel that returns named tuples has them made by Python code, and numba does not look whether that was
+    interrupted: the process would end in a segmentation fault. Signals reach the main thread only.
+    """
+    usual = threading.current_thread() is threading.main_thread()
+    if not (usual and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+        yield
+        return
+    pressed = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt

@@ -145,6 +145,7 @@ def random_closure(rng: np.random.Generator, n_items: int, *, arcs: bool = False
 
 def closures() -> Iterator[Instance]:
     """Closures: random forests of items, general arcs, ties, free and empty ones."""
+    yield Instance("large", Closure.of([2**55, -(2**54)], arcs=[(0, 1)]), -float(2**54))
     rng = np.random.default_rng(7)
     for k in range(12):
         problem = random_closure(rng, int(rng.integers(1, 11)))
@@ -158,7 +159,6 @@ def closures() -> Iterator[Instance]:
     yield Instance("tie", tie, 0.0)
     yield Instance("free", replace(shared, penalty=Fraction(0)), -9.0)
     yield Instance("fractions", Closure.of([0.5, Fraction(1, 3)], requirements=[[0], [0]], cost=[0.75]), -1 / 12)
-    yield Instance("large", Closure.of([2**55, -(2**54)], arcs=[(0, 1)]), -float(2**54))
     yield Instance("empty", Closure.of([]), 0.0)
 
 

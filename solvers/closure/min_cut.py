@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core.jit import ctrl_c_held
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits, Run, Solver
 from prunopt.core.validate import require
 from prunopt.forms.closure.closure import INT64_SAFE, Closure, exact_sum
+from prunopt.solvers.closure import _pseudoflow as normalized
 from prunopt.solvers.closure import _push_relabel as kernel
 
 SLICE = 20_000_000  # arc scans between two looks at the clock, without a time limit
@@ -26,7 +28,9 @@ class MinCut(Solver[Closure]):
     r"""Solve a `Closure` exactly by a minimum s-t cut [1]_ [2]_.
 
     The cut separates the items that are worth what they need from the others; push-relabel finds it on the forest and
-    the bipartite layer of requirements without storing an infinite arc. Among all optima it returns the largest. The
+    the bipartite layer of requirements without storing an infinite arc. Where items need other items alone, as the
+    blocks of a mine, a pseudoflow on normalized trees [3]_ is found first, and push-relabel completes it to a cut.
+    Among all optima it returns the largest. The
     flow on the arcs, read as Lagrange multipliers, proves the optimum: the bound is recomputed from it by
     `Closure.exact_bound`, tree by tree. Numbers whose totals do not fit into 62 bits are refused, never wrapped.
 
@@ -35,6 +39,8 @@ class MinCut(Solver[Closure]):
     .. [1] J.-C. Picard, "Maximal closure of a graph and applications to combinatorial problems", Management Science 22
        (1976).
     .. [2] A. V. Goldberg, R. E. Tarjan, "A new approach to the maximum-flow problem", J. ACM 35 (1988).
+    .. [3] D. S. Hochbaum, "The pseudoflow algorithm: a new algorithm for the maximum-flow problem", Operations Research
+       56 (2008).
     """
 
     name: ClassVar[str] = "min-cut"
@@ -48,10 +54,17 @@ class MinCut(Solver[Closure]):
         """Return the largest optimal closure; stopped early, the best one seen with the bound of the preflow."""
         run = Run(limits)
         supply, capacity = integer_capacities(problem)
-        indptr, indices, of_arc = arcs_merged(problem)
-        graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
-        flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
+        indptr, indices, place = arcs_merged(problem)
+        trees: normalized.NormalizedTrees | None = None
         done, interrupted = False, False
+        try:
+            with ctrl_c_held():
+                graph = kernel.build_graph(problem.parent, indptr, indices, problem.n_requirements)
+                flow = kernel.start_flow(graph, supply, capacity, NO_GUESS, NO_GUESS, NO_GUESS, 1.0)
+                if len(problem.arcs) and not problem.n_requirements:
+                    trees = normalized.NormalizedTrees(supply, problem.parent, problem.arcs, (indptr, indices, place))
+        except KeyboardInterrupt:
+            interrupted = True
         ready, scans = run.seconds, SLICE if limits.seconds is None else FIRST
         # The checks of the answer read the problem about as often as the preparations did: they get as much time.
         most = math.inf if limits.seconds is None else max(limits.seconds - 2 * ready, ready + limits.seconds / 2)
@@ -62,18 +75,25 @@ class MinCut(Solver[Closure]):
             return float(problem.unit * Fraction(absorbed - available, problem.penalty.denominator) - problem.slack)
 
         try:
-            while not done and not run.out_of_time and run.seconds < most:
+            while not (done or interrupted or run.out_of_time) and run.seconds < most:
                 start = run.seconds
-                done = kernel.advance(graph, flow, supply, capacity, scans)
+                if trees is None:
+                    done = kernel.advance(graph, flow, supply, capacity, scans)
+                elif trees.advance(scans):
+                    trees.hand_over(place, graph, flow, supply)
+                    trees = None
                 if limits.seconds is not None:
                     scans = int(min(max(scans * LOOK / max(run.seconds - start, 1e-3), FIRST / 10), SLICE))
-                run.report(0.0, bound_of_flow())  # nothing chosen costs nothing
+                if trees is None:
+                    run.report(0.0, bound_of_flow())  # nothing chosen costs nothing
         except KeyboardInterrupt:
             interrupted = True
-        edge = flow.edge
+        if trees is not None:  # stopped: what flows by now is a preflow too
+            trees.hand_over(place, graph, flow, supply)
+        edge = flow.edge[place] if len(problem.arcs) else flow.edge
         duals: dict[str, Any] = {
-            "requirements": edge if of_arc is None else edge[~of_arc],
-            "arcs": np.zeros(0, np.int64) if of_arc is None else _in_order(problem, edge[of_arc]),
+            "requirements": edge[: problem.n_edges],
+            "arcs": edge[problem.n_edges :],
             "denominator": problem.penalty.denominator,
         }
         if not done:
@@ -116,27 +136,18 @@ def integer_capacities(problem: Closure) -> tuple[NDArray[np.int64], NDArray[np.
     return problem.profit * penalty.denominator, problem.cost * penalty.numerator
 
 
-def arcs_merged(
-    problem: Closure,
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.bool_] | None]:
+def arcs_merged(problem: Closure) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
     """Return the arcs of every item to requirements (vertex j) and to other items (vertex W + b), as one adjacency.
 
-    The third array says which entries are arcs to items; None where there are none.
+    The third array says where each arc went, those to requirements first; it is empty where there are none to items.
     """
     if not len(problem.arcs):
-        return problem.indptr, problem.indices, None
-    tail = np.concatenate([np.repeat(np.arange(problem.n_items), np.diff(problem.indptr)), problem.arcs[:, 0]])
-    head = np.concatenate([problem.indices, problem.arcs[:, 1] + problem.n_requirements]).astype(np.int32)
-    order = np.argsort(tail, kind="stable")
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(tail, minlength=problem.n_items))]).astype(np.int64)
-    return indptr, head[order], order >= problem.n_edges
-
-
-def _in_order(problem: Closure, flow: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The flow on ``problem.arcs``, from its order by tail."""
-    out = np.zeros_like(flow)
-    out[np.argsort(problem.arcs[:, 0], kind="stable")] = flow
-    return out
+        return problem.indptr, problem.indices, np.zeros(0, np.int32)
+    tail, head = problem.arcs[:, 0], problem.arcs[:, 1] + np.int32(problem.n_requirements)
+    if problem.n_edges:
+        owner = np.repeat(np.arange(problem.n_items, dtype=np.int32), np.diff(problem.indptr))
+        tail, head = np.concatenate([owner, tail]), np.concatenate([problem.indices, head])
+    return normalized.by_tail(np.ascontiguousarray(tail), np.ascontiguousarray(head), problem.n_items)
 
 
 def _repair(problem: Closure, duals: dict[str, Any]) -> NDArray[np.bool_]:

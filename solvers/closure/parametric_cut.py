@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from prunopt.core.jit import ctrl_c_held
 from prunopt.core.solution import CertificateError
 from prunopt.core.solver import Limits, Run
 from prunopt.core.validate import require
@@ -240,11 +241,12 @@ def _cut(
     supply, capacity, scale = _capacities(part, penalty)
     if scale != penalty.denominator:
         stats["rounded cuts"] += 1
-    graph = flows.build_graph(part.parent, part.indptr, part.indices, len(part.cost))
     guess = (part.guess_edge, part.guess_up, part.guess_lost)
-    flow = flows.start_flow(graph, supply, capacity, *guess, factor * scale)
     done = False
     try:
+        with ctrl_c_held():
+            graph = flows.build_graph(part.parent, part.indptr, part.indices, len(part.cost))
+            flow = flows.start_flow(graph, supply, capacity, *guess, factor * scale)
         while not done:
             if run.out_of_time:
                 return None
