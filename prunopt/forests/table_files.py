@@ -38,7 +38,7 @@ def open_table(path: str | os.PathLike[str], notes: list[str] | None = None) -> 
         notes.append("the file is no UTF-8 text and is read as Latin-1")
     if packed:
         return io.TextIOWrapper(gzip.open(path), encoding=encoding, newline="")
-    return open(path, encoding=encoding, newline="")  # noqa: SIM115: the caller closes it
+    return open(path, encoding=encoding, newline="")
 
 
 def _encoding(path: str | os.PathLike[str], packed: bool) -> str:

@@ -389,11 +389,11 @@ def test_the_result_comes_in_another_number_format(place: Path, tmp_path: Path) 
     sizes = [sum(f.stat().st_size for f in (p).glob("*.safetensors")) for p in (place / "tiny", tmp_path / "out")]
     assert sizes[1] < 0.55 * sizes[0]
     words = ["--original", place / "tiny", "--calibration", place / "text.txt", "--length", 32, "--windows", 20]
-    status, said, errors = run("verify", tmp_path / "out", *words)
+    status, _, errors = run("verify", tmp_path / "out", *words)
     assert status == 0, errors
     status, _, errors = prune(place, tmp_path / "repaired", "--dtype", "bfloat16")
     assert status == 0, errors
-    status, said, errors = run("verify", tmp_path / "repaired", *words)
+    status, _, errors = run("verify", tmp_path / "repaired", *words)
     assert status == 0, errors
     status, _, errors = prune(place, tmp_path / "bad", "--dtype", "int8")
     assert status != 0
