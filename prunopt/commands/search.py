@@ -30,7 +30,9 @@ def search(
     workers: Annotated[int, typer.Option(help="Processes; on more machines, the same command on each.")] = 1,
     launcher: Annotated[str, typer.Option(help="processes, joblib, dask, ray or submitit.")] = "processes",
     solver: Annotated[str | None, typer.Option(help="dsa-evolution, random-search, tpe, cma-es, level-swap.")] = None,
-    space: Annotated[str, typer.Option(help="expressions, vector, progression or levels.")] = "expressions",
+    space: Annotated[
+        str, typer.Option(help="levels (swaps from --start), expressions (DSA), vector or progression.")
+    ] = "levels",
     methods: Annotated[str, typer.Option(help="Allocations to compare with, by name; empty for none.")] = "all",
     start: Annotated[str, typer.Option(help="For --space levels: the method to begin with.")] = "mckp",
     windows: Annotated[int, typer.Option(help="Windows to calibrate on, and as many to evaluate on.")] = 8,

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from prunopt.core.arrays import Floats
+from prunopt.forms.blackbox import BlackBox
+from prunopt.solvers.blackbox._trials import losses
+from prunopt.solvers.blackbox.random_search import TRIES, fresh
 
 NOISE = 1e-2  # of the losses' variance: rounding, and what the kernel cannot follow
 WORST = 1.0  # standard deviations above the median that losses are cut at; what is bad need not be modeled
+
+
+def screened(
+    box: BlackBox, study: Any, known: set[str], draw: Callable[[], dict[str, Any]], count: int
+) -> dict[str, Any]:
+    """Return the most promising of ``count`` fresh points; the first where decisions are not numbers."""
+    points = [fresh(box, known, draw)]
+    rows = losses(study) if count > 1 else []
+    first = box.decode(points[0])
+    if not rows or first is None or as_rows([first]) is None or box.key(first) in known:
+        return points[0]
+    decisions, seen = [first], {box.key(first)}
+    for _ in range(TRIES * count):
+        if len(points) == count:
+            break
+        point = draw()
+        decision = box.decode(point)
+        if decision is None or (key := box.key(decision)) in seen or key in known:
+            continue
+        points.append(point)
+        decisions.append(decision)
+        seen.add(key)
+    past = as_rows([box.decode(point) for _, point, _ in rows])
+    here = as_rows(decisions)
+    if past is None or here is None or past.shape[1] != here.shape[1]:
+        return points[0]
+    return points[most_promising(past, np.array([loss for loss, _, _ in rows]), here)]
 
 
 def as_rows(decisions: Sequence[Any]) -> Floats | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from prunopt.core.validate import number, whole_number
 from prunopt.forms.blackbox import BlackBox, Gene
-from prunopt.solvers.blackbox._screening import as_rows, most_promising
+from prunopt.solvers.blackbox._screening import screened
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import known_keys, losses
-from prunopt.solvers.blackbox.random_search import TRIES, fresh, proposing, random_point
+from prunopt.solvers.blackbox.random_search import fresh, proposing, random_point
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class DsaEvolution(SearchSolver):
                     return random_point(box, rng)
                 return self.offspring(box, parents, rng)
 
-            return self.screened(box, study, known, draw)
+            return screened(box, study, known, draw, self.screen)
 
         return proposing(box, propose)
 
@@ -108,30 +108,6 @@ class DsaEvolution(SearchSolver):
             if len(found) == self.elites:
                 break
         return found
-
-    def screened(self, box: BlackBox, study: Any, known: set[str], draw: Callable[[], Any]) -> dict[str, Any]:
-        """Return the most promising of ``screen`` fresh points; the first where decisions are not numbers."""
-        points = [fresh(box, known, draw)]
-        rows = losses(study) if self.screen > 1 else []
-        first = box.decode(points[0])
-        if not rows or first is None or as_rows([first]) is None or box.key(first) in known:
-            return points[0]
-        decisions, seen = [first], {box.key(first)}
-        for _ in range(TRIES * self.screen):
-            if len(points) == self.screen:
-                break
-            point = draw()
-            decision = box.decode(point)
-            if decision is None or (key := box.key(decision)) in seen or key in known:
-                continue
-            points.append(point)
-            decisions.append(decision)
-            seen.add(key)
-        past = as_rows([box.decode(point) for _, point, _ in rows])
-        here = as_rows(decisions)
-        if past is None or here is None or past.shape[1] != here.shape[1]:
-            return points[0]
-        return dict(points[most_promising(past, np.array([loss for loss, _, _ in rows]), here)])
 
     def offspring(self, box: BlackBox, parents: list[Any], rng: np.random.Generator) -> dict[str, Any]:
         """Return a child of the parents, which come best first."""

@@ -10,9 +10,10 @@ import numpy as np
 from prunopt.core.arrays import Ints
 from prunopt.core.validate import whole_number
 from prunopt.forms.blackbox import LevelSearch
+from prunopt.solvers.blackbox._screening import screened
 from prunopt.solvers.blackbox._search_solver import SearchSolver
 from prunopt.solvers.blackbox._trials import known_keys, losses
-from prunopt.solvers.blackbox.random_search import fresh, proposing
+from prunopt.solvers.blackbox.random_search import proposing
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LevelSwap(SearchSolver):
     ----------
     swaps
         Most swaps in one trial; their number is drawn so that small ones are the most frequent.
+    screen
+        Choices bred for one that is evaluated, >= 1. The default follows the publication, which screens none.
 
     References
     ----------
@@ -42,9 +45,11 @@ class LevelSwap(SearchSolver):
     reference: ClassVar[str] = "Sieberling et al. (EvoPress), ICML 2025"
 
     swaps: int = 3
+    screen: int = 1
 
     def __post_init__(self) -> None:
         whole_number("swaps", self.swaps, low=1)
+        whole_number("screen", self.screen, low=1)
 
     def sampler(self, box: Any, study: Any, seed: int, index: int) -> Any:
         """Return a sampler that swaps levels of the best choice so far."""
@@ -55,7 +60,7 @@ class LevelSwap(SearchSolver):
             if not done:
                 return named(box.start)
             best = np.array([done[0][1][g.name] for g in box.genes], np.int64)
-            return fresh(box, known_keys(study), lambda: named(self.swapped(box, best, rng)), tries=60)
+            return screened(box, study, known_keys(study), lambda: named(self.swapped(box, best, rng)), self.screen)
 
         return proposing(box, propose)
 

@@ -49,31 +49,47 @@ def target_of(best: Best) -> float:
 
 
 @njit
+def priced(loss: Floats, cost: Floats, g: int, k: int, multipliers: Floats) -> float:
+    """Return loss + multipliers * cost of an option."""
+    value = loss[g, k]
+    for r in range(len(multipliers)):
+        value += multipliers[r] * cost[g, k, r]
+    return float(value)
+
+
+@njit
 def cheapest(program: Program, alive: Bools, multipliers: Floats, pick: Ints, ahead: Floats) -> float:
     """Write the choice of least loss + multipliers * cost to ``pick``, and return what it comes to; inf for none."""
-    groups, levels, n = len(program.loss), program.n_levels, len(multipliers)
-    own, via = np.empty(groups, np.int64), np.full(groups + 1, -1, np.int64)
+    loss, cost, first, last = program.loss, program.cost, program.first, program.last
+    groups, levels = len(loss), program.n_levels
     ahead[0] = 0.0
+    if not len(first):  # groups by themselves: no path to look for
+        for g in range(groups):
+            least = np.inf
+            for j in range(levels):
+                if alive[g, j]:
+                    value = priced(loss, cost, g, j, multipliers)
+                    if value < least:
+                        least, pick[g] = value, j
+            ahead[g + 1] = ahead[g] + least
+        return float(ahead[groups])
+    own, via = np.empty(groups, np.int64), np.full(groups + 1, -1, np.int64)
     ahead[1:] = np.inf
     for g in range(groups):
         least, at = np.inf, -1
         for j in range(levels):
             if alive[g, j]:
-                value = program.loss[g, j]
-                for r in range(n):
-                    value += multipliers[r] * program.cost[g, j, r]
+                value = priced(loss, cost, g, j, multipliers)
                 if value < least:
                     least, at = value, j
         own[g] = at
         if ahead[g] + least < ahead[g + 1]:
             ahead[g + 1], via[g + 1] = ahead[g] + least, -1
-        for s in range(len(program.first)):
+        for s in range(len(first)):
             k = levels + s
-            if program.first[s] == g and alive[g, k]:
-                value = program.loss[g, k]
-                for r in range(n):
-                    value += multipliers[r] * program.cost[g, k, r]
-                end = program.last[s] + 1
+            if first[s] == g and alive[g, k]:
+                value = priced(loss, cost, g, k, multipliers)
+                end = last[s] + 1
                 if ahead[g] + value < ahead[end]:
                     ahead[end], via[end] = ahead[g] + value, s
     if ahead[groups] == np.inf:
@@ -85,26 +101,27 @@ def cheapest(program: Program, alive: Bools, multipliers: Floats, pick: Ints, ah
             pick[g - 1] = own[g - 1]
             g -= 1
         else:
-            for h in range(program.first[s], g):
+            for h in range(first[s], g):
                 pick[h] = levels + s
-            g = program.first[s]
+            g = first[s]
     return float(ahead[groups])
 
 
 @njit
 def slack_of(program: Program, alive: Bools, multipliers: Floats) -> float:
     """Return by how much rounding may raise a bound, generously."""
-    groups, columns, n = program.cost.shape
+    cost, limit = program.cost, program.limit
+    groups, columns, n = cost.shape
     total = program.unit
     for r in range(n):
-        total += multipliers[r] * program.limit[r]
+        total += multipliers[r] * limit[r]
     for g in range(groups):
         most = 0.0
         for k in range(columns):
             if alive[g, k]:
                 value = 0.0
                 for r in range(n):
-                    value += multipliers[r] * program.cost[g, k, r]
+                    value += multipliers[r] * cost[g, k, r]
                 most = max(most, value)
         total += most
     return float((groups + 8) * ROUNDING * total)
@@ -113,36 +130,38 @@ def slack_of(program: Program, alive: Bools, multipliers: Floats) -> float:
 @njit
 def reduce(program: Program, alive: Bools, multipliers: Floats, target: float) -> bool:
     """Take out the options with which the bound reaches ``target``; return whether a choice is left."""
-    groups, columns, n = program.cost.shape
+    loss, cost, limit, first, last = program.loss, program.cost, program.limit, program.first, program.last
+    groups, columns, n = cost.shape
     levels = program.n_levels
     fixed = 0.0
     for r in range(n):
-        fixed += multipliers[r] * program.limit[r]
+        fixed += multipliers[r] * limit[r]
     edge = target + fixed + slack_of(program, alive, multipliers)
-    ahead, behind, value = np.empty(groups + 1), np.empty(groups + 1), np.full((groups, columns), np.inf)
-    pick = np.empty(groups, np.int64)
-    cheapest(program, alive, multipliers, pick, ahead)
-    behind[groups] = 0.0
-    for g in range(groups - 1, -1, -1):
-        least = np.inf
+    ahead, behind, value = np.full(groups + 1, np.inf), np.empty(groups + 1), np.empty((groups, columns))
+    single = np.full(groups, np.inf)
+    ahead[0], behind[groups] = 0.0, 0.0
+    for g in range(groups):
         for k in range(columns):
             if alive[g, k]:
-                total = program.loss[g, k]
-                for r in range(n):
-                    total += multipliers[r] * program.cost[g, k, r]
-                value[g, k] = total
+                value[g, k] = priced(loss, cost, g, k, multipliers)
                 if k < levels:
-                    least = min(least, total)
-        behind[g] = behind[g + 1] + least
-        for s in range(len(program.first)):
-            if program.first[s] == g and alive[g, levels + s]:
-                behind[g] = min(behind[g], value[g, levels + s] + behind[program.last[s] + 1])
+                    single[g] = min(single[g], value[g, k])
+        ahead[g + 1] = min(ahead[g + 1], ahead[g] + single[g])
+        for s in range(len(first)):
+            if first[s] == g and alive[g, levels + s]:
+                end = last[s] + 1
+                ahead[end] = min(ahead[end], ahead[g] + value[g, levels + s])
+    for g in range(groups - 1, -1, -1):
+        behind[g] = behind[g + 1] + single[g]
+        for s in range(len(first)):
+            if first[s] == g and alive[g, levels + s]:
+                behind[g] = min(behind[g], value[g, levels + s] + behind[last[s] + 1])
     for g in range(groups):
         for k in range(levels):
             if alive[g, k] and ahead[g] + value[g, k] + behind[g + 1] >= edge:
                 alive[g, k] = False
-    for s in range(len(program.first)):
-        a, b, k = program.first[s], program.last[s], levels + s
+    for s in range(len(first)):
+        a, b, k = first[s], last[s], levels + s
         if alive[a, k] and ahead[a] + value[a, k] + behind[b + 1] >= edge:
             alive[a, k] = False
     return whole_spans(program, alive)
@@ -158,8 +177,27 @@ def whole_spans(program: Program, alive: Bools) -> bool:
         if not held:
             for g in range(program.first[s], program.last[s] + 1):
                 alive[g, k] = False
-    for g in range(len(alive)):  # noqa: SIM110  numba compiles loops
-        if not alive[g].any():
+    groups, columns = alive.shape
+    for g in range(groups):
+        held = False
+        for k in range(columns):
+            if alive[g, k]:
+                held = True
+                break
+        if not held:
+            return False
+    return True
+
+
+@njit
+def single_choice(alive: Bools) -> bool:
+    """Return whether every group has one option left."""
+    groups, columns = alive.shape
+    for g in range(groups):
+        count = 0
+        for k in range(columns):
+            count += 1 if alive[g, k] else 0
+        if count != 1:
             return False
     return True
 
@@ -167,19 +205,20 @@ def whole_spans(program: Program, alive: Bools) -> bool:
 @njit
 def objective(program: Program, choice: Ints) -> float:
     """Return the loss of a choice, with what it is over the limits; infinite where that is forbidden."""
+    loss, cost, whole, whole_limit = program.loss, program.cost, program.whole, program.whole_limit
     total, n = 0.0, len(program.limit)
     for g in range(len(choice)):
-        total += program.loss[g, choice[g]]
+        total += loss[g, choice[g]]
     for r in range(n):
         used = 0
         for g in range(len(choice)):
-            used += program.whole[g, choice[g], r]
-        if used > program.whole_limit[r]:
+            used += whole[g, choice[g], r]
+        if used > whole_limit[r]:
             if program.most[r] == np.inf:
                 return np.inf
             over = 0.0
             for g in range(len(choice)):
-                over += program.cost[g, choice[g], r]
+                over += cost[g, choice[g], r]
             total += program.most[r] * max(over - program.limit[r], 1e-15)
     return total
 

@@ -31,12 +31,13 @@ def relax(
     cheapest one at the duals, whose value is the Lagrangian bound. At the end ``columns`` (R + 1, G) holds the choices
     of the basis, ``weight`` theirs (0 for other columns). Every choice met is offered as an answer.
     """
-    groups, n = len(program.loss), len(program.limit)
+    limit, most, pool = program.limit, program.most, best.pool
+    groups, n = len(program.loss), len(limit)
     m = n + 1
     pick, ahead, lam = np.empty(groups, np.int64), np.empty(groups + 1), start.copy()
     fixed = 0.0
     for r in range(n):
-        fixed += lam[r] * program.limit[r]
+        fixed += lam[r] * limit[r]
     bound = cheapest(program, alive, lam, pick, ahead)
     if bound == np.inf:
         out[:] = lam
@@ -45,16 +46,23 @@ def relax(
     out[:] = lam
     _remember(program, pick, best, counts)
     target = target_of(best)
-    if bound - slack_of(program, alive, lam) >= target:
+    if bound >= target and bound - slack_of(program, alive, lam) >= target:
         return bound
-    legal = np.zeros(POOL, np.bool_)
+    legal, column = np.zeros(POOL, np.bool_), np.empty(m)
     spent, lost = np.empty((POOL, n)), np.empty(POOL)
     for c in range(min(counts[3], POOL)):
-        legal[c] = _allowed(alive, best.pool[c])
-        if legal[c]:
-            lost[c] = _column(program, best.pool[c], spent[c])
+        held = True
+        for g in range(groups):  # in place: a call with views of rows takes several times as long
+            if not alive[g, pool[c, g]]:
+                held = False
+                break
+        legal[c] = held
+        if held:
+            lost[c] = _column(program, pool[c], column)
+            for r in range(n):
+                spent[c, r] = column[r]
     inverse, price, amount = np.eye(m), np.zeros(m), np.full(m, 1e-10)
-    kind, column, direction = np.zeros(m, np.int64), np.empty(m), np.empty(m)
+    kind, direction = np.zeros(m, np.int64), np.empty(m)
     for r in range(n):
         amount[r] *= 1.0 + 0.37 * r
     amount[n] = 1.0
@@ -72,8 +80,8 @@ def relax(
                 worst, cost, what, enters = -dual[r], 0.0, 0, True
                 column[:] = 0.0
                 column[r] = 1.0
-            if program.most[r] < np.inf and program.most[r] + dual[r] < worst:  # a unit beyond the limit
-                worst, cost, what, enters = program.most[r] + dual[r], program.most[r], 0, True
+            if most[r] < np.inf and most[r] + dual[r] < worst:  # a unit beyond the limit
+                worst, cost, what, enters = most[r] + dual[r], most[r], 0, True
                 column[:] = 0.0
                 column[r] = -1.0
         chosen = -1
@@ -87,19 +95,21 @@ def relax(
                         worst, chosen, enters, what = value, c, True, 1
             if chosen >= 0:
                 cost = lost[chosen]
-                column[:n] = spent[chosen]
+                for r in range(n):
+                    column[r] = spent[chosen, r]
                 column[n] = 1.0
-                pick[:] = best.pool[chosen]
+                for g in range(groups):
+                    pick[g] = pool[chosen, g]
         if not enters:
             for r in range(n):
-                lam[r] = min(max(0.0, -dual[r]), program.most[r])
+                lam[r] = min(max(0.0, -dual[r]), most[r])
             value = cheapest(program, alive, lam, pick, ahead)
             for r in range(n):
-                value -= lam[r] * program.limit[r]
+                value -= lam[r] * limit[r]
             if value > bound:
                 bound = value
                 out[:] = lam
-                if bound - slack_of(program, alive, lam) >= target:
+                if bound >= target and bound - slack_of(program, alive, lam) >= target:
                     break
             if value - dual[n] >= worst:
                 break
@@ -107,7 +117,9 @@ def relax(
                 target = target_of(best)
             cost, what = _column(program, pick, column), 1
             c = (counts[3] - 1) % POOL
-            spent[c], lost[c], legal[c] = column[:n], cost, True
+            lost[c], legal[c] = cost, True
+            for r in range(n):
+                spent[c, r] = column[r]
             column[n] = 1.0
         row, ratio = -1, np.inf
         for i in range(m):
@@ -123,39 +135,36 @@ def relax(
                 amount[i] = max(0.0, amount[i] - ratio * direction[i])
         amount[row], price[row], kind[row] = ratio, cost, what
         if what == 1:
-            columns[row] = pick
-        inverse[row] /= direction[row]
-        for i in range(m):
-            if i != row:
-                inverse[i] -= direction[i] * inverse[row]
+            for g in range(groups):
+                columns[row, g] = pick[g]
+        for k in range(m):
+            inverse[row, k] /= direction[row]
+            for i in range(m):
+                if i != row:
+                    inverse[i, k] -= direction[i] * inverse[row, k]
     for i in range(m):
         weight[i] = amount[i] if kind[i] == 1 else 0.0
     return bound
 
 
 @njit
-def _allowed(alive: Bools, choice: Ints) -> bool:
-    for g in range(len(choice)):  # noqa: SIM110  numba compiles loops
-        if not alive[g, choice[g]]:
-            return False
-    return True
-
-
-@njit
 def _column(program: Program, choice: Ints, out: Floats) -> float:
     """Write by how much a choice is over each limit; return what it loses."""
-    lost, n = 0.0, len(program.limit)
+    loss, cost, limit = program.loss, program.cost, program.limit
+    lost, n = 0.0, len(limit)
     for r in range(n):
-        out[r] = -program.limit[r]
+        out[r] = -limit[r]
     for g in range(len(choice)):
-        lost += program.loss[g, choice[g]]
+        lost += loss[g, choice[g]]
         for r in range(n):
-            out[r] += program.cost[g, choice[g], r]
+            out[r] += cost[g, choice[g], r]
     return lost
 
 
 @njit
 def _remember(program: Program, choice: Ints, best: Best, counts: Ints) -> bool:
-    best.pool[counts[3] % POOL] = choice
+    pool, row = best.pool, counts[3] % POOL
+    for g in range(len(choice)):
+        pool[row, g] = choice[g]
     counts[3] += 1
     return offer(program, choice, best)

@@ -8,7 +8,16 @@ import numpy as np
 
 from prunopt.core.arrays import Bools, Floats, Ints
 from prunopt.core.jit import njit
-from prunopt.solvers.knapsack._choice_nodes import Best, Program, objective, reduce, slack_of, target_of, whole_spans
+from prunopt.solvers.knapsack._choice_nodes import (
+    Best,
+    Program,
+    objective,
+    reduce,
+    single_choice,
+    slack_of,
+    target_of,
+    whole_spans,
+)
 from prunopt.solvers.knapsack._choice_relaxation import relax
 
 DONE, MORE, FULL = 0, 1, 2
@@ -73,12 +82,10 @@ def make(program: Program, tree: Tree, best: Best, parent: int, second: bool, al
         tree.bound[node] = np.inf
         tree.penalties[node] = start
         return -1
-    single = True
-    for g in range(len(alive)):
-        single = single and alive[g].sum() == 1
+    single = single_choice(alive)
     bound = relax(program, alive, start, best, tree.counts, columns, weight, tree.penalties[node])
     tree.bound[node], target = bound, target_of(best)
-    if bound - slack_of(program, alive, tree.penalties[node]) >= target:
+    if bound >= target and bound - slack_of(program, alive, tree.penalties[node]) >= target:
         return -1
     if not reduce(program, alive, tree.penalties[node], target):
         return -1
@@ -98,19 +105,20 @@ def make(program: Program, tree: Tree, best: Best, parent: int, second: bool, al
 @njit
 def _split(program: Program, tree: Tree, node: int, alive: Bools, columns: Ints, weight: Floats) -> bool:
     """Choose the group to split and the options of its first part; False where there is one choice only."""
-    groups, width = len(program.loss), len(program.loss[0])
+    loss, cost, limit, unit, n_levels = program.loss, program.cost, program.limit, program.unit, program.n_levels
+    groups, width = len(loss), len(loss[0])
     best, at, middle, span = 0.0, -1, 0.0, -1
     for g in range(groups):
         low, high, mean, total, spanned = np.inf, -np.inf, 0.0, 0.0, -1
         for i in range(len(weight)):
             k = columns[i, g]
             if weight[i] > 1e-9 and alive[g, k]:
-                value = program.loss[g, k]
-                for r in range(len(program.limit)):  # losses alike: costs tell them apart
-                    value += 1e-3 * program.unit * program.cost[g, k, r] / groups
+                value = loss[g, k]
+                for r in range(len(limit)):  # losses alike: costs tell them apart
+                    value += 1e-3 * unit * cost[g, k, r] / groups
                 low, high, total = min(low, value), max(high, value), total + weight[i]
                 mean += weight[i] * value
-                if k >= program.n_levels and alive[g].sum() > 1:
+                if k >= n_levels and alive[g].sum() > 1:
                     spanned = k
         if total > 0 and high > low:
             mean /= total
@@ -122,8 +130,11 @@ def _split(program: Program, tree: Tree, node: int, alive: Bools, columns: Ints,
     if at < 0:
         most = 1
         for g in range(groups):
-            if alive[g].sum() > most:
-                most, at = alive[g].sum(), g
+            count = 0
+            for k in range(width):
+                count += 1 if alive[g, k] else 0
+            if count > most:
+                most, at = count, g
         if at < 0:
             return False
         for k in range(width):
@@ -133,10 +144,10 @@ def _split(program: Program, tree: Tree, node: int, alive: Bools, columns: Ints,
     elif span >= 0:
         levels[span] = True
     else:
-        for k in range(program.n_levels):
-            value = program.loss[at, k]
-            for r in range(len(program.limit)):
-                value += 1e-3 * program.unit * program.cost[at, k, r] / groups
+        for k in range(n_levels):
+            value = loss[at, k]
+            for r in range(len(limit)):
+                value += 1e-3 * unit * cost[at, k, r] / groups
             levels[k] = value <= middle
     tree.group[node] = at
     both = 0

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.problems.allocation.registry import ALLOCATION_RULES, BOUNDS, allocation_rule
 
 NAMES = tuple(ALLOCATION_RULES)
+SWAPS = "swaps"  # mckp, then swaps of levels on the model's own loss
+TRIALS, TOP = 60, 8
+SEARCHED, JUDGED = 4, 6  # windows of the calibration
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,11 @@ class LoadedModel:
         How many of its windows an evaluation runs through.
     """
 
-    def __init__(self, model: Any, calibration: Any, *, windows: int = 4) -> None:
+    def __init__(self, model: Any, calibration: Any, *, windows: int = SEARCHED) -> None:
         from prunopt.networks.transformers.calibration import as_calibration
         from prunopt.networks.transformers.evaluators import SparsityMasks, TextEvaluator
 
-        self._calibration = as_calibration(calibration)
+        self._calibration, self._used = as_calibration(calibration), windows
         self.masks = SparsityMasks(model, self._calibration)
         self._text = TextEvaluator(self.masks, self._calibration.windows[:windows], measure="kl")
         self.sizes: Floats = np.array(self.masks.block_sizes, np.float64)
@@ -131,6 +135,30 @@ class LoadedModel:
     def loss(self, allocation: Any, *, fidelity: float = 1.0) -> float:
         """Return the divergence from the dense model, in nats per token."""
         return float(self._text.loss(allocation, fidelity=fidelity))
+
+    def judge(self, windows: int = JUDGED) -> Any:
+        """Return the same divergence on windows of the calibration that `loss` does not see."""
+        from prunopt.networks.transformers.evaluators import TextEvaluator
+
+        others = self._calibration.windows[self._used : self._used + windows]
+        must, mend = f"have more than {self._used} windows to judge a search", "pass more --windows"
+        validate.require(len(others), "calibration", must, validate.Shown(str(len(self._calibration.windows))), mend)
+        return TextEvaluator(self.masks, others, measure="kl")
+
+
+def swapped_allocation(model: LoadedModel, sparsity: float, *, bounds: Any = BOUNDS) -> Floats:
+    """Return the allocation of mckp, improved by swaps of levels on the model's divergence from the dense one.
+
+    `TRIALS` trials of `LevelSwap` from there; the best `TOP` of them and the start are judged on other windows.
+    """
+    from prunopt.problems.allocation.allocation_search import AllocationSearch
+    from prunopt.study.run import search
+
+    judge = model.judge()
+    start = named_allocation("mckp", model, sparsity, bounds=bounds)
+    task = AllocationSearch(model, model.sizes, sparsity, "levels", bounds=bounds, start=start, fidelities=(0.5, 1.0))
+    found = search(task, trials=TRIALS, solver="level-swap").chosen(judge, TOP)
+    return start if judge.loss(start) < found.attributes["judged"] else np.asarray(found.decision, np.float64)
 
 
 def named_allocation(name: str, evaluator: Any, sparsity: float, *, bounds: Any = BOUNDS) -> Floats:

@@ -44,7 +44,7 @@ class SearchOptions:
     trials: int = 200
     workers: int = 1
     solver: str | None = None
-    space: str = "expressions"
+    space: str = "levels"
     start: str = "mckp"
     fidelity: float = 0.5
     repair: bool = False

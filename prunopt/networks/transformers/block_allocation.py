@@ -16,7 +16,7 @@ from prunopt.api import solve
 from prunopt.core import validate
 from prunopt.core.arrays import Floats
 from prunopt.core.files import read_json
-from prunopt.networks.transformers.allocation import NAMES, LoadedModel, named_allocation
+from prunopt.networks.transformers.allocation import NAMES, SWAPS, LoadedModel, named_allocation, swapped_allocation
 from prunopt.networks.transformers.calibration import Calibration
 from prunopt.networks.transformers.families import blocks
 from prunopt.networks.transformers.sensitivity import best_sparsities, neuron_sensitivity
@@ -39,11 +39,12 @@ def read_allocation(path: str | os.PathLike[str]) -> list[float]:
 
 def resolved(allocation: Allocation) -> Any:
     """Return the name of a rule, numbers or a callable; a path is read."""
-    named = isinstance(allocation, str) and allocation in NAMES
+    names = (*NAMES, SWAPS)
+    named = isinstance(allocation, str) and allocation in names
     if isinstance(allocation, str | os.PathLike) and not named and Path(allocation).is_file():
         return read_allocation(allocation)
     if isinstance(allocation, str | os.PathLike):
-        return validate.one_of("allocation", allocation, NAMES, "or pass a JSON file with the sparsity of each block")
+        return validate.one_of("allocation", allocation, names, "or pass a JSON file with the sparsity of each block")
     return allocation if callable(allocation) else np.asarray(allocation, np.float64)
 
 
@@ -75,6 +76,9 @@ def block_sparsities(
     if isinstance(allocation, str):
         if allocation == "uniform":
             return np.full(len(found), sparsity), ()
+        if allocation == SWAPS:
+            validate.require(not units, "allocation", "be another rule for whole units", SWAPS, "or pass a pattern")
+            return swapped_allocation(LoadedModel(model, tokens), sparsity), ()
         weights = [sum(parameters_of(b)[part] for part in ("attention", "feed_forward")) for b in found]
         evaluator: Any = SimpleNamespace(sizes=weights) if allocation in BY_SIZE else LoadedModel(model, tokens)
         return named_allocation(allocation, evaluator, sparsity), ()
