@@ -1,4 +1,4 @@
-"""Allocations again with other seeds: calibration windows and searches drawn anew, compared on 32,768 test tokens.
+"""Allocations again with other seeds: calibration windows and searches drawn again, compared on 32,768 test tokens.
 
 ``python -m benchmarks.allocation_seeds 1 2 --by wanda --sparsity 0.6`` measures a column of
 `benchmarks.allocation_model` for each seed; without a seed it prints what is on file. All searches minimize KL from the

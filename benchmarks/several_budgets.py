@@ -71,7 +71,7 @@ def peer(problem: MultipleChoiceKnapsack, name: str, seconds: float) -> tuple[fl
 
 
 def compare(seconds: float = 60.0) -> None:
-    """Time ten instances anew: medians of `RUNS` rounds in which all solvers take turns."""
+    """Time ten instances again: medians of `RUNS` rounds in which all solvers take turns."""
     rows: list[dict[str, Any]] = []
     po.solve(model_like(99, 4), limits=po.Limits(gap=1e-2))  # compiled
     for seed in range(INSTANCES):
