@@ -145,11 +145,14 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
             options = SEARCH[network(name)]
             groups = channel_groups(dense, calibration[:2])
             groups = groups.only(hidden_groups(groups)) if options["hidden"] else groups
-            pictures = calibration[::2] if options["hidden"] else calibration
-            importance, how = ("fisher", "layers") if loss == "fisher" else ("obs", loss)
+            every = loss == "measured on all"
+            pictures = calibration if every or not options["hidden"] else calibration[::2]
+            importance, how = ("fisher", "layers") if loss == "fisher" else ("obs", loss.partition(" ")[0])
             profiles[loss] = profile_cnn(
                 dense, pictures, importance=importance,
-                widths=Widths(loss=how, groups=groups, probe=options["probe"], windows=options["windows"], **WIDTHS),
+                widths=Widths(
+                    loss=how, groups=groups, probe=(1 + every) * options["probe"], windows=options["windows"], **WIDTHS
+                ),
                 progress=lambda text: print(text, file=sys.stderr, flush=True),
             )  # fmt: skip
             write_profile(path, profiles[loss])
@@ -168,6 +171,8 @@ def prune(name: str, only: Sequence[str] = ()) -> None:
 
     for share in SHARES:
         job(f"measured-repair-{share}", lambda share=share: ours(share, "measured", True))
+    for share in SHARES[:2]:
+        job(f"measured-all-repair-{share}", lambda share=share: ours(share, "measured on all", True))
     for share in DISTILLED:
         job(f"matched-{share}", lambda share=share: ours(share, "measured", True, distill=True))
     job("mirrored-repair-0.75", lambda: ours(0.75, "measured", True, mirror=True))
