@@ -72,10 +72,13 @@ def test_steps_make_it_repeatable_and_a_killed_run_goes_on_to_the_same_bytes(tmp
         prune_transformer(model, ids, **options, resume_dir=tmp_path / "work", options=PruneOptions(progress=progress))
     for name in ("resumed", "again"):  # what is finished is not learned a second time
         told: list[str] = []
+
+        def tell(done: int, of: int, row: Any, told: list[str] = told) -> None:
+            told.append(row.name)
+
         result = prune_transformer(
-            model, ids, **options, resume_dir=tmp_path / "work",
-            options=PruneOptions(progress=lambda done, of, row, told=told: told.append(row.name)),
-        )  # fmt: skip
+            model, ids, **options, resume_dir=tmp_path / "work", options=PruneOptions(progress=tell)
+        )
         assert any("step" in t for t in told) == (name == "resumed")
         result.save(tmp_path / name)
     weights = {(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed", "again")}
