@@ -1,9 +1,10 @@
 """Which channels are found to be removable: beside Torch-Pruning, on its own test networks and on those of our zoo.
 
-``python -m benchmarks.cnn_networks FOLDER|table``: FOLDER is ``tests`` of a checkout of Torch-Pruning, of which nothing
-is copied; networks of torchvision are left out. ``table`` prints what is on file. Channels are counted as outputs of
-convolutions and linear layers that may go, the network's own outputs left alone. Each network is then pruned to 60 % of
-its multiply-adds, which compares it with the masked one to 1e-5.
+``python -m benchmarks.cnn_networks FOLDER [BEGINNING]|table``: FOLDER is ``tests`` of a checkout of Torch-Pruning, of
+which nothing is copied; in the place of torchvision's networks stand small ones of the same families. Only networks
+whose names start so are run, the others stay as they are on file; ``table`` prints it. Channels are counted as outputs
+of linear layers and of convolutions that are not depthwise, the network's own outputs left alone. Each network is then
+pruned to 60 % of its multiply-adds, which compares it with the masked one to 1e-5.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.cnn_families import FAMILIES
 from benchmarks.machine import described
 from benchmarks.results import load, store
 from prunopt.networks.cnn import Widths, prune_cnn
 from prunopt.networks.cnn.channel_groups import channel_groups
+from prunopt.networks.cnn.watching import CONVOLUTIONS
 from tests.networks.cnn.zoo import ZOO
 
 THEIRS: dict[str, tuple[str, tuple[int, ...], Any]] = {
@@ -59,6 +62,8 @@ def networks(folder: Path) -> Iterator[tuple[str, Callable[[], tuple[nn.Module, 
             return model, tuple(torch.randn(s) for s in shape) if several else torch.randn(shape)
 
         yield file, make
+    for name, family in FAMILIES.items():
+        yield f"family, {name}", lambda family=family: (family().eval(), torch.randn(1, 3, 64, 64))  # type: ignore[misc]
     for name, made in ZOO.items():
         yield f"zoo, {name}", made
 
@@ -86,7 +91,9 @@ def of_the_peer(model: nn.Module, example: Any) -> int | str:
 
 
 def _mixes(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, CONVOLUTIONS) and (module.groups == 1 or module.groups < module.in_channels)
+    )
 
 
 def _ends(model: nn.Module, example: Any) -> set[str]:
@@ -109,15 +116,19 @@ def main() -> None:
         table()
         return
     warnings.simplefilter("ignore")
-    rows: dict[str, Any] = {}
+    beginning = "".join(sys.argv[2:])
+    rows: dict[str, Any] = load("cnn_networks", "rows", {})
     for name, make in networks(Path(sys.argv[1])):
+        if not name.startswith(beginning):
+            continue
         torch.manual_seed(0)
         model, example = make()
         row: dict[str, Any] = {}
+        step = 4 if name.startswith("family") else 1  # the families are wider: fewer widths to choose from
         try:
             row["ours"], row["pinned"] = of_ours(model, example)
             result = prune_cnn(
-                model, example, budget="macs=0.6", importance="magnitude", widths=Widths(round_to=1), repair=None
+                model, example, budget="macs=0.6", importance="magnitude", widths=Widths(round_to=step), repair=None
             )
             row["ended"] = f"right, {result.used / result.total:.0%} of the multiply-adds"
         except ValueError as error:
@@ -125,7 +136,7 @@ def main() -> None:
         row["peer"] = of_the_peer(*make())
         rows[name] = row
         print(name, row, flush=True)
-    store("cnn_networks", {"about": described("torch", "torch-pruning"), "rows": rows})
+        store("cnn_networks", {"about": described("torch", "torch-pruning"), "rows": rows})
 
 
 def table() -> None:
@@ -135,7 +146,8 @@ def table() -> None:
     for name, row in rows.items():
         if not name.startswith("zoo"):
             whole = f"; whole: {', '.join(row['pinned'])}" if row.get("pinned") else ""
-            print(f"| {name.removeprefix('test_')} | {row['peer']} | {row.get('ours', '')} | {row['ended']}{whole} |")
+            shown = name.removeprefix("test_").removeprefix("family, ")
+            print(f"| {shown} | {row['peer']} | {row.get('ours', '')} | {row['ended']}{whole} |")
     zoo = {k: r for k, r in rows.items() if k.startswith("zoo")}
     both = [r for r in zoo.values() if isinstance(r["peer"], int) and r["peer"] and "ours" in r]
     failed = sum(not isinstance(r["peer"], int) for r in zoo.values())
