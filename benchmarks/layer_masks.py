@@ -2,14 +2,16 @@
 
 ``python -m benchmarks.layer_masks masks|gaps|blocks|speed|whole|table``. Layers are those of `benchmarks.layer_data`,
 their Hessian shrunk by 0.2 towards its diagonal and damped by 0.01, as `prune_transformer` does; of down_proj 96 rows,
-drawn at random, of o_proj all 576; ``blocks`` proves gaps of all layers of two blocks, 96 rows of each, ``whole`` times
-all rows of down_proj. Kept weights are re-solved. What is on file is not measured again.
+drawn at random, of o_proj all 576; ``blocks`` proves gaps of all layers of two blocks, 96 rows of each; ``whole`` takes
+all rows of one down_proj. Kept weights are re-solved. What is in ``results/layer_masks.json.gz`` (``whole``:
+``results/layer_masks_whole.json.gz``) is not measured again.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,7 +145,8 @@ def whole() -> dict[str, Any]:
         "wanda": "wanda",
         "mask-descent": MaskDescent(),
         "mask-descent, swaps=1": MaskDescent(swaps=1),
-        "obc, swaps=0, batch=128, pool=128, reach=0.1": Obc(swaps=0, batch=128, pool=128, reach=0.1, proof=0, n_jobs=1),
+        "obc, swaps=0, batch=64, reach=0.02": Obc(swaps=0, batch=64, reach=0.02, proof=0, n_jobs=1),
+        "obc, swaps=0, batch=64, reach=0.1": Obc(swaps=0, batch=64, reach=0.1, proof=0, n_jobs=1),
         "obc, swaps=0": Obc(swaps=0, proof=0, n_jobs=1),
         "obc": Obc(proof=0, n_jobs=1),
     }
@@ -161,7 +164,7 @@ def whole() -> dict[str, Any]:
         return row
 
     with threadpool_limits(1, "blas"):
-        return recorded("layer_masks_whole", "50 %", {n: lambda s=s: case(s) for n, s in solvers.items()})
+        return recorded("layer_masks_whole", "50 %", {n: partial(case, s) for n, s in solvers.items()})
 
 
 def _cases() -> list[tuple[int, str, str]]:
