@@ -129,7 +129,7 @@ def models() -> Iterator[Row]:
             row = cells.get(f"{group}/{method}")
             if method in ("ours", "magnitude") or ours is None or row is None:  # magnitude: no usable baseline
                 continue
-            for domain in DOMAINS:
+            for domain in (d for d in DOMAINS if d in ours["evaluation"] and d in row["evaluation"]):
                 pair = perplexity(ours, domain), perplexity(row, domain)
                 what = f"SmolLM2, {group.replace('2-4', '2:4')}, perplexity, {domain}"
                 yield _less(what, method, *pair, "language_model")
