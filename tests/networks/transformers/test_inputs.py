@@ -125,7 +125,7 @@ def test_speech_alone_is_calibrated_on_what_the_model_says() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "options", "named"),
     [
-        ("Marian", PAIRS, {"repair": "blocks"}, "repair must be 'outputs' or left out, got blocks, for an encoder and a decoder"),
+        ("Marian", PAIRS, {"repair": "blocks"}, "repair must be 'outputs' or left out, got blocks, for an encoder"),
         ("Marian", PAIRS, {"pattern": "2:4", "method": "maskllm"}, "method must be one that solves layers"),
         ("Llama 1", PAIRS, {}, "calibration must hold no targets for LlamaForCausalLM"),
         ("Marian", {"input_ids": [[5, 6]], "labels": [[5], [6]]}, {}, r"labels of the calibration must be token ids"),
