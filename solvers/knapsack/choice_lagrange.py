@@ -15,7 +15,7 @@ from prunopt.forms.knapsack.multiple_choice_knapsack import MultipleChoiceKnapsa
 
 @dataclass(frozen=True)
 class ChoiceLagrange(Solver[MultipleChoiceKnapsack]):
-    r"""Penalty the budget: :math:`\max_{\lambda \ge 0} \sum_g \min_j (\mathrm{loss}_{gj} + \lambda \mathrm{cost}_{gj})
+    r"""Penalize the budget: :math:`\max_{\lambda \ge 0} \sum_g \min_j (\mathrm{loss}_{gj} + \lambda \mathrm{cost}_{gj})
     - \lambda \, \mathrm{budget}`.
 
     The dual is concave and piecewise linear; its maximum is the value of the linear relaxation, found exactly by

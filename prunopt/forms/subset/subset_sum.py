@@ -71,7 +71,9 @@ class SubsetSum:
     -----
     The value is a bool array of shape (m, n), True = the candidate is kept. Sums are formed in whole multiples of a
     power of two (`fixed`), at least 2**61 of which make up the largest sum; where that rounds the data at all,
-    ``fixed.exact`` is False, and a tolerance so fine that the rounding would matter is refused.
+    ``fixed.exact`` is False, and a tolerance so fine that the rounding would matter is refused. The tolerance is wider
+    than epsilon by what rounding to these units, and decimals written in binary, may move a sum, at most by some 1e-6
+    of it: a sum that is exactly at epsilon counts as within.
 
     References
     ----------
@@ -146,7 +148,9 @@ class SubsetSum:
             pool, distinct = _distinct_rows(self.candidates)
         pools = np.ascontiguousarray(np.rint(distinct / unit).astype(np.int64))
         exact = _whole(self.targets, unit) and self._whole_candidates
-        return FixedPoint(targets, pool, pools, int(self.epsilon / unit), unit, exact)
+        written = min(2.0 ** (BITS - 52), ROUNDING * self.epsilon / unit)  # half a unit in the last place each
+        rounded = 0.0 if exact else (self.n_candidates + 1) / 2
+        return FixedPoint(targets, pool, pools, int(self.epsilon / unit + written + rounded), unit, exact)
 
     def objective(self, x: ArrayLike, /) -> float:
         """Return the number of candidates kept, over all targets."""
@@ -163,8 +167,8 @@ class SubsetSum:
     def violation(self, x: ArrayLike, /) -> float:
         """Return 0 if every sum is within epsilon, else by how much the worst is not, in units of epsilon."""
         kept = self._as_value(x)
-        excess = int(np.abs(self._misses(kept)).max(initial=0)) - self.fixed.epsilon
-        return max(0, excess) * self.fixed.unit / self.epsilon
+        worst = int(np.abs(self._misses(kept)).max(initial=0))
+        return 0.0 if worst <= self.fixed.epsilon else (worst * self.fixed.unit - self.epsilon) / self.epsilon
 
     def _misses(self, kept: Bools) -> Ints:
         fixed, out = self.fixed, np.empty(self.n_targets, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,13 +20,13 @@ from prunopt.forms.subset.subset_sum import enumerable_level
 from prunopt.testing import brute_force_subset_sum
 
 
-def fewest(target: float, row: Any, epsilon: float) -> int | None:
-    items = [Fraction(float(a)) for a in row]
+def fewest(target: float, row: Any, epsilon: float, exact: Callable[[Any], Fraction] = Fraction) -> int | None:
+    items = [exact(float(a)) for a in row]
     sizes = [
         len(chosen)
         for k in range(len(items) + 1)
         for chosen in itertools.combinations(items, k)
-        if abs(sum(chosen) - Fraction(target)) <= Fraction(epsilon)
+        if abs(sum(chosen) - exact(target)) <= exact(epsilon)
     ]
     return min(sizes, default=None)
 
@@ -188,3 +189,26 @@ def test_how_much_can_be_enumerated() -> None:
     assert SubsetSum([0.0], np.ones(44), 0.1).provable_size == 44
     assert SubsetSum([0.0], np.ones(45), 0.1).provable_size == 11
     assert SubsetSum([0.0], np.ones(300), 0.1).provable_size == 3
+
+
+@pytest.mark.parametrize("exact", [Fraction, lambda number: Fraction(str(number))], ids=["binary", "decimal"])
+def test_a_sum_exactly_at_the_tolerance_is_within(exact: Callable[[Any], Fraction]) -> None:
+    """By fractions of the numbers, as they are in memory and as they are written: nothing of the form takes part."""
+    rng, met = np.random.default_rng(0), 0
+    for _ in range(600):
+        n = int(rng.integers(1, 6))
+        candidates = np.round(rng.normal(size=n) * rng.choice([1, 100]), int(rng.integers(0, 3))).tolist()
+        epsilon, target = float(rng.choice([0.01, 0.1, 0.5])), round(float(rng.normal()), int(rng.integers(1, 3)))
+        least = fewest(target, candidates, epsilon, exact)
+        if least is not None:
+            answer = po.solve(SubsetSum([target], candidates, epsilon), throw=False)
+            assert answer.status is po.Status.OPTIMAL, (target, candidates, epsilon)
+            assert answer.objective <= least, (target, candidates, epsilon)
+            met += 1
+    assert met > 100
+
+
+@pytest.mark.parametrize("candidates", [[-100.0], [-1.0, -1.0, -2.0], [-4.7, 5.9]])
+def test_nothing_is_near_enough_to_a_target_of_epsilon(candidates: list[float]) -> None:
+    answer = po.solve(SubsetSum([0.01], candidates, 0.01))
+    assert answer.objective == 0
