@@ -111,12 +111,14 @@ def cnn(
         estimates.cnn(weights, pictures=count, size=size, batch=batch if method == "s2h" else 1)
         pictures = None
         if images is not None:
-            pictures = _pictures(images, name, limit, shape, dense)
+            pictures = _pictures(images, name, limit, shape)
         example = torch.zeros(1, *shape) if pictures is None else pictures
         first = next(dense.parameters(), example)
         if first.is_floating_point() and first.dtype != example.dtype:  # a network in half precision
             example = example.to(first.dtype)
             pictures = None if pictures is None else example
+        if method != "s2h":  # which has pictures of its own
+            _check_outputs(dense, example, shape, pictures is not None)
         times = None
         if any(b.resource == "latency_ms" for b in budgets) and method != "deprune":
             from prunopt.networks.cnn.latency import LatencyTable
@@ -166,19 +168,31 @@ def _shape(text: str | None, size: int) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _pictures(place: Path, name: str | None, limit: int, shape: tuple[int, int, int], dense: nn.Module) -> torch.Tensor:
-    """Return a sample of pictures; says how many of how many, and warns where they look like a few classes."""
-    from prunopt.networks.cnn.models import few_classes, picture_files, read_pictures
+def _check_outputs(dense: nn.Module, example: torch.Tensor, shape: tuple[int, int, int], sampled: bool) -> None:
+    """Refuse a network that cannot be run or measured; warn where its pictures look like a few classes."""
+    from prunopt.networks.cnn.models import few_classes
     from prunopt.networks.cnn.repair import outputs_of
+
+    try:
+        outputs = outputs_of(dense, example[:: max(1, len(example) // 64)])
+    except (RuntimeError, ValueError, TypeError) as error:
+        size, reason = validate.Shown(",".join(map(str, shape))), " ".join(str(error).split())[:200]
+        raise validate.invalid("--input-shape", "be what the network can be run on", size, reason) from None
+    mend = "its losses cannot be measured: return scores in place of class numbers"
+    validate.require(outputs, "MODEL", "put out floating-point numbers", validate.Shown("others"), mend)
+    warning = few_classes(outputs[0]) if sampled else None
+    if warning is not None:
+        note(f"warning: {warning}")
+
+
+def _pictures(place: Path, name: str | None, limit: int, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Return a sample of pictures; says how many of how many."""
+    from prunopt.networks.cnn.models import picture_files, read_pictures
 
     validate.require(shape[0] in (1, 3), "--input-shape", "have 1 or 3 channels, with --images", shape[0])
     count = len(picture_files(place))
     found = read_pictures(place, name or "mobilenetv2", limit=limit, size=shape[1:], channels=shape[0])[0]
     note(f"{len(found)} of {count} pictures of {place}, at even distances in the order of their names")
-    kind = next(iter(dense.parameters()), found).dtype
-    warning = few_classes(outputs_of(dense, found[:: max(1, len(found) // 64)].to(kind))[0])
-    if warning is not None:
-        note(f"warning: {warning}")
     return found
 
 

@@ -144,3 +144,22 @@ def test_shapes_and_minutes_that_are_none(model: str) -> None:
         done = RUN.invoke(app, ["cnn", model, *more])
         assert done.exit_code == 1
         assert says in done.stderr
+
+
+def test_a_network_that_cannot_be_run_or_measured_is_one_line(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    numbers = "\n\ndef classes():\n    class Classes(nn.Module):\n        def __init__(self):\n"
+    numbers += "            super().__init__()\n            self.net = build()\n        def forward(self, x):\n"
+    numbers += "            return self.net(x).argmax(1)\n    return Classes()\n"
+    (tmp_path / "nets.py").write_text(SOURCE + numbers)
+    (tmp_path / "p").mkdir()
+    for k in range(12):
+        image.effect_noise((32, 32), 60 + k).convert("RGB").save(tmp_path / "p" / f"{k:02}.png")
+    for network, more, says in (
+        ("build", ["--input-shape", "1,28,28"], "--input-shape must be what the network can be run on, got 1,28,28"),
+        ("classes", ["--images", str(tmp_path / "p"), "--size", "32"], "MODEL must put out floating-point numbers"),
+    ):
+        done = RUN.invoke(app, ["cnn", f"{tmp_path / 'nets.py'}:{network}", *more])
+        assert done.exit_code == 1
+        assert says in done.stderr
+        assert "Traceback" not in done.stderr

@@ -21,7 +21,7 @@ from prunopt.networks.cnn.cut_check import tried
 from prunopt.networks.cnn.dropped_branches import branches
 from prunopt.networks.cnn.inputs import Inputs, batch_of, called
 from prunopt.networks.cnn.traced_groups import collected, follow
-from prunopt.networks.cnn.watching import NORMS, names_of, watching
+from prunopt.networks.cnn.watching import NORMS, in_evaluation, names_of, watching
 
 
 def channel_groups(
@@ -56,9 +56,7 @@ def channel_groups(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     inputs = batch_of(example)
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
+    with in_evaluation(model):
         if groups is not None:
             return _by_hand(model, inputs, groups)
         found = tried(model, follow(model, inputs)[0], inputs)
@@ -66,9 +64,6 @@ def channel_groups(
             other = tried(model, follow(model, inputs, by_numbers=True)[0], inputs)
             found = other if np.sum(~other.fixed) > np.sum(~found.fixed) else found
         return replace(found, branches=branches(model, found))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _by_hand(model: nn.Module, example: Inputs, groups: Iterable[Sequence[tuple[str, str]]]) -> ChannelGroups:

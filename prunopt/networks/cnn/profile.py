@@ -21,7 +21,7 @@ from prunopt.networks.cnn.kernel_windows import BATCH, WindowOptions, window_opt
 from prunopt.networks.cnn.repair import divergence_of, outputs_of, repair_on
 from prunopt.networks.cnn.replay import Replay
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.cnn.watching import silent
+from prunopt.networks.cnn.watching import mode_kept, silent
 
 LOSSES = ("layers", "measured")
 PROBED = (0.25, 0.5, 0.75)  # of the removable part of a group: the widths whose loss is measured on the whole network
@@ -97,6 +97,7 @@ class CnnProfile:
 
 @old_keywords
 @moved_arguments(widths=Widths)
+@mode_kept
 def profile_cnn(
     model: nn.Module,
     example: Any,
@@ -119,7 +120,7 @@ def profile_cnn(
         + "".join(f"; not followed: {p}" for p in found.pinned[:3]),
     )
     ranked = ranking.rank(Candidates(model, found, found.free, example, seed, progress or silent))
-    offered = [widths.of(found, g) for g in found.free]
+    offered = [[w for w in widths.of(found, r.group) if w == 0 or not _emptied(found, r, w)] for r in ranked]
     losses = [_losses(found, r, w) for r, w in zip(ranked, offered, strict=True)]
     # what is re-solved on some pictures is judged on others: a classifier has more inputs than there are pictures
     judges = min(widths.probe, len(example) // 2)
@@ -130,6 +131,12 @@ def profile_cnn(
         losses = _measured_losses(model, found, ranked, offered, losses, some, progress)
     taps = window_options(model, found, some if measured else None, progress) if widths.windows else ()
     return CnnProfile(found, tuple(found.free), tuple(ranked), tuple(offered), tuple(losses), taps, widths.solver)
+
+
+def _emptied(groups: ChannelGroups, ranking: Ranking, width: int) -> bool:
+    """Whether a layer would put out nothing: channels that stay, such as those of padding, may all be of others."""
+    gone = ranking.order[: len(groups.members(ranking.group)) - width]
+    return any(len(s.outs) and np.isin(s.outs, gone).all() for s in groups.slots)
 
 
 def _losses(groups: ChannelGroups, ranking: Ranking, widths: Sequence[int]) -> list[float]:

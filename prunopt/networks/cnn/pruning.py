@@ -34,7 +34,7 @@ from prunopt.networks.cnn.repair import Repair, divergence, outputs_of, reestima
 from prunopt.networks.cnn.repair import repair as refit
 from prunopt.networks.cnn.several_budgets import price_of, widths_within
 from prunopt.networks.cnn.surgery import remove_channels
-from prunopt.networks.cnn.watching import silent
+from prunopt.networks.cnn.watching import mode_kept, silent
 from prunopt.networks.cnn.weights import with_plain_weights
 from prunopt.networks.cnn.windowed_conv import with_windows
 from prunopt.problems.channel_widths import ChannelWidths, LayerCost
@@ -101,6 +101,7 @@ class CnnResult:
 @old_keywords
 @renamed_arguments(profile="widths")
 @moved_arguments(widths=Widths, repair=Repair)
+@mode_kept
 def prune_cnn(
     model: nn.Module,
     example: Any,

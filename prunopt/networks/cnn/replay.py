@@ -14,7 +14,7 @@ from torch import nn
 
 from prunopt.networks.cnn._tracing import traced
 from prunopt.networks.cnn.inputs import Batch, Inputs, called, mapped, tensors_of
-from prunopt.networks.cnn.watching import NORMS, watching
+from prunopt.networks.cnn.watching import NORMS, in_evaluation, watching
 
 ADDS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
@@ -40,15 +40,11 @@ def allows_last(model: nn.Module, x: Any, graph: torch.fx.GraphModule | None = N
     """Whether a network runs on pictures with their channels last: views of them in its own code may not."""
     if graph is not None and not any(n.op == "call_method" and n.target == "view" for n in graph.graph.nodes):
         return True
-    modes = {m: m.training for m in model.modules()}
     try:
-        with torch.no_grad():
-            called(model.eval(), channels_last(x[:1]))
+        with torch.no_grad(), in_evaluation(model):  # a norm that learns its statistics does so from other pictures
+            called(model, channels_last(x[:1]))
     except RuntimeError:
         return False
-    finally:  # a norm that learns its statistics does so from other pictures
-        for module, mode in modes.items():
-            module.training = mode
     return True
 
 

@@ -102,3 +102,16 @@ def test_importances_of_other_inputs_and_outputs(name: str, importance: str) -> 
     result = prune_cnn(model, x, budget="macs=0.7", importance=importance, widths=widths)
     assert result.used <= result.limit
     assert all(np.isfinite(row["loss"]) for row in result.report)
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "obs"])
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.8])
+def test_no_width_leaves_a_layer_with_padding_alone(importance: str, share: float) -> None:
+    model, x = ZOO["padded_shortcuts"]()
+    model.train()
+    model.a.eval()
+    result = prune_cnn(model, x, budget=f"macs={share}", importance=importance, widths=Widths(round_to=1))
+    assert result.used <= result.limit
+    assert min(m.weight.shape[0] for m in result.model.modules() if isinstance(m, nn.Conv2d)) >= 1
+    assert model.training  # as it came, module by module
+    assert not model.a.training

@@ -147,3 +147,18 @@ def chosen_by_flag() -> Any:
         return s.late(x) if s.training or s.late is not None else x
 
     return between(run, late=nn.Sequential(c(16, 16), nn.Dropout2d(0.1), nn.Hardswish()))
+
+
+@entry
+def padded_shortcuts() -> Any:
+    """Of a ResNet for small pictures: padding stays, however few of the channels in its middle do."""
+
+    def run(s: Any, x: Any) -> Any:
+        x = s.a(x)
+        for one, two, more in ((s.b, s.d, 4), (s.e, s.g, 8)):
+            x = F.relu(two(F.relu(one(x))) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more, more)))
+        return s.f(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    return Of(
+        run, a=c(3, 8), b=nn.Conv2d(8, 16, 3, 2, 1), d=c(16, 16), e=nn.Conv2d(16, 32, 3, 2, 1), g=c(32, 32), f=head(32)
+    )
