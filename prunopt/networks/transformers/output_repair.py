@@ -167,6 +167,8 @@ def check_repair(
     validate.require(method != "maskllm", "repair", "be left out with the method maskllm", kind, "its weights are held")
     must = "be left out for a model that is streamed"
     validate.require(not streamed, "repair", must, kind, "read the model into memory")
+    must, mend = "be left out under torch.inference_mode()", "call it outside: it needs gradients"
+    validate.require(not torch.is_inference_mode_enabled(), "repair", must, kind, mend)
     validate.require(alone, "repair", "be left out in several processes", kind, "repair runs in one")
     if isinstance(repair, BlockRepair):
         stacks = validate.Shown("blocks, for an encoder and a decoder")
@@ -309,7 +311,7 @@ def _apart(
     else:
         size = wanted.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
         each = (found.float() - wanted).square().sum(-1) / size
-    share = data.row_weights(target=data.target is not None)[k].to(each.device, torch.float32)
+    share = data.of(slice(k, k + 1)).row_weights(target=data.target is not None)[0].to(each.device, torch.float32)
     if each.shape != share.shape:  # one answer for a window
         share = share.sum().expand(each.shape) / max(1, each.numel())
     return (each * share).sum() / share.sum().clamp_min(torch.finfo(torch.float32).tiny), share.sum()

@@ -107,6 +107,7 @@ def test_importances_of_other_inputs_and_outputs(name: str, importance: str) -> 
 @pytest.mark.parametrize("importance", ["magnitude", "obs"])
 @pytest.mark.parametrize("share", [0.45, 0.6, 0.8])
 def test_no_width_leaves_a_layer_with_padding_alone(importance: str, share: float) -> None:
+    model: Any
     model, x = ZOO["padded_shortcuts"]()
     model.train()
     model.a.eval()

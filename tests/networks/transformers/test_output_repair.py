@@ -13,15 +13,11 @@ pytest.importorskip("transformers")
 
 from prunopt.core.solution import CertificateError  # noqa: E402
 from prunopt.networks import PruneOptions, prune_transformer, verify_folder  # noqa: E402
-from prunopt.networks.transformers import OutputRepair, blocks, repair_outputs  # noqa: E402
-from prunopt.networks.transformers.families import weight_of  # noqa: E402
+from prunopt.networks.transformers import OutputRepair, repair_outputs  # noqa: E402
 from prunopt.networks.transformers.text import held_out_windows, learning_windows, tokens_of  # noqa: E402
 from prunopt.networks.transformers.tiny_models import FAMILIES, outputs, tiny_tokens, tiny_transformer  # noqa: E402
+from tests.networks.transformers.repairs import KINDS, half_is_zero  # noqa: E402
 
-KINDS: dict[str, dict[str, Any]] = {
-    "2:4": {"pattern": "2:4"},
-    "units": {"sparsity": 0.3, "units": ("heads", "ffn"), "method": "obs-swap"},
-}
 SHORT = OutputRepair(steps=8, every=4, batch=2)
 
 
@@ -37,11 +33,7 @@ def test_a_model_is_no_worse_on_windows_held_out_and_zeros_stay(family: str, kin
     assert found.steps == 8
     assert not result.repairs
     assert result.options["repair"]["kind"] == "outputs"
-    if kind == "2:4":
-        for block in blocks(result.model):
-            for name in block.layers:
-                zeros = (weight_of(block.module.get_submodule(name)) == 0).reshape(-1, 4).sum(1)
-                assert bool((zeros >= 2).all())
+    assert kind != "2:4" or half_is_zero(result.model)
     assert all(p.grad is None and p.requires_grad for p in result.model.parameters())
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())  # the dense one is as it was
     result.save(tmp_path / "out")
@@ -128,6 +120,13 @@ def test_a_bad_repair_is_named(given: dict[str, Any], named: str) -> None:
     ids = tiny_tokens(given.pop("calibration", 8))
     with pytest.raises(ValueError, match=named):
         prune_transformer(tiny_transformer(), ids, pattern="2:4", **given)
+
+
+@pytest.mark.parametrize("repair", ["outputs", "blocks"])
+def test_without_gradients_it_is_one_line(repair: str) -> None:
+    message = r"repair must be left out under torch.inference_mode\(\), got '?" + repair
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
+        prune_transformer(tiny_transformer(), tiny_tokens(8), pattern="2:4", repair=repair)
 
 
 @pytest.mark.parametrize("bad", [{"minutes": 0}, {"rate": -1.0}, {"batch": 0}, {"steps": 0}, {"held_out": 1.5}])
