@@ -81,7 +81,7 @@ def solve(
         says, or a bound that its own multipliers do not prove.
     """
     load_solvers()
-    task, within = _problem_of(task), _limits(limits)
+    task, within = problem_of(task), _limits(limits)
     tell = logged(callback) if log else callback
     known = None if start is None else _known_value(task, start)
     with deadline.within(within.seconds):
@@ -128,7 +128,7 @@ def _no_worse(answer: Solution[Any], start: Any, known: float, task: Any) -> Sol
     return noted(settle(better, float(answer.stats.get("tolerance", Limits().gap)), unit_of(task)), "it is the start")
 
 
-def _problem_of(task: Any) -> Any:
+def problem_of(task: Any) -> Any:
     """Return the problem that a file or another library's object holds; anything else as it is."""
     if isinstance(task, (str, os.PathLike)):
         from prunopt.forms.mip_model import read_model
@@ -200,7 +200,7 @@ def verify(task: Any, solution: Solution[Any], limits: Limits | float | None = N
     allowed = _limits(limits)
     with deadline.within(allowed.seconds):
         try:
-            _verify(_problem_of(task), solution, allowed)
+            _verify(problem_of(task), solution, allowed)
         except CertificateError as error:
             if not deadline.is_over():
                 raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prunopt.api import solve
+from prunopt.api import problem_of, solve
 from prunopt.core.registry import dispatch, load_solvers
 from prunopt.core.solution import Solution, Status
 from prunopt.core.solver import Limits
@@ -35,7 +35,7 @@ def solution_pool(
     Parameters
     ----------
     task
-        A task or form that writes itself as a linear model whose integer variables are all 0-1.
+        As `prunopt.solve` takes it: one that writes itself as a linear model whose integer variables are all 0-1.
     count
         How many, at most.
     within
@@ -57,6 +57,7 @@ def solution_pool(
     worse = np.inf if within is None else number("within", within, low=0)
     allowed = limits or Limits()
     load_solvers()
+    task = problem_of(task)
     _, reduced = dispatch(task, engine)
     form = task if reduced is None else reduced.form
     rest, start = _Others(form), time.perf_counter()

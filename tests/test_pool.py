@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pulp
 import pytest
 
 import prunopt as po
@@ -100,3 +102,13 @@ def test_steps_of_an_integer_program_are_kept_and_logged(capsys: Any) -> None:
     assert answer.trace[-1].objective == pytest.approx(answer.objective, rel=1e-8)  # integers are rounded at the end
     assert all(s.bound <= answer.objective + 1e-6 for s in answer.trace)
     assert f"objective {answer.objective:.10g}" in capsys.readouterr().err
+
+
+def test_a_pool_of_a_file_and_of_a_pulp_model(tmp_path: Path) -> None:
+    model = pulp.LpProblem("k", pulp.LpMinimize)
+    x = [model.add_variable(f"x{i}", 0, 1, pulp.LpBinary) for i in range(3)]
+    model.setObjective(-x[0] - 2 * x[1] - 3 * x[2])
+    model.addConstraint(x[0] + x[1] + x[2] <= 2)
+    model.writeLP(tmp_path / "k.lp")
+    for task in (model, tmp_path / "k.lp", str(tmp_path / "k.lp")):
+        assert [s.objective for s in solution_pool(task, 3)] == [-5, -4, -3]

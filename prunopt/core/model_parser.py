@@ -47,6 +47,9 @@ def _parsed(file: Path) -> dict[str, Any]:
     plain = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
     if any(kind not in plain for kind in kinds):
         raise ValueError(f"{file}: has semi-continuous variables; continuous and integer ones are supported")
+    if lp.sense_ == highspy.ObjSense.kMinimize and _said_to_maximize(file):
+        mend = "solvers read a minimization; pass the pulp.LpProblem itself"
+        raise ValueError(f"{file}: says in a comment of PuLP's alone that it is to be maximized ({mend})")
     held = lp.a_matrix_
     return {
         "c": np.array(lp.col_cost_, np.float64),
@@ -64,3 +67,9 @@ def _parsed(file: Path) -> dict[str, Any]:
         "names": np.array([str(name) for name in lp.col_names_], np.str_),
         "row_names": np.array([str(name) for name in lp.row_names_], np.str_),
     }
+
+
+def _said_to_maximize(file: Path) -> bool:
+    """Whether PuLP wrote a maximization as MPS, which says so in a comment, before the name."""
+    with open(file, "rb") as data:
+        return data.readline(200).strip().lower() == b"*sense:maximize"

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pulp
 import pytest
 from scipy import optimize
 
@@ -250,3 +251,13 @@ def test_files_and_pulp_models_are_tasks(tmp_path: Path) -> None:
         po.solve(problem, limits=-1)
     with pytest.raises(ValueError, match=r"end with \.mps or \.lp"):
         po.solve("nothing.txt")
+
+
+def test_a_maximization_that_pulp_wrote_as_mps_is_refused(tmp_path: Path) -> None:
+    model = pulp.LpProblem("k", pulp.LpMaximize)
+    x = model.add_variable("x", 0, 2)
+    model.setObjective(x + 10)
+    model.writeMPS(tmp_path / "k.mps")
+    with pytest.raises(ValueError, match="comment of PuLP's alone.*pass the pulp.LpProblem itself"):
+        po.solve(tmp_path / "k.mps")
+    assert po.solve(model).objective == -12
