@@ -258,6 +258,6 @@ def test_a_maximization_that_pulp_wrote_as_mps_is_refused(tmp_path: Path) -> Non
     x = model.add_variable("x", 0, 2)
     model.setObjective(x + 10)
     model.writeMPS(tmp_path / "k.mps")
-    with pytest.raises(ValueError, match="comment of PuLP's alone.*pass the pulp.LpProblem itself"):
+    with pytest.raises(ValueError, match=r"comment of PuLP's alone.*pass the pulp.LpProblem itself"):
         po.solve(tmp_path / "k.mps")
     assert po.solve(model).objective == -12
